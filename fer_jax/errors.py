@@ -1,4 +1,4 @@
-"""How a program ends when the user, not the code, made the mistake: one line and exit status 2."""
+"""How a program ends when something other than the code is wrong: one line and an exit status, no traceback."""
 
 import sys
 from collections.abc import Callable
@@ -6,18 +6,26 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-  """A mistake that the user can mend.
+  """A mistake that the user can mend: wrong use or bad input; exit status 2.
 
   The message is one line. It names the file and row or the config key, says what was expected and
-  what to do. Programs print it without a traceback and exit with status 2.
+  what to do.
   """
+
+  status = 2
+
+
+class Failure(UserError):
+  """What was asked for was understood and did not succeed (a training that diverged); exit status 1."""
+
+  status = 1
 
 
 def run(program: Callable[[], int | None]) -> NoReturn:
-  """Runs a command-line program and exits with its status (None is 0), or with 2 after a UserError."""
+  """Runs a command-line program and exits with its status (None is 0), or with that of the error it raised."""
   try:
     status = program()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(error.status)
   sys.exit(status)

@@ -1,0 +1,140 @@
+"""The HSIC bottleneck: a dense network with a feature pyramid, trained without back-propagation.
+
+Han et al. 2023, "Facial expression recognition based on convolutional neural network" (doi:10.12677/sea.2023.122019),
+after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Two phases: every hidden layer learns from its own dependence on the
+label and on the input; then the attentive classifier alone, on frozen features.
+
+  python -m fer_jax.main --config=configs/hsic.py              # 7 M parameters, FER2013, for a GPU
+  python -m fer_jax.main --config=configs/hsic.py:small --config.budget_minutes=8     # for two CPU cores
+  python -m fer_jax.main --config=configs/hsic.py:demo         # minutes, built-in data, nothing to prepare
+
+Variants, joined by commas:
+  paper     the printed objective: trace form, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
+  small     1 M parameters and short runs, for a CPU
+  demo      a little network on the built-in faces
+  backprop  the twin: the same network and data by back-propagation of the cross-entropy
+
+The default differs from `paper` where the printed form does not learn: after batch normalisation the trace form
+of a Gaussian kernel can be lowered by making rows alike or far apart, whatever the label. Centred kernel alignment of
+centred, pooled, cosine-normalised activations is free of scale; a label kernel with equal weight for every class keeps
+disgust (1.5 % of FER2013) in sight. The classifier learns beside the hidden layers, by its own cross-entropy,
+which reaches no other layer: so the validation accuracy can be watched from the first epoch on.
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import complete
+
+VARIANTS = ("paper", "small", "demo", "backprop")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """Returns the config of a comma-separated list of VARIANTS."""
+  chosen = [name for name in variant.split(",") if name]
+  for name in chosen:
+    if name not in VARIANTS:
+      raise ValueError(f"configs/hsic.py has no variant {name!r}: expected any of {', '.join(VARIANTS)}")
+  config = _default()
+  for name in VARIANTS:  # in this order, whatever the order they were written in
+    if name in chosen:
+      {"paper": _paper, "small": _small, "demo": _demo, "backprop": _backprop}[name](config)
+  return complete(config)
+
+
+def _default() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0
+  config.batch_size = 128
+  config.eval_batch_size = 256
+  config.duration = "10000 steps"
+  config.evaluate_every = "2 epochs"
+  config.checkpoint_every = "1 epoch"
+  config.log_every = "20 steps"
+  config.precision = "float32"
+  config.budget_minutes = 0.0
+  config.data = {"name": "fer2013", "data_dir": "", "labels": "original"}
+  config.model = {"name": "hsic_dense", "blocks": 3, "convs": 5, "growth": 128, "activation": "relu"}
+  config.augmentation = {"flip": 0.5, "shift": 4}
+  config.schedule = ("bottleneck", "deepening")
+  config.phases = {
+    "bottleneck": {
+      "objective": {
+        "name": "hsic_bottleneck",
+        "measure": "cka",
+        "kernel": "cosine",
+        "sigma": 5.0,
+        "beta": 100.0,
+        "balanced": True,
+        "grid": 6,
+        "group": "layer",
+      },
+      "train": ("*",),
+      "duration": 0.9,
+      "optimizer": _adamw(2e-3, 1e-4),
+    },
+    "deepening": {
+      "objective": {"name": "backprop"},
+      "train": ("classifier",),
+      "duration": 0.1,
+      "optimizer": _adamw(1e-3, 1e-4),
+    },
+  }
+  config.paper = {
+    "title": "Han et al. 2023, non-back-propagation dense network",
+    "reference": "doi:10.12677/sea.2023.122019",
+    "reported": {"test accuracy": 0.97, "seconds a step": 0.049286, "parameters": 7e6},
+    "note": "0.97 on FER2013 is far above every other published result (73 to 76 % for the best single networks) and "
+    "has not been reproduced; the seconds are for an RTX 2080 at batch 128.",
+  }
+  return config
+
+
+def _adamw(learning_rate: float, weight_decay: float) -> dict[str, str | float]:
+  return {
+    "name": "adamw",
+    "learning_rate": learning_rate,
+    "schedule": "cosine",
+    "warmup": 0.02,
+    "weight_decay": weight_decay,
+    "clip_norm": 0.0,
+  }
+
+
+def _paper(config: ConfigDict) -> None:
+  config.augmentation = {"flip": 0.0, "shift": 0}
+  adam = {"name": "adam", "learning_rate": 0.005, "schedule": "constant"}
+  bottleneck, deepening = config.phases.bottleneck, config.phases.deepening
+  bottleneck.objective.update({"measure": "trace", "kernel": "gaussian", "balanced": False, "grid": 0})
+  bottleneck.train = ("block*", "pyramid*")
+  bottleneck.optimizer = adam
+  deepening.optimizer = adam
+
+
+def _small(config: ConfigDict) -> None:
+  config.model.update({"convs": 4, "growth": 24, "stem": 32, "transition": 64, "pyramid": 64})
+  config.duration = "1500 steps"
+
+
+def _demo(config: ConfigDict) -> None:
+  config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original"}
+  config.model.update({"convs": 3, "growth": 16, "stem": 24, "transition": 32, "pyramid": 32})
+  config.augmentation = {"flip": 0.5, "shift": 2}
+  config.duration = "500 steps"
+  config.evaluate_every = "100 steps"
+  config.checkpoint_every = "100 steps"
+  config.log_every = "10 steps"
+  del config.paper
+
+
+def _backprop(config: ConfigDict) -> None:
+  optimizer = config.phases.bottleneck.optimizer
+  config.schedule = ("backprop",)
+  config.phases = {
+    "backprop": {
+      "objective": {"name": "backprop"},
+      "train": ("*",),
+      "duration": 1.0,
+      "optimizer": optimizer.to_dict(),
+    }
+  }
+  config.pop("paper", None)

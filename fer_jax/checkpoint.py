@@ -1,0 +1,160 @@
+"""State, position of the data and clock, saved and restored as one. The only file that imports orbax."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from fer_jax.errors import UserError
+from fer_jax.step import TrainState
+
+
+@dataclasses.dataclass
+class Clock:
+  """Where a run stands, beside its state.
+
+  Attributes:
+    phase: position of the current phase.
+    phase_step: steps taken in it.
+    step: steps taken in all.
+    seconds: spent so far, over all the times the run was started.
+    phase_seconds: `seconds` when the phase began.
+    best_accuracy: the best validation accuracy, -1 before the first.
+    best_step: the step it was reached at.
+    worse: evaluations in this phase since it last improved.
+    phase_best: the best validation accuracy of this phase.
+  """
+
+  phase: int = 0
+  phase_step: int = 0
+  step: int = 0
+  seconds: float = 0.0
+  phase_seconds: float = 0.0
+  best_accuracy: float = -1.0
+  best_step: int = -1
+  worse: int = 0
+  phase_best: float = -1.0
+
+
+class Checkpoints:
+  """The checkpoints of a run: the newest two and the best one are kept, written in the background.
+
+  Use it as a context manager: leaving waits for what is being written.
+
+  Args:
+    folder: made when absent.
+  """
+
+  def __init__(self, folder: Path):
+    policy = checkpoint_managers.AnyPreservationPolicy(
+      [
+        checkpoint_managers.LatestN(2),
+        checkpoint_managers.BestN(get_metric_fn=_validation_accuracy, n=1, keep_checkpoints_without_metrics=False),
+      ]
+    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_validation_accuracy)
+    self._folder = folder.absolute()
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._manager.close()
+
+  def save(
+    self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None
+  ) -> None:
+    """Saves under the clock's step; call it before the next batch is taken.
+
+    Args:
+      state: of training.
+      iterator: the training data's; its position is saved.
+      clock: where the run stands.
+      accuracy: on the validation split at this very step, if it was measured; the best is kept by it.
+    """
+    if clock.step in self._manager.all_steps():
+      if accuracy is None:
+        return
+      self._manager.delete(clock.step)
+    # A copy: on a CPU the writer would otherwise read the very buffers that the next steps may reuse.
+    state = jax.tree.map(np.array, state)
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      data=grain.checkpoint.CheckpointSave(iterator),
+      clock=ocp.args.JsonSave(dataclasses.asdict(clock)),
+    )
+    metrics = None if accuracy is None else {"accuracy": accuracy}
+    self._manager.save(clock.step, args=arguments, metrics=metrics)
+
+  def restore_newest(
+    self, state_for: Callable[[Clock], TrainState], iterator: grain.DatasetIterator, warn: Callable[[str], None]
+  ) -> tuple[TrainState, Clock] | None:
+    """Restores the newest checkpoint that can be read, and the iterator's position with it.
+
+    Args:
+      state_for: the shapes of the state at a clock (phases differ in their optimiser's state).
+      iterator: set to the saved position.
+      warn: told of each damaged checkpoint that is passed over and removed.
+
+    Returns:
+      the state and the clock; None where nothing was saved.
+
+    Raises:
+      UserError: every checkpoint is damaged.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        clock = Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
+        data = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator))
+        state = self.restore_state(step, state_for(clock))
+        self._manager.restore(step, args=data)
+      except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        warn(f"checkpoint {self._folder / str(step)} cannot be read and is passed over ({reason})")
+        continue
+      for damaged in steps[: steps.index(step)]:  # its number must be free when the run gets there again
+        shutil.rmtree(self._folder / str(damaged), ignore_errors=True)
+      self._manager.reload()
+      return state, clock
+    if steps:
+      raise UserError(
+        f"{self._folder}: none of the checkpoints {steps} can be read; move the folder away to start from step 0"
+      )
+    return None
+
+  def restore_state(self, step: int, shapes: TrainState) -> TrainState:
+    """Returns the state saved at `step`, in the given shapes."""
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(shapes)))
+    )
+    return restored.state
+
+  def restore_variables(self, step: int) -> tuple[Any, Any]:
+    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays."""
+    self._manager.wait_until_finished()
+    restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    return restored.state["params"], restored.state["stats"]
+
+  @property
+  def newest_step(self) -> int | None:
+    """The step of the newest checkpoint; None where there is none."""
+    return self._manager.latest_step()
+
+
+def _validation_accuracy(metrics: dict[str, float]) -> float:
+  return metrics["accuracy"]
+
+
+def _abstract(state: TrainState) -> TrainState:
+  """Returns the state's shapes, to be restored whole onto one device, whatever device saved it."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -1,0 +1,102 @@
+"""The flags of a training run: a config file with its variant, a folder, overrides of the config's keys."""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from fer_jax.config import check_override
+from fer_jax.errors import UserError
+
+USAGE = """usage: python -m fer_jax.main --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
+
+  --config         the config and its variant, for example configs/hsic.py:demo, which needs no data
+  --workdir        folder of the run; default workdir/<config>_<variant>
+  --config.KEY     overrides a key, for example --config.seed=1 or --config.budget_minutes=8
+
+A run that was interrupted goes on when the same command is given again. Exit status: 0 done, 1 the training
+diverged, 2 wrong use or bad input, 128 + signal when it was told to stop.
+"""
+
+
+class Command(NamedTuple):
+  """What a command line asks for.
+
+  Attributes:
+    source: of the config, FILE.py or FILE.py:VARIANT.
+    config: with all overrides applied.
+    overrides: as they were written.
+    workdir: folder of the run.
+  """
+
+  source: str
+  config: ConfigDict
+  overrides: list[str]
+  workdir: Path
+
+
+def parse(argv: Sequence[str]) -> Command | None:
+  """Parses a command line, the program's name first; None where it asks for help.
+
+  Raises:
+    UserError: a flag, the file, the variant or a key does not exist, or a value has the wrong type.
+  """
+  if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv):
+    return None
+  source, rest = _take_source(list(argv))
+  config = _load(source)
+  overrides = [argument for argument in rest if re.match(r"--?config\.", argument)]
+  for override in overrides:
+    check_override(config, override)
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+  workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+  try:
+    unread = values(rest)[1:]
+  except flags.Error as error:
+    raise UserError(f"{str(error).splitlines()[0]} (--help shows the usage)") from None
+  if unread:
+    raise UserError(f"{unread[0]!r}: unexpected argument (--help shows the usage)")
+  return Command(source, holder.value, overrides, Path(workdir.value or _default_workdir(source)))
+
+
+def _take_source(argv: list[str]) -> tuple[str, list[str]]:
+  """Returns what --config is set to, and the command line without it."""
+  for i, argument in enumerate(argv):
+    match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+    if match and match[1] is not None:
+      return match[1], argv[:i] + argv[i + 1 :]
+    if match and i + 1 < len(argv):
+      return argv[i + 1], argv[:i] + argv[i + 2 :]
+  raise UserError("--config is missing: for example --config=configs/hsic.py:demo, which needs no data")
+
+
+def _load(source: str) -> ConfigDict:
+  """Returns the config as its file makes it, before any override."""
+  path, _, variant = source.partition(":")
+  file = Path(path)
+  if not file.is_file():
+    raise UserError(f"--config={source}: no file {path}; expected FILE.py or FILE.py:VARIANT")
+  spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+  if spec is None or spec.loader is None:
+    raise UserError(f"--config={source}: {path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except (SyntaxError, ImportError) as error:
+    raise UserError(f"--config={source}: cannot be imported ({error})") from None
+  if not hasattr(module, "get_config"):
+    raise UserError(f"--config={source}: {path} has no function get_config")
+  try:
+    return module.get_config(variant) if variant else module.get_config()
+  except ValueError as error:
+    raise UserError(f"--config={source}: {error}") from None
+
+
+def _default_workdir(source: str) -> Path:
+  path, _, variant = source.partition(":")
+  return Path("workdir") / "_".join([Path(path).stem, *re.findall(r"\w+", variant)])

@@ -1,0 +1,280 @@
+"""From the ConfigDict that a user writes to the typed settings that the code reads.
+
+Every section is read into a frozen dataclass, so a key that nothing reads cannot exist: it is an error that names the key
+and the nearest one that does. Durations may be steps, epochs or a share of the run.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from fer_jax.data.augment import Augmentation
+from fer_jax.errors import UserError
+from fer_jax.models import MODELS, ModelSettings
+from fer_jax.objectives import OBJECTIVES, ObjectiveSettings
+from fer_jax.optim import Optimizer
+
+T = TypeVar("T")
+PRECISIONS = ("float32", "bfloat16")
+RESIDENCES = ("auto", "device", "host")
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(steps?|epochs?)\s*", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+  """A length of training: a number of steps, of epochs, or a share of something longer.
+
+  Attributes:
+    amount: how much, 0 or more.
+    unit: "steps", "epochs" or "share".
+  """
+
+  amount: float
+  unit: str
+
+  @classmethod
+  def parse(cls, value: Any, key: str) -> "Duration":
+    """Reads 500 or "500 steps", "10 epochs", or 0.1 (a share, up to 1.0); raises UserError naming the key."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+      return cls(value, "steps")
+    if isinstance(value, float) and 0 <= value <= 1:
+      return cls(value, "share")
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+      raise UserError(f'{key}={value!r}: expected steps (500 or "500 steps"), "10 epochs" or a share such as 0.1')
+    return cls(float(match[1]), "epochs" if match[2].lower().startswith("epoch") else "steps")
+
+  def steps(self, whole: int, rows: int, batch_size: int) -> int:
+    """Returns the duration in steps, at least 1.
+
+    Args:
+      whole: steps of what a share is a share of.
+      rows: of an epoch.
+      batch_size: rows of a global batch.
+    """
+    steps = {"steps": 1.0, "epochs": rows / batch_size, "share": float(whole)}[self.unit]
+    return max(1, round(self.amount * steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """Which data, and how it reaches the device.
+
+  Attributes:
+    name: a dataset of `fer_jax.data.builders`.
+    data_dir: where it was prepared; empty for TFDS's own default.
+    labels: "original", or for FER2013 with votes "ferplus_hard" or "ferplus_soft".
+    image_size: pixels along each side; 0 keeps the dataset's own.
+    validation_share: of the training rows, held out where the dataset has no validation split.
+    residence: "device" keeps a split on the device and sends indices, "host" sends rows; "auto" chooses by size.
+  """
+
+  name: str = "fer2013"
+  data_dir: str = ""
+  labels: str = "original"
+  image_size: int = 0
+  validation_share: float = 0.1
+  residence: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSettings:
+  """One stretch of training.
+
+  Attributes:
+    objective: how a batch becomes gradients.
+    optimizer: how gradients become updates.
+    train: shell-style patterns of the layers that learn; the others stay bit for bit as they are.
+    duration: of the phase; a share is one of the whole run.
+    patience: evaluations without a better validation accuracy before the phase ends early; 0 never.
+  """
+
+  objective: ObjectiveSettings
+  optimizer: Optimizer = Optimizer()
+  train: tuple[str, ...] = ("*",)
+  duration: Duration = Duration(1.0, "share")
+  patience: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+  """What a paper reports, for the report to set beside what was measured.
+
+  Attributes:
+    title: of the paper.
+    reference: DOI or arXiv number.
+    reported: figures by name, e.g. {"test accuracy": 0.97}.
+    note: how to read them.
+  """
+
+  title: str = ""
+  reference: str = ""
+  reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A whole run.
+
+  Attributes:
+    data: which data.
+    model: which network.
+    augmentation: of training images.
+    schedule: the names of the phases, in order.
+    phases: their settings, by name.
+    duration: of the run.
+    batch_size: rows of a global batch, over all devices.
+    eval_batch_size: likewise, in evaluation.
+    evaluate_every: how often the validation split is read, and a checkpoint saved.
+    checkpoint_every: how often a checkpoint is saved besides.
+    log_every: how often metrics are written.
+    seed: of parameters, data order and augmentation.
+    precision: of activations: "float32" or "bfloat16"; parameters, statistics and losses are float32.
+    budget_minutes: a run with a budget ends in that time, results included; 0 for none.
+    paper: what to compare with.
+  """
+
+  model: ModelSettings
+  phases: Mapping[str, PhaseSettings]
+  schedule: tuple[str, ...]
+  duration: Duration
+  data: DataSettings = DataSettings()
+  augmentation: Augmentation = Augmentation()
+  batch_size: int = 128
+  eval_batch_size: int = 256
+  evaluate_every: Duration = Duration(1, "epochs")
+  checkpoint_every: Duration = Duration(1, "epochs")
+  log_every: Duration = Duration(10, "steps")
+  seed: int = 0
+  precision: str = "float32"
+  budget_minutes: float = 0.0
+  paper: Paper = Paper()
+
+
+def parse(config: ConfigDict) -> Settings:
+  """Reads a whole config; raises UserError naming the key that is unknown, missing or wrong."""
+  settings = _read(Settings, config.to_dict(), "config")
+  for name in settings.schedule:
+    if name not in settings.phases:
+      raise UserError(f"config.schedule names {name!r}: expected one of {', '.join(settings.phases)} (config.phases)")
+  unread = set(settings.phases) - set(settings.schedule)
+  if unread:
+    raise UserError(f"config.phases.{min(unread)}: config.schedule does not name it, so nothing would read it")
+  choices = [
+    ("precision", settings.precision, PRECISIONS),
+    ("data.residence", settings.data.residence, RESIDENCES),
+  ]
+  for key, value, allowed in choices:
+    if value not in allowed:
+      raise UserError(f"config.{key}={value!r}: expected one of {', '.join(allowed)}")
+  for key in ("batch_size", "eval_batch_size"):
+    if getattr(settings, key) < 1:
+      raise UserError(f"config.{key}={getattr(settings, key)}: expected 1 or more")
+  if settings.budget_minutes < 0:
+    raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
+  return settings
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+  """Returns a config with every key that it leaves to its default, so that each can be seen and overridden."""
+  return ConfigDict(_plain(parse(config)))
+
+
+def check_override(config: ConfigDict, argument: str) -> None:
+  """Raises UserError if a command-line override `--config.a.b=value` names a key that the config lacks."""
+  match = re.match(r"--?config\.([^=]+)", argument)
+  if match is None:
+    return
+  section: Any = config
+  path = "config"
+  for part in match[1].split("."):
+    if not isinstance(section, ConfigDict) or part not in section:
+      known = list(section) if isinstance(section, ConfigDict) else []
+      raise _unknown(path, part, known)
+    section, path = section[part], f"{path}.{part}"
+
+
+def _plain(value: Any) -> Any:
+  """Turns settings back into what a config file writes."""
+  if isinstance(value, Duration):
+    return value.amount if value.unit == "share" else f"{value.amount:g} {value.unit}"
+  if dataclasses.is_dataclass(value):
+    plain = {name: _plain(getattr(value, name)) for name in _fields(type(value))}
+    names = [n for registry in (MODELS, OBJECTIVES) for n, cls in registry.items() if cls is type(value)]
+    return {"name": names[0], **plain} if names else plain
+  if isinstance(value, Mapping):
+    return {key: _plain(item) for key, item in value.items()}
+  return value
+
+
+def _unknown(path: str, key: str, known: list[str]) -> UserError:
+  near = difflib.get_close_matches(key, known, n=1)
+  hint = f"did you mean {path}.{near[0]}?" if near else f"known here: {', '.join(sorted(known)) or 'none'}"
+  return UserError(f"{path}.{key}: no such key; {hint}")
+
+
+def _read(cls: type[T], mapping: Any, path: str) -> T:
+  """Builds a dataclass from a mapping with exactly its fields."""
+  if not isinstance(mapping, Mapping):
+    raise UserError(f"{path}={mapping!r}: expected a section with {', '.join(_fields(cls))}")
+  hints = typing.get_type_hints(cls)
+  known = _fields(cls)
+  for key in mapping:
+    if key not in known:
+      raise _unknown(path, key, known)
+  for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    if no_default and field.name not in mapping:
+      raise UserError(f"{path}.{field.name} is missing")
+  values = {key: _value(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise UserError(f"{path}: {error}") from None
+
+
+def _read_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
+  """Builds the dataclass that a section's `name` chooses."""
+  if not isinstance(mapping, Mapping) or "name" not in mapping:
+    raise UserError(f"{path}.name is missing: expected one of {', '.join(registry)}")
+  rest = dict(mapping)
+  name = rest.pop("name")
+  if name not in registry:
+    raise UserError(f"{path}.name={name!r}: expected one of {', '.join(registry)}")
+  return _read(registry[name], rest, path)
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+  """Checks and converts one value to a field's type."""
+  if kind is ModelSettings:
+    return _read_named(MODELS, value, path)
+  if kind is ObjectiveSettings:
+    return _read_named(OBJECTIVES, value, path)
+  if kind is Duration:
+    return Duration.parse(value, path)
+  if dataclasses.is_dataclass(kind):
+    return _read(typing.cast(type, kind), value, path)
+  origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+  if origin is tuple:
+    items = (value,) if isinstance(value, str) else value
+    return tuple(_value(arguments[0], item, path) for item in items)
+  if origin is not None and issubclass(origin, Mapping):
+    if not isinstance(value, Mapping):
+      raise UserError(f"{path}={value!r}: expected a section of named values")
+    return types.MappingProxyType({k: _value(arguments[1], v, f"{path}.{k}") for k, v in value.items()})
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+    raise UserError(f"{path}={value!r}: expected {kind.__name__}, not {type(value).__name__}")
+  return value
+
+
+def _fields(cls: type) -> list[str]:
+  return [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]

@@ -1,0 +1,19 @@
+"""What the pipeline yields."""
+
+from typing import Any, NamedTuple
+
+
+class Batch(NamedTuple):
+  """A batch of b rows, as NumPy arrays on the host and jax arrays in a step.
+
+  Attributes:
+    index: int32 [b], positions within the split.
+    mask: bool [b], False for rows that only fill up the last batch of an evaluation.
+    image: uint8 [b, H, W, C]; None where the split lives on the device.
+    target: float32 [b, K], a distribution over the classes; None where the split lives on the device.
+  """
+
+  index: Any
+  mask: Any
+  image: Any = None
+  target: Any = None

@@ -1,0 +1,28 @@
+"""Trains a config: `python -m fer_jax.main --config=configs/hsic.py:demo`; `--help` shows the usage."""
+
+import sys
+
+from fer_jax import command_line, errors
+
+
+def main() -> int:
+  """Trains, evaluates and writes the report; returns the exit status."""
+  command = command_line.parse(sys.argv)
+  if command is None:
+    print(command_line.USAGE)
+    return 0
+  # Late, so that a typo in a flag is answered at once.
+  from fer_jax.apps.report import write_report
+  from fer_jax.train import Interrupted, train_and_evaluate
+
+  try:
+    result = train_and_evaluate(command.config, command.workdir, command.source, command.overrides)
+  except Interrupted as stop:
+    return 128 + stop.signum
+  print(f"test accuracy {result['accuracy']:.4f} on {result['dataset']} in {result['seconds']:.0f} s")
+  print(f"report: {write_report(command.workdir)}")
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)

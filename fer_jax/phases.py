@@ -1,0 +1,89 @@
+"""A training run is a sequence of phases: which layers learn, by what objective and optimiser, for how long."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from fer_jax.config import Settings
+from fer_jax.errors import UserError
+from fer_jax.models.network import Network, Tree
+from fer_jax.parallel import Devices
+from fer_jax.step import TrainState, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A phase, ready to run.
+
+  Attributes:
+    name: as in the config.
+    trainable: the layers that learn.
+    optimizer: over their parameters alone.
+    learning_rate: progress in [0, 1] -> learning rate, for the log.
+    step: compiled (state, resident, batch, progress) -> (state, metrics).
+    steps: planned; a time budget may end the phase before.
+    patience: evaluations without improvement before it ends early; 0 never.
+  """
+
+  name: str
+  trainable: frozenset[str]
+  optimizer: optax.GradientTransformationExtraArgs
+  learning_rate: Callable[[float], float]
+  step: Callable[..., Any]
+  steps: int
+  patience: int
+
+  def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
+    """Returns the state at the phase's start: the parameters so far, a fresh optimiser."""
+    trained = {name: params[name] for name in params if name in self.trainable}
+    return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained))
+
+
+def plan(settings: Settings, network: Network, devices: Devices, rows: int) -> tuple[Phase, ...]:
+  """Returns the run's phases.
+
+  Args:
+    settings: of the run.
+    network: that will learn.
+    devices: that the steps are compiled for.
+    rows: of the training split, for durations in epochs.
+  """
+  whole = settings.duration.steps(1, rows, settings.batch_size)
+  phases = []
+  for name in settings.schedule:
+    phase = settings.phases[name]
+    trainable = _matching(network, phase.train, f"config.phases.{name}.train")
+    objective = phase.objective.build(network, trainable, devices.axis_name)
+    optimizer = phase.optimizer.build()
+    step = make_train_step(objective, optimizer, settings.augmentation, settings.seed, devices.axis_name)
+    phases.append(
+      Phase(
+        name=name,
+        trainable=trainable,
+        optimizer=optimizer,
+        learning_rate=_learning_rate(phase.optimizer),
+        step=devices.compile_train(step),
+        steps=phase.duration.steps(whole, rows, settings.batch_size),
+        patience=phase.patience,
+      )
+    )
+  return tuple(phases)
+
+
+def _learning_rate(optimizer: Any) -> Callable[[float], float]:
+  return lambda progress: optimizer.learning_rate * float(optimizer.schedule_factor(jnp.float32(progress)))
+
+
+def _matching(network: Network, patterns: tuple[str, ...], key: str) -> frozenset[str]:
+  """Returns the layers that match any of the patterns; raises UserError for one that matches nothing."""
+  chosen: set[str] = set()
+  for pattern in patterns:
+    found = fnmatch.filter(network.layers, pattern)
+    if not found:
+      raise UserError(f"{key}: {pattern!r} matches no layer; the layers are {', '.join(network.layers)}")
+    chosen.update(found)
+  return frozenset(chosen)

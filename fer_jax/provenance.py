@@ -1,0 +1,54 @@
+"""Where a result comes from: versions, device, commit."""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that a result depends on."""
+  return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES}
+
+
+def device(devices: Sequence[jax.Device]) -> str:
+  """Describes the devices in words, such as "4 x NVIDIA H200" or "cpu (AMD EPYC, 2 cores)"."""
+  kind = devices[0].device_kind
+  if devices[0].platform == "cpu":
+    kind = f"cpu ({_processor()})"
+  return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+def commit() -> str:
+  """Returns the commit of the checkout that this package is imported from, "-dirty" if changed; else "unknown"."""
+  here = Path(__file__).resolve().parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()
+
+  try:
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+  except (OSError, subprocess.SubprocessError):
+    return "unknown"
+
+
+def _processor() -> str:
+  """Returns the processor's name and the cores that this process may use."""
+  import os
+
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  name = platform.processor() or platform.machine()
+  try:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+  except (OSError, StopIteration):
+    pass  # not Linux: the platform's own word stands
+  return f"{name}, {cores} cores"

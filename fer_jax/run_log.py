@@ -1,0 +1,158 @@
+"""What a run says while it goes: a progress line, metrics.jsonl, TensorBoard; and where its time went."""
+
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import tensorboardX
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_compile_seconds = 0.0
+
+
+def _listen(event: str, duration: float, **_: Any) -> None:
+  global _compile_seconds  # noqa: PLW0603  jax.monitoring offers no per-run listener, and none can be removed
+  if event == _COMPILE_EVENT:
+    _compile_seconds += duration
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+class RunLog:
+  """The log of one run; use it as a context manager.
+
+  Args:
+    workdir: gets metrics.jsonl (appended to, when a run is resumed) and tensorboard/.
+    seconds_before: that the run had taken when it was interrupted.
+  """
+
+  def __init__(self, workdir: Path, seconds_before: float = 0.0):
+    self._start = time.monotonic() - seconds_before
+    self._compile_before = _compile_seconds
+    self._times = {"prepare": 0.0, "train": 0.0, "evaluate": 0.0}
+    self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+    self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+    self._live = sys.stdout.isatty()
+    self._line_width = 0
+    self._last_line = -float("inf")
+    self._last_train: tuple[int, float] | None = None
+    self._step_seconds: list[float] = []
+
+  def __enter__(self) -> "RunLog":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._file.close()
+    self._board.close()
+
+  @property
+  def seconds(self) -> float:
+    """Seconds since the run began, those before interruptions included."""
+    return time.monotonic() - self._start
+
+  @seconds.setter
+  def seconds(self, value: float) -> None:
+    self._start = time.monotonic() - value
+
+  @property
+  def times(self) -> dict[str, float]:
+    """Seconds of this process by what they were spent on; `compile` is also part of the others."""
+    return {**self._times, "compile": _compile_seconds - self._compile_before}
+
+  @property
+  def seconds_a_step(self) -> float | None:
+    """The median time of a training step in this process; None before two were logged."""
+    return statistics.median(self._step_seconds) if self._step_seconds else None
+
+  @contextlib.contextmanager
+  def timing(self, what: str) -> Iterator[None]:
+    """Adds the time spent inside to one of `times`."""
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self._times[what] += time.monotonic() - start
+
+  def event(self, step: int, text: str) -> None:
+    """Says something that happened once."""
+    self._write({"kind": "event", "step": step, "text": text, "seconds": self.seconds})
+    self.say(text)
+
+  def train(
+    self, step: int, epoch: float, phase: str, metrics: Mapping[str, Any], *, batch_size: int, left: str
+  ) -> None:
+    """Records the metrics of one training step.
+
+    Args:
+      step: steps taken.
+      epoch: passes over the training rows.
+      phase: its name.
+      metrics: host scalars by name.
+      batch_size: rows of a global batch, for the rate.
+      left: how far the phase is, as the progress line says it.
+    """
+    now = self.seconds
+    rate = None
+    if self._last_train is not None and step > self._last_train[0]:
+      self._step_seconds.append((now - self._last_train[1]) / (step - self._last_train[0]))
+      rate = batch_size / max(self._step_seconds[-1], 1e-9)
+    self._last_train = (step, now)
+    row = {"kind": "train", "step": step, "epoch": epoch, "phase": phase, **metrics, "seconds": now}
+    if rate is not None:
+      row["images_per_second"] = rate
+    self._write(row)
+    self._board_scalars("train", step, row)
+    accuracy = f"  accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
+    speed = f"  {rate:,.0f} images/s" if rate is not None else ""
+    self._progress(f"{phase} {left}  step {step}  loss {metrics['loss']:.4g}{accuracy}{speed}")
+
+  def forget_rate(self) -> None:
+    """Leaves the time until the next step out of images/s: something else was done in it."""
+    self._last_train = None
+
+  def evaluation(self, split: str, step: int, phase: str, accuracy: float, loss: float) -> None:
+    """Records an evaluation of a split."""
+    row = {
+      "kind": "eval",
+      "split": split,
+      "step": step,
+      "phase": phase,
+      "accuracy": accuracy,
+      "loss": loss,
+      "seconds": self.seconds,
+    }
+    self._write(row)
+    self._board_scalars(split, step, row)
+    self.say(f"step {step}  {split} accuracy {accuracy:.4f}  loss {loss:.4f}  ({self.seconds:.0f} s)")
+
+  def say(self, text: str) -> None:
+    """Prints a line that stays."""
+    if self._live and self._line_width:
+      print("\r" + " " * self._line_width + "\r", end="")
+      self._line_width = 0
+    print(text, flush=True)
+
+  def _progress(self, text: str) -> None:
+    """Rewrites the progress line of a terminal; elsewhere prints one now and then."""
+    if self._live:
+      print("\r" + text.ljust(self._line_width), end="", flush=True)
+      self._line_width = len(text)
+    elif self.seconds - self._last_line > 10:
+      print(text, flush=True)
+      self._last_line = self.seconds
+
+  def _write(self, row: Mapping[str, Any]) -> None:
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+
+  def _board_scalars(self, group: str, step: int, row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+      if isinstance(value, float):
+        self._board.add_scalar(f"{group}/{name}", value, step)
