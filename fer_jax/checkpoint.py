@@ -69,9 +69,7 @@ class Checkpoints:
   def __exit__(self, *exception: object) -> None:
     self._manager.close()
 
-  def save(
-    self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None
-  ) -> None:
+  def save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
     """Saves under the clock's step; call it before the next batch is taken.
 
     Args:
@@ -133,9 +131,7 @@ class Checkpoints:
 
   def restore_state(self, step: int, shapes: TrainState) -> TrainState:
     """Returns the state saved at `step`, in the given shapes."""
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(shapes)))
-    )
+    restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(shapes))))
     return restored.state
 
   def restore_variables(self, step: int) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """From the ConfigDict that a user writes to the typed settings that the code reads.
 
-Every section is read into a frozen dataclass, so a key that nothing reads cannot exist: it is an error that names the key
-and the nearest one that does. Durations may be steps, epochs or a share of the run.
+Every section is read into a frozen dataclass, so a key that nothing reads cannot exist: it is an error that names
+the key and the nearest one that does. Durations may be steps, epochs or a share of the run.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from fer_jax.optim import Optimizer
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
 RESIDENCES = ("auto", "device", "host")
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(steps?|epochs?)\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?)?\s*", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +40,19 @@ class Duration:
 
   @classmethod
   def parse(cls, value: Any, key: str) -> "Duration":
-    """Reads 500 or "500 steps", "10 epochs", or 0.1 (a share, up to 1.0); raises UserError naming the key."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-      return cls(value, "steps")
-    if isinstance(value, float) and 0 <= value <= 1:
-      return cls(value, "share")
+    """Reads 500 or "500 steps", "10 epochs", or 0.1 (a share, up to 1.0); raises UserError naming the key.
+
+    A bare number may also be text, "500" or "0.1": an override on the command line is.
+    """
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-      raise UserError(f'{key}={value!r}: expected steps (500 or "500 steps"), "10 epochs" or a share such as 0.1')
-    return cls(float(match[1]), "epochs" if match[2].lower().startswith("epoch") else "steps")
+    if match is not None and match[2]:
+      return cls(float(match[1]), "epochs" if match[2].lower().startswith("epoch") else "steps")
+    number = value if match is None else int(match[1]) if match[1].isdigit() else float(match[1])
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+      return cls(number, "steps")
+    if isinstance(number, float) and 0 <= number <= 1:
+      return cls(number, "share")
+    raise UserError(f'{key}={value!r}: expected steps (500 or "500 steps"), "10 epochs" or a share such as 0.1')
 
   def steps(self, whole: int, rows: int, batch_size: int) -> int:
     """Returns the duration in steps, at least 1.
@@ -161,6 +165,8 @@ class Settings:
 def parse(config: ConfigDict) -> Settings:
   """Reads a whole config; raises UserError naming the key that is unknown, missing or wrong."""
   settings = _read(Settings, config.to_dict(), "config")
+  if not settings.schedule:
+    raise UserError("config.schedule is empty: expected the names of phases, in order")
   for name in settings.schedule:
     if name not in settings.phases:
       raise UserError(f"config.schedule names {name!r}: expected one of {', '.join(settings.phases)} (config.phases)")
@@ -189,7 +195,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 
 def check_override(config: ConfigDict, argument: str) -> None:
   """Raises UserError if a command-line override `--config.a.b=value` names a key that the config lacks."""
-  match = re.match(r"--?config\.([^=]+)", argument)
+  match = re.match(r"--?config\.([^=]*)", argument)
   if match is None:
     return
   section: Any = config
@@ -204,7 +210,8 @@ def check_override(config: ConfigDict, argument: str) -> None:
 def _plain(value: Any) -> Any:
   """Turns settings back into what a config file writes."""
   if isinstance(value, Duration):
-    return value.amount if value.unit == "share" else f"{value.amount:g} {value.unit}"
+    # Always text, so that an override may change the unit: ml_collections keeps the type of a key.
+    return str(value.amount) if value.unit == "share" else f"{value.amount:.15g} {value.unit}"
   if dataclasses.is_dataclass(value):
     plain = {name: _plain(getattr(value, name)) for name in _fields(type(value))}
     names = [n for registry in (MODELS, OBJECTIVES) for n, cls in registry.items() if cls is type(value)]
@@ -264,6 +271,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
   origin, arguments = typing.get_origin(kind), typing.get_args(kind)
   if origin is tuple:
     items = (value,) if isinstance(value, str) else value
+    if not isinstance(items, (tuple, list)):
+      raise UserError(f"{path}={value!r}: expected a tuple of {arguments[0].__name__}")
     return tuple(_value(arguments[0], item, path) for item in items)
   if origin is not None and issubclass(origin, Mapping):
     if not isinstance(value, Mapping):
@@ -277,4 +286,4 @@ def _value(kind: Any, value: Any, path: str) -> Any:
 
 
 def _fields(cls: type) -> list[str]:
-  return [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  return [field.name for field in dataclasses.fields(cls)]

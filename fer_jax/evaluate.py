@@ -1,4 +1,4 @@
-"""Exact evaluation: every row once, sums rather than means of means, the same for any batch size and device count."""
+"""Exact evaluation: every row once, sums and not means of means; the same for any batch size and device count."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -43,14 +43,13 @@ def evaluate(
     batches: from `pipeline.evaluation_batches`.
   """
   pending = [(eval_step(variables, resident, devices.split(batch)), batch.mask) for batch in batches]
-  loss, confusion, rows = 0.0, 0, []
-  for (sums, probability), mask in pending:  # fetched only now: the device never waits for the host
+  loss, confusion, rows = 0.0, np.zeros((), np.int64), []
+  for (sums, of_batch), mask in pending:  # fetched only now: the device never waits for the host
     loss += float(sums.loss)
     confusion = confusion + np.asarray(sums.confusion, np.int64)
-    probability = np.asarray(probability)
-    rows.append(probability.reshape(-1, probability.shape[-1])[mask])
+    rows.append(np.asarray(of_batch).reshape(len(mask), -1)[mask])
   probability = np.concatenate(rows)
-  return Evaluation(loss / len(probability), np.asarray(confusion), probability)
+  return Evaluation(loss / len(probability), confusion, probability)
 
 
 def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[str, Any]]:
@@ -61,9 +60,7 @@ def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[st
     precision = float(hits / predicted) if predicted else 0.0
     recall = float(hits / support) if support else 0.0
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    rows.append(
-      {"class": name, "precision": precision, "recall": recall, "f1": f1, "support": int(support)}
-    )
+    rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "support": int(support)})
   return rows
 
 

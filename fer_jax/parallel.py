@@ -56,9 +56,7 @@ class Devices:
     """Compiles (variables, resident, batch) -> (sums, probabilities by device); the batch is from `split`."""
     if self.axis_name is None:
       return jax.jit(step)
-    return jax.pmap(
-      step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, 0)
-    )
+    return jax.pmap(step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, 0))
 
   def split(self, batch: Any) -> Any:
     """Deals the rows of a host batch over the devices: [B, ...] -> [devices, B / devices, ...]."""

@@ -16,10 +16,10 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compile_seconds = 0.0
 
 
-def _listen(event: str, duration: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
   global _compile_seconds  # noqa: PLW0603  jax.monitoring offers no per-run listener, and none can be removed
   if event == _COMPILE_EVENT:
-    _compile_seconds += duration
+    _compile_seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

@@ -42,8 +42,8 @@ class Resident(NamedTuple):
     target: float32 [N, K].
   """
 
-  image: jax.Array | None = None
-  target: jax.Array | None = None
+  image: Any = None
+  target: Any = None
 
 
 class Sums(NamedTuple):
@@ -121,7 +121,7 @@ def make_eval_step(network: Network, axis_name: str | None = None) -> EvalStep:
 
 def rows_of(resident: Resident, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Returns a batch's images, uint8 [b, H, W, C], and targets, float32 [b, K], wherever they live."""
-  if resident.image is None:
+  if resident.image is None or resident.target is None:
     return batch.image, batch.target
   return resident.image[batch.index], resident.target[batch.index]
 

@@ -1,6 +1,5 @@
 """A whole run: data, phases, evaluation, checkpoints, results; the order of operations and the side effects."""
 
-import dataclasses
 import functools
 import math
 import resource
@@ -35,7 +34,7 @@ _WORST = 48  # mistakes kept for the report's gallery
 _SAMPLES = 24  # augmented training images kept for the report
 
 
-class Interrupted(Exception):  # noqa: N818  it reports no error
+class Interrupted(Exception):
   """The run was told to stop and has saved its state.
 
   Attributes:
@@ -48,7 +47,11 @@ class Interrupted(Exception):  # noqa: N818  it reports no error
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: Path, source: str = "", overrides: Sequence[str] = ()
+  config: ConfigDict,
+  workdir: Path,
+  source: str = "",
+  overrides: Sequence[str] = (),
+  devices: Devices | None = None,
 ) -> dict[str, Any]:
   """Trains a config to its end, evaluates the test split once and writes the results.
 
@@ -60,6 +63,7 @@ def train_and_evaluate(
     workdir: folder of the run; made when absent.
     source: where the config was read from, for the record.
     overrides: from the command line, for the record.
+    devices: to train on; default all local ones.
 
   Returns:
     the content of result.json.
@@ -71,7 +75,7 @@ def train_and_evaluate(
   """
   started = time.monotonic()
   settings = parse(config)
-  devices = Devices()
+  devices = devices or Devices()
   devices.check_batch(settings.batch_size, "config.batch_size")
   devices.check_batch(settings.eval_batch_size, "config.eval_batch_size")
   arrays = load_data(settings.data, settings.seed)
@@ -123,9 +127,7 @@ class _Run:
       self.phases = plan(settings, network, devices, self.rows)
       self.eval_step = devices.compile_eval(make_eval_step(network, devices.axis_name))
       self.host = {split: self._stays_on_host(split) for split in arrays_lib.SPLITS}
-      batches = pipeline.ShuffledBatches(
-        arrays, "train", settings.batch_size, settings.seed, host=self.host["train"]
-      )
+      batches = pipeline.ShuffledBatches(arrays, "train", settings.batch_size, settings.seed, host=self.host["train"])
       self.iterator = pipeline.training_iterator(batches)
       self.clock = Clock()
       self.state = self._restore() or self._begin()
@@ -257,12 +259,8 @@ class _Run:
 
   def _evaluate(self, split: str, variables: Any) -> Evaluation:
     with self.log.timing("evaluate"):
-      batches = pipeline.evaluation_batches(
-        self.arrays, split, self.settings.eval_batch_size, host=self.host[split]
-      )
-      return evaluate(
-        self.eval_step, self.devices, self.devices.replicate(variables), self._resident(split), batches
-      )
+      batches = pipeline.evaluation_batches(self.arrays, split, self.settings.eval_batch_size, host=self.host[split])
+      return evaluate(self.eval_step, self.devices, self.devices.replicate(variables), self._resident(split), batches)
 
   def _log(self, phase: Phase, step: int, progress: float, metrics: dict[str, jax.Array]) -> None:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -320,9 +318,7 @@ class _Run:
       phase = self.phases[min(clock.phase, len(self.phases) - 1)]
       return jax.eval_shape(lambda v: phase.begin(0, *v), variables)
 
-    found = self.checkpoints.restore_newest(
-      shapes, self.iterator, lambda text: self.log.event(0, f"warning: {text}")
-    )
+    found = self.checkpoints.restore_newest(shapes, self.iterator, lambda text: self.log.event(0, f"warning: {text}"))
     if found is None:
       return None
     state, self.clock = found

@@ -43,7 +43,10 @@ class Workdir:
       return
     if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
       raise UserError(f"{self.path}: not empty and not the folder of a run; choose another --workdir")
-    self.path.mkdir(parents=True, exist_ok=True)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(f"{self.path}: cannot be made ({error.strerror}); choose another --workdir") from None
     self.write_json(
       "config.json",
       {

@@ -1,10 +1,29 @@
 """What a dataset is once it is prepared: a few arrays, decoded and resized once, memory-mapped afterwards."""
 
+import contextlib
 import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+import zlib
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
+from fer_jax.data import builders
+from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
 SPLITS = ("train", "validation", "test")
+LABELS = ("original", "ferplus_hard", "ferplus_soft")
+
+# Raised when what the cache holds changes, so that older caches are rebuilt.
+_CACHE_FORMAT = 1
+_RECORDS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,3 +61,206 @@ class Arrays:
   def rows(self, split: str) -> np.ndarray:
     """Returns the positions, int64 [n], of a split's examples in dataset order."""
     return np.flatnonzero(self.split == split)
+
+
+def load(name: str, data_dir: str | None = None, *, image_size: int | None = None, labels: str = "original") -> Arrays:
+  """Loads a prepared dataset; `synthetic_faces`, which needs no files, is prepared on the spot.
+
+  The first load decodes and resizes every image once and caches the arrays beside the prepared dataset;
+  later ones map the cached images into memory. A damaged cache is rebuilt.
+
+  Args:
+    name: a dataset of `builders.names()`.
+    data_dir: the folder that holds prepared datasets; None is TFDS's own (the environment variable
+      TFDS_DATA_DIR, or ~/tensorflow_datasets).
+    image_size: height and width in pixels that images are resized to, by area averaging where they shrink and
+      bilinearly where they grow; None leaves them as they are.
+    labels: "original"; or, where a dataset has FER+ votes, "ferplus_hard" (the emotion with most votes) or
+      "ferplus_soft" (with `soft_label`, the emotions' shares of the votes, as well), both over eight
+      classes (contempt is 7). `ferplus.labels` says which rows are left out and how ties are broken.
+
+  Raises:
+    UserError: if an argument is out of its range, the dataset is not prepared or damaged, or FER+ votes
+      are asked for and absent.
+  """
+  if labels not in LABELS:
+    raise UserError(f"labels={labels!r} is unknown; expected {', '.join(LABELS)}")
+  if image_size is not None and image_size < 1:
+    raise UserError(f"image_size={image_size} is no size; expected a whole number of pixels, 1 or more")
+  builder = builders.make_builder(name, data_dir)
+  if not builders.is_prepared(builder):
+    builder = _prepare_or_explain(name, data_dir, builder)
+  columns = _cached_columns(builder, image_size)
+  arrays = Arrays(
+    image=columns["image"],
+    label=columns["label"],
+    subject=columns["subject"],
+    group=columns["group"],
+    split=columns["split"],
+    class_names=tuple(builder.info.features["label"].names),
+    notes=tuple((builder.info.metadata or {}).get("warnings", ())),
+  )
+  return (
+    arrays
+    if labels == "original"
+    else _with_ferplus(arrays, columns.get("votes"), labels, f"`{_prepare_command(name, data_dir)} --overwrite`")
+  )
+
+
+def _prepare_command(name: str, data_dir: str | None) -> str:
+  place = f" --data_dir={data_dir}" if data_dir else ""
+  return f"python -m fer_jax.apps.prepare --dataset={name} --manual_dir=DIR{place}"
+
+
+def _prepare_or_explain(
+  name: str, data_dir: str | None, builder: "tfds.core.DatasetBuilder"
+) -> "tfds.core.DatasetBuilder":
+  files = builders.required_files(name)
+  if files:
+    raise UserError(
+      f"{name} is not prepared in {builder.data_dir}: put {files} into a folder DIR and run "
+      f"`{_prepare_command(name, data_dir)}`; configs/hsic.py:demo needs no data"
+    )
+  print(f"{name} is not prepared yet: writing it to {builder.data_dir}", flush=True)
+  return builders.prepare(name, data_dir)
+
+
+def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare_again: str) -> Arrays:
+  """Replaces the labels of FER2013 by those of its FER+ votes, uint8 [N, 10]."""
+  from fer_jax.data.builders.fer2013 import ferplus
+
+  if votes is None:
+    raise UserError(f"labels={labels!r} needs FER+ votes, which only fer2013 has; use labels='original'")
+  if not votes.any():
+    raise UserError(
+      f"labels={labels!r} needs FER+ votes, and {ferplus.FILE} was not there when the dataset was prepared: "
+      f"put it beside fer2013.csv in DIR and run {prepare_again}"
+    )
+  keep, hard, soft = ferplus.labels(votes, arrays.label)
+  left_out = ", ".join(f"{np.sum(~keep[arrays.rows(split)])} of {split}" for split in SPLITS)
+  note = f"FER+: {np.sum(~keep)} rows left out ({left_out}): most voted as unknown or no face, or no vote at all"
+  return Arrays(
+    image=arrays.image[keep],
+    label=hard[keep],
+    subject=arrays.subject[keep],
+    group=arrays.group[keep],
+    split=arrays.split[keep],
+    class_names=ferplus.EMOTIONS,
+    soft_label=soft[keep] if labels == "ferplus_soft" else None,
+    notes=(*arrays.notes, note),
+  )
+
+
+def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None) -> dict[str, np.ndarray]:
+  """Returns a dataset's columns, from the cache where it is whole; else reads them and writes the cache."""
+  shape = builder.info.features["image"].shape
+  height, width = (image_size, image_size) if image_size else shape[:2]
+  if None in (height, width):
+    raise UserError(f"the images of {builder.name} differ in size: set image_size")
+  folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{shape[2]}")
+  columns = _open_cache(folder)
+  if columns is not None:
+    return columns
+  columns = _read_columns(builder, height, width)
+  try:
+    _write_cache(folder, columns)
+  except OSError as error:
+    print(f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): every run decodes again")
+    return columns
+  return _open_cache(folder) or columns
+
+
+def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int) -> dict[str, np.ndarray]:
+  """Decodes a prepared dataset: train, validation, test, each in its order on disk."""
+  import tensorflow_datasets as tfds
+
+  splits = [split for split in SPLITS if split in builder.info.splits]
+  total = sum(builder.info.splits[split].num_examples for split in splits)
+  image = np.empty((total, height, width, builder.info.features["image"].shape[2]), np.uint8)
+  fields: dict[str, list[Any]] = {
+    key: [] for key in builder.info.features if key in ("label", "subject", "group", "votes")
+  }
+  row = 0
+  try:
+    for split in splits:
+      source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+      for start in range(0, len(source), _RECORDS_AT_ONCE):
+        for record in source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source)))):
+          image[row] = _decode(record["image"], image.shape[1:])
+          row += 1
+          for key, values in fields.items():
+            values.append(record[key])
+  except (OSError, ValueError, RuntimeError, IndexError, cv2.error) as error:
+    raise UserError(
+      f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
+      "run fer_jax.apps.prepare with --overwrite"
+    ) from error
+  columns = {
+    "image": image,
+    "label": np.array(fields["label"], np.int32),
+    "subject": np.array([subject.decode() for subject in fields["subject"]]),
+    "group": _number_groups(fields["group"]),
+    "split": np.repeat(splits, [builder.info.splits[split].num_examples for split in splits]),
+  }
+  return columns | ({"votes": np.stack(fields["votes"])} if "votes" in fields else {})
+
+
+def _decode(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+  """Decodes an image file to uint8 [H, W, C] in RGB or grey, resized to `shape`."""
+  height, width, channels = shape
+  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+  if image is None:
+    raise ValueError("the image cannot be decoded")
+  if image.shape[:2] != (height, width):
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+  return image.reshape(shape)
+
+
+def _number_groups(groups: list[bytes]) -> np.ndarray:
+  """Numbers groups, int32 [N], in the order in which they appear; a row without a group is its own."""
+  numbers: dict[bytes | int, int] = {}
+  return np.array([numbers.setdefault(group or row, len(numbers)) for row, group in enumerate(groups)], np.int32)
+
+
+def _open_cache(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Opens cached columns, the images memory-mapped; None where the cache is absent, damaged or old."""
+  try:
+    contents = json.loads((folder / "contents.json").read_text())
+    if contents["format"] != _CACHE_FORMAT:
+      return None
+    for key, checksum in contents["crc32"].items():
+      if _crc32(folder / f"{key}.npy") != checksum:
+        return None
+    return {key: np.load(folder / f"{key}.npy", mmap_mode="r" if key == "image" else None) for key in contents["crc32"]}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def _write_cache(folder: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+  """Writes columns so that other processes see either nothing or all of them."""
+  folder.parent.mkdir(exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder.parent) as temporary:
+    fresh = pathlib.Path(temporary, "fresh")
+    fresh.mkdir()
+    for key, column in columns.items():
+      np.save(fresh / f"{key}.npy", column)
+    checksums = {key: _crc32(fresh / f"{key}.npy") for key in columns}
+    (fresh / "contents.json").write_text(json.dumps({"format": _CACHE_FORMAT, "crc32": checksums}))
+    with contextlib.suppress(OSError):  # Absent, or another process has just moved it away.
+      if _open_cache(folder) is None:
+        os.replace(folder, pathlib.Path(temporary, "replaced"))
+    try:
+      os.replace(fresh, folder)
+    except OSError:
+      if _open_cache(folder) is None:
+        raise
+
+
+def _crc32(path: pathlib.Path) -> int:
+  checksum = 0
+  with path.open("rb") as file:
+    while chunk := file.read(1 << 20):
+      checksum = zlib.crc32(chunk, checksum)
+  return checksum

@@ -1,7 +1,7 @@
 """Batches of a split, shuffled for training or in order for evaluation. The only file that imports grain.
 
-One grain element is one batch. Training reads an endless stream, the epochs' permutations one after another; batch k is
-rows k B to (k + 1) B of it, so no row is left out or doubled in an epoch, whatever the batch size. A permutation
+One grain element is one batch. Training reads an endless stream, the epochs' permutations one after another; batch k
+is rows k B to (k + 1) B of it, so no row is left out or doubled in an epoch, whatever the batch size. A permutation
 is a function of the seed and the epoch: any batch can be made without those before it.
 """
 
@@ -44,8 +44,7 @@ class ShuffledBatches:
     self._rows = arrays.rows(split)
     self._gather = Gather(arrays, split) if host else None
     self._batch_size = batch_size
-    share = batch_size // process[1]
-    self._first, self._last = process[0] * share, (process[0] + 1) * share
+    self._first, self._last = ((process[0] + i) * batch_size // process[1] for i in (0, 1))
     self._permutation = functools.lru_cache(maxsize=4)(functools.partial(_permutation, seed, len(self._rows)))
 
   def __len__(self) -> int:
@@ -99,9 +98,7 @@ def training_iterator(batches: ShuffledBatches) -> grain.DatasetIterator:
   return iter(grain.MapDataset.source(batches).to_iter_dataset(in_line))
 
 
-def evaluation_batches(
-  arrays: Arrays, split: str, batch_size: int, *, host: bool = False
-) -> Iterator[Batch]:
+def evaluation_batches(arrays: Arrays, split: str, batch_size: int, *, host: bool = False) -> Iterator[Batch]:
   """Yields every row of a split once, in order, in batches of one size; the last is filled up under its mask."""
   gather = Gather(arrays, split) if host else None
   n = len(arrays.rows(split))

@@ -1,4 +1,4 @@
-"""Dense blocks, a feature pyramid and channel attention: the network of Han et al. 2023 (doi:10.12677/sea.2023.122019)."""
+"""The network of Han et al. 2023 (doi:10.12677/sea.2023.122019): dense blocks, feature pyramid, channel attention."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -49,9 +49,7 @@ class HsicDense:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
     layers = self._layers(num_classes, dtype, axis_name)
     groups = [name.split("_")[0] for name in layers if name != "classifier"]
-    blocks = tuple(
-      tuple(name for name in layers if name.split("_")[0] == group) for group in dict.fromkeys(groups)
-    )
+    blocks = tuple(tuple(name for name in layers if name.split("_")[0] == group) for group in dict.fromkeys(groups))
     return Network(layers, self._walk, blocks, "classifier")
 
   def _layers(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Mapping[str, nn.Module]:

@@ -69,7 +69,7 @@ class Network:
 
   def call(
     self, name: str, params: Any, stats: Any, inputs: tuple[jax.Array, ...], key: jax.Array | None
-  ) -> tuple[jax.Array, Any]:
+  ) -> tuple[Any, Any]:
     """Calls one layer.
 
     Args:
@@ -86,9 +86,7 @@ class Network:
     if key is None:
       return self.layers[name].apply(variables, *inputs, train=False), stats
     rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(name.encode()))}
-    output, updates = self.layers[name].apply(
-      variables, *inputs, train=True, mutable=["batch_stats"], rngs=rngs
-    )
+    output, updates = self.layers[name].apply(variables, *inputs, train=True, mutable=["batch_stats"], rngs=rngs)
     return output, updates.get("batch_stats", stats)
 
   def apply(

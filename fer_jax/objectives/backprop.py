@@ -34,9 +34,7 @@ class Backprop:
       rows = global_rows(batch.image.shape[0], axis_name)
 
       def loss_of(trained: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-        outputs, new_stats = network.apply(
-          {**params, **trained}, stats, batch.image, key=key, trainable=trainable
-        )
+        outputs, new_stats = network.apply({**params, **trained}, stats, batch.image, key=key, trainable=trainable)
         losses = cross_entropy(outputs.logits, batch.target, self.label_smoothing)
         return jnp.sum(losses) / rows, (count_correct(outputs.logits, batch.target), new_stats)
 

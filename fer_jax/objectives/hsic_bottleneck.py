@@ -1,10 +1,11 @@
-r"""The HSIC bottleneck: every hidden layer learns from its own dependence on input and label; nothing is propagated back.
+"""The HSIC bottleneck: every hidden layer learns from its own dependence on input and label, without back-propagation.
 
-Layer i minimises HSIC(Z_i, X) - beta HSIC(Z_i, Y) over its own parameters (Ma et al. 2019, arXiv:1908.01580; Han et al. 2023).
-Its gradient is taken where it stands in the forward walk: the walk calls a layer, the layer's inner products go
-to its group, and when a group is complete all its losses and their cotangents are computed by one `vmap` over the stack (L, B, B).
-An `optimization_barrier` orders a group's gradients before the next group's computation, so its activations can
-be freed. No gradient with respect to a layer's input is ever computed.
+Layer i minimises HSIC(Z_i, X) - beta HSIC(Z_i, Y) over its own parameters (Ma et al. 2019, arXiv:1908.01580;
+Han et al. 2023, doi:10.12677/sea.2023.122019). Its gradient is taken where it stands in the forward walk: the walk
+calls a layer, the layer's inner products go to its group, and when a group is complete all its losses and
+their cotangents are computed by one `vmap` over the stack (L, B, B). An `optimization_barrier` orders a group's
+gradients before the next group's computation, so that its activations can be freed. No gradient with respect
+to a layer's input is ever computed.
 """
 
 import dataclasses
@@ -78,7 +79,7 @@ class HsicBottleneck:
     """Returns the centred Gram matrix [B, B] of activations, given their inner products and their length d."""
     products = hsic.center(products)  # changes no distance; the cosine is then that of centred features
     if self.kernel == "gaussian":
-      return hsic.center(hsic.gaussian_kernel(products, dimensions, self.sigma))
+      return hsic.center(hsic.gaussian_kernel_less_one(products, dimensions, self.sigma))
     if self.kernel == "cosine":
       return hsic.center(hsic.cosine_kernel(products))
     return products
@@ -93,10 +94,12 @@ class HsicBottleneck:
     """Returns the centred label Gram matrix [B, B] of the global batch's distributions [B, K]."""
     products = hsic.label_products(target, self.balanced)
     if self.kernel == "gaussian":
-      products = hsic.gaussian_kernel(products, target.shape[-1], self.sigma)
+      products = hsic.gaussian_kernel_less_one(products, target.shape[-1], self.sigma)
     return hsic.center(products)
 
-  def losses(self, stack: jax.Array, dimensions: jax.Array, input_gram: jax.Array, label_gram: jax.Array):
+  def losses(
+    self, stack: jax.Array, dimensions: jax.Array, input_gram: jax.Array, label_gram: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Computes every layer's loss and its cotangent, one vmap over the stack.
 
     Args:
@@ -134,34 +137,32 @@ def _last_walked(names: list[str], network: Network) -> str:
   return [name for name in network.layers if name in names][-1]
 
 
+@dataclasses.dataclass
 class _LocalWalk:
-  """One batch's walk: what has been applied, what waits for its group, what has been learned.
+  """One batch's walk: what waits for its group, what has been learned.
 
-  It lives for one trace of the step. Nothing of it outlives `learn`, which is a pure function of the
-  arguments given at construction.
+  It lives for one trace of the step. `learn`, called once, is a pure function of the fields.
   """
 
-  def __init__(
-    self,
-    settings: HsicBottleneck,
-    network: Network,
-    trainable: frozenset[str],
-    axis_name: str | None,
-    closes_group: frozenset[str],
-    params: Tree,
-    stats: Tree,
-    batch: Examples,
-    key: jax.Array,
-  ):
-    self.settings, self.network, self.trainable, self.axis_name = settings, network, trainable, axis_name
-    self.closes_group, self.params, self.stats, self.batch, self.key = closes_group, params, stats, batch, key
-    self.new_stats = dict(stats)
+  settings: HsicBottleneck
+  network: Network
+  trainable: frozenset[str]
+  axis_name: str | None
+  closes_group: frozenset[str]
+  params: Tree
+  stats: Tree
+  batch: Examples
+  key: jax.Array
+
+  def __post_init__(self) -> None:
+    self.new_stats = dict(self.stats)
     self.gradients: Tree = {}
     self.metrics: dict[str, jax.Array] = {}
     self.loss = jnp.zeros((), jnp.float32)
     self.waiting: list[tuple[str, jax.Array, int, Callable[[jax.Array], Any]]] = []
 
   def learn(self) -> Learned:
+    """Walks the batch through the network; returns what every trainable layer learned on the way."""
     rows = self.settings.rows(self.batch.image)
     products = hsic.inner_products(rows, self.axis_name)
     self.input_gram = self.settings.gram(products, rows.shape[-1])
@@ -186,9 +187,7 @@ class _LocalWalk:
       rows = self.settings.rows(output)
       return hsic.inner_products(rows, self.axis_name), (output, stats, rows.shape[-1])
 
-    products, pull_back, (output, self.new_stats[name], d) = jax.vjp(
-      products_of, self.params[name], has_aux=True
-    )
+    products, pull_back, (output, self.new_stats[name], d) = jax.vjp(products_of, self.params[name], has_aux=True)
     self.waiting.append((name, products, d, pull_back))
     return self.settle(output) if name in self.closes_group else output
 
@@ -197,12 +196,8 @@ class _LocalWalk:
     names = [name for name, *_ in self.waiting]
     stack = jnp.stack([products for _, products, _, _ in self.waiting])
     dimensions = jnp.asarray([d for _, _, d, _ in self.waiting], jnp.float32)
-    cotangents, (with_input, with_label) = self.settings.losses(
-      stack, dimensions, self.input_gram, self.label_gram
-    )
-    gradients = {
-      name: pull_back(cotangents[i])[0] for i, (name, _, _, pull_back) in enumerate(self.waiting)
-    }
+    cotangents, (with_input, with_label) = self.settings.losses(stack, dimensions, self.input_gram, self.label_gram)
+    gradients = {name: pull_back(cotangents[i])[0] for i, (name, _, _, pull_back) in enumerate(self.waiting)}
     output, gradients = jax.lax.optimization_barrier((output, gradients))
     self.gradients.update(gradients)
     for i, name in enumerate(names):

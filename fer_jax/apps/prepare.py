@@ -1,0 +1,139 @@
+"""Prepares a dataset: checks the raw files, writes them as a TFDS dataset, and shows what is in it.
+
+Example:
+  python -m fer_jax.apps.prepare --dataset=fer2013 --manual_dir=/data/fer2013
+"""
+
+import argparse
+import hashlib
+import os
+import shlex
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fer_jax.data import arrays, builders
+from fer_jax.errors import run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs the program; raises UserError where the user's files or flags are wrong."""
+  flags = _parser().parse_args(arguments)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  start = time.monotonic()
+  builder = builders.make_builder(flags.dataset, flags.data_dir)
+  if builders.is_prepared(builder) and not flags.overwrite:
+    print(f"{flags.dataset} is already prepared in {builder.data_dir} (--overwrite prepares it anew)")
+  else:
+    print(f"Reading and checking {flags.dataset}, and writing it to {builder.data_dir} ...", flush=True)
+    builder = builders.prepare(flags.dataset, flags.data_dir, flags.manual_dir, overwrite=flags.overwrite)
+    print(f"Written after {time.monotonic() - start:.0f} s. Decoding it for training ...", flush=True)
+  dataset = arrays.load(flags.dataset, flags.data_dir)
+  print(f"Ready after {time.monotonic() - start:.0f} s.")
+  print(f"\n{class_table(dataset)}\n")
+  for line in (*_origin(builder), *(f"warning: {text}" for text in (*dataset.notes, *audit(dataset)))):
+    print(textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+  print(f"\nPrepared data: {builder.data_dir}")
+  print(f"Next: {_next_command(flags.dataset, flags.data_dir)}")
+
+
+def class_table(dataset: arrays.Arrays) -> str:
+  """Returns the table class x split, with totals, as text."""
+  splits = [split for split in arrays.SPLITS if len(dataset.rows(split))]
+  counts = np.array(
+    [np.bincount(dataset.label[dataset.rows(split)], minlength=dataset.num_classes) for split in splits]
+  )
+  counts = np.column_stack([counts.T, counts.sum(axis=0)])
+  rows = [("class", *splits, "total")]
+  rows += [(name, *map(str, line)) for name, line in zip(dataset.class_names, counts, strict=True)]
+  rows += [("total", *map(str, counts.sum(axis=0)))]
+  width = max(len(cell) for row in rows for cell in row) + 2
+  return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>{width}}" for cell in row[1:]) for row in rows)
+
+
+def audit(dataset: arrays.Arrays) -> list[str]:
+  """Says which pictures are equal pixel by pixel, across labels and splits, and which are of one colour.
+
+  Returns:
+    A line for each finding; none for a dataset without such pictures.
+  """
+  digest = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in dataset.image])
+  _, picture, copies = np.unique(digest, return_inverse=True, return_counts=True)
+  labels_of_picture = np.unique(np.column_stack([picture, dataset.label]), axis=0)[:, 0]
+  conflicting = np.sum(np.bincount(labels_of_picture) > 1)
+  in_train = np.zeros(len(copies), bool)
+  in_train[picture[dataset.rows("train")]] = True
+  pixels = dataset.image.reshape(len(dataset), -1)
+  constant = np.sum(pixels.min(axis=1) == pixels.max(axis=1))
+  lines = []
+  if len(copies) < len(dataset):
+    lines.append(f"{len(copies)} distinct images in {len(dataset)} rows: {np.sum(copies > 1)} stand more than once")
+  if conflicting:
+    lines.append(f"{conflicting} of these groups of duplicates have conflicting labels")
+  for split in ("validation", "test"):
+    leaked = np.sum(in_train[picture[dataset.rows(split)]])
+    if leaked:
+      lines.append(f"{leaked} of the {len(dataset.rows(split))} {split} images stand in train as well")
+  if constant:
+    lines.append(f"{constant} images are constant (all pixels equal)")
+  return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.prepare",
+    description="Checks a dataset's files, writes them as a TFDS dataset and shows what is in it. "
+    "Do this once for each dataset, before training.",
+    epilog=_files_help(),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())}")
+  parser.add_argument("--manual_dir", metavar="DIR", help="the folder with the files you downloaded (see below)")
+  parser.add_argument(
+    "--data_dir",
+    metavar="DIR",
+    help="where prepared datasets are kept (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+  )
+  parser.add_argument("--overwrite", action="store_true", help="prepare anew a dataset that is prepared already")
+  return parser
+
+
+def _files_help() -> str:
+  lines = ["what --manual_dir must hold:"]
+  for name in builders.names():
+    files = builders.required_files(name) or "nothing: the dataset is built in, leave --manual_dir out"
+    lines += textwrap.wrap(f"{name}: {files}", 90, initial_indent="  ", subsequent_indent="    ")
+  return "\n".join(
+    ["example:", "  python -m fer_jax.apps.prepare --dataset=fer2013 --manual_dir=$HOME/fer2013", "", *lines]
+  )
+
+
+def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
+  """Says where a dataset came from and, of FER2013, whether FER+ was found."""
+  origin = (builder.info.metadata or {}).get("origin")
+  if not origin:
+    return []
+  lines = [f"source: {origin['path']} (SHA-256 {origin['sha256']})"]
+  if builder.name == "fer2013":
+    found = "found: labels=ferplus_hard and ferplus_soft can be used"
+    lost = "not found; for FER+ labels put fer2013new.csv beside the CSV file and prepare again with --overwrite"
+    lines.append(f"FER+ votes: {found if 'ferplus_sha256' in origin else lost}")
+  return lines
+
+
+def _next_command(name: str, data_dir: str | None) -> str:
+  config = "configs/hsic.py:demo" if name == "synthetic_faces" else "configs/hsic.py"
+  place = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
+  return f"python -m fer_jax.main --config={config}{place}"
+
+
+if __name__ == "__main__":
+  # A scheduler's signal to stop ends the program like Ctrl-C, so that the temporary folder is removed.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  run(main)

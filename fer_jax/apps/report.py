@@ -1,0 +1,87 @@
+"""Writes the report of a training run: one page that needs nothing outside itself.
+
+Usage:
+  python -m fer_jax.apps.report --workdir=W [--beside=W2 ...]
+"""
+
+import argparse
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from fer_jax.apps.report_page.classes import classes, mistakes, samples
+from fer_jax.apps.report_page.curves import curves
+from fer_jax.apps.report_page.markup import Section
+from fer_jax.apps.report_page.provenance import provenance
+from fer_jax.apps.report_page.quantities import accuracy_estimate, percent
+from fer_jax.apps.report_page.run_files import Run, mapping, read_run, write_text
+from fer_jax.apps.report_page.style import CSS
+from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
+from fer_jax.errors import run
+
+
+def _page(of: Run, beside: Sequence[tuple[str, Run]]) -> str:
+  estimate = accuracy_estimate(mapping(of.result))
+  title = of.source if estimate is None else f"{of.source}: {percent(estimate.value)}"
+  parts = [
+    paper_table(of),
+    beside_table(of, beside),
+    curves(of, beside),
+    classes(of),
+    mistakes(of),
+    samples(of),
+    provenance(of),
+  ]
+  sections: list[Section] = [part for part in parts if part is not None]
+  links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in sections)
+  return "\n".join(
+    [
+      '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+      '<meta name="viewport" content="width=device-width, initial-scale=1">',
+      f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>",
+      headline(of),
+      f'<nav aria-label="Sections">{links}</nav>',
+      "<main>",
+      *(section.html() for section in sections),
+      "</main>\n</body>\n</html>\n",
+    ]
+  )
+
+
+def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:
+  """Writes `workdir/report/index.html`, whole or not at all, and returns its path.
+
+  An interrupted run gets a page of what it logged, which says so.
+
+  Args:
+    workdir: a training run's workdir, with at least `config.json` and `metrics.jsonl`.
+    beside: workdirs of runs to compare with; their validation accuracy joins the curves.
+
+  Raises:
+    UserError: a workdir is none, a file in one is damaged, or the page cannot be written.
+  """
+  others = [read_run(other) for other in beside]
+  path = workdir / "report" / "index.html"
+  write_text(path, _page(read_run(workdir), list(zip(names_of(others), others, strict=True))))
+  return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs the command line; prints the page's path."""
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.report", description="Write the report page of a training run."
+  )
+  parser.add_argument("--workdir", type=Path, required=True, help="workdir of the run")
+  parser.add_argument(
+    "--beside",
+    type=Path,
+    action="append",
+    default=[],
+    help="workdir of a run to compare with; may be repeated",
+  )
+  given = parser.parse_args(arguments)
+  print(write_report(given.workdir, given.beside))
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,125 @@
+"""The sections about classes and pictures: confusion matrix, per-class figures, mistakes, samples."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from fer_jax.apps.report_page.markup import Section, picture, table
+from fer_jax.apps.report_page.quantities import count, percent
+from fer_jax.apps.report_page.run_files import Record, Run, mapping
+
+_STRONG = 0.55  # from this share on, a cell's colour calls for light digits
+
+
+def _name(names: Sequence[str], label: int) -> str:
+  return str(names[label]) if label < len(names) else f"class {label}"
+
+
+def _confusion(matrix: list[list[int]], names: Sequence[str]) -> str:
+  heads = "".join(f'<th scope="col">{escape(_name(names, k))}</th>' for k in range(len(matrix)))
+  lines = []
+  for true, row in enumerate(matrix):
+    total = sum(row)
+    cells = []
+    for predicted, number in enumerate(row):
+      share = number / total if total else 0.0
+      kinds = ["strong"] * (share > _STRONG) + ["right"] * (true == predicted)
+      kind = f' class="{" ".join(kinds)}"' if kinds else ""
+      cells.append(f'<td{kind} style="--p:{share:.3f}">{count(number)}<small>{percent(share, 0)}</small></td>')
+    lines.append(f'<tr><th scope="row">{escape(_name(names, true))}</th>{"".join(cells)}</tr>')
+  return (
+    "<figure><figcaption>Confusion matrix<small>Rows: true class; columns: predicted class. Counts, and "
+    "their share of the row, which is the colour.</small></figcaption>"
+    f'<div class="wide"><table class="confusion"><thead><tr>'
+    f'<th class="corner">true \N{RIGHTWARDS ARROW} pred.</th>'
+    f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></figure>"
+  )
+
+
+def _most_confused(matrix: list[list[int]], names: Sequence[str]) -> str:
+  pairs = [
+    (number, true, predicted)
+    for true, row in enumerate(matrix)
+    for predicted, number in enumerate(row)
+    if true != predicted and number
+  ]
+  items = [
+    f"<li><span>{escape(_name(names, true))} \N{RIGHTWARDS ARROW} {escape(_name(names, predicted))}</span>"
+    f'<span class="muted">{count(number)} of {count(sum(matrix[true]))}, '
+    f"{percent(number / sum(matrix[true]), 1)}</span></li>"
+    for number, true, predicted in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:5]
+  ]
+  return f'<h3>Most frequent confusions</h3><ol class="ranked">{"".join(items)}</ol>'
+
+
+def _measure(value: float | None) -> str:
+  if value is None:
+    return '<span class="missing">undefined</span>'
+  return f'<data value="{value!r}">{value:.3f}</data>'
+
+
+def _per_class(rows: Sequence[Record]) -> str:
+  measures = ("precision", "recall", "f1")
+  cells = [
+    [
+      escape(str(row["class"])),
+      *(_measure(row.get(name)) for name in measures),
+      f'<data value="{row["support"]}">{count(row["support"])}</data>',
+    ]
+    for row in rows
+  ]
+  means = []
+  for name in measures:
+    known = [row[name] for row in rows if row.get(name) is not None]
+    means.append(f"{sum(known) / len(known):.3f}" if known else "")
+  cells.append(["mean over classes", *means, count(sum(row["support"] for row in rows))])
+  return "<figure><figcaption>By class</figcaption>" + (
+    table(["class", "precision", "recall", "F1", "images"], cells, marked=len(cells) - 1) + "</figure>"
+  )
+
+
+def classes(run: Run) -> Section | None:
+  """Shows the confusion matrix and the per-class figures of the test split."""
+  result = mapping(run.result)
+  matrix, names = result.get("confusion_matrix") or [], result.get("class_names") or []
+  left = _confusion(matrix, names) if matrix else ""
+  right = _per_class(result["per_class"]) if result.get("per_class") else ""
+  if matrix:
+    right += _most_confused(matrix, names)
+  if not left and not right:
+    return None
+  return Section("classes", "Classes", f'<div class="columns">{left}<div>{right}</div></div>')
+
+
+def mistakes(run: Run) -> Section | None:
+  """Shows the most confident wrong answers over the test split, the worst first."""
+  if run.predictions is None or not len(run.predictions.worst):
+    return None
+  of = run.predictions
+  names = mapping(run.result).get("class_names") or []
+  items = []
+  for position, image in zip(of.worst.tolist(), of.worst_image, strict=True):
+    probability = of.probability[position]
+    true, predicted = int(of.label[position]), int(np.argmax(probability))
+    said = f"{_name(names, true)} \N{RIGHTWARDS ARROW} {_name(names, predicted)}"
+    items.append(
+      f"<li>{picture(image, said)}{escape(said)}<br>"
+      f'<span class="muted">{percent(float(probability[predicted]), 1)} \N{MIDDLE DOT} '
+      f"{percent(float(probability[true]), 1)}<br>row {int(of.index[position])}</span></li>"
+    )
+  lead = (
+    '<p class="lead">True \N{RIGHTWARDS ARROW} predicted class, the most confident wrong answer first; '
+    "below, the probability given to the predicted and to the true class, and the image's row in the "
+    "dataset.</p>"
+  )
+  return Section("mistakes", "Worst mistakes", f'{lead}<ul class="pictures">{"".join(items)}</ul>')
+
+
+def samples(run: Run) -> Section | None:
+  """Shows augmented training images as the network sees them."""
+  if run.predictions is None or run.predictions.sample_image is None or not len(run.predictions.sample_image):
+    return None
+  items = "".join(f"<li>{picture(image, 'augmented sample')}</li>" for image in run.predictions.sample_image)
+  lead = '<p class="lead">Training images after augmentation, as the network sees them.</p>'
+  return Section("samples", "Augmented samples", f'{lead}<ul class="pictures small">{items}</ul>')

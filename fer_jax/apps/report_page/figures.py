@@ -1,0 +1,234 @@
+"""Curves as inline SVG that takes its colours and its type from the page around it.
+
+Matplotlib knows neither CSS variables nor the reader's colour scheme. A figure is therefore drawn in stand-in
+colours, each of which is then replaced by the CSS colour that it stands for.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fer_jax.apps.report_page.run_files import Record
+
+_POINTS = 240  # about one a pixel of a figure's width on a phone
+_SETTINGS: dict[Any, Any] = {  # matplotlib types each key apart
+  "svg.fonttype": "none",
+  "text.parse_math": False,
+  "font.size": 9.0,
+  "axes.linewidth": 0.6,
+  "xtick.major.width": 0.6,
+  "ytick.major.width": 0.6,
+  "xtick.major.size": 3.0,
+  "ytick.major.size": 0.0,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.spines.left": False,
+  "lines.linewidth": 1.4,
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+  """A stretch of steps trained under one objective; `first` and `last` are steps."""
+
+  name: str
+  first: int
+  last: int
+
+
+@dataclass(frozen=True)
+class Line:
+  """A curve: its name in the legend, its CSS colour, and its pieces (steps, values), drawn apart."""
+
+  name: str
+  colour: str
+  pieces: list[tuple[np.ndarray, np.ndarray]]
+  dashed: bool = False
+
+  @property
+  def drawable(self) -> bool:
+    """Whether any value is finite."""
+    return any(np.isfinite(values).any() for _, values in self.pieces)
+
+
+@dataclass(frozen=True)
+class Chart:
+  """A figure to draw: curves over steps, the phases behind them and a (step, value) to ring."""
+
+  title: str
+  lines: Sequence[Line]
+  note: str = ""
+  as_percent: bool = False
+  ringed: tuple[float, float] | None = None
+
+
+def phases_of(records: Iterable[Record]) -> list[Phase]:
+  """Returns the phases in their order, read off the training records."""
+  phases: list[Phase] = []
+  for record in records:
+    name, step = str(record.get("phase") or ""), int(record["step"])
+    if phases and phases[-1].name == name:
+      phases[-1] = Phase(name, phases[-1].first, step)
+    else:
+      phases.append(Phase(name, phases[-1].last if phases else 0, step))
+  return phases
+
+
+def _number(value: object) -> float:
+  return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _averaged(values: np.ndarray, bins: int) -> np.ndarray:
+  return np.array([part.mean() for part in np.array_split(values, bins)])
+
+
+def line_of(name: str, colour: str, records: Sequence[Record], key: str, dashed: bool = False) -> Line:
+  """Makes a curve of one key of the records, in one piece for each phase.
+
+  A curve of more than 240 points is drawn through the means of as many equal runs of records; a value that is
+  not finite leaves a gap.
+  """
+  pieces: list[tuple[np.ndarray, np.ndarray]] = []
+  group: list[Record] = []
+  known = [record for record in records if key in record]
+  bins = min(len(known), _POINTS)
+  for position, record in enumerate(known):
+    group.append(record)
+    following = known[position + 1] if position + 1 < len(known) else None
+    if following is not None and following.get("phase") == record.get("phase"):
+      continue
+    share = max(1, round(bins * len(group) / len(known)))
+    steps = np.array([float(one["step"]) for one in group])
+    values = np.array([_number(one[key]) for one in group])
+    pieces.append((_averaged(steps, share), _averaged(values, share)))
+    group = []
+  return Line(name, colour, pieces, dashed)
+
+
+def depth_colour(position: int, layers: int) -> str:
+  """Returns the CSS colour of a layer: from the network's input to its output."""
+  share = 100 * position / max(1, layers - 1)
+  return f"color-mix(in oklab, var(--deep) {share:.0f}%, var(--shallow))"
+
+
+class _StandIns:
+  """Colours that matplotlib can draw, and the CSS colour that each stands for."""
+
+  def __init__(self) -> None:
+    self._css: dict[str, str] = {}
+
+  def __call__(self, css: str) -> str:
+    for hexadecimal, known in self._css.items():
+      if known == css:
+        return hexadecimal
+    hexadecimal = f"#fe01{len(self._css):02x}"
+    self._css[hexadecimal] = css
+    return hexadecimal
+
+  def replace_in(self, svg: str) -> str:
+    return re.sub("#fe01[0-9a-f]{2}", lambda match: self._css[match[0]], svg)
+
+
+def _draw_phases(axes: Axes, phases: Sequence[Phase], colour: _StandIns) -> None:
+  length = max(1, phases[-1].last - phases[0].first)
+  for position, phase in enumerate(phases):
+    if position % 2 == 0:
+      axes.axvspan(phase.first, phase.last, color=colour("var(--shade)"), linewidth=0, zorder=0)
+    # A name needs about 2 % of the width for each letter; the text above the figures tells the others.
+    if (phase.last - phase.first) / length > 0.02 * len(phase.name):
+      axes.text(
+        phase.first,
+        1.03,
+        f" {phase.name}",
+        transform=axes.get_xaxis_transform(),
+        color=colour("var(--muted)"),
+        fontsize=8,
+      )
+
+
+def _draw_lines(axes: Axes, chart: Chart, colour: _StandIns) -> None:
+  for line in chart.lines:
+    for steps, values in line.pieces:
+      finite = int(np.isfinite(values).sum())
+      axes.plot(
+        steps,
+        values,
+        color=colour(line.colour),
+        linestyle=(0, (4, 2)) if line.dashed else "solid",
+        marker="o" if finite <= 30 else None,
+        markersize=2.6 if finite > 1 else 4.0,
+        clip_on=False,
+      )
+  if chart.ringed is not None:
+    axes.plot(
+      *chart.ringed,
+      marker="o",
+      markersize=8,
+      markerfacecolor="none",
+      markeredgewidth=1.3,
+      color=colour("var(--accent)"),
+      clip_on=False,
+    )
+
+
+def _tick(as_percent: bool) -> Callable[[float, float], str]:
+  return lambda value, _: f"{100 * value:g} %" if as_percent else f"{value:,.6g}"
+
+
+def _cleaned(svg: str, description: str) -> str:
+  """Makes matplotlib's file an element of a page: no metadata, no identifiers that repeat, no fonts."""
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+  svg = re.sub(r'font: (?:\w+ )*?([\d.]+)px [^;"]*', r"font-size: \1px", svg)
+  svg = svg.replace("xlink:href", "href")
+  box = re.search(r'viewBox="[^"]*"', svg)
+  start = f'<svg role="img" aria-label="{escape(description)}" {box[0] if box else ""}>'
+  return re.sub(r"<svg[^>]*>", lambda _: start, svg, count=1).strip()
+
+
+def _range(lines: Sequence[Line], phases: Sequence[Phase]) -> tuple[float, float]:
+  """Returns the steps to show, first and last: the training's, so that charts line up, and any curve's."""
+  ends = [float(step) for phase in phases for step in (phase.first, phase.last)]
+  ends += [float(step) for line in lines for steps, _ in line.pieces for step in (steps[0], steps[-1])]
+  first, last = min(ends, default=0.0), max(ends, default=0.0)
+  return first, last if last > first else first + 1
+
+
+def draw(chart: Chart, phases: Sequence[Phase]) -> str:
+  """Returns the chart as one `<svg>` element without any reference outside itself."""
+  colour = _StandIns()
+  lines = [line for line in chart.lines if line.drawable]
+  # The salt names clip paths and markers, which must not meet those of the page's other figures.
+  with mpl.rc_context({**_SETTINGS, "svg.hashsalt": chart.title}):
+    figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    if len(phases) > 1:
+      _draw_phases(axes, phases, colour)
+    _draw_lines(axes, chart, colour)
+    axes.grid(axis="y", color=colour("var(--rule)"), linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlim(*_range(lines, phases))
+    axes.set_xlabel("step", color=colour("var(--muted)"))
+    axes.tick_params(colors=colour("var(--muted)"))
+    axes.spines["bottom"].set_color(colour("var(--muted)"))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter(_tick(False))
+    axes.yaxis.set_major_formatter(_tick(chart.as_percent))
+    target = io.StringIO()
+    figure.savefig(target, format="svg", transparent=True)
+  names = ", ".join(line.name for line in lines)
+  return colour.replace_in(_cleaned(target.getvalue(), f"{chart.title} over training steps: {names}"))

@@ -1,0 +1,88 @@
+"""The few HTML forms that the page's sections share. Text is escaped here, once."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import cv2
+import numpy as np
+
+from fer_jax.apps.report_page.figures import Chart, Phase, draw
+from fer_jax.apps.report_page.quantities import NOT_MEASURED
+
+
+@dataclass(frozen=True)
+class Section:
+  """A titled part of the page, `body` being HTML; `anchor` is its address within the page."""
+
+  anchor: str
+  title: str
+  body: str
+
+  def html(self) -> str:
+    """Returns the section's element."""
+    return f'<section id="{self.anchor}">\n<h2>{escape(self.title)}</h2>\n{self.body}\n</section>'
+
+
+def said(text: str) -> str:
+  """Escapes a value, setting one that is not yet measured apart."""
+  return f'<span class="missing">{escape(text)}</span>' if text == NOT_MEASURED else escape(text)
+
+
+def facts(rows: Iterable[tuple[str, str, str]]) -> str:
+  """Returns a definition list of (name, value, small print below it)."""
+  items = []
+  for name, value, small in rows:
+    below = f"<small>{escape(small)}</small>" if small else ""
+    items.append(f"<div><dt>{escape(name)}</dt><dd>{said(value)}{below}</dd></div>")
+  return f'<dl class="facts">{"".join(items)}</dl>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None) -> str:
+  """Returns a table whose first column names the rows and whose others are set right.
+
+  Args:
+    head: column names, plain text.
+    rows: cells as HTML, the first of each the row's heading.
+    marked: position of a row to set apart.
+  """
+  first, *others = (escape(name) for name in head)
+  names = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in others)
+  lines = []
+  for position, (heading, *values) in enumerate(rows):
+    cells = "".join(f'<td class="n">{value}</td>' for value in values)
+    kind = ' class="this"' if position == marked else ""
+    lines.append(f'<tr{kind}><th scope="row">{heading}</th>{cells}</tr>')
+  return f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def bullets(texts: Iterable[str]) -> str:
+  """Returns a list of plain texts."""
+  return f'<ul class="plain">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
+
+
+def picture(image: np.ndarray, alternative: str) -> str:
+  """Returns an `<img>` that carries its picture, `[H, W, C]` uint8 with one or three (RGB) channels."""
+  pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[-1] == 3 else image
+  _, png = cv2.imencode(".png", np.ascontiguousarray(pixels))
+  data = base64.b64encode(png.tobytes()).decode("ascii")
+  height, width = image.shape[:2]
+  return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{escape(alternative)}">'
+
+
+def chart_figure(chart: Chart, phases: Sequence[Phase]) -> str:
+  """Returns a chart with its caption and, where it has several curves, its legend."""
+  entries = [
+    f'<li><i{" class=dashed" if line.dashed else ""} style="--colour: {line.colour}"></i>{escape(line.name)}</li>'
+    for line in chart.lines
+  ]
+  if chart.ringed is not None:
+    step = f"{chart.ringed[0]:,.0f}"
+    entries.append(f'<li><i class="ring" style="--colour: var(--accent)"></i>selected, step {step}</li>')
+  named = len(entries) > 1 or chart.lines[0].name != chart.title.lower()
+  legend = f'<ul class="legend">{"".join(entries)}</ul>' if named else ""
+  note = f"<small>{escape(chart.note)}</small>" if chart.note else ""
+  return (
+    f'<figure class="chart"><figcaption>{escape(chart.title)}{note}</figcaption>{draw(chart, phases)}{legend}</figure>'
+  )

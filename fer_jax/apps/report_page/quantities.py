@@ -1,0 +1,110 @@
+"""How measured quantities are written, on the report page and in the README's tables alike."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+NOT_MEASURED = "not yet measured"
+
+
+@dataclass(frozen=True)
+class Estimate:
+  """An accuracy in [0, 1], the interval around it where one is known, and what the interval means."""
+
+  value: float
+  interval: tuple[float, float] | None
+  meaning: str
+
+
+def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+  """Returns the score interval of a binomial proportion (Wilson, JASA 22, 1927), `trials` > 0."""
+  z = NormalDist().inv_cdf(0.5 + confidence / 2)
+  share = successes / trials
+  centre = share + z * z / (2 * trials)
+  half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+  scale = 1 + z * z / trials
+  return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
+  """Returns a result's test accuracy with its 95 % interval, or None where none was measured.
+
+  One run: the Wilson interval over its test images. Several (seeds or folds): their mean and the
+  interval over the runs that the result states; the images of seeds that share a test split are
+  not independent, so no binomial interval is made of them.
+  """
+  runs = result.get("runs") or []
+  if len(runs) > 1 and result.get("mean") is not None:
+    low_high = result.get("interval_95")
+    interval = (float(low_high[0]), float(low_high[1])) if low_high else None
+    spread = "" if result.get("std") is None else f", standard deviation {percent(result['std'])}"
+    return Estimate(float(result["mean"]), interval, f"mean of {len(runs)} runs{spread}")
+  if result.get("accuracy") is None:
+    return None
+  accuracy = float(result["accuracy"])
+  images = sum(sum(row) for row in result.get("confusion_matrix") or [])
+  if not images:
+    return Estimate(accuracy, None, "number of test images not stated")
+  return Estimate(accuracy, wilson_interval(accuracy * images, images), f"Wilson, over {count(images)} test images")
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+  """Writes a share in [0, 1]: 0.7124 is "71.24 %"."""
+  return NOT_MEASURED if share is None else f"{100 * share:.{digits}f} %"
+
+
+def percent_range(low: float, high: float) -> str:
+  """Writes an interval of shares: "69.74 - 72.70 %", with a dash of the right length."""
+  return f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f} %"
+
+
+def count(number: float | None) -> str:
+  """Writes a whole number with separators: "7,000,000"."""
+  return NOT_MEASURED if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+  """Writes seconds as a reader says them: "0.049 s", "42.1 s", "14 min 20 s", "2 h 05 min"."""
+  if seconds is None:
+    return NOT_MEASURED
+  if seconds < 1:
+    return f"{seconds:.3g} s"
+  if round(seconds, 1) < 60:
+    return f"{seconds:.1f} s"
+  if round(seconds) < 3600:
+    return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
+  minutes = round(seconds / 60)
+  return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def memory(size: float | None) -> str:
+  """Writes a number of bytes in binary units: "1.24 GiB"."""
+  if size is None:
+    return NOT_MEASURED
+  for unit in ("B", "KiB", "MiB"):
+    if size < 1024:
+      return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+    size /= 1024
+  return f"{size:.2f} GiB"
+
+
+def quantity(name: str, value: object) -> str:
+  """Writes the value of a named quantity: accuracies as percentages, others with 4 significant digits."""
+  if value is None:
+    return NOT_MEASURED
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return str(value)
+  if "accuracy" in name:
+    return percent(value)
+  if abs(value) >= 1000 or isinstance(value, int):
+    return count(value)
+  return f"{value:.4g}"
+
+
+def short_commit(commit: object) -> str:
+  """Writes a commit by its first nine digits, keeping a mark such as "-dirty" behind it."""
+  text = str(commit or "unknown")
+  digits = len(text) - len(text.lstrip("0123456789abcdef"))
+  return text[:9] + text[digits:] if digits >= 9 else text

@@ -1,0 +1,189 @@
+"""The top of the page: what came out, what to be wary of, and how it compares."""
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from fer_jax.apps.report_page.curves import first_loss_not_finite, other_colour
+from fer_jax.apps.report_page.markup import Section, facts, said, table
+from fer_jax.apps.report_page.quantities import (
+  NOT_MEASURED,
+  accuracy_estimate,
+  count,
+  duration,
+  memory,
+  percent,
+  percent_range,
+  quantity,
+)
+from fer_jax.apps.report_page.run_files import Record, Run, mapping
+
+
+def best_validation(run: Run) -> Record | None:
+  """Returns the validation figures (accuracy, step): those selected, or the best so far, or None."""
+  selected = mapping(mapping(run.result).get("validation"))
+  if selected.get("accuracy") is not None:
+    return dict(selected)
+  return max(
+    (record for record in run.validation if record.get("accuracy") is not None),
+    key=lambda record: (record["accuracy"], -record["step"]),
+    default=None,
+  )
+
+
+def seconds_of(run: Run) -> float | None:
+  """Returns the run's seconds: the total, or those until its last record."""
+  if run.result is not None:
+    return run.result.get("seconds")
+  logged = [*run.metrics.train, *run.validation]
+  return max((record["seconds"] for record in logged if record.get("seconds") is not None), default=None)
+
+
+def _merit(run: Run) -> str:
+  estimate = accuracy_estimate(mapping(run.result))
+  interval = ""
+  if estimate is not None:
+    name, value, below = "Test accuracy", estimate.value, estimate.meaning
+    if estimate.interval is not None:
+      interval = f'<p class="interval">95 % interval {percent_range(*estimate.interval)}</p>'
+  else:
+    best = best_validation(run)
+    if best is None:
+      return f'<div class="figure-of-merit"><p class="name">Test accuracy</p>{said(NOT_MEASURED)}</div>'
+    name, value = "Best validation accuracy so far", float(best["accuracy"])
+    below = f"at step {count(best['step'])}; test accuracy {NOT_MEASURED}"
+  number = percent(value).removesuffix(" %")
+  return (
+    f'<div class="figure-of-merit"><p class="name">{name}</p><div class="value">{number}<span> %</span></div>'
+    f'{interval}<p class="muted">{escape(below)}</p></div>'
+  )
+
+
+def _facts(run: Run) -> str:
+  result = mapping(run.result)
+  best = best_validation(run)
+  selected = "selected" if result else "best so far"
+  stopped = str(result.get("stopped") or "finished") if result else "no result yet"
+  kind = "state good" if stopped == "finished" else "state"
+  listed = facts(
+    [
+      (
+        "Validation accuracy",
+        percent(best["accuracy"]) if best else NOT_MEASURED,
+        f"{selected}: step {count(best['step'])}" if best and best.get("step") is not None else "",
+      ),
+      ("Steps", count(result.get("steps", run.last_step)), ""),
+      ("Time", duration(seconds_of(run)), "whole run" if result else "until the last record"),
+      ("Dataset", str(result.get("dataset") or "not stated"), ""),
+      ("Parameters", count(result.get("parameters")), ""),
+      ("Peak memory", memory(result.get("peak_memory_bytes")), ""),
+      ("Device", str(result.get("device") or run.config.get("device") or "not stated"), ""),
+    ]
+  )
+  ended = f'<div><dt>Ended</dt><dd class="{kind}">{escape(stopped)}</dd></div>'
+  return listed.removesuffix("</dl>") + ended + "</dl>"
+
+
+def notices(run: Run) -> list[str]:
+  """Returns what a reader must know before believing the page, as plain sentences."""
+  found = []
+  if run.result is None:
+    found.append(
+      "This run has no result.json: it was interrupted, or is still going. The page shows what it "
+      f"logged up to step {count(run.last_step)}; nothing was measured on the test split."
+    )
+  elif run.predictions is None:
+    found.append("This run has no predictions.npz: its worst mistakes and augmented samples cannot be shown.")
+  broken = first_loss_not_finite(run)
+  if broken is not None:
+    found.append(f"The training loss is not a finite number at step {count(broken)}.")
+  if run.metrics.unreadable:
+    lines = ", ".join(str(number) for number in run.metrics.unreadable[:20])
+    more = ", \N{HORIZONTAL ELLIPSIS}" if len(run.metrics.unreadable) > 20 else ""
+    number = len(run.metrics.unreadable)
+    found.append(
+      f"{number} {'line' if number == 1 else 'lines'} of metrics.jsonl could not be read and "
+      f"{'is' if number == 1 else 'are'} left out, as after a crash (line {lines}{more})."
+    )
+  return found
+
+
+def headline(run: Run) -> str:
+  """Returns the page's head: which run, its figure of merit, its facts, and any notices."""
+  paper = mapping(mapping(run.config.get("config")).get("paper"))
+  title, reference = paper.get("title"), paper.get("reference")
+  about = " \N{MIDDLE DOT} ".join(escape(str(part)) for part in (title, reference) if part)
+  warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(run))
+  return (
+    f'<header><div class="eyebrow">{escape(run.name)}</div><h1>{escape(run.source)}</h1>'
+    + (f'<div class="muted">{about}</div>' if about else "")
+    + f'{warned}<div class="headline">{_merit(run)}{_facts(run)}</div></header>'
+  )
+
+
+def paper_table(run: Run) -> Section | None:
+  """Sets every quantity that the paper reports beside the run's own, measured or not yet."""
+  paper = mapping(mapping(run.config.get("config")).get("paper"))
+  reported = mapping(paper.get("reported"))
+  if not reported:
+    return None
+  measured = mapping(mapping(run.result).get("measured"))
+  rows = [
+    [escape(name), escape(quantity(name, value)), said(quantity(name, measured.get(name)))]
+    for name, value in reported.items()
+  ]
+  note = f'<p class="lead" style="margin-top: 0.75rem">{escape(str(paper["note"]))}</p>' if paper.get("note") else ""
+  return Section(
+    "paper",
+    "Paper and measured",
+    f'<div class="narrow">{table(["quantity", "paper", "this run"], rows)}</div>{note}',
+  )
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+  """Returns a name for each run: its workdir's last part, or all of it where two share that part."""
+  last = [run.name for run in runs]
+  return [run.name if last.count(run.name) == 1 else str(run.workdir) for run in runs]
+
+
+def _row(name: str, run: Run, own: float | None) -> list[str]:
+  result = mapping(run.result)
+  estimate = accuracy_estimate(result)
+  best = best_validation(run)
+  if estimate is None:
+    accuracy, difference = said(NOT_MEASURED), ""
+  else:
+    interval = "" if estimate.interval is None else f" ({percent_range(*estimate.interval)})"
+    accuracy = f'{percent(estimate.value)}<span class="muted">{interval}</span>'
+    difference = "" if own is None else f"{100 * (estimate.value - own):+.2f}".replace("-", "\N{MINUS SIGN}")
+  return [
+    f'<span class="nowrap">{name}</span>',
+    accuracy,
+    difference,
+    percent(best["accuracy"]) if best else said(NOT_MEASURED),
+    duration(seconds_of(run)),
+    count(result.get("steps", run.last_step)),
+    f"<code>{escape(run.source)}</code>",
+  ]
+
+
+def beside_table(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
+  """Lists the run and those beside it, each linked to its own page where that is written."""
+  if not beside:
+    return None
+  estimate = accuracy_estimate(mapping(run.result))
+  own = None if estimate is None else estimate.value
+  rows = [_row("this run", run, None)]
+  for position, (name, other) in enumerate(beside):
+    page = other.workdir.resolve() / "report" / "index.html"
+    linked = escape(name)
+    if page.is_file():
+      address = Path(os.path.relpath(page, run.workdir.resolve() / "report")).as_posix()
+      linked = f'<a href="{quote(address)}">{linked}</a>'
+    chip = f'<i class="dashed chip" style="--colour: {other_colour(position)}"></i>'
+    rows.append(_row(f"{chip}{linked}", other, own))
+  head = ["run", "test accuracy (95 %)", "points", "validation", "time", "steps", "config"]
+  lead = '<p class="lead">Points: test accuracy above (+) or below (\N{MINUS SIGN}) this run.</p>'
+  return Section("beside", "Runs beside", lead + table(head, rows, marked=0))

@@ -1,0 +1,231 @@
+"""Writes the README's tables from the measured results, so that no figure is typed by hand.
+
+Usage:
+  python -m fer_jax.apps.tables --add=WORKDIR --name=NAME     keep a run's result as results/NAME.json
+  python -m fer_jax.apps.tables [--results=results] [--readme=README.md]     rewrite the README's tables
+  python -m fer_jax.apps.tables --check     exit with status 1 where the README differs from the results
+
+A table stands between `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for
+each result `results/a.json`, `results/b.json`; `bench` has a table for each of these files that a benchmark
+wrote. Without `rows`, all files of the kind are shown, by name; a file that is named and absent shows as "not
+yet measured".
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fer_jax.apps.report_page.quantities import (
+  NOT_MEASURED,
+  accuracy_estimate,
+  count,
+  percent,
+  percent_range,
+  quantity,
+  short_commit,
+)
+from fer_jax.apps.report_page.run_files import Record, read_json, write_text
+from fer_jax.errors import UserError, run
+
+_BLOCK = re.compile(
+  r"(?P<start><!-- results:(?P<table>\S+)(?P<options>[^>]*?) -->\n).*?(?P<end><!-- /results -->)", re.DOTALL
+)
+_START, _END = "<!-- results:", "<!-- /results -->"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ACCURACY = [
+  "run",
+  "config",
+  "dataset",
+  "test accuracy (95 % interval)",
+  "seconds",
+  "steps",
+  "device",
+  "commit",
+]
+_HEADINGS = {"images_per_second": "images/s", "time_ratio": "time ratio", "memory_ratio": "memory ratio"}
+
+
+def load_results(folder: Path) -> dict[str, Record]:
+  """Reads every `*.json` of the results folder, by the file's name without its suffix.
+
+  An absent folder holds no results.
+
+  Raises:
+    UserError: a file is neither a run's result nor a benchmark's.
+  """
+  results = {}
+  for path in sorted(folder.glob("*.json")):
+    result = read_json(path)
+    if not _is_bench(result) and result.get("accuracy") is None:
+      raise UserError(
+        f"{path}: expected a run's result (accuracy) or a benchmark's (what, rows); write it again with "
+        "--add or with the benchmark"
+      )
+    results[path.stem] = result
+  return results
+
+
+def add_result(workdir: Path, name: str, folder: Path) -> Path:
+  """Keeps a run's `result.json` as `folder/name.json`, whole, with its config's overrides; returns the path.
+
+  Raises:
+    UserError: the run has no test accuracy yet, or the name is not one word.
+  """
+  if not _NAME.fullmatch(name):
+    raise UserError(f"--name={name}: expected letters, digits, '_', '-' and '.'; give another")
+  source = workdir / "result.json"
+  if not source.is_file():
+    raise UserError(f"{source}: expected the result of a finished run, but there is none; let the training end first")
+  result = read_json(source)
+  if result.get("accuracy") is None:
+    raise UserError(f"{source}: expected the key accuracy, but it is missing; evaluate the run on its test split")
+  config = workdir / "config.json"
+  if "overrides" not in result and config.is_file():
+    result["overrides"] = read_json(config).get("overrides") or []
+  path = folder / f"{name}.json"
+  write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+  return path
+
+
+def _is_bench(result: Mapping[str, Any]) -> bool:
+  return "what" in result and isinstance(result.get("rows"), list)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> str:
+  """Returns a Markdown table; the columns at `texts` are aligned left, the others right."""
+  rule = [":---" if position in texts else "---:" for position in range(len(head))]
+  lines = [head, rule, *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _accuracy_row(name: str, result: Mapping[str, Any] | None) -> list[str]:
+  if result is None:
+    return [name, "", "", NOT_MEASURED, "", "", "", ""]
+  estimate = accuracy_estimate(result)
+  if estimate is None:
+    raise UserError(f"results/{name}.json: expected the key accuracy for a row of accuracy; name another file")
+  accuracy = percent(estimate.value)
+  if estimate.interval is not None:
+    accuracy += f" ({percent_range(*estimate.interval)})"
+  if len(result.get("runs") or []) > 1:
+    accuracy += f", {estimate.meaning}"
+  config = " ".join([str(result.get("config") or "not stated"), *map(str, result.get("overrides") or [])])
+  seconds = result.get("seconds")
+  return [
+    name,
+    f"`{config}`",
+    str(result.get("dataset") or "not stated"),
+    accuracy,
+    NOT_MEASURED if seconds is None else f"{seconds:,.0f}",
+    count(result.get("steps")),
+    str(result.get("device") or "not stated"),
+    f"`{short_commit(result.get('commit'))}`",
+  ]
+
+
+def _accuracy_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
+  return _markdown(_ACCURACY, [_accuracy_row(name, results.get(name)) for name in names], texts=(0, 1, 2, 6, 7))
+
+
+def _bench_table(name: str, bench: Record | None) -> str:
+  if bench is None:
+    return f"**{name}**: {NOT_MEASURED}"
+  if not _is_bench(bench):
+    raise UserError(f"results/{name}.json: expected a benchmark's keys what and rows; name another file")
+  rows: list[Record] = bench["rows"]
+  keys = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
+  head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
+  cells = [[str(row.get("name", "")), *(quantity(key, row.get(key)) for key in keys)] for row in rows]
+  versions = ", ".join(f"{package} {version}" for package, version in (bench.get("versions") or {}).items())
+  measured = f"{bench.get('device', 'device not stated')}; {versions or 'versions not stated'}"
+  made = f"Measured on {measured}; commit `{short_commit(bench.get('commit'))}`."
+  return f"{_markdown(head, cells, texts=(0,))}\n\n{made}"
+
+
+def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
+  given = re.fullmatch(r"\s*(?:rows=(\S+))?\s*", options)
+  if kind not in ("accuracy", "bench") or given is None:
+    raise UserError(
+      f"{where}: expected `<!-- results:accuracy rows=a,b -->` or `<!-- results:bench rows=a,b -->`, found "
+      f"`results:{kind}{options}`; correct the marker"
+    )
+  if given[1]:
+    names = [name for name in given[1].split(",") if name]
+  else:
+    names = [name for name, result in results.items() if _is_bench(result) == (kind == "bench")]
+  if not names:
+    return f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."
+  if kind == "accuracy":
+    return _accuracy_table(names, results)
+  return "\n\n".join(_bench_table(name, results.get(name)) for name in names)
+
+
+def render(readme: str, results: Mapping[str, Record], where: str = "README.md") -> str:
+  """Returns the README's text with every marked table made anew from the results.
+
+  Args:
+    readme: the text, with at least one pair of markers.
+    results: each results file's content by name, as `load_results` reads them.
+    where: the README's name in messages.
+
+  Raises:
+    UserError: no marker, one that is not closed or not known, or a row that names a file of the other kind.
+  """
+  blocks = list(_BLOCK.finditer(readme))
+  # A start without its end swallows the next block: then a block holds a second start.
+  if len(blocks) != readme.count(_START) or len(blocks) != readme.count(_END):
+    raise UserError(
+      f"{where}: expected each `<!-- results:NAME -->` on a line of its own before its own `{_END}`, found "
+      f"{readme.count(_START)} starts and {readme.count(_END)} ends; pair them"
+    )
+  if not blocks:
+    raise UserError(f"{where}: expected a marker `<!-- results:NAME -->`, found none; put one where a table belongs")
+
+  def remade(block: re.Match[str]) -> str:
+    line = readme.count("\n", 0, block.start()) + 1
+    made = _table(block["table"], block["options"], results, f"{where}:{line}")
+    # Markdown needs an empty line between a comment and a table.
+    return f"{block['start']}\n{made}\n\n{block['end']}"
+
+  return _BLOCK.sub(remade, readme)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns 1 where `--check` finds a difference, else 0."""
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.tables", description="Write the README's tables from the measured results."
+  )
+  parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results' JSON files")
+  parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the marked tables")
+  action = parser.add_mutually_exclusive_group()
+  action.add_argument("--check", action="store_true", help="compare only; status 1 where they differ")
+  action.add_argument("--add", type=Path, metavar="WORKDIR", help="keep this run's result under --name")
+  parser.add_argument("--name", help="with --add: the results file's name, without .json")
+  given = parser.parse_args(arguments)
+  if (given.add is None) != (given.name is None):
+    raise UserError("--add and --name: expected both or neither; give the run's workdir and its results file's name")
+  if given.add is not None:
+    print(add_result(given.add, given.name, given.results))
+    return 0
+  try:
+    present = given.readme.read_text(encoding="utf-8")
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{given.readme}: expected a README with marked tables, cannot read it ({error}); give --readme"
+    ) from None
+  made = render(present, load_results(given.results), str(given.readme))
+  if given.check:
+    if made != present:
+      print(f"{given.readme} differs from {given.results}: run python -m fer_jax.apps.tables")
+    return int(made != present)
+  if made != present:
+    write_text(given.readme, made)
+  print(given.readme)
+  return 0
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,89 @@
+"""FER2013 as Kaggle's folders of images: train/<class>/*.jpg and test/<class>/*.jpg."""
+
+import hashlib
+import pathlib
+
+import cv2
+import numpy as np
+from tensorflow_datasets.core import utils as tfds_utils
+
+from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
+from fer_jax.errors import UserError
+
+SPLITS = ("train", "test")
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read(folder: pathlib.Path) -> Raw:
+  """Reads and checks a whole tree of images.
+
+  Args:
+    folder: holds train/ and test/, each with one folder a class.
+
+  Returns:
+    The images: train before test, classes in the order of CLASS_NAMES, files by name.
+
+  Raises:
+    UserError: naming the file or folder, where a class is missing, unknown or without images, or an image
+      is unreadable or not 48x48 grey.
+  """
+  files, ignored = _list(folder)
+  digest = hashlib.sha256()
+  image = []
+  for path, _, _ in tfds_utils.tqdm(files, desc=f"Reading {folder.name}", unit=" images", leave=False):
+    data = path.read_bytes()
+    digest.update(f"{path.relative_to(folder).as_posix()} {len(data)}\n".encode() + data)
+    image.append(_decode(path, data))
+  warnings = [
+    "the public and the private test images cannot be told apart in this form of FER2013: both are in the "
+    "split `test`, whose accuracy cannot be compared with published private-test figures; no validation split"
+  ]
+  if ignored:
+    listed = ", ".join(path.relative_to(folder).as_posix() for path in ignored)
+    warnings.append(f"{len(ignored)} files that are no .jpg or .png were left out: {listed}")
+  return Raw(
+    image=np.stack(image),
+    label=np.array([label for _, label, _ in files]),
+    split=np.array([split for _, _, split in files]),
+    origin={"form": "folders", "path": str(folder), "sha256": digest.hexdigest()},
+    warnings=tuple(warnings),
+  )
+
+
+def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], list[pathlib.Path]]:
+  """Lists (file, label, split) of every image, and the files that are none."""
+  files, ignored = [], []
+  for split in SPLITS:
+    _check_classes(folder / split)
+    for label, name in enumerate(CLASS_NAMES):
+      inside = sorted(path for path in (folder / split / name).iterdir() if not path.name.startswith("."))
+      images = [path for path in inside if path.suffix.lower() in _SUFFIXES]
+      if not images:
+        raise UserError(f"{folder / split / name} holds no .jpg or .png images: unpack the dataset again")
+      files += [(path, label, split) for path in images]
+      ignored += [path for path in inside if path.suffix.lower() not in _SUFFIXES]
+  return files, ignored
+
+
+def _check_classes(folder: pathlib.Path) -> None:
+  present = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+  if not present:
+    raise UserError(f"{folder} holds no folders of images; expected one a class: {', '.join(CLASS_NAMES)}")
+  for name in sorted(present.symmetric_difference(CLASS_NAMES)):
+    fault = "is missing" if name in CLASS_NAMES else "is no class of FER2013"
+    raise UserError(f"{folder / name} {fault}; expected one folder a class: {', '.join(CLASS_NAMES)}")
+
+
+def _decode(path: pathlib.Path, data: bytes) -> np.ndarray:
+  """Returns a file's pixels, uint8 [48, 48]."""
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+  if image is None:
+    raise UserError(f"{path} is not a readable image ({len(data)} bytes): unpack the dataset again")
+  if image.ndim == 3 and (image == image[:, :, :1]).all():  # Grey, saved as colour.
+    image = image[:, :, 0]
+  if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
+    height, width = image.shape[:2]
+    kind = "grey" if image.ndim == 2 else "colour"
+    raise UserError(f"{path} is {width}x{height} {kind} {image.dtype}, expected {SIZE}x{SIZE} grey uint8")
+  return image

@@ -1,0 +1,56 @@
+"""Finds FER2013 in the folder a user points to, in whichever raw form it is, and reads it."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+from fer_jax.data.builders.fer2013 import csv_form, ferplus, folder_form
+from fer_jax.data.builders.fer2013.raw import Raw
+from fer_jax.errors import UserError
+
+CSV_FILES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv")
+
+_ARCHIVES = ("*.zip", "*.tar.gz", "*.tgz", "*.tar")
+
+
+def read(manual_dir: str | os.PathLike[str]) -> Raw:
+  """Reads FER2013 from a folder, with its FER+ votes where fer2013new.csv lies beside the CSV file.
+
+  Args:
+    manual_dir: a folder with fer2013.csv (or fer2013/fer2013.csv), or icml_face_data.csv, or Kaggle's
+      train/ and test/ folders; the first that is found, in this order, is read.
+
+  Returns:
+    The whole dataset, checked.
+
+  Raises:
+    UserError: naming the file and row that are wrong, or what was looked for in vain.
+  """
+  folder = pathlib.Path(manual_dir).expanduser()
+  try:
+    for name in CSV_FILES:
+      if (folder / name).is_file():
+        return _with_votes(csv_form.read(folder / name), (folder / name).parent / ferplus.FILE)
+    if all((folder / split).is_dir() for split in folder_form.SPLITS):
+      return folder_form.read(folder)
+  except OSError as error:
+    raise UserError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
+  raise UserError(_not_found(folder))
+
+
+def _with_votes(raw: Raw, path: pathlib.Path) -> Raw:
+  if not path.is_file():
+    return raw
+  votes = ferplus.read_votes(path, raw.split)
+  sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+  return dataclasses.replace(raw, votes=votes, origin={**raw.origin, "ferplus_sha256": sha256})
+
+
+def _not_found(folder: pathlib.Path) -> str:
+  archives = sorted(path.name for pattern in _ARCHIVES for path in folder.glob(pattern))
+  hint = f"; unpack {', '.join(archives)} there first" if archives else ""
+  return (
+    f"--manual_dir={folder} holds no FER2013; looked for {', '.join(CSV_FILES)}, and the folders "
+    f"{' and '.join(f'{split}/<class>/' for split in folder_form.SPLITS)}{hint}"
+  )

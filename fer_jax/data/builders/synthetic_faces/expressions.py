@@ -1,0 +1,70 @@
+"""Facial action units (AUs) and the emotions they make up.
+
+The sets are those of EMFACS (Friesen & Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983), the
+part of the Facial Action Coding System (Ekman, Friesen & Hager, 2002) that deals with emotions.
+"""
+
+import types
+from collections.abc import Mapping
+
+import numpy as np
+
+ACTION_UNITS: Mapping[int, str] = types.MappingProxyType(
+  {
+    1: "inner brow raiser",
+    2: "outer brow raiser",
+    4: "brow lowerer",
+    5: "upper lid raiser",
+    6: "cheek raiser",
+    7: "lid tightener",
+    9: "nose wrinkler",
+    12: "lip corner puller",
+    15: "lip corner depressor",
+    16: "lower lip depressor",
+    20: "lip stretcher",
+    23: "lip tightener",
+    26: "jaw drop",
+  }
+)
+
+EXPRESSIONS: Mapping[str, tuple[int, ...]] = types.MappingProxyType(
+  {
+    "angry": (4, 5, 7, 23),
+    "disgust": (9, 15, 16),
+    "fear": (1, 2, 4, 5, 7, 20, 26),
+    "happy": (6, 12),
+    "sad": (1, 4, 15),
+    "surprise": (1, 2, 5, 26),
+    "neutral": (),
+  }
+)
+"""The action units of each class, in the order of the labels."""
+
+ONE_SIDED: Mapping[str, tuple[int, ...]] = types.MappingProxyType({"contempt": (12,)})
+"""Expressions of one half of the face, which some datasets have as an eighth class."""
+
+WEAKEST, STRONGEST = 0.5, 1.0
+STRAY_PROBABILITY, STRAY_STRONGEST = 0.5, 0.25
+
+
+def sample_action_units(rng: np.random.Generator, expression: str) -> dict[int, float]:
+  """Samples how strongly each action unit acts in one picture of an expression.
+
+  The units of the expression share one strength and differ a little around it, as muscles of one
+  emotion do. At times one unrelated unit acts too, weaker than any unit of an expression.
+
+  Args:
+    rng: the source of randomness.
+    expression: a key of EXPRESSIONS or ONE_SIDED.
+
+  Returns:
+    The intensity in (0, 1] of each acting unit.
+  """
+  strength = rng.uniform(WEAKEST, STRONGEST)
+  wanted = ONE_SIDED[expression] if expression in ONE_SIDED else EXPRESSIONS[expression]
+  intensities = np.clip(strength + rng.uniform(-0.15, 0.15, len(wanted)), WEAKEST, STRONGEST)
+  units = dict(zip(wanted, intensities.tolist(), strict=True))
+  if rng.random() < STRAY_PROBABILITY:
+    stray = int(rng.choice([unit for unit in ACTION_UNITS if unit not in wanted]))
+    units[stray] = float(rng.uniform(0.05, STRAY_STRONGEST))
+  return units

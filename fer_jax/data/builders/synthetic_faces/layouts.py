@@ -1,0 +1,269 @@
+"""Writes drawn faces in the official layouts of real datasets, to try their readers without the data.
+
+    write_fer2013_csv(folder / "fer2013.csv", rows_per_split=14)
+    write_tree("ck_plus", folder, subjects=2)
+
+Names, columns and codes are the official ones; every picture is a drawing.
+"""
+
+import csv
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
+from fer_jax.data.builders.synthetic_faces.pictures import picture
+
+FER2013_SIZE = 48
+USAGES = ("Training", "PublicTest", "PrivateTest")
+FERPLUS_VOTES = (
+  *("neutral", "happiness", "surprise", "sadness", "anger"),
+  *("disgust", "fear", "contempt", "unknown", "NF"),
+)
+_VOTE_OF = {
+  **{"angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness"},
+  **{"sad": "sadness", "surprise": "surprise", "neutral": "neutral"},
+}
+_VOTERS = 10
+_CONTEMPT = "contempt"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """One row of a table of faces: its class, the subset it belongs to, and how to draw it."""
+
+  emotion: int
+  usage: str
+  subject: int
+  expression: str
+
+  def pixels(self, seed: int) -> str:
+    image = picture(seed, self.subject, self.expression, 0, FER2013_SIZE)
+    return " ".join(map(str, image.ravel().tolist()))
+
+
+def _rows(rows_per_split: int, expressions: Sequence[str]) -> list[_Row]:
+  """Returns the rows of the three subsets; classes take turns, and each turn is another person."""
+  rows = []
+  for number, usage in enumerate(usage for usage in USAGES for _ in range(rows_per_split)):
+    subject, emotion = divmod(number, len(expressions))
+    rows.append(_Row(emotion, usage, subject, expressions[emotion]))
+  return rows
+
+
+def write_fer2013_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
+  """Writes `fer2013.csv`: emotion, pixels and Usage, `rows_per_split` rows for each of USAGES."""
+  _write_pixel_table(path, ("emotion", "pixels", "Usage"), _rows(rows_per_split, [*EXPRESSIONS]), seed)
+
+
+def write_icml_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
+  """Writes `icml_face_data.csv`: the rows of `write_fer2013_csv`, order and header differ."""
+  _write_pixel_table(path, ("emotion", " Usage", " pixels"), _rows(rows_per_split, [*EXPRESSIONS]), seed)
+
+
+def write_ckextended_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
+  """Writes `ckextended.csv`: FER2013's columns and codes, and 7 for contempt."""
+  rows = _rows(rows_per_split, [*EXPRESSIONS, _CONTEMPT])
+  _write_pixel_table(path, ("emotion", "pixels", "Usage"), rows, seed)
+
+
+def _write_pixel_table(path: Path, header: Sequence[str], rows: Sequence[_Row], seed: int) -> None:
+  with path.open("w", newline="") as file:
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(header)
+    for row in rows:
+      cells = {"emotion": row.emotion, "pixels": row.pixels(seed), "Usage": row.usage}
+      table.writerow([cells[column.strip()] for column in header])
+
+
+def write_ferplus_csv(path: Path, rows_per_split: int, seed: int = 0, nameless: Sequence[int] = ()) -> None:
+  """Writes `fer2013new.csv`, row by row for `write_fer2013_csv` with the same arguments; lines end in CR LF.
+
+  Args:
+    path: the file to write.
+    rows_per_split: rows of each of USAGES.
+    seed: seed of the votes. Six of ten votes go to the row's own class, so that it always leads.
+    nameless: rows, from 0, without an image name; all their votes are "NF" (not a face).
+  """
+  rng = np.random.default_rng(seed)
+  with path.open("w", newline="") as file:
+    table = csv.writer(file, lineterminator="\r\n")
+    table.writerow(["Usage", "Image name", *FERPLUS_VOTES])
+    for number, row in enumerate(_rows(rows_per_split, [*EXPRESSIONS])):
+      votes = np.zeros(len(FERPLUS_VOTES), int)
+      if number in nameless:
+        votes[FERPLUS_VOTES.index("NF")] = _VOTERS
+      else:
+        votes[FERPLUS_VOTES.index(_VOTE_OF[row.expression])] = 6
+        votes += rng.multinomial(_VOTERS - 6, np.full(len(votes), 1 / len(votes)))
+      name = "" if number in nameless else f"fer{number:07d}.png"
+      table.writerow([row.usage, name, *votes.tolist()])
+
+
+def write_kaggle_folders(directory: Path, per_class: int, seed: int = 0) -> None:
+  """Writes FER2013's folder form: `train/<class>/Training_1.jpg`, `test/<class>/PublicTest_2.jpg` and so on.
+
+  Args:
+    directory: where `train` and `test` are to stand.
+    per_class: pictures of each class and each of USAGES; `test` holds two of these.
+    seed: seed of the pictures.
+  """
+  for row_number, row in enumerate(_rows(per_class * len(EXPRESSIONS), [*EXPRESSIONS])):
+    part = "train" if row.usage == "Training" else "test"
+    image = picture(seed, row.subject, row.expression, 0, FER2013_SIZE)
+    _write_image(directory / part / row.expression / f"{row.usage}_{row_number}.jpg", image)
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """One picture of a tree, how to draw it, and a text file that goes with it as (path, content)."""
+
+  path: str
+  expression: str
+  repetition: int = 0
+  strength: float = 1.0
+  yaw: float | None = None
+  note: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A dataset's official tree.
+
+  Attributes:
+    height, width: size of its pictures in pixels.
+    colour: whether its pictures have three channels.
+    files: the files of one subject, given the subject's number from 0.
+  """
+
+  height: int
+  width: int
+  colour: bool
+  files: Callable[[int], Iterator[_File]]
+
+
+_FRAMES = 6
+_CK_PLUS = {
+  **{"angry": "anger", _CONTEMPT: _CONTEMPT, "disgust": "disgust", "fear": "fear"},
+  **{"happy": "happy", "sad": "sadness", "surprise": "surprise"},
+}
+_JAFFE_PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
+_JAFFE = {
+  "angry": "AN",
+  "disgust": "DI",
+  "fear": "FE",
+  "happy": "HA",
+  "sad": "SA",
+  "surprise": "SU",
+  "neutral": "NE",
+}
+_KDEF = {**_JAFFE, "fear": "AF"}
+_KDEF_YAW = {"FL": -0.7, "HL": -0.4, "S": 0.0, "HR": 0.4, "FR": 0.7}
+_OULU = {
+  **{"angry": "Anger", "disgust": "Disgust", "fear": "Fear"},
+  **{"happy": "Happiness", "sad": "Sadness", "surprise": "Surprise"},
+}
+
+
+def _ck_plus(subject: int) -> Iterator[_File]:
+  """One sequence an emotion, from rest to apex, its code beside the last frame; and one without a code."""
+  person = f"S{subject + 5:03d}"
+  for number, expression in enumerate([*_CK_PLUS, "happy"], start=1):
+    for frame in range(1, _FRAMES + 1):
+      place = f"{person}/{number:03d}/{person}_{number:03d}_{frame:08d}"
+      coded = frame == _FRAMES and number <= len(_CK_PLUS)
+      note = (f"Emotion/{place}_emotion.txt", f"   {number:.7e}\n") if coded else None
+      strength = (frame - 1) / (_FRAMES - 1)
+      yield _File(f"cohn-kanade-images/{place}.png", expression, number, strength, note=note)
+
+
+def _ck48(subject: int) -> Iterator[_File]:
+  for number, (expression, folder) in enumerate(_CK_PLUS.items(), start=1):
+    for frame in (15, 16, 17):
+      path = f"CK+48/{folder}/S{subject + 10:03d}_{number:03d}_{frame:08d}.png"
+      yield _File(path, expression, strength=frame / 17)
+
+
+def _jaffe(subject: int) -> Iterator[_File]:
+  repetitions = 3
+  first = subject * len(_JAFFE) * repetitions + 1
+  for serial, (expression, number) in enumerate(itertools.product(_JAFFE, range(repetitions)), start=first):
+    name = f"{_JAFFE_PEOPLE[subject]}.{_JAFFE[expression]}{number + 1}.{serial}.tiff"
+    yield _File(name, expression, number)
+
+
+def _kdef(subject: int) -> Iterator[_File]:
+  person = f"{'FM'[subject % 2]}{subject // 2 + 1:02d}"
+  for session, expression, angle in itertools.product("AB", _KDEF, _KDEF_YAW):
+    path = f"{session}{person}/{session}{person}{_KDEF[expression]}{angle}.JPG"
+    yield _File(path, expression, "AB".index(session), yaw=_KDEF_YAW[angle])
+
+
+def _oulu_casia(root: str, suffix: str) -> Callable[[int], Iterator[_File]]:
+  lights = itertools.product(("VL", "NI"), ("Strong", "Weak", "Dark"))
+  folders = [f"{root}/{camera}{suffix}/{light}" for camera, light in lights]
+
+  def files(subject: int) -> Iterator[_File]:
+    for (repetition, folder), expression in itertools.product(enumerate(folders), _OULU):
+      for frame in range(_FRAMES):
+        path = f"{folder}/P{subject + 1:03d}/{_OULU[expression]}/{frame:03d}.jpeg"
+        yield _File(path, expression, repetition, frame / (_FRAMES - 1))
+
+  return files
+
+
+LAYOUTS: Mapping[str, Layout] = {
+  "ck_plus": Layout(490, 640, False, _ck_plus),
+  "ck48": Layout(48, 48, False, _ck48),
+  "jaffe": Layout(256, 256, False, _jaffe),
+  "kdef": Layout(762, 562, True, _kdef),
+  "oulu_casia": Layout(240, 320, True, _oulu_casia("OriginalImg", "")),
+  "oulu_casia_cropped": Layout(80, 80, True, _oulu_casia("PreProcess_Img", "_Acropped")),
+}
+
+
+def write_tree(name: str, directory: Path, subjects: int = 2, seed: int = 0, scale: float = 1.0) -> None:
+  """Writes a small copy of a dataset's official tree.
+
+  Args:
+    name: a key of LAYOUTS.
+    directory: where the tree's top folder (or, for JAFFE and KDEF, its files or folders) is to stand.
+    subjects: how many people; JAFFE has at most ten.
+    seed: seed of the pictures.
+    scale: size of the pictures as a share of the official one.
+  """
+  layout = LAYOUTS[name]
+  height, width = round(layout.height * scale), round(layout.width * scale)
+  for subject in range(subjects):
+    for file in layout.files(subject):
+      image = picture(
+        seed,
+        subject,
+        file.expression,
+        file.repetition,
+        min(height, width),
+        strength=file.strength,
+        yaw=file.yaw,
+      )
+      image = _padded(image, height, width)
+      _write_image(directory / file.path, cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if layout.colour else image)
+      if file.note is not None:
+        path, text = file.note
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+
+
+def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Returns a square picture in the middle of a larger one, its edges drawn out."""
+  above, before = (height - len(image)) // 2, (width - len(image)) // 2
+  below, after = height - len(image) - above, width - len(image) - before
+  return cv2.copyMakeBorder(image, above, below, before, after, cv2.BORDER_REPLICATE)
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

@@ -1,0 +1,314 @@
+"""Draws a grey picture of a face from who it is, what its muscles do and how the picture was taken.
+
+    rng = np.random.default_rng(0)
+    picture = render(sample_identity(rng), {6: 0.9, 12: 0.8}, sample_shot(rng), size=48)
+
+The face is painted in flat shades on a canvas finer than the picture, far parts first, then averaged down,
+lit, blurred and given noise. It is a drawing, not a photograph: enough for a network to have to learn the
+parts of a face and how they move, across people it has not seen.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from fer_jax.data.builders.synthetic_faces import geometry
+from fer_jax.data.builders.synthetic_faces.expressions import ACTION_UNITS
+from fer_jax.data.builders.synthetic_faces.geometry import Activation, Curve
+from fer_jax.data.builders.synthetic_faces.identity import Identity, Occluder, Shot
+
+# A canvas this wide keeps wrinkles apart. Larger pictures are painted at twice their size.
+CANVAS = 192
+# Picture half widths to a face unit: the crop of a face detector, forehead to chin.
+HEAD_SCALE = 0.9
+HEAD_CENTRE = 0.05
+# How fast the face falls away from the camera along x and y.
+_BULGE = np.array([0.6, 0.35])
+# cv2 takes polygons in fixed point: 4 bits below the pixel.
+_SUBPIXEL_BITS = 4
+
+
+class Easel:
+  """A canvas that paints curves given in face units, seen from where the shot puts the camera."""
+
+  def __init__(self, shot: Shot, size: int):
+    self.canvas = np.empty((size, size), np.uint8)
+    self._scale = size / 2 * HEAD_SCALE * shot.zoom
+    offset = size / 2 * HEAD_SCALE * np.array(shot.shift) + size / 2
+    sin_yaw, cos_yaw = math.sin(shot.yaw), math.cos(shot.yaw)
+    sin_pitch, cos_pitch = math.sin(shot.pitch), math.cos(shot.pitch)
+    sin_roll, cos_roll = math.sin(shot.roll), math.cos(shot.roll)
+    # Rows: what a step right, down and towards the camera moves in the picture, before and after the roll.
+    turned = np.array([[cos_yaw, sin_pitch * sin_yaw], [0, cos_pitch], [sin_yaw, sin_pitch * cos_yaw]])
+    roll = np.array([[cos_roll, sin_roll], [-sin_roll, cos_roll]])
+    self._camera = turned @ roll * self._scale
+    self._offset = offset - HEAD_CENTRE * self._camera[1]
+
+  def points(self, curve: Curve, flat: bool = False, depth: float = 0.0) -> np.ndarray:
+    """Returns a curve's points on the canvas in fixed point, int32 [P, 2].
+
+    Args:
+      curve: float [P, 2] in face units.
+      flat: whether the curve lies in the plane of the head's outline, not on the bulging face.
+      depth: how far the curve stands out of that surface.
+    """
+    across_down, towards = self._camera[:2], self._camera[2]
+    if flat:
+      on_canvas = curve @ across_down + (depth * towards + self._offset)
+    else:
+      out = depth + 0.55 - (curve * curve) @ _BULGE
+      on_canvas = curve @ across_down + out[:, None] * towards + self._offset
+    return np.rint(on_canvas * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+
+  def fill(self, curve: Curve, shade: float, *, flat: bool = False, depth: float = 0.0) -> None:
+    """Fills a closed curve with a grey level."""
+    cv2.fillPoly(self.canvas, [self.points(curve, flat, depth)], _grey(shade), cv2.LINE_8, _SUBPIXEL_BITS)
+
+  def line(
+    self,
+    curve: Curve,
+    shade: float,
+    width: float,
+    *,
+    flat: bool = False,
+    depth: float = 0.0,
+    closed: bool = False,
+  ) -> None:
+    """Draws along a curve with a pen `width` face units wide."""
+    pixels = max(1, round(width * self._scale))
+    points = [self.points(curve, flat, depth)]
+    cv2.polylines(self.canvas, points, closed, _grey(shade), pixels, cv2.LINE_8, _SUBPIXEL_BITS)
+
+
+def _grey(shade: float) -> tuple[float]:
+  return (float(min(255.0, max(0.0, shade))),)
+
+
+def render(identity: Identity, action_units: Mapping[int, float], shot: Shot, size: int) -> np.ndarray:
+  """Draws one face. The same arguments give the same bytes; a larger size shows the same picture finer.
+
+  Args:
+    identity: whose face.
+    action_units: the intensity in [0, 1] of each acting unit of ACTION_UNITS.
+    shot: pose, light, camera and background.
+    size: side of the picture in pixels, 16 or more.
+
+  Returns:
+    uint8 [size, size].
+
+  Raises:
+    ValueError: an action unit is unknown or its intensity is outside [0, 1].
+  """
+  for unit, intensity in action_units.items():
+    if unit not in ACTION_UNITS or not 0 <= intensity <= 1:
+      raise ValueError(f"action unit {unit} at {intensity}: expected one of {[*ACTION_UNITS]} in [0, 1]")
+  left, right = (Activation(action_units, shot.asymmetry, side) for side in geometry.SIDES)
+  easel = Easel(shot, size * max(2, math.ceil(CANVAS / size)))
+  _paint_background(easel, shot)
+  _paint_head(easel, identity, jaw_drop=(left[26] + right[26]) / 2)
+  for act, side in zip((left, right), geometry.SIDES, strict=True):
+    _paint_cheek(easel, identity, act, side)
+    _paint_eye(easel, identity, act, side, shot.gaze)
+  _paint_mouth(easel, identity, left, right)
+  _paint_nose(easel, identity, left, right)
+  _paint_forehead(easel, identity, left, right)
+  _paint_hair(easel, identity)
+  _paint_glasses(easel, identity)
+  if shot.occluder is not None:
+    _paint_occluder(easel, shot.occluder)
+  return _photograph(easel.canvas, shot, size)
+
+
+def _photograph(canvas: np.ndarray, shot: Shot, size: int) -> np.ndarray:
+  """Averages the canvas down to the picture, then applies light, lens and sensor."""
+  picture: np.ndarray = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+  across, down, falloff = _light_field(size)
+  picture *= shot.gain * (1 + shot.light[0] * across + shot.light[1] * down - 0.18 * falloff)
+  if shot.blur > 0:
+    picture = cv2.GaussianBlur(picture, (0, 0), shot.blur * size)
+  if shot.noise > 0:
+    noise = np.random.default_rng(shot.noise_seed).standard_normal((size, size), np.float32)
+    picture += shot.noise * noise
+  return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=8)
+def _light_field(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns x, y in [-1, 1] and the squared distance from the centre at each pixel, float32 [size, size]."""
+  axis = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size) - 1
+  across, down = np.meshgrid(axis, axis)
+  return across, down, across**2 + down**2
+
+
+def _paint_background(easel: Easel, shot: Shot) -> None:
+  rows = np.linspace(*shot.background, len(easel.canvas))
+  easel.canvas[:] = np.clip(rows, 0, 255).astype(np.uint8)[:, None]
+
+
+def _paint_head(easel: Easel, identity: Identity, jaw_drop: float) -> None:
+  """Paints what lies behind and around the face: back hair, shoulders, neck, ears, and the face itself."""
+  skin, width = identity.skin, identity.width
+  if identity.hair_style == "long":
+    locks = np.array([[-1.25, 1.5], [-1.22, -0.3], [1.22, -0.3], [1.25, 1.5]]) * (width, 1)
+    easel.fill(locks, 0.85 * identity.hair, flat=True)
+    easel.fill(geometry.head(identity, 0, math.pi, 2 * math.pi, 1.2), 0.85 * identity.hair, flat=True)
+  shoulders = np.array([[-1.6, 1.6], [-1.3, 1.32], [-0.4, 1.12], [0.4, 1.12], [1.3, 1.32], [1.6, 1.6]])
+  easel.fill(shoulders, identity.clothes, flat=True, depth=-0.3)
+  neck = np.array([[-0.42, 0.5], [0.42, 0.5], [0.46, 1.2], [0, 1.35], [-0.46, 1.2]])
+  easel.fill(neck, 0.68 * skin, flat=True, depth=-0.2)
+  if identity.hair_style != "long":
+    for side in geometry.SIDES:
+      easel.fill(geometry.ellipse(side * width, 0.08, 0.09, 0.2), 0.85 * skin, flat=True, depth=-0.1)
+      easel.fill(geometry.ellipse(side * width, 0.08, 0.045, 0.12), 0.66 * skin, flat=True, depth=-0.1)
+  outline = geometry.head(identity, jaw_drop)
+  easel.fill(outline, 0.6 * skin, flat=True)
+  # Ever smaller and lighter, so that the face looks round.
+  for step in np.linspace(0, 1, 7):
+    easel.fill((0.97 - 0.3 * step) * outline, (0.8 + 0.2 * step) * skin, flat=True, depth=0.1 * step)
+
+
+def _paint_cheek(easel: Easel, identity: Identity, act: Activation, side: int) -> None:
+  """Paints the ball of the cheek, which AUs 6 and 12 push up and out."""
+  skin, raised = identity.skin, max(act[6], 0.7 * act[12])
+  height = 0.26 - 0.09 * raised
+  easel.fill(geometry.ellipse(side * 0.44, height + 0.02, 0.17, 0.13), (1 - 0.07 * raised) * skin)
+  easel.fill(geometry.ellipse(side * 0.43, height, 0.14, 0.10), (1 + 0.07 * raised) * skin)
+
+
+def _paint_eye(easel: Easel, identity: Identity, act: Activation, side: int, gaze: tuple[float, float]) -> None:
+  """Paints one eye and its brow."""
+  skin, eye = identity.skin, geometry.eye(identity, act, side, gaze)
+  socket = geometry.ellipse(side * identity.eye_distance, geometry.EYE_HEIGHT - 0.02, 0.21, 0.13)
+  easel.fill(socket, 0.88 * skin)
+  easel.fill(eye.outline, min(248.0, 0.35 * skin + 165))
+  easel.fill(eye.iris, identity.iris)
+  easel.fill(eye.pupil, 8)
+  easel.line(eye.crease, 0.7 * skin, 0.014)
+  easel.line(eye.upper_lid, 0.22 * skin, 0.026)
+  squeeze = max(act[6], 0.5 * act[7], 0.6 * act[9])
+  easel.line(eye.bag, _wrinkle(skin, 0.3 * identity.lines + 0.8 * squeeze), 0.02)
+  if act[6] > 0.2:
+    for foot in eye.crow_feet:
+      easel.line(foot, _wrinkle(skin, 0.9 * act[6]), 0.014)
+  easel.fill(geometry.brow(identity, act, side), identity.hair)
+
+
+def _wrinkle(skin: float, depth: float) -> float:
+  """Returns the grey level of a skin fold, from none (depth 0) to deep (1)."""
+  return skin * (1 - 0.42 * min(1.0, depth))
+
+
+def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+  """Paints the folds beside the mouth, the moustache, the mouth and the shadow beneath the lower lip."""
+  skin, mouth = identity.skin, geometry.mouth(identity, left, right)
+  lip = identity.lip_shade * skin
+  for act, side, corner in zip((left, right), geometry.SIDES, mouth.corners, strict=True):
+    fold = geometry.nasolabial_fold(identity, act, side, corner)
+    depth = max(0.5 * identity.lines, act[12], 0.95 * act[9], 0.4 * act[20])
+    if depth > 0.1:
+      easel.line(fold, _wrinkle(skin, depth), 0.024)
+    if act[15] > 0.2:
+      below = np.array([[corner[0] + 0.015 * side, corner[1] + 0.02], [corner[0] + 0.05 * side, corner[1] + 0.13]])
+      easel.line(below, _wrinkle(skin, act[15]), 0.022)
+  lower_lip = mouth.lips[len(mouth.lips) // 2 :]
+  easel.line(lower_lip[5:-5] + np.array([0, 0.035]), 0.8 * skin, 0.03)
+  _paint_beard(easel, identity, (left[26] + right[26]) / 2, mouth)
+  easel.fill(mouth.lips, lip)
+  easel.fill(mouth.opening, 18)
+  easel.fill(mouth.upper_teeth, 225)
+  easel.fill(mouth.lower_teeth, 205)
+  easel.line(mouth.opening if mouth.gap > 0.02 else mouth.line, 0.4 * lip, 0.02)
+
+
+def _paint_beard(easel: Easel, identity: Identity, jaw_drop: float, mouth: geometry.Mouth) -> None:
+  if identity.beard in ("stubble", "full"):
+    jaw = geometry.head(identity, jaw_drop, 0.06 * math.pi, 0.94 * math.pi)
+    cheeks = np.array([[-0.55, 0.42], [-0.3, 0.36], [0.3, 0.36], [0.55, 0.42]])
+    share = 0.3 if identity.beard == "stubble" else 0.7
+    shade = (1 - share) * identity.skin + share * identity.hair
+    easel.fill(np.concatenate([jaw, cheeks]), shade, flat=True, depth=0.15)
+  if identity.beard in ("moustache", "full"):
+    upper = mouth.lips[: len(mouth.lips) // 2]
+    easel.fill(np.concatenate([upper * (1.1, 1), upper[::-1] * (0.8, 1) - (0, 0.1)]), identity.hair)
+
+
+def _paint_nose(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+  """Paints the nose and, for AU 9, the wrinkles across its root."""
+  skin, bottom = identity.skin, 0.30 * identity.nose_length
+  ridge = np.array([[-0.045, -0.1], [0.045, -0.1], [0.07, bottom - 0.04], [-0.07, bottom - 0.04]])
+  easel.fill(ridge, 1.06 * skin, depth=0.08)
+  easel.line(ridge[1:3], 0.82 * skin, 0.02, depth=0.06)
+  for act, side in zip((left, right), geometry.SIDES, strict=True):
+    wing = geometry.nose_wing(identity, act, side)
+    easel.line(wing, 0.62 * skin, 0.026, depth=0.08)
+    nostril = geometry.ellipse(side * 0.42 * identity.nose_width, bottom + 0.01 - 0.03 * act[9], 0.03, 0.018)
+    easel.fill(nostril, 0.25 * skin, depth=0.1)
+    if act[9] > 0.1:
+      for height in (-0.12, -0.04, 0.04):
+        across = np.array([[0.0, height - 0.02], [0.07, height], [0.12, height + 0.05]]) * (side, 1)
+        easel.line(across, _wrinkle(skin, act[9]), 0.022, depth=0.05)
+
+
+def _paint_forehead(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+  """Paints the furrows of the forehead: across it for AUs 1 and 2, upright between the brows for AU 4."""
+  skin = identity.skin
+  inner, outer = (left[1] + right[1]) / 2, (left[2] + right[2]) / 2
+  x = np.linspace(-1, 1, 9)
+  reach = 0.22 + 0.28 * outer
+  for height in (-0.52, -0.60):
+    depth = max(0.25 * identity.lines, 0.35 * inner + 0.35 * outer)
+    if depth > 0.05:
+      arch = np.stack([reach * x, height - 0.05 * inner + 0.03 * x * x], axis=-1)
+      easel.line(arch, _wrinkle(skin, depth), 0.018)
+  for act, side in zip((left, right), geometry.SIDES, strict=True):
+    if act[4] > 0.1:
+      furrow = np.array([[side * 0.05, -0.40], [side * 0.045, -0.24]])
+      easel.line(furrow, _wrinkle(skin, act[4]), 0.024)
+
+
+def _paint_hair(easel: Easel, identity: Identity) -> None:
+  """Paints the hair on top of the head and its strands."""
+  if identity.hair_style == "bald":
+    return
+  swell = {"short": 1.05, "parted": 1.1, "fringe": 1.08, "long": 1.1, "curly": 1.16}[identity.hair_style]
+  top = geometry.head(identity, 0, math.pi, 2 * math.pi, swell)
+  across = np.linspace(1, -1, 33)
+  start = identity.hairline
+  hairline = {
+    "short": start + 0.32 * across**4,
+    "parted": start - 0.05 + 0.22 * np.abs(across - 0.4) ** 1.5,
+    "fringe": np.full_like(across, -0.53) + 0.012 * np.sin(40 * across),
+    "long": start - 0.12 + 0.55 * np.abs(across) ** 1.5,
+    "curly": start + 0.3 * across**4 + 0.03 * np.sin(25 * across),
+  }[identity.hair_style]
+  if identity.hair_style == "curly":
+    top = top * (1 + 0.03 * np.sin(np.linspace(0, 14 * np.pi, len(top))))[:, None]
+  sideburns = np.array([[[0.95, 0.0]], [[-0.95, 0.0]]]) * (identity.width, 1)
+  # Half the head's width at each height, as geometry.head has it: the hair must meet the face without a gap.
+  half = identity.width * (1 - (hairline / 1.08) ** 2) ** 0.4
+  edge = np.stack([0.96 * half * across, hairline], axis=-1)
+  easel.fill(np.concatenate([top, sideburns[0], edge, sideburns[1]]), identity.hair, flat=True, depth=0.05)
+  for strand in range(2, 31, 4):
+    ends = np.stack([top[round(strand * 40 / 32)] * (0.95, 0.97), edge[32 - strand]])
+    easel.line(ends, 1.12 * identity.hair + 4, 0.02, flat=True, depth=0.05)
+
+
+def _paint_glasses(easel: Easel, identity: Identity) -> None:
+  if identity.glasses == 0:
+    return
+  inner = identity.eye_distance - 0.23
+  for side in geometry.SIDES:
+    rim = geometry.ellipse(side * identity.eye_distance, geometry.EYE_HEIGHT + 0.03, 0.24, 0.2)
+    easel.line(rim, 25, identity.glasses, depth=0.1, closed=True)
+    temple = np.array([[side * (identity.eye_distance + 0.23), -0.08], [side * 0.97 * identity.width, -0.1]])
+    easel.line(temple, 25, identity.glasses, flat=True, depth=0.1)
+  easel.line(np.array([[-inner, -0.08], [0, -0.11], [inner, -0.08]]), 25, identity.glasses, depth=0.1)
+
+
+def _paint_occluder(easel: Easel, occluder: Occluder) -> None:
+  box = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (occluder.half_width, occluder.half_height)
+  cos, sin = math.cos(occluder.angle), math.sin(occluder.angle)
+  easel.fill(box @ np.array([[cos, sin], [-sin, cos]]) + (occluder.x, occluder.y), occluder.shade)

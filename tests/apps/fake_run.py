@@ -1,0 +1,157 @@
+"""A workdir as a training leaves it, made up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NAMES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+TRICKY = '<b>sad</b> & "blue"'
+
+
+def _curves(steps: int, best: float) -> list[dict[str, Any]]:
+  random = np.random.default_rng(0)
+  records: list[dict[str, Any]] = []
+  for step in range(10, steps + 1, 10):
+    done = step / steps
+    phase = "bottleneck" if done <= 0.7 else "classifier"
+    record = {
+      "kind": "train",
+      "step": step,
+      "epoch": step / 112,
+      "phase": phase,
+      "loss": (1.2 - done if phase == "bottleneck" else 2.4 - done) + 0.05 * random.normal(),
+      "learning_rate": 1e-3 * (1 + np.cos(np.pi * done)),
+      "seconds": 0.1 * step,
+      "images_per_second": 1200 + 40 * random.normal(),
+    }
+    if phase == "classifier":
+      record["accuracy"] = best * (1 - np.exp(-12 * (done - 0.65))) + 0.03 + 0.01 * random.normal()
+    else:
+      for layer in range(12):
+        name = f"block{layer // 4 + 1}_conv{layer % 4 + 1}"
+        record[f"hsic_label/{name}"] = (0.1 + 0.03 * layer) * (1 - np.exp(-4 * done)) + 0.004 * random.normal()
+        record[f"hsic_input/{name}"] = 0.6 - 0.03 * layer - 0.2 * done + 0.004 * random.normal()
+    records.append(record)
+    if step % 100 == 0:
+      accuracy = best * (1 - np.exp(-9 * max(0.02, done - 0.68)))
+      records.append(
+        {
+          "kind": "eval",
+          "split": "validation",
+          "step": step,
+          "phase": phase,
+          "accuracy": accuracy,
+          "loss": 1.95 - accuracy,
+          "seconds": 0.1 * step,
+        }
+      )
+  return records
+
+
+def _result(best: float, steps: int, names: list[str]) -> dict[str, Any]:
+  random = np.random.default_rng(1)
+  support = [491, 55, 528, 879, 594, 416, 626]
+  others = (1 - best) * random.dirichlet(np.ones(7), size=7)
+  matrix = [
+    random.multinomial(support[k], (row + best * np.eye(7)[k]) / (row + best * np.eye(7)[k]).sum()).tolist()
+    for k, row in enumerate(others)
+  ]
+  counts = np.array(matrix)
+  precision, recall = counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
+  accuracy = float(counts.trace() / counts.sum())
+  return {
+    "accuracy": accuracy,
+    "confusion_matrix": matrix,
+    "class_names": names,
+    "per_class": [
+      {
+        "class": name,
+        "precision": float(precision[k]),
+        "recall": float(recall[k]),
+        "f1": float(2 * precision[k] * recall[k] / (precision[k] + recall[k])),
+        "support": support[k],
+      }
+      for k, name in enumerate(names)
+    ],
+    "loss": 1.3,
+    "validation": {"accuracy": best * 0.93, "loss": 1.2, "step": steps - 100},
+    "seconds": 363.4,
+    "time": {"compile": 21.5, "train": 310.2, "evaluate": 24.0, "prepare": 7.7},
+    "device": "cpu: AMD EPYC x 2",
+    "versions": {"jax": "0.10.2", "flax": "0.12.1", "optax": "0.2.8"},
+    "commit": "e3ed27b0c2f94b5ad1",
+    "seeds": [0],
+    "stopped": "finished",
+    "steps": steps,
+    "parameters": 1_132_007,
+    "peak_memory_bytes": 3_251_000_000,
+    "dataset": "fer2013",
+    "notes": ["12 constant images kept", f"class {TRICKY} is rare"],
+    "measured": {"test accuracy": accuracy, "seconds a step": None, "layers": 12},
+    "config": "configs/hsic.py:small",
+    "runs": [{"seed": 0, "accuracy": accuracy}],
+    "mean": accuracy,
+    "std": None,
+    "interval_95": None,
+  }
+
+
+def _save_predictions(path: Path, result: dict[str, Any], channels: int) -> None:
+  random = np.random.default_rng(2)
+  label = np.repeat(np.arange(7, dtype=np.int32), [sum(row) for row in result["confusion_matrix"]])
+  probability = random.dirichlet(np.ones(7) * 0.3, size=len(label)).astype(np.float32)
+  wrong = np.flatnonzero(probability.argmax(1) != label)
+  worst = wrong[np.argsort(-probability[wrong].max(1))][:24]
+  rows, columns = np.mgrid[-1:1:48j, -1:1:48j]
+  faces = (
+    60 + 150 * (rows**2 + 1.4 * columns**2 < 0.8) - 90 * ((columns.__abs__() - 0.3) ** 2 + (rows + 0.2) ** 2 < 0.02)
+  )
+  faces = np.clip(faces + random.normal(0, 12, size=(40, 48, 48)), 0, 255).astype(np.uint8)
+  images = np.repeat(faces[..., None], channels, axis=-1)
+  np.savez(
+    path,
+    index=np.arange(len(label), dtype=np.int64) + 32298,
+    label=label,
+    probability=probability,
+    worst=worst.astype(np.int64),
+    worst_image=images[:24],
+    sample_image=images[24:],
+  )
+
+
+def write_run(
+  workdir: Path,
+  *,
+  steps: int = 2000,
+  best: float = 0.6,
+  names: list[str] = NAMES,
+  channels: int = 1,
+  ended: bool = True,
+) -> dict[str, Any]:
+  """Writes a workdir as a training leaves it; returns its result."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  paper = {
+    "title": "The HSIC bottleneck for expressions",
+    "reference": "A. Author & B. Author, 2022, <https://example.org/paper>",
+    "reported": {"test accuracy": 0.8823, "seconds a step": 0.049286, "parameters": 7_000_000},
+    "note": "The paper's split is by image, ours by subject.",
+  }
+  config = {
+    "config": {"model": {"name": "hsic_dense", "growth": 24}, "batch_size": 128, "paper": paper},
+    "source": "configs/hsic.py:small",
+    "overrides": ["--config.batch_size=128"],
+    "commit": "e3ed27b0c2f94b5ad1",
+    "versions": {"jax": "0.10.2"},
+    "device": "cpu: AMD EPYC x 2",
+  }
+  (workdir / "config.json").write_text(json.dumps(config))
+  records = _curves(steps, best)
+  records.insert(40, {"kind": "event", "step": 200, "text": "resumed from step 200"})
+  (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+  result = _result(best, steps, names)
+  if ended:
+    (workdir / "result.json").write_text(json.dumps(result))
+    _save_predictions(workdir / "predictions.npz", result, channels)
+  return result

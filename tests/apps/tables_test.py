@@ -1,0 +1,160 @@
+"""The README's tables: made from results, compared with results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_jax.apps.tables import add_result, load_results, main, render
+from fer_jax.errors import UserError
+
+RESULT: dict[str, Any] = {
+  "accuracy": 0.75,
+  "confusion_matrix": [[40, 10], [15, 35]],
+  "class_names": ["happy", "sad"],
+  "seconds": 1234.5,
+  "steps": 2000,
+  "dataset": "fer2013",
+  "device": "cpu: 2 | cores",
+  "versions": {"jax": "0.10.2"},
+  "commit": "e3ed27b0c2f94b5ad1-dirty",
+  "seeds": [0],
+  "config": "configs/hsic.py:small",
+  "notes": ["a \u2014 b"],
+}
+BENCH = {
+  "what": "objectives",
+  "device": "gpu: H200",
+  "versions": {"jax": "0.11.2"},
+  "commit": "0123456789ab",
+  "rows": [
+    {"name": "backprop", "time_ratio": 1.0, "images_per_second": 12345.6},
+    {"name": "hsic", "time_ratio": 0.6912, "memory_ratio": 0.3},
+  ],
+}
+README = """# Title
+<!-- results:accuracy rows=small,large -->
+stale
+<!-- /results -->
+between
+<!-- results:bench -->
+<!-- /results -->
+end
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "result.json").write_text(json.dumps(RESULT))
+  (workdir / "config.json").write_text(json.dumps({"overrides": ["--config.seed=3"]}))
+  (tmp_path / "results").mkdir()
+  (tmp_path / "results" / "objectives.json").write_text(json.dumps(BENCH))
+  (tmp_path / "README.md").write_text(README)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def test_added_result_keeps_everything_and_the_overrides(project: Path) -> None:
+  main(["--add=run", "--name=small"])
+  kept = json.loads((project / "results" / "small.json").read_text())
+  assert kept == {**RESULT, "overrides": ["--config.seed=3"]}
+
+
+def test_tables_show_the_results_and_name_what_is_missing(project: Path) -> None:
+  main(["--add=run", "--name=small"])
+  assert main([]) == 0
+  readme = (project / "README.md").read_text()
+  assert "stale" not in readme
+  assert (
+    "| small | `configs/hsic.py:small --config.seed=3` | fer2013 | 75.00 % (65.70 \N{EN DASH} 82.45 %) "
+    "| 1,234 | 2,000 | cpu: 2 \\| cores | `e3ed27b0c-dirty` |"
+  ) in readme
+  assert "| large |  |  | not yet measured |  |  |  |  |" in readme
+  assert "| objectives | time ratio | images/s | memory ratio |" in readme
+  assert "| backprop | 1 | 12,346 | not yet measured |" in readme
+  assert "| hsic | 0.6912 | not yet measured | 0.3 |" in readme
+  assert "Measured on gpu: H200; jax 0.11.2; commit `012345678`." in readme
+
+
+def test_text_outside_the_markers_stays_and_a_second_run_changes_nothing(project: Path) -> None:
+  main([])
+  once = (project / "README.md").read_text()
+  assert once.startswith("# Title\n<!-- results:accuracy rows=small,large -->\n\n|")
+  assert "<!-- /results -->\nbetween\n<!-- results:bench -->" in once
+  assert once.endswith("<!-- /results -->\nend\n")
+  main([])
+  assert (project / "README.md").read_text() == once
+
+
+def test_check_tells_a_difference_in_one_line_and_writes_nothing(
+  project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  assert main(["--check"]) == 1
+  assert capsys.readouterr().out.count("\n") == 1
+  assert (project / "README.md").read_text() == README
+  main([])
+  assert main(["--check"]) == 0
+  main(["--add=run", "--name=large"])  # a new result makes the README stale
+  assert main(["--check"]) == 1
+  main([])
+  edited = (project / "README.md").read_text().replace("75.00 %", "76.00 %")
+  (project / "README.md").write_text(edited)
+  assert main(["--check"]) == 1
+
+
+def test_without_rows_all_results_of_the_kind_are_shown(project: Path) -> None:
+  results = {"b": RESULT, "a": RESULT, "objectives": BENCH}
+  made = render("<!-- results:accuracy -->\n<!-- /results -->\n", dict(sorted(results.items())))
+  assert made.index("| a |") < made.index("| b |")
+  assert "objectives" not in made
+  assert "Not yet measured." in render("<!-- results:bench -->\n<!-- /results -->\n", {"a": RESULT})
+
+
+def test_several_seeds_show_mean_and_spread() -> None:
+  several = {**RESULT, "runs": [{}, {}, {}], "mean": 0.7, "std": 0.01, "interval_95": [0.69, 0.71]}
+  made = render("<!-- results:accuracy -->\n<!-- /results -->\n", {"a": several})
+  assert "70.00 % (69.00 \N{EN DASH} 71.00 %), mean of 3 runs, standard deviation 1.00 %" in made
+
+
+@pytest.mark.parametrize(
+  ("readme", "complaint"),
+  [
+    ("no marker", "found none"),
+    ("<!-- results:accuracy -->\nopen", "1 starts and 0 ends"),
+    ("<!-- results:accuracy -->\n<!-- results:bench -->\n<!-- /results -->\n", "2 starts and 1 ends"),
+    ("x\n<!-- results:speed -->\n<!-- /results -->\n", "README.md:2: .*results:speed"),
+    ("<!-- results:accuracy row=a -->\n<!-- /results -->\n", "row=a"),
+    ("<!-- results:accuracy rows=b -->\n<!-- /results -->\n", "b.json: expected the key accuracy"),
+    ("<!-- results:bench rows=a -->\n<!-- /results -->\n", "a.json: expected a benchmark"),
+  ],
+)
+def test_a_mistaken_marker_is_named(readme: str, complaint: str) -> None:
+  with pytest.raises(UserError, match=complaint):
+    render(readme, {"a": RESULT, "b": BENCH})
+
+
+def test_a_run_that_has_no_result_cannot_be_added(project: Path) -> None:
+  (project / "run" / "result.json").unlink()
+  with pytest.raises(UserError, match=r"run/result.json: expected the result of a finished run"):
+    main(["--add=run", "--name=small"])
+  assert not (project / "results" / "small.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../small", "a b", ""])
+def test_a_name_that_is_no_word_is_refused(project: Path, name: str) -> None:
+  with pytest.raises(UserError, match="--name="):
+    add_result(project / "run", name, project / "results")
+
+
+def test_add_needs_a_name(project: Path) -> None:
+  with pytest.raises(UserError, match="expected both or neither"):
+    main(["--add=run"])
+
+
+def test_a_file_that_no_program_wrote_is_named(project: Path) -> None:
+  (project / "results" / "mine.json").write_text('{"score": 1}')
+  with pytest.raises(UserError, match=r"mine.json: expected a run's result"):
+    load_results(project / "results")

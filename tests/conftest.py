@@ -1,0 +1,7 @@
+"""The rules that every test runs under: four CPU devices, strict rank promotion, no key used twice."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)

@@ -1,0 +1,77 @@
+"""The dense network: its size, its walk, its layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.models.hsic_dense import HsicDense
+
+
+def parameters_of(settings, size=48):
+  network = settings.build(7, jnp.float32, None)
+  params, _ = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32))
+  return network, params
+
+
+def test_the_default_has_about_seven_million_parameters():
+  _, params = parameters_of(HsicDense())
+  count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(params))
+  assert 6.8e6 < count < 7.4e6
+
+
+def test_there_are_three_blocks_of_five_convolutions_and_a_pyramid_of_three_levels():
+  network, _ = parameters_of(HsicDense())
+  assert [sum("conv" in name for name in block) for block in network.blocks] == [5, 5, 5, 0, 0, 0]
+  assert [name for name in network.layers if "lateral" in name] == [f"pyramid{i}_lateral" for i in (3, 2, 1)]
+
+
+def test_each_convolution_reads_all_earlier_outputs_with_a_weight_for_each():
+  _, params = parameters_of(HsicDense(growth=8, stem=4, transition=6))
+  for i in range(1, 6):
+    layer = params[f"block2_conv{i}"]
+    assert layer["connection"].shape == (i,)
+    assert layer["kernel"].shape == (3, 3, 6 + 8 * (i - 1), 8)
+
+
+def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
+  network = HsicDense(growth=4, stem=4, transition=4, pyramid=4).build(7, jnp.float32, None)
+  image = jnp.zeros((2, 48, 48, 1))
+  params, stats = network.init(jax.random.key(0), image)
+  outputs, _ = network.apply(params, stats, image, taps=True)
+  shapes = dict(zip(network.hidden, [t.shape for t in outputs.taps], strict=True))
+  assert [shapes[f"block{i}_conv5"][1] for i in (1, 2, 3)] == [24, 12, 6]
+  assert [shapes[f"pyramid{i}_smooth"][1] for i in (1, 2, 3)] == [24, 12, 6]
+  assert outputs.logits.shape == (2, 7)
+  assert outputs.features.shape == (2, 3 * 4)
+
+
+def test_layers_are_walked_in_the_order_they_are_listed():
+  network = HsicDense(growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
+  params, stats = network.init(jax.random.key(0), jnp.zeros((1, 24, 24, 1)))
+  walked = []
+
+  def apply(name, *inputs):
+    walked.append(name)
+    return network.call(name, params[name], stats[name], inputs, None)[0]
+
+  network.walk(apply, jnp.zeros((1, 24, 24, 1)))
+  assert walked == list(network.layers) == [*network.hidden, network.classifier]
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_the_number_of_blocks_is_free(blocks):
+  network = HsicDense(blocks=blocks, convs=2, growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
+  image = jnp.zeros((1, 48, 48, 1))
+  outputs, _ = network.apply(*network.init(jax.random.key(0), image), image)
+  assert outputs.logits.shape == (1, 7)
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32():
+  network = HsicDense(blocks=2, convs=2, growth=4, stem=4, transition=4, pyramid=4).build(7, jnp.bfloat16, None)
+  image = jax.random.normal(jax.random.key(0), (4, 24, 24, 1))
+  params, stats = network.init(jax.random.key(1), image)
+  outputs, new_stats = network.apply(params, stats, image, key=jax.random.key(2), taps=True)
+  assert {leaf.dtype for leaf in jax.tree.leaves((params, new_stats))} == {jnp.dtype("float32")}
+  assert outputs.logits.dtype == jnp.float32
+  assert {tap.dtype for tap in outputs.taps} == {jnp.dtype("bfloat16")}

@@ -1,0 +1,49 @@
+"""A little dense network and a batch for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.models.hsic_dense import HsicDense
+from fer_jax.objectives.objective import Examples
+
+SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
+ROWS, CLASSES = 16, 3
+
+
+@pytest.fixture(scope="session")
+def network():
+  return SETTINGS.build(CLASSES, jnp.float32, None)
+
+
+@pytest.fixture(scope="session")
+def variables(network):
+  params, stats = network.init(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
+  # Away from the special point at which the classifier starts (zero attention scores).
+  keys = iter(jax.random.split(jax.random.key(1), 200))
+  params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
+  return params, stats
+
+
+@pytest.fixture(scope="session")
+def batch():
+  generator = np.random.default_rng(0)
+  image = generator.normal(size=(ROWS, 12, 12, 1)).astype(np.float32)
+  return Examples(jnp.asarray(image), jnp.eye(CLASSES)[generator.integers(0, CLASSES, ROWS)])
+
+
+@pytest.fixture(scope="session")
+def on_devices(variables, batch):
+  """Returns a function that learns from the batch with the rows dealt over several devices."""
+
+  def learn(settings, devices, trainable):
+    spread = SETTINGS.build(CLASSES, jnp.float32, "d")
+    objective = settings.build(spread, trainable, "d")
+    learned = jax.pmap(
+      objective, axis_name="d", in_axes=(None, None, 0, None), out_axes=None, devices=jax.devices()[:devices]
+    )
+    dealt = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    return learned(*variables, dealt, jax.random.key(3))
+
+  return learn
