@@ -10,7 +10,7 @@ label and on the input; then the attentive classifier alone, on frozen features.
 
 Variants, joined by commas:
   paper     the printed objective: trace form, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
-  small     1 M parameters and short runs, for a CPU
+  small     0.2 M parameters and short runs, for a CPU
   demo      a little network on the built-in faces
   backprop  the twin: the same network and data by back-propagation of the cross-entropy
 
@@ -111,7 +111,7 @@ def _paper(config: ConfigDict) -> None:
 
 
 def _small(config: ConfigDict) -> None:
-  config.model.update({"convs": 4, "growth": 24, "stem": 32, "transition": 64, "pyramid": 64})
+  config.model.update({"convs": 4, "growth": 16, "stem": 32, "transition": 48, "pyramid": 32})
   config.duration = "1500 steps"
 
 
@@ -137,4 +137,5 @@ def _backprop(config: ConfigDict) -> None:
       "optimizer": optimizer.to_dict(),
     }
   }
-  config.pop("paper", None)
+  if "paper" in config:
+    del config.paper

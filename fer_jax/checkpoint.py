@@ -1,6 +1,7 @@
 """State, position of the data and clock, saved and restored as one. The only file that imports orbax."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from orbax.checkpoint import checkpoint_managers
 from fer_jax.errors import UserError
 from fer_jax.step import TrainState
 
+_NOT_MEASURED = -1.0
+
 
 @dataclasses.dataclass
 class Clock:
@@ -27,7 +30,7 @@ class Clock:
     seconds: spent so far, over all the times the run was started.
     phase_seconds: `seconds` when the phase began.
     best_accuracy: the best validation accuracy, -1 before the first.
-    best_step: the step it was reached at.
+    best_step: the last step it was reached at, -1 before the first.
     worse: evaluations in this phase since it last improved.
     phase_best: the best validation accuracy of this phase.
   """
@@ -37,10 +40,10 @@ class Clock:
   step: int = 0
   seconds: float = 0.0
   phase_seconds: float = 0.0
-  best_accuracy: float = -1.0
+  best_accuracy: float = _NOT_MEASURED
   best_step: int = -1
   worse: int = 0
-  phase_best: float = -1.0
+  phase_best: float = _NOT_MEASURED
 
 
 class Checkpoints:
@@ -61,6 +64,7 @@ class Checkpoints:
     )
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_validation_accuracy)
     self._folder = folder.absolute()
+    _forget_damaged_metrics(self._folder)
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def __enter__(self) -> "Checkpoints":
@@ -81,6 +85,7 @@ class Checkpoints:
     if clock.step in self._manager.all_steps():
       if accuracy is None:
         return
+      self._manager.wait_until_finished()  # what is still being written cannot be deleted
       self._manager.delete(clock.step)
     # A copy: on a CPU the writer would otherwise read the very buffers that the next steps may reuse.
     state = jax.tree.map(np.array, state)
@@ -89,7 +94,7 @@ class Checkpoints:
       data=grain.checkpoint.CheckpointSave(iterator),
       clock=ocp.args.JsonSave(dataclasses.asdict(clock)),
     )
-    metrics = None if accuracy is None else {"accuracy": accuracy}
+    metrics = {"accuracy": _NOT_MEASURED if accuracy is None else accuracy}
     self._manager.save(clock.step, args=arguments, metrics=metrics)
 
   def restore_newest(
@@ -144,6 +149,15 @@ class Checkpoints:
   def newest_step(self) -> int | None:
     """The step of the newest checkpoint; None where there is none."""
     return self._manager.latest_step()
+
+
+def _forget_damaged_metrics(folder: Path) -> None:
+  """Removes metrics that cannot be read: orbax reads those of all checkpoints when it opens a folder."""
+  for file in folder.glob("*/metrics/metrics"):
+    try:
+      float(json.loads(file.read_text(encoding="utf-8"))["accuracy"])
+    except (ValueError, KeyError, TypeError):
+      shutil.rmtree(file.parent)
 
 
 def _validation_accuracy(metrics: dict[str, float]) -> float:

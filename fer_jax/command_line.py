@@ -1,6 +1,7 @@
 """The flags of a training run: a config file with its variant, a folder, overrides of the config's keys."""
 
 import importlib.util
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,16 +49,16 @@ def parse(argv: Sequence[str]) -> Command | None:
   if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv):
     return None
   source, rest = _take_source(list(argv))
-  config = _load(source)
+  config = load_config(source)
   overrides = [argument for argument in rest if re.match(r"--?config\.", argument)]
   for override in overrides:
     check_override(config, override)
   values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
   workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
   try:
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     unread = values(rest)[1:]
-  except flags.Error as error:
+  except (flags.Error, ValueError) as error:  # ValueError: a key that is no Python name
     raise UserError(f"{str(error).splitlines()[0]} (--help shows the usage)") from None
   if unread:
     raise UserError(f"{unread[0]!r}: unexpected argument (--help shows the usage)")
@@ -75,7 +76,7 @@ def _take_source(argv: list[str]) -> tuple[str, list[str]]:
   raise UserError("--config is missing: for example --config=configs/hsic.py:demo, which needs no data")
 
 
-def _load(source: str) -> ConfigDict:
+def load_config(source: str) -> ConfigDict:
   """Returns the config as its file makes it, before any override."""
   path, _, variant = source.partition(":")
   file = Path(path)
@@ -91,6 +92,8 @@ def _load(source: str) -> ConfigDict:
     raise UserError(f"--config={source}: cannot be imported ({error})") from None
   if not hasattr(module, "get_config"):
     raise UserError(f"--config={source}: {path} has no function get_config")
+  if variant and not inspect.signature(module.get_config).parameters:
+    raise UserError(f"--config={source}: {path} has no variants")
   try:
     return module.get_config(variant) if variant else module.get_config()
   except ValueError as error:

@@ -6,6 +6,7 @@ the key and the nearest one that does. Durations may be steps, epochs or a share
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -183,7 +184,7 @@ def parse(config: ConfigDict) -> Settings:
   for key in ("batch_size", "eval_batch_size"):
     if getattr(settings, key) < 1:
       raise UserError(f"config.{key}={getattr(settings, key)}: expected 1 or more")
-  if settings.budget_minutes < 0:
+  if not 0 <= settings.budget_minutes < math.inf:
     raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
   return settings
 

@@ -12,9 +12,12 @@ def main() -> int:
     print(command_line.USAGE)
     return 0
   # Late, so that a typo in a flag is answered at once.
+  from absl import logging
+
   from fer_jax.apps.report import write_report
   from fer_jax.train import Interrupted, train_and_evaluate
 
+  logging.set_verbosity(logging.ERROR)  # orbax's advice would break up the progress line
   try:
     result = train_and_evaluate(command.config, command.workdir, command.source, command.overrides)
   except Interrupted as stop:

@@ -74,11 +74,11 @@ class RunLog:
   @contextlib.contextmanager
   def timing(self, what: str) -> Iterator[None]:
     """Adds the time spent inside to one of `times`."""
-    start = time.monotonic()
+    start, before = time.monotonic(), sum(self._times.values())
     try:
       yield
-    finally:
-      self._times[what] += time.monotonic() - start
+    finally:  # what was timed inside is counted there alone
+      self._times[what] += time.monotonic() - start - (sum(self._times.values()) - before)
 
   def event(self, step: int, text: str) -> None:
     """Says something that happened once."""

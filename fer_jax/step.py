@@ -96,7 +96,7 @@ def make_train_step(
     trained = {name: state.params[name] for name in learned.gradients}
     updates, opt_state = optimizer.update(learned.gradients, state.opt_state, trained, progress=progress)
     params = {**state.params, **optax.apply_updates(trained, updates)}
-    metrics = {**learned.metrics, "gradient_norm": optax.global_norm(learned.gradients)}
+    metrics = {**learned.metrics, "gradient_norm": optax.tree.norm(learned.gradients)}
     return TrainState(state.step + 1, params, learned.stats, opt_state), metrics
 
   return train_step

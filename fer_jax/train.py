@@ -253,7 +253,7 @@ class _Run:
     self.log.forget_rate()
     clock.worse = 0 if found.accuracy > clock.phase_best else clock.worse + 1
     clock.phase_best = max(clock.phase_best, found.accuracy)
-    if found.accuracy > clock.best_accuracy:
+    if found.accuracy >= clock.best_accuracy:  # of equals the later, as the checkpoints' policy keeps it
       clock.best_accuracy, clock.best_step = found.accuracy, clock.step
     return found.accuracy
 
@@ -288,7 +288,7 @@ class _Run:
   def _next_phase(self) -> None:
     clock = self.clock
     clock.phase, clock.phase_step, clock.phase_seconds = clock.phase + 1, 0, self.log.seconds
-    clock.worse, clock.phase_best = 0, -1.0
+    clock.worse, clock.phase_best = 0, Clock().phase_best
     if clock.phase < len(self.phases):
       next_phase = self.phases[clock.phase]
       self.state = self.devices.replicate(next_phase.begin(clock.step, self.state.params, self.state.stats))

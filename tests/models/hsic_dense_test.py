@@ -37,7 +37,7 @@ def test_each_convolution_reads_all_earlier_outputs_with_a_weight_for_each():
 def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
   network = HsicDense(growth=4, stem=4, transition=4, pyramid=4).build(7, jnp.float32, None)
   image = jnp.zeros((2, 48, 48, 1))
-  params, stats = network.init(jax.random.key(0), image)
+  params, stats = jax.jit(network.init)(jax.random.key(0), image)
   outputs, _ = network.apply(params, stats, image, taps=True)
   shapes = dict(zip(network.hidden, [t.shape for t in outputs.taps], strict=True))
   assert [shapes[f"block{i}_conv5"][1] for i in (1, 2, 3)] == [24, 12, 6]
@@ -48,7 +48,7 @@ def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
 
 def test_layers_are_walked_in_the_order_they_are_listed():
   network = HsicDense(growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
-  params, stats = network.init(jax.random.key(0), jnp.zeros((1, 24, 24, 1)))
+  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 24, 24, 1)))
   walked = []
 
   def apply(name, *inputs):
@@ -63,14 +63,14 @@ def test_layers_are_walked_in_the_order_they_are_listed():
 def test_the_number_of_blocks_is_free(blocks):
   network = HsicDense(blocks=blocks, convs=2, growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
   image = jnp.zeros((1, 48, 48, 1))
-  outputs, _ = network.apply(*network.init(jax.random.key(0), image), image)
+  outputs, _ = network.apply(*jax.jit(network.init)(jax.random.key(0), image), image)
   assert outputs.logits.shape == (1, 7)
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32():
   network = HsicDense(blocks=2, convs=2, growth=4, stem=4, transition=4, pyramid=4).build(7, jnp.bfloat16, None)
   image = jax.random.normal(jax.random.key(0), (4, 24, 24, 1))
-  params, stats = network.init(jax.random.key(1), image)
+  params, stats = jax.jit(network.init)(jax.random.key(1), image)
   outputs, new_stats = network.apply(params, stats, image, key=jax.random.key(2), taps=True)
   assert {leaf.dtype for leaf in jax.tree.leaves((params, new_stats))} == {jnp.dtype("float32")}
   assert outputs.logits.dtype == jnp.float32

@@ -19,7 +19,7 @@ def network():
 
 @pytest.fixture(scope="session")
 def variables(network):
-  params, stats = network.init(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
+  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
   # Away from the special point at which the classifier starts (zero attention scores).
   keys = iter(jax.random.split(jax.random.key(1), 200))
   params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)

@@ -1,0 +1,155 @@
+"""The floors of the house: which modules of fer_jax may import which. A module without a floor fails."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fer_jax"
+
+# What a module or folder may import of ours, besides itself. The longest name that fits a module counts.
+FLOORS = {
+  "fer_jax": (),
+  "fer_jax.errors": (),
+  "fer_jax.layers": (),
+  "fer_jax.losses": (),
+  "fer_jax.optim": (),
+  "fer_jax.models": ("layers",),
+  "fer_jax.objectives": ("losses", "layers", "models"),
+  "fer_jax.data": ("errors",),
+  # Models and objectives only by their signatures.
+  "fer_jax.step": ("data.batch", "data.augment", "losses", "models.network", "objectives.objective"),
+  "fer_jax.parallel": ("errors",),
+  "fer_jax.evaluate": ("data.batch", "parallel"),
+  "fer_jax.checkpoint": ("errors", "step"),
+  "fer_jax.run_log": (),
+  "fer_jax.provenance": (),
+  "fer_jax.workdir": ("errors", "provenance"),
+  "fer_jax.config": ("errors", "data.augment", "models", "objectives", "optim"),
+  "fer_jax.command_line": ("errors", "config"),
+  "fer_jax.phases": ("errors", "config", "models.network", "parallel", "step"),
+  "fer_jax.train": (
+    *("errors", "config", "data", "phases", "step", "parallel", "evaluate", "checkpoint", "run_log"),
+    *("provenance", "workdir"),
+  ),
+  "fer_jax.apps": (
+    *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
+    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train"),
+  ),
+  "fer_jax.main": ("errors", "command_line", "train", "apps"),
+}
+
+# What others may install and import elsewhere, and the packages that it may need for that.
+LIGHT = {
+  "fer_jax.losses": {"jax", "numpy"},
+  "fer_jax.optim": {"jax", "numpy", "optax"},
+  "fer_jax.layers": {"jax", "numpy", "flax"},
+  "fer_jax.models": {"jax", "numpy", "flax"},
+}
+
+# The only modules that import a package. Grain's state goes into a checkpoint through handlers of its own, so
+# checkpoint.py names grain too.
+ONLY = {"orbax": {"fer_jax.checkpoint"}, "grain": {"fer_jax.data.pipeline", "fer_jax.checkpoint"}}
+
+
+def module_of(path: Path) -> str:
+  parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_of(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(source: str) -> Iterator[str]:
+  """Yields the dotted name of everything that a file imports, inside functions too."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f"line {node.lineno}: a relative import; name the module in full"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def first_party(source: str) -> set[str]:
+  """The modules of fer_jax that a file imports; `from fer_jax.step import TrainState` is fer_jax.step."""
+  found = {name for name in imports(source) if name.split(".")[0] == "fer_jax"}
+  return {name if name in SOURCES else name.rpartition(".")[0] for name in found}
+
+
+def third_party(source: str) -> set[str]:
+  return {name.split(".")[0] for name in imports(source)} - set(sys.stdlib_module_names) - {"fer_jax"}
+
+
+def is_inside(module: str, room: str) -> bool:
+  return f"{module}.".startswith(f"{room}.")
+
+
+def floor_of(module: str) -> str | None:
+  rooms = [room for room in FLOORS if is_inside(module, room) and (room != "fer_jax" or module == "fer_jax")]
+  return max(rooms, key=len, default=None)
+
+
+def says(source: str, word: str) -> bool:
+  """Whether a file's code, its comments and texts left out, uses a name."""
+  for node in ast.walk(ast.parse(source)):
+    names = {getattr(node, field, None) for field in ("id", "attr", "name", "asname")}
+    if word in names or (isinstance(node, ast.alias) and word in node.name.split(".")):
+      return True
+  return False
+
+
+class TestFloors:
+  def test_no_import_runs_upwards(self) -> None:
+    for module, source in SOURCES.items():
+      floor = floor_of(module)
+      assert floor is not None, f"{module} has no floor: say in FLOORS what it may import"
+      allowed = {f"fer_jax.{room}" for room in (floor.removeprefix("fer_jax."), *FLOORS[floor])}
+      upwards = {name for name in first_party(source) if not any(is_inside(name, room) for room in allowed)}
+      assert not upwards, f"{module} imports {sorted(upwards)}; its floor allows {sorted(allowed)}"
+
+  def test_what_others_import_stays_light(self) -> None:
+    for module, source in SOURCES.items():
+      for room, allowed in LIGHT.items():
+        heavy = third_party(source) - allowed
+        assert not is_inside(module, room) or not heavy, f"{module} imports {sorted(heavy)}"
+
+  def test_a_package_has_one_home(self) -> None:
+    for package, homes in ONLY.items():
+      assert {module for module, source in SOURCES.items() if package in third_party(source)} == homes
+
+  def test_pmap_has_one_home(self) -> None:
+    assert {module for module, source in SOURCES.items() if says(source, "pmap")} == {"fer_jax.parallel"}
+
+  def test_every_file_has_a_name_that_says_something(self) -> None:
+    assert {path.stem for path in PACKAGE.rglob("*.py")}.isdisjoint({"utils", "util", "helpers", "misc", "common"})
+
+  def test_every_floor_has_a_room(self) -> None:
+    rooms = {*FLOORS, *(f"fer_jax.{room}" for allowed in FLOORS.values() for room in allowed)}
+    assert rooms <= SOURCES.keys()
+
+
+def test_imports_are_seen_in_every_form() -> None:
+  source = """
+import fer_jax.train
+import fer_jax.apps.bench as b
+from fer_jax import errors, checkpoint as c
+from fer_jax.data import pipeline
+from fer_jax.step import TrainState
+def late():
+  from fer_jax.models.network import Network
+"""
+  expected = ("train", "apps.bench", "errors", "checkpoint", "data.pipeline", "step", "models.network")
+  assert first_party(source) == {f"fer_jax.{name}" for name in expected}
+  assert third_party("import os, jax.numpy\nfrom optax import sgd\n") == {"jax", "optax"}
+  with pytest.raises(AssertionError, match="relative import"):
+    first_party("from . import step")
+
+
+@pytest.mark.parametrize(
+  "source", ["jax.pmap(f)", "from jax import pmap", "from jax import pmap as p", "import a.pmap"]
+)
+def test_a_name_is_seen_in_code(source: str) -> None:
+  assert says(source, "pmap")
+  assert not says(f'"""{source}"""  # {source}', "pmap")

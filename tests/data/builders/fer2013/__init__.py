@@ -1,0 +1,1 @@
+"""Tests of fer_jax.data.builders.fer2013."""

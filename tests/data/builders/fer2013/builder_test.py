@@ -1,0 +1,225 @@
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from fer_jax.data import builders
+from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.errors import UserError
+
+SPLITS = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+
+
+@pytest.fixture
+def manual_dir(tmp_path):
+  folder = tmp_path / "manual"
+  folder.mkdir()
+  layouts.write_fer2013_csv(folder / "fer2013.csv", rows_per_split=9)
+  layouts.write_ferplus_csv(folder / "fer2013new.csv", rows_per_split=9, nameless=(4,))
+  return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+  return tmp_path / "data"
+
+
+def rows_of(path):
+  """Returns the rows of a CSV file as dictionaries, keys stripped: the source as the tests read it."""
+  with path.open(newline="") as file:
+    return [{key.strip(): value for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def records_of(data_dir):
+  """Returns all prepared records, train before validation before test, and each one's split."""
+  builder = builders.make_builder("fer2013", str(data_dir))
+  splits = [split for split in SPLITS if split in builder.info.splits]
+  pairs = [(split, record) for split in splits for record in builder.as_data_source(split)]
+  return [split for split, _ in pairs], [record for _, record in pairs]
+
+
+def assert_same(data_dir, rows):
+  splits, records = records_of(data_dir)
+  assert [SPLITS[split] for split in splits] == [row["Usage"] for row in rows]
+  assert [record["index"] for record in records] == list(range(len(rows)))
+  assert [record["label"] for record in records] == [int(row["emotion"]) for row in rows]
+  expected = np.array([np.array(row["pixels"].split(), int).reshape(48, 48, 1) for row in rows])
+  np.testing.assert_array_equal(np.stack([record["image"] for record in records]), expected)
+  return records
+
+
+@pytest.mark.parametrize("name", ["fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv"])
+def test_the_prepared_dataset_holds_the_source_row_by_row(tmp_path, data_dir, name):
+  path = tmp_path / "manual" / name
+  path.parent.mkdir(parents=True)
+  write = layouts.write_icml_csv if "icml" in name else layouts.write_fer2013_csv
+  write(path, rows_per_split=9)
+  builders.prepare("fer2013", str(data_dir), str(tmp_path / "manual"))
+  records = assert_same(data_dir, rows_of(path))
+  assert not np.any([record["votes"] for record in records])
+
+
+def test_line_ends_blank_lines_quotes_and_a_byte_order_mark_do_not_matter(manual_dir, data_dir):
+  path = manual_dir / "fer2013.csv"
+  rows = rows_of(path)
+  text = path.read_text().replace(" ", "  ", 5).splitlines()
+  text[1] = ",".join(f'"{field}"' for field in text[1].split(","))
+  path.write_bytes(("\ufeff" + "\r\n".join([*text[:3], "", *text[3:], ""])).encode())
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  assert_same(data_dir, rows)
+
+
+def test_source_order_is_kept_when_the_splits_are_mixed(manual_dir, data_dir):
+  (manual_dir / "fer2013new.csv").unlink()
+  path = manual_dir / "fer2013.csv"
+  header, *lines = path.read_text().splitlines()
+  path.write_text("\n".join([header, *lines[::-1]]))
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  splits, records = records_of(data_dir)
+  rows = rows_of(path)
+  for split, record in zip(splits, records, strict=True):
+    row = rows[record["index"]]
+    assert SPLITS[split] == row["Usage"]
+    assert " ".join(map(str, record["image"].ravel())) == row["pixels"]
+  assert [record["index"] for record in records] == [*range(18, 27), *range(9, 18), *range(9)]
+
+
+def test_votes_are_those_of_the_same_row(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  votes = [[int(row[name]) for name in layouts.FERPLUS_VOTES] for row in rows_of(manual_dir / "fer2013new.csv")]
+  np.testing.assert_array_equal([record["votes"] for record in records_of(data_dir)[1]], votes)
+
+
+def test_exact_duplicates_and_only_they_share_a_group(manual_dir, data_dir):
+  path = manual_dir / "fer2013.csv"
+  lines = path.read_text().splitlines()
+  lines[20] = ",".join([lines[20].split(",")[0], lines[3].split(",")[1], lines[20].split(",")[2]])
+  path.write_text("\n".join(lines))
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  groups = [record["group"] for record in records_of(data_dir)[1]]
+  assert groups[19] == groups[2]
+  assert len(set(groups)) == len(groups) - 1
+
+
+def test_metadata_says_where_the_data_came_from(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  metadata = builders.make_builder("fer2013", str(data_dir)).info.metadata
+  assert metadata["origin"]["md5"] == hashlib.md5((manual_dir / "fer2013.csv").read_bytes()).hexdigest()
+  assert metadata["origin"]["path"] == str(manual_dir / "fer2013.csv")
+  assert len(metadata["origin"]["ferplus_sha256"]) == 64
+  (warning,) = metadata["warnings"]
+  assert "Training 9 of 28709, PublicTest 9 of 3589, PrivateTest 9 of 3589" in warning
+
+
+def test_kaggle_folders_have_train_and_test_only(tmp_path, data_dir):
+  folder = tmp_path / "manual"
+  layouts.write_kaggle_folders(folder, per_class=2)
+  (folder / "test" / "happy" / "Thumbs.db").write_bytes(b"")
+  (folder / "test" / ".hidden").mkdir()
+  grey = cv2.imread(str(next((folder / "train" / "angry").iterdir())), cv2.IMREAD_GRAYSCALE)
+  cv2.imwrite(str(folder / "train" / "angry" / "saved_as_colour.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+  builder = builders.prepare("fer2013", str(data_dir), str(folder))
+  splits, records = records_of(data_dir)
+  assert {split: splits.count(split) for split in splits} == {"train": 15, "test": 28}
+  names = builder.info.features["label"].names
+  assert names == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+  files = [path for split in ("train", "test") for name in names for path in sorted((folder / split / name).iterdir())]
+  files = [path for path in files if path.suffix != ".db"]
+  for path, record in zip(files, records, strict=True):
+    assert names[record["label"]] == path.parent.name
+    np.testing.assert_array_equal(record["image"][:, :, 0], cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+  assert "cannot be told apart" in builder.info.metadata["warnings"][0]
+  assert "1 files that are no .jpg or .png were left out: test/happy/Thumbs.db" in builder.info.metadata["warnings"][1]
+
+
+def test_nothing_but_the_dataset_is_left_in_data_dir(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  assert [path.relative_to(data_dir).as_posix() for path in data_dir.glob("*")] == ["fer2013"]
+  assert [path.name for path in (data_dir / "fer2013").iterdir()] == ["1.0.0"]
+
+
+def test_a_prepared_dataset_is_left_alone_and_overwrite_replaces_it(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  (manual_dir / "fer2013new.csv").unlink()
+  layouts.write_fer2013_csv(manual_dir / "fer2013.csv", rows_per_split=7)
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  builders.prepare("fer2013", str(data_dir))
+  assert len(records_of(data_dir)[1]) == 27
+  builders.prepare("fer2013", str(data_dir), str(manual_dir), overwrite=True)
+  assert_same(data_dir, rows_of(manual_dir / "fer2013.csv"))
+
+
+def test_overwrite_with_wrong_files_keeps_the_old_dataset(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  rows = rows_of(manual_dir / "fer2013.csv")
+  (manual_dir / "fer2013.csv").write_text("emotion,pixels,Usage\n1,2,3\n")
+  with pytest.raises(UserError, match="row 2"):
+    builders.prepare("fer2013", str(data_dir), str(manual_dir), overwrite=True)
+  assert_same(data_dir, rows)
+  assert [path.name for path in data_dir.iterdir()] == ["fer2013"]
+
+
+def test_an_interrupted_write_leaves_nothing(manual_dir, data_dir, monkeypatch):
+  def stop(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cv2, "imencode", stop)
+  with pytest.raises(KeyboardInterrupt):
+    builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  assert not data_dir.exists()
+
+
+def test_a_data_dir_that_cannot_be_written_is_an_error(manual_dir, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"cannot write a dataset into .*/file/data .*--data_dir"):
+    builders.prepare("fer2013", str(tmp_path / "file" / "data"), str(manual_dir))
+
+
+def test_files_are_asked_for_only_where_they_are_needed(data_dir):
+  with pytest.raises(UserError, match=r"fer2013 needs --manual_dir=DIR.*fer2013\.csv"):
+    builders.prepare("fer2013", str(data_dir))
+  assert builders.required_files("synthetic_faces") == ""
+
+
+def test_an_unknown_dataset_is_an_error_that_lists_the_known():
+  with pytest.raises(UserError, match="'affectnet' is unknown; known are fer2013, synthetic_faces"):
+    builders.make_builder("affectnet")
+
+
+def test_data_dir_defaults_to_that_of_tfds_and_may_begin_with_a_tilde(monkeypatch, tmp_path):
+  assert builders.make_builder("fer2013").data_dir.startswith(str(tfds.core.constants.DATA_DIR))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert builders.make_builder("fer2013", "~/data").data_dir == str(tmp_path / "data" / "fer2013" / "1.0.0")
+
+
+def test_plain_tfds_reads_the_dataset_without_this_package_or_tensorflow(manual_dir, data_dir):
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  program = """
+import json, sys
+import tensorflow_datasets as tfds
+source = tfds.data_source("fer2013", split="test", data_dir=sys.argv[1])
+builder = tfds.builder("fer2013", data_dir=sys.argv[1])
+loaded = [name for name in ("fer_jax", "tensorflow") if name in sys.modules]
+print(json.dumps([len(source), source[0]["image"].ravel().tolist(), list(builder.info.splits), loaded]))
+"""
+  ran = subprocess.run(
+    [sys.executable, "-c", program, data_dir], check=True, capture_output=True, text=True, cwd=data_dir
+  )
+  length, pixels, splits, loaded = json.loads(ran.stdout.splitlines()[-1])
+  assert length == 9
+  assert pixels == [int(word) for word in rows_of(manual_dir / "fer2013.csv")[18]["pixels"].split()]
+  assert sorted(splits) == sorted(SPLITS)
+  assert loaded == []
+
+
+def test_tfds_load_reads_the_dataset(manual_dir, data_dir):
+  pytest.importorskip("tensorflow")
+  builders.prepare("fer2013", str(data_dir), str(manual_dir))
+  loaded = tfds.load("fer2013", split="train", data_dir=data_dir)
+  assert [int(record["index"]) for record in loaded.as_numpy_iterator()] == list(range(9))

@@ -1,0 +1,241 @@
+"""Every way in which FER2013's raw files can be wrong ends in one line that names the file and the row."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax.data import builders
+from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.errors import UserError
+
+ROWS_PER_SPLIT = 7
+LAST_ROW = 1 + 3 * ROWS_PER_SPLIT
+
+
+@pytest.fixture
+def csv_folder(tmp_path):
+  folder = tmp_path / "manual"
+  folder.mkdir()
+  layouts.write_fer2013_csv(folder / "fer2013.csv", ROWS_PER_SPLIT)
+  layouts.write_ferplus_csv(folder / "fer2013new.csv", ROWS_PER_SPLIT)
+  return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+  layouts.write_kaggle_folders(tmp_path / "manual", per_class=1)
+  return tmp_path / "manual"
+
+
+def fail(manual_dir, data_dir):
+  """Prepares the dataset, expecting a failure that leaves nothing behind; returns its message."""
+  data_dir.mkdir()
+  (data_dir / "mine.txt").write_text("not yours")
+  for target in (data_dir, data_dir.parent / "new" / "data"):
+    with pytest.raises(UserError) as caught:
+      builders.prepare("fer2013", str(target), str(manual_dir))
+  assert [path.name for path in data_dir.iterdir()] == ["mine.txt"]
+  assert not (data_dir.parent / "new").exists()
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+def replace_row(path, row, text):
+  """Replaces a row (1 is the header), or adds one after the last."""
+  lines = path.read_text().splitlines()
+  lines[row - 1 : row] = [text]
+  path.write_text("\n".join(lines) + "\n")
+
+
+def fields(path, row):
+  return path.read_text().splitlines()[row - 1].split(",")
+
+
+@pytest.mark.parametrize(
+  ("position", "word", "complaint"),
+  [
+    (0, "256", "pixel 1 is '256'"),
+    (2303, "-1", "pixel 2304 is '-1'"),
+    (100, "x", "pixel 101 is 'x'"),
+    (100, "1.5", "pixel 101 is '1.5'"),
+    (100, "٣", "pixel 101 is '٣'"),  # A digit to Python's isdecimal.
+    (100, "9" * 30, "pixel 101 is '9999"),
+    (100, "", "2303 pixels, expected 2304"),
+    (100, "1 2", "2305 pixels, expected 2304"),
+  ],
+)
+def test_a_wrong_pixel(csv_folder, tmp_path, position, word, complaint):
+  label, pixels, usage = fields(csv_folder / "fer2013.csv", 5)
+  words = pixels.split()
+  words[position] = word
+  replace_row(csv_folder / "fer2013.csv", 5, f"{label},{' '.join(words)},{usage}")
+  message = fail(csv_folder, tmp_path / "data")
+  assert f"{csv_folder / 'fer2013.csv'}, row 5: {complaint}" in message
+
+
+@pytest.mark.parametrize(
+  ("column", "value", "complaint"),
+  [
+    (0, "7", "label (column emotion) is '7', expected 0 to 6"),
+    (0, "-1", "label (column emotion) is '-1'"),
+    (0, "", "label (column emotion) is ''"),
+    (0, "angry", "label (column emotion) is 'angry'"),
+    (1, "", "0 pixels, expected 2304"),
+    (2, "Testing", "Usage is 'Testing', expected Training, PublicTest, PrivateTest"),
+    (2, "Training,1", "4 columns, expected 3"),
+  ],
+)
+def test_a_wrong_field(csv_folder, tmp_path, column, value, complaint):
+  row = fields(csv_folder / "fer2013.csv", 9)
+  row[column] = value
+  replace_row(csv_folder / "fer2013.csv", 9, ",".join(row))
+  message = fail(csv_folder, tmp_path / "data")
+  assert f"{csv_folder / 'fer2013.csv'}, row 9: " in message
+  assert complaint in message
+
+
+@pytest.mark.parametrize(("end", "complaint"), [(1, "1 columns"), (500, "2 columns"), (-3, "Usage is 'PrivateT'")])
+def test_a_file_cut_inside_its_last_row(csv_folder, tmp_path, end, complaint):
+  path = csv_folder / "fer2013.csv"
+  *whole, last = path.read_text().splitlines()
+  path.write_text("\n".join([*whole, last[:end]]))
+  message = fail(csv_folder, tmp_path / "data")
+  assert f"{path}, row {LAST_ROW}: {complaint}" in message
+
+
+@pytest.mark.parametrize(
+  ("kept", "complaint"),
+  [
+    (1, "a header but no rows"),
+    (8, "PublicTest or PrivateTest"),
+    (15, "(the last is row 15) has Usage PrivateTest"),
+  ],
+)
+def test_a_file_cut_between_rows(csv_folder, tmp_path, kept, complaint):
+  path = csv_folder / "fer2013.csv"
+  path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+  message = fail(csv_folder, tmp_path / "data")
+  assert str(path) in message
+  assert complaint in message
+
+
+@pytest.mark.parametrize("column", ["emotion", "pixels", "Usage"])
+def test_a_column_missing_in_the_header(csv_folder, tmp_path, column):
+  path = csv_folder / "fer2013.csv"
+  path.write_text(path.read_text().replace(column, "other", 1))
+  assert f"{csv_folder / 'fer2013.csv'}, row 1: the header lacks {column}" in fail(csv_folder, tmp_path / "data")
+
+
+def test_an_empty_file(csv_folder, tmp_path):
+  (csv_folder / "fer2013.csv").write_bytes(b"")
+  assert f"{csv_folder / 'fer2013.csv'} is empty (0 bytes)" in fail(csv_folder, tmp_path / "data")
+
+
+def test_a_file_that_is_no_csv(csv_folder, tmp_path):
+  (csv_folder / "fer2013.csv").write_bytes(bytes(range(256)) * 4000)
+  assert f"{csv_folder / 'fer2013.csv'}, row " in fail(csv_folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+  ("row", "text", "complaint"),
+  [
+    (1, "Usage,Image name,neutral", "row 1: the header lacks happiness, surprise, sadness, anger, disgust"),
+    (
+      3,
+      "PublicTest,a.png,4,0,0,1,3,2,0,0,0,0",
+      "row 3: Usage is 'PublicTest', but the FER2013 file beside it has",
+    ),
+    (4, "Training,a.png,4,0,0,x,3,2,0,0,0,0", "row 4: column sadness is 'x', expected a number"),
+    (4, "Training,a.png,4,0,0,-1,3,2,0,0,0,0", "row 4: column sadness is '-1', expected a number"),
+    (4, "Training,a.png,4,0,0,300,3,2,0,0,0,0", "row 4: column sadness is '300', expected a number"),
+    (4, "Training,a.png,4,0,0,1,3,2", "row 4: 8 columns, expected 12"),
+    (LAST_ROW, "", f" has {3 * ROWS_PER_SPLIT - 1} rows, expected {3 * ROWS_PER_SPLIT}"),
+    (LAST_ROW + 1, "PrivateTest,a.png,4,0,0,1,3,2,0,0,0,0", f" has {3 * ROWS_PER_SPLIT + 1} rows, expected"),
+  ],
+)
+def test_wrong_ferplus_votes(csv_folder, tmp_path, row, text, complaint):
+  path = csv_folder / "fer2013new.csv"
+  replace_row(path, row, text)
+  message = fail(csv_folder, tmp_path / "data")
+  assert str(path) in message
+  assert complaint in message
+
+
+def test_a_class_folder_without_images(image_folder, tmp_path):
+  for path in (image_folder / "test" / "fear").iterdir():
+    path.unlink()
+  assert f"{image_folder / 'test' / 'fear'} holds no .jpg or .png" in fail(image_folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize("other", ["fear2", None])
+def test_a_class_folder_of_another_name(image_folder, tmp_path, other):
+  if other is None:
+    (image_folder / "train" / "fear").rename(tmp_path / "away")
+    complaint = f"{image_folder / 'train' / 'fear'} is missing"
+  else:
+    (image_folder / "train" / other).mkdir()
+    complaint = f"{image_folder / 'train' / other} is no class of FER2013"
+  assert complaint in fail(image_folder, tmp_path / "data")
+
+
+def test_folders_without_class_folders(tmp_path):
+  for split in ("train", "test"):
+    (tmp_path / "manual" / split).mkdir(parents=True)
+  assert f"{tmp_path / 'manual' / 'train'} holds no folders" in fail(tmp_path / "manual", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "complaint"),
+  [
+    ("empty.jpg", b"", "not a readable image (0 bytes)"),
+    ("text.png", b"no image", "not a readable image"),
+    ("large.png", cv2.imencode(".png", np.zeros((50, 48), np.uint8))[1].tobytes(), "is 48x50 grey uint8"),
+    ("deep.png", cv2.imencode(".png", np.zeros((48, 48), np.uint16))[1].tobytes(), "is 48x48 grey uint16"),
+    (
+      "red.png",
+      cv2.imencode(".png", np.eye(3, dtype=np.uint8)[[[2] * 48] * 48])[1].tobytes(),
+      "48x48 colour",
+    ),
+    (
+      "cut.jpg",
+      cv2.imencode(".jpg", np.eye(48, dtype=np.uint8) * 200)[1].tobytes()[:-100],
+      "not a readable image",
+    ),
+    (
+      "cut.png",
+      cv2.imencode(".png", np.eye(48, dtype=np.uint8) * 200)[1].tobytes()[:-20],
+      "not a readable image",
+    ),
+  ],
+)
+def test_a_wrong_image(image_folder, tmp_path, name, content, complaint):
+  (image_folder / "test" / "sad" / name).write_bytes(content)
+  message = fail(image_folder, tmp_path / "data")
+  assert str(image_folder / "test" / "sad" / name) in message
+  assert complaint in message
+
+
+def test_a_folder_without_any_of_the_forms(tmp_path):
+  (tmp_path / "manual" / "train").mkdir(parents=True)
+  (tmp_path / "manual" / "archive.zip").write_bytes(b"")
+  message = fail(tmp_path / "manual", tmp_path / "data")
+  for name in (
+    str(tmp_path / "manual"),
+    "fer2013.csv",
+    "icml_face_data.csv",
+    "train/<class>/",
+    "unpack archive.zip",
+  ):
+    assert name in message
+
+
+@pytest.mark.parametrize("fault", ["does not exist", "is empty", "is a file"])
+def test_a_manual_dir_that_is_no_folder_with_files(tmp_path, fault):
+  manual_dir = tmp_path / "manual"
+  if fault == "is empty":
+    manual_dir.mkdir()
+  elif fault == "is a file":
+    manual_dir.write_text("")
+  message = fail(manual_dir, tmp_path / "data")
+  assert f"--manual_dir={manual_dir} {fault}" in message
+  assert "fer2013.csv" in message

@@ -1,0 +1,77 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.layers.channel_attention import AttentiveClassifier
+
+B, D, K = 5, 24, 7
+
+
+@pytest.fixture(scope="module")
+def variables():
+  """What training begins with."""
+  return AttentiveClassifier(K).init(jax.random.key(0), jnp.zeros((1, D)), train=False)
+
+
+def shapes(classifier, features):
+  return jax.eval_shape(lambda: classifier.init(jax.random.key(0), features, train=False))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(classifier, variables, features):
+  return classifier.apply(variables, features, train=False)
+
+
+@pytest.fixture
+def features():
+  return jnp.asarray(np.random.default_rng(0).normal(size=(B, D)), jnp.float32)
+
+
+def dense(params, name, x):
+  return x @ np.asarray(params[name]["kernel"], float) + np.asarray(params[name]["bias"], float)
+
+
+def test_is_the_identity_at_first(features, variables):
+  found = evaluated(AttentiveClassifier(K), variables, features)
+  plain = nn.Dense(K).apply({"params": variables["params"]["Dense_2"]}, features)
+  np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_scores_can_be_learned_from_the_start(features, variables):
+  gradient = jax.grad(lambda v: jnp.sum(evaluated(AttentiveClassifier(K), v, features) ** 2))(variables)
+  assert jnp.abs(gradient["params"]["Dense_1"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize(("reduction", "hidden"), [(8, 3), (2, 12), (100, 1)])
+def test_weighs_features_by_scores_between_0_and_2(features, reduction, hidden):
+  classifier = AttentiveClassifier(K, reduction=reduction)
+  params = shapes(classifier, features)["params"]
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+  assert params["Dense_0"]["kernel"].shape == (D, hidden)
+  exact = np.asarray(features, float)
+  scores = dense(params, "Dense_1", np.maximum(dense(params, "Dense_0", exact), 0))
+  expected = dense(params, "Dense_2", exact * 2 / (1 + np.exp(-scores)))
+  np.testing.assert_allclose(evaluated(classifier, {"params": params}, features), expected, atol=1e-4)
+
+
+def test_dropout_acts_in_training_alone(features, variables):
+  classifier, without = AttentiveClassifier(K, dropout=0.5), AttentiveClassifier(K)
+  plain = evaluated(without, variables, features)
+  np.testing.assert_array_equal(evaluated(classifier, variables, features), plain)
+  train = jax.jit(lambda key: classifier.apply(variables, features, train=True, rngs={"dropout": key}))
+  dropped = [train(jax.random.key(seed)) for seed in (1, 2)]
+  assert np.any(dropped[0] != plain)
+  assert np.any(dropped[0] != dropped[1])
+
+
+def test_logits_are_float32(features):
+  classifier = AttentiveClassifier(K, dtype=jnp.bfloat16)
+  variables = shapes(classifier, features)
+  logits = jax.eval_shape(functools.partial(evaluated, classifier), variables, features.astype(jnp.bfloat16))
+  assert logits.dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}

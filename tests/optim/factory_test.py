@@ -1,0 +1,136 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fer_jax.optim import Optimizer
+from fer_jax.optim.factory import OPTIMIZERS
+
+STEPS = 20
+RATE = 0.05
+
+
+def kernels(params):
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def cosine(rate=RATE):
+  return optax.cosine_decay_schedule(rate, STEPS)
+
+
+def trajectory(transform, **extra):
+  """Returns the parameters after each of STEPS steps on a fixed sequence of gradients."""
+  rng = np.random.default_rng(0)
+  params = {"conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32), "bias": jnp.ones(4)}}
+
+  @jax.jit
+  def advance(params, state, gradients, progress):
+    told = {"progress": progress} if extra.get("told") else {}
+    updates, state = transform.update(gradients, state, params, **told)
+    return optax.apply_updates(params, updates), state
+
+  state, found = transform.init(params), []
+  for step in range(STEPS):
+    gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    params, state = advance(params, state, gradients, np.float32(step / STEPS))
+    found.append(params)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("ours", "reference"),
+  [
+    pytest.param(Optimizer("adam", RATE, "constant"), optax.adam(RATE), id="adam"),
+    pytest.param(Optimizer("adam", RATE, "cosine", b1=0.8, b2=0.9), optax.adam(cosine(), 0.8, 0.9), id="adam moments"),
+    pytest.param(
+      Optimizer("adamw", RATE, "cosine", weight_decay=0.1),
+      optax.adamw(cosine(), weight_decay=0.1, mask=kernels),
+      id="adamw",
+    ),
+    pytest.param(
+      Optimizer("adam", RATE, "cosine", weight_decay=0.1),
+      optax.adamw(cosine(), weight_decay=0.1, mask=kernels),
+      id="adam decays like adamw",
+    ),
+    pytest.param(
+      Optimizer("adamw", RATE, "cosine", warmup=0.2, weight_decay=0.1),
+      optax.adamw(optax.warmup_cosine_decay_schedule(0.0, RATE, 4, STEPS), weight_decay=0.1, mask=kernels),
+      id="warmup",
+    ),
+    pytest.param(
+      Optimizer("sgd", RATE, "cosine", momentum=0.8), optax.sgd(cosine(), momentum=0.8, nesterov=True), id="sgd"
+    ),
+    pytest.param(
+      Optimizer("sgd", RATE, "linear", clip_norm=1.0, weight_decay=0.1),
+      optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.trace(0.9, nesterov=True),
+        optax.add_decayed_weights(0.1, kernels),
+        optax.scale_by_learning_rate(optax.linear_schedule(RATE, 0.0, STEPS)),
+      ),
+      id="clip, then decay",
+    ),
+  ],
+)
+def test_chain_equals_optax(ours, reference):
+  for found, expected in zip(trajectory(ours.build(), told=True), trajectory(reference), strict=True):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
+
+
+def test_clipping_keeps_the_direction_and_bounds_the_norm():
+  transform = Optimizer("sgd", 1.0, "constant", momentum=0.0, clip_norm=0.5).build()
+  gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+  updates, _ = transform.update(gradients, transform.init(gradients), gradients, progress=jnp.float32(0))
+  np.testing.assert_allclose(updates["a"], [-0.3, 0])
+  np.testing.assert_allclose(updates["b"], [[-0.4]], rtol=1e-6)
+  small = jax.tree.map(lambda g: g / 100, gradients)
+  updates, _ = transform.update(small, transform.init(small), small, progress=jnp.float32(0))
+  np.testing.assert_allclose(updates["a"], [-0.03, 0], rtol=1e-6)
+
+
+def test_progress_alone_decides_the_rate():
+  transform = Optimizer("sgd", 1.0, "linear", momentum=0.0).build()
+  gradient = jnp.ones(2)
+  state = transform.init(gradient)
+  for progress in (0.5, 0.0, 1.0):
+    updates, state = transform.update(gradient, state, gradient, progress=jnp.float32(progress))
+    np.testing.assert_allclose(updates, np.full(2, progress - 1))
+
+
+def test_schedule_factor_is_what_the_chain_uses():
+  optimizer = Optimizer("sgd", 0.1, "cosine", warmup=0.5, momentum=0.0)
+  transform, gradient = optimizer.build(), jnp.ones(1)
+  for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+    updates, _ = transform.update(gradient, transform.init(gradient), gradient, progress=jnp.float32(progress))
+    np.testing.assert_allclose(updates[0], -0.1 * optimizer.schedule_factor(jnp.float32(progress)), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ({"name": "adamax"}, f"optimizer.name='adamax': expected one of {', '.join(OPTIMIZERS)}"),
+    ({"schedule": "step"}, "optimizer.schedule='step': expected one of constant, cosine, linear"),
+    ({"warmup": 1.0}, "optimizer.warmup=1.0: expected a share of the phase"),
+    ({"warmup": -0.1}, "optimizer.warmup=-0.1: expected a share of the phase"),
+  ],
+)
+def test_unknown_names_and_values_out_of_range(wrong, message):
+  with pytest.raises(ValueError, match=r"optimizer\.") as raised:
+    Optimizer(**wrong)
+  assert str(raised.value).startswith(message)
+
+
+def test_importing_the_package_costs_jax_and_optax_alone():
+  program = (
+    "import sys, fer_jax.optim\n"
+    "roots = {name.split('.')[0] for name in sys.modules}\n"
+    "ours = {name for name in sys.modules if name.startswith('fer_jax')}\n"
+    "print(sorted(roots & {'flax', 'grain', 'orbax', 'ml_collections', 'tensorflow', 'tensorflow_datasets', 'cv2'}))\n"
+    "print(sorted(name for name in ours if not name.startswith('fer_jax.optim') and name != 'fer_jax'))\n"
+  )
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  assert done.stdout.splitlines() == ["[]", "[]"]

@@ -1,0 +1,169 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.data.batch import Batch
+from fer_jax.errors import UserError
+from fer_jax.parallel import AXIS, Devices
+from fer_jax.step import Resident, Sums
+
+ROWS = 12
+COUNTS = [1, 2, 4]
+
+
+@pytest.fixture(params=COUNTS, ids="{} devices".format)
+def devices(request):
+  return Devices(jax.devices()[: request.param])
+
+
+@pytest.fixture(scope="module")
+def resident():
+  rng = np.random.default_rng(0)
+  # Whole numbers: their sums do not depend on the order of addition.
+  return Resident(rng.integers(0, 9, (ROWS, 2, 2, 1), np.uint8), rng.integers(0, 3, (ROWS, 3)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def batch():
+  rng = np.random.default_rng(1)
+  return Batch(rng.integers(0, ROWS, 8).astype(np.int32), rng.integers(0, 2, 8).astype(bool))
+
+
+def sum_of_rows(axis_name):
+  """A step whose result takes every row of the global batch."""
+
+  def step(state, resident, batch, progress):
+    rows = resident.target[batch.index] * jnp.where(batch.mask, 1.0, 0.0)[:, None]
+    total = jnp.sum(rows, axis=0)
+    total = total if axis_name is None else jax.lax.psum(total, axis_name)
+    return {"step": state["step"] + 1, "sum": state["sum"] + progress * total}, {"loss": total.sum()}
+
+  return step
+
+
+def expected_sum(resident, batch):
+  return (np.asarray(resident.target)[batch.index] * batch.mask[:, None]).sum(axis=0)
+
+
+def fresh_state():
+  return {"step": np.int32(0), "sum": np.zeros(3, np.float32)}
+
+
+class TestTrainStep:
+  def test_is_the_same_on_any_number_of_devices(self, devices, resident, batch):
+    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    state, data = devices.replicate(fresh_state()), devices.replicate(resident)
+    for _ in range(3):
+      state, metrics = step(state, data, devices.split(batch), np.float32(0.5))
+    total = expected_sum(resident, batch)
+    np.testing.assert_array_equal(state["sum"], 1.5 * total)
+    assert int(state["step"]) == 3
+    assert float(metrics["loss"]) == total.sum()
+
+  def test_state_and_metrics_come_back_whole(self, devices, resident, batch):
+    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    state, metrics = step(
+      devices.replicate(fresh_state()), devices.replicate(resident), devices.split(batch), np.float32(1)
+    )
+    assert jax.tree.map(jnp.shape, state) == {"step": (), "sum": (3,)}
+    assert metrics["loss"].shape == ()
+    assert state["sum"].devices() == set(devices.devices)
+
+  def test_compiles_once(self, devices, resident, batch):
+    traces = []
+
+    def counted(*arguments):
+      traces.append(1)
+      return sum_of_rows(devices.axis_name)(*arguments)
+
+    step = devices.compile_train(counted)
+    state, data = devices.replicate(fresh_state()), devices.replicate(resident)
+    for progress in (0.0, 0.25, 0.5):
+      state, _ = step(state, data, devices.split(batch), np.float32(progress))
+    assert len(traces) == 1
+
+
+def test_eval_sums_are_whole_and_probabilities_stay_with_their_rows(devices, resident, batch):
+  def eval_step(variables, resident, batch):
+    rows = variables * resident.target[batch.index]
+    loss = jnp.sum(jnp.where(batch.mask, rows.sum(-1), 0.0))
+    loss = loss if devices.axis_name is None else jax.lax.psum(loss, devices.axis_name)
+    return Sums(loss, jnp.zeros((), jnp.int32)), rows
+
+  compiled = devices.compile_eval(eval_step)
+  variables, data = devices.replicate(jnp.float32(2)), devices.replicate(resident)
+  sums, rows = compiled(variables, data, devices.split(batch))
+  assert float(sums.loss) == 2 * expected_sum(resident, batch).sum()
+  np.testing.assert_array_equal(np.asarray(rows).reshape(8, 3), 2 * resident.target[batch.index])
+
+
+class TestSplit:
+  def test_deals_consecutive_rows(self, devices, batch):
+    count = len(devices.devices)
+    dealt = devices.split(batch)
+    assert dealt.image is None
+    assert dealt.index.shape == ((count, 8 // count) if count > 1 else (8,))
+    for name in ("index", "mask"):
+      np.testing.assert_array_equal(getattr(dealt, name).reshape(8), getattr(batch, name))
+
+  def test_keeps_the_axes_of_a_row(self, resident):
+    dealt = Devices(jax.devices()).split(resident)
+    assert dealt.image.shape == (4, 3, 2, 2, 1)
+    np.testing.assert_array_equal(dealt.image[2, 1], resident.image[7])
+
+
+class TestReplicate:
+  def test_a_step_sends_nothing_but_the_batch(self, devices, resident, batch):
+    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    state, data = devices.replicate(fresh_state()), devices.replicate(resident)
+    state, _ = step(state, data, devices.split(batch), np.float32(0))
+    with jax.transfer_guard_device_to_device("disallow"):
+      state, _ = step(state, data, devices.split(batch), np.float32(0))
+
+  def test_elsewhere_the_guard_would_have_noticed(self, resident, batch):
+    devices = Devices(jax.devices())
+    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    state, data = devices.replicate(fresh_state()), jax.device_put(resident, jax.devices()[0])
+    with (
+      jax.transfer_guard_device_to_device("disallow"),
+      pytest.raises(Exception, match="Disallowed device-to-device transfer"),
+    ):
+      step(state, data, devices.split(batch), np.float32(0))
+
+  def test_the_same_values_on_every_device(self, devices, resident):
+    data = devices.replicate(resident)
+    assert data.image.devices() == set(devices.devices)
+    for shard in data.image.addressable_shards:
+      np.testing.assert_array_equal(shard.data, resident.image)
+
+  def test_empty_fields_stay_empty(self, devices):
+    assert devices.replicate(Resident()) == Resident()
+
+
+class TestCheckBatch:
+  @pytest.mark.parametrize(("count", "batch_size"), [(2, 7), (4, 6), (4, 1)])
+  def test_names_the_key_and_what_would_do(self, count, batch_size):
+    message = f"config.batch_size={batch_size} does not split over {count} devices: take a multiple of {count}"
+    with pytest.raises(UserError) as raised:
+      Devices(jax.devices()[:count]).check_batch(batch_size, "config.batch_size")
+    assert str(raised.value) == message
+
+  @pytest.mark.parametrize(("count", "batch_size"), [(1, 7), (2, 6), (4, 12)])
+  def test_accepts_what_splits(self, count, batch_size):
+    Devices(jax.devices()[:count]).check_batch(batch_size, "config.batch_size")
+
+
+def test_all_local_devices_are_the_default():
+  assert Devices().devices == jax.local_devices()
+  assert Devices().axis_name == AXIS
+  assert Devices(jax.devices()[:1]).axis_name is None
+
+
+@pytest.mark.parametrize(("peaks", "expected"), [([None, None], None), ([{}, {"peak_bytes_in_use": 5}], 5), ([], None)])
+def test_peak_memory_is_the_largest_that_is_known(peaks, expected):
+  class Device:
+    def __init__(self, statistics):
+      self.memory_stats = lambda: statistics
+
+  assert Devices([Device(peak) for peak in peaks]).peak_memory() == expected

@@ -1,0 +1,103 @@
+"""What the README and its neighbours say holds: tables, commands, links."""
+
+import argparse
+import importlib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_jax import command_line
+from fer_jax.apps import tables
+from fer_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+
+
+def commands(text: str, program: str) -> list[str]:
+  """The commands that run a program, from blocks and from running text, without their comments."""
+  found = re.findall(rf"(?:^|`)({program}[^`\n]*)", text, flags=re.MULTILINE)
+  return [command.split("  #")[0].strip() for command in dict.fromkeys(found)]
+
+
+class _Parsed(Exception):
+  """Stops a program once it has read its flags."""
+
+
+@pytest.fixture
+def reading_flags_only(monkeypatch: pytest.MonkeyPatch) -> None:
+  parse = argparse.ArgumentParser.parse_args
+
+  def parse_and_stop(self: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    parse(self, args, namespace)
+    raise _Parsed
+
+  monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+
+
+def check_command(command: str) -> None:
+  """Raises where a module, a flag or a config's key that a command names does not exist."""
+  _, _, module, *arguments = shlex.split(command)
+  if module == "fer_jax.main":
+    command_line.parse([module, *arguments])
+    return
+  with pytest.raises(_Parsed):
+    importlib.import_module(module).main(arguments)
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+  assert tables.main(["--check", f"--results={ROOT / 'results'}", f"--readme={ROOT / 'README.md'}"]) == 0
+
+
+@pytest.mark.parametrize("command", commands(README, r"python -m fer_jax\.\w"))
+def test_a_command_exists_with_all_its_flags(
+  command: str, reading_flags_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(ROOT)
+  check_command(command)
+
+
+def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(ModuleNotFoundError):
+    check_command("python -m fer_jax.apps.nothing")
+  with pytest.raises(SystemExit):
+    check_command("python -m fer_jax.apps.report --workdir=a --unknown=1")
+  with pytest.raises(UserError, match=r"config\.unknown"):
+    check_command("python -m fer_jax.main --config=configs/hsic.py:demo --config.unknown=1")
+  text = "a `python -m fer_jax.a --b`\npython -m fer_jax.c    # without --d\nthe python -m fer_jax.e"
+  assert commands(text, r"python -m fer_jax\.\w") == ["python -m fer_jax.a --b", "python -m fer_jax.c"]
+
+
+def test_every_config_and_program_is_in_the_readme() -> None:
+  configs = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
+  apps = {path.stem for path in (ROOT / "fer_jax" / "apps").glob("*.py")} - {"__init__"}
+  assert {name for name in configs if f"(configs/{name}.py)" not in README} == set()
+  assert {name for name in apps if f"python -m fer_jax.apps.{name}" not in README} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_scripts_that_a_page_names_exist(page: Path) -> None:
+  for script in commands(page.read_text(encoding="utf-8"), "bash "):
+    assert (ROOT / script.split()[1]).is_file(), script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+  for link in LINK.findall(page.read_text(encoding="utf-8")):
+    assert (page.parent / link.split("#")[0]).exists(), link
+
+
+def test_the_tree_in_the_readme_is_there() -> None:
+  tree = README.split("```\nconfigs/", 1)[1].split("```")[0]
+  names = re.findall(r"\b(\w+\.py|\w+\.sh|\w+/)", f"configs/{tree}")
+  here = {path.name + "/" * path.is_dir() for path in (*ROOT.iterdir(), *ROOT.glob("launch/*"))}
+  here |= {path.name + "/" * path.is_dir() for path in ROOT.glob("fer_jax/*")}
+  # A placeholder; and a folder that is empty, so not kept by git, until something is measured.
+  assert set(names) <= here | {"FILE.py", "results/"}

@@ -1,0 +1,122 @@
+"""The step: the same updates on 1, 2 and 4 devices; randomness from the step alone; one compilation."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.data.augment import Augmentation
+from fer_jax.data.batch import Batch
+from fer_jax.models.hsic_dense import HsicDense
+from fer_jax.objectives.backprop import Backprop
+from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
+from fer_jax.optim import Optimizer
+from fer_jax.parallel import Devices
+from fer_jax.step import Resident, TrainState, make_eval_step, make_train_step
+
+SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
+ROWS, CLASSES, EXAMPLES = 16, 3, 40
+OPTIMIZER = Optimizer(name="sgd", learning_rate=0.1, schedule="constant")
+
+
+class Rig:
+  """A run's pieces on a number of devices."""
+
+  def __init__(self, objective, devices, seed=0, augmentation=None):
+    self.devices = Devices(jax.devices()[:devices])
+    axis = self.devices.axis_name
+    self.network = SETTINGS.build(CLASSES, jnp.float32, axis)
+    trainable = frozenset(self.network.layers)
+    optimizer = OPTIMIZER.build()
+    augmentation = augmentation or Augmentation(flip=0.5, shift=2)
+    step = make_train_step(objective.build(self.network, trainable, axis), optimizer, augmentation, seed, axis)
+    self.step = self.devices.compile_train(step)
+    self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis))
+    generator = np.random.default_rng(0)
+    self.image = generator.integers(0, 256, (EXAMPLES, 12, 12, 1), dtype=np.uint8)
+    self.target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, EXAMPLES)]
+    self.resident = self.devices.replicate(Resident(self.image, self.target))
+    params, stats = jax.jit(self.network.init)(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
+    self.state = self.devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params)))
+
+  def batch(self, k=0):
+    index = np.random.default_rng(k).permutation(EXAMPLES)[:ROWS].astype(np.int32)
+    return self.devices.split(Batch(index, np.ones(ROWS, bool)))
+
+  def take(self, steps):
+    state = self.state
+    for k in range(steps):
+      state, metrics = self.step(state, self.resident, self.batch(k), np.float32(0.0))
+    return state, metrics
+
+
+OBJECTIVES = {
+  "backprop": Backprop(),
+  "cka": HsicBottleneck(beta=1.0),
+  "trace": HsicBottleneck(measure="trace", kernel="gaussian", balanced=False, grid=0),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(name, devices):
+  one, many = Rig(OBJECTIVES[name], 1), Rig(OBJECTIVES[name], devices)
+  (alone, metrics_alone), (spread, metrics_spread) = one.take(1), many.take(1)
+  chex.assert_trees_all_close(spread.params, alone.params, rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(spread.stats, alone.stats, rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(metrics_spread, metrics_alone, rtol=1e-4, atol=1e-5)
+  # And there was an update to compare.
+  moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.params, one.state.params)
+  assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_compilation_serves_every_step(devices):
+  rig = Rig(Backprop(), devices)
+  state, _ = rig.step(rig.state, rig.resident, rig.batch(), np.float32(0.0))
+  compiled = []
+  listen = lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  for k in range(3):
+    state, _ = rig.step(state, rig.resident, rig.batch(k), np.float32(k / 3))
+  assert compiled == []
+  jax.jit(lambda x: x * 3 + len(compiled))(jnp.ones(7))  # the listener does hear a compilation
+  assert compiled
+
+
+def test_randomness_is_a_function_of_the_seed_and_the_step():
+  first, again, other = Rig(Backprop(), 1), Rig(Backprop(), 1), Rig(Backprop(), 1, seed=1)
+  chex.assert_trees_all_equal(first.take(2)[0], again.take(2)[0])
+  late = first.state.replace(step=jnp.asarray(5, jnp.int32))
+  outcomes = [
+    rig.step(state, rig.resident, rig.batch(), np.float32(0))[1]["loss"]
+    for rig, state in ((first, first.state), (other, other.state), (first, late))
+  ]
+  assert len({float(loss) for loss in outcomes}) == 3
+
+
+def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():
+  rig = Rig(Backprop(), 1)
+  batch = rig.batch()
+  carried = Batch(batch.index, batch.mask, rig.image[batch.index], rig.target[batch.index])
+  one = rig.step(rig.state, rig.resident, batch, np.float32(0))
+  two = rig.step(rig.state, Resident(), carried, np.float32(0))
+  chex.assert_trees_all_close(one, two, rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_evaluation_counts_real_rows_alone(devices):
+  rig = Rig(Backprop(), devices)
+  batch = rig.batch()
+  mask = np.arange(ROWS) < 11
+  masked = batch._replace(mask=mask.reshape(batch.mask.shape))
+  variables = rig.devices.replicate((rig.state.params, rig.state.stats))
+  sums, probability = rig.eval_step(variables, rig.resident, masked)
+  predicted = np.asarray(probability).reshape(ROWS, CLASSES)[mask].argmax(-1)
+  label = rig.target[np.asarray(batch.index).reshape(-1)[mask]].argmax(-1)
+  want = np.zeros((CLASSES, CLASSES), int)
+  np.add.at(want, (label, predicted), 1)
+  np.testing.assert_array_equal(sums.confusion, want)
+  likelihood = np.asarray(probability).reshape(ROWS, CLASSES)[mask][np.arange(11), label]
+  np.testing.assert_allclose(sums.loss, -np.log(likelihood).sum(), rtol=1e-5)

@@ -1,0 +1,202 @@
+"""Whole runs on the built-in faces: resume, budget, early stopping, divergence, signals, what is written."""
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from configs import hsic
+from fer_jax import train
+from fer_jax.checkpoint import Checkpoints
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.data.arrays import Arrays
+from fer_jax.errors import Failure, UserError
+from fer_jax.parallel import Devices
+
+ROWS = {"train": 60, "validation": 20, "test": 21}
+
+
+def tiny_arrays(*args, **kwargs):
+  generator = np.random.default_rng(0)
+  n = sum(ROWS.values())
+  label = np.arange(n, dtype=np.int32) % 3
+  image = generator.integers(0, 60, (n, 16, 16, 1), dtype=np.uint8)
+  image[label == 0, ::4] += 120  # the class is the direction of the stripes
+  image[label == 1, :, ::4] += 120
+  split = np.repeat(list(ROWS), list(ROWS.values()))
+  return Arrays(image, label, np.full(n, ""), np.arange(n, dtype=np.int32), split, ("a", "b", "c"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(arrays_lib, "load", tiny_arrays)
+    yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The folder of a run that nothing disturbed, and its result."""
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  return folder, run(folder, config())
+
+
+def config(**changes):
+  config = hsic.get_config("demo")
+  config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
+  config.augmentation.update({"flip": 0.0, "shift": 1})
+  config.batch_size, config.eval_batch_size = 12, 8
+  config.duration, config.evaluate_every, config.checkpoint_every = "30 steps", "10 steps", "5 steps"
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run(workdir, config, devices=1):
+  return train.train_and_evaluate(config, workdir, "a config", devices=Devices(jax.devices()[:devices]))
+
+
+def rows(workdir, kind):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def final_state(workdir):
+  with Checkpoints(workdir / "checkpoints") as checkpoints:
+    return checkpoints.restore_variables(checkpoints.newest_step)
+
+
+def assert_same(one, two):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_learns_and_says_what_it_did(tmp_path):
+  changes = {"duration": "150 steps", "phases.bottleneck.optimizer.learning_rate": 0.02, "model.growth": 8}
+  result = run(tmp_path / "run", config(**changes))
+  assert result["accuracy"] > 0.8
+  assert result["stopped"] == "finished"
+  assert result["steps"] == 150
+  confusion = np.array(result["confusion_matrix"])
+  assert confusion.sum() == ROWS["test"]
+  assert np.trace(confusion) / ROWS["test"] == result["accuracy"]
+  assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads(json.dumps(result))
+  for key in ("per_class", "seconds", "device", "versions", "commit", "seeds"):
+    assert result[key]
+  recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert recorded["config"]["batch_size"] == 12
+  predictions = np.load(tmp_path / "run" / "predictions.npz")
+  predicted = predictions["probability"].argmax(1)
+  assert (predicted == predictions["label"]).mean() == pytest.approx(result["accuracy"])
+
+
+def test_the_parameters_of_the_best_validation_are_the_ones_tested(whole):
+  folder, result = whole
+  evaluations = rows(folder, "eval")
+  best = max((e for e in evaluations if e["split"] == "validation"), key=lambda e: (e["accuracy"], e["step"]))
+  assert result["validation"] == {"accuracy": best["accuracy"], "step": best["step"]}
+  assert sum(e["split"] == "test" for e in evaluations) == 1
+
+
+@pytest.mark.parametrize("stop_at", [4, 10, 27])
+def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(whole, tmp_path, monkeypatch, stop_at):
+  folder, result = whole
+  save = train._Run._log
+
+  def stopping(self, phase, step, progress, metrics):
+    save(self, phase, step, progress, metrics)
+    if step >= stop_at and "interrupted" not in monkeypatched:
+      monkeypatched.append("interrupted")
+      self.signals.signum = signal.SIGTERM
+
+  monkeypatched = []
+  monkeypatch.setattr(train._Run, "_log", stopping)
+  every_step = config(**{"log_every": "1 steps"})
+  with pytest.raises(train.Interrupted, match="run the same command to go on"):
+    run(tmp_path / "parts", every_step)
+  resumed = run(tmp_path / "parts", every_step)
+  assert_same(final_state(folder), final_state(tmp_path / "parts"))
+  assert resumed["confusion_matrix"] == result["confusion_matrix"]
+  assert any("resumed from step" in row["text"] for row in rows(tmp_path / "parts", "event"))
+
+
+def test_four_devices_end_where_one_does(whole, tmp_path):
+  folder, one = whole
+  four = run(tmp_path / "four", config(), devices=4)
+  assert four["loss"] == pytest.approx(one["loss"], abs=1e-2)
+  first = [rows(path, "train")[0]["loss"] for path in (folder, tmp_path / "four")]
+  assert first[0] == pytest.approx(first[1], rel=1e-5)
+
+
+def test_rows_on_the_host_train_as_rows_on_the_device_do(whole, tmp_path):
+  host = run(tmp_path / "host", config(**{"data.residence": "host"}))
+  assert host["loss"] == pytest.approx(whole[1]["loss"], rel=1e-4)
+
+
+def test_a_finished_run_shows_its_result_again(whole, capsys):
+  folder, first = whole
+  before = (folder / "metrics.jsonl").read_text()
+  assert run(folder, config()) == json.loads(json.dumps(first))
+  assert (folder / "metrics.jsonl").read_text() == before
+  assert "finished run" in capsys.readouterr().out
+
+
+def test_another_config_is_not_let_into_the_folder(whole):
+  with pytest.raises(UserError, match="config.seed is 0 there and 1 here"):
+    run(whole[0], config(seed=1))
+
+
+def test_a_time_budget_ends_in_time_with_results_and_a_finished_schedule(tmp_path):
+  result = run(tmp_path / "run", config(**{"duration": "1000000 steps", "budget_minutes": 0.5, "log_every": "1 steps"}))
+  assert result["stopped"] == "time budget"
+  assert result["steps"] < 1000000
+  trained = rows(tmp_path / "run", "train")
+  assert {row["phase"] for row in trained} == {"bottleneck", "deepening"}
+  last = [row for row in trained if row["phase"] == "bottleneck"][-1]
+  assert last["learning_rate"] < 0.05 * max(row["learning_rate"] for row in trained)
+  assert result["seconds"] < 40
+
+
+def test_early_stopping_ends_a_phase(tmp_path):
+  changes = {"phases.bottleneck.patience": 1, "phases.bottleneck.optimizer.learning_rate": 0.0}
+  run(tmp_path / "run", config(duration="100 steps", **changes))
+  steps = [row["step"] for row in rows(tmp_path / "run", "train") if row["phase"] == "bottleneck"]
+  assert max(steps) < 80
+  assert any("early stopping" in row["text"] for row in rows(tmp_path / "run", "event"))
+
+
+def test_a_training_that_diverges_stops_and_says_what_to_do(tmp_path):
+  broken = config(**{"phases.bottleneck.optimizer.learning_rate": float("nan"), "log_every": "1 steps"})
+  with pytest.raises(Failure, match=r"diverged.*step.*phase bottleneck.*learning_rate"):
+    run(tmp_path / "run", broken)
+  assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
+  def missing(*args, **kwargs):
+    raise UserError("no data")
+
+  monkeypatch.setattr(arrays_lib, "load", missing)
+  with pytest.raises(UserError):
+    run(tmp_path / "run", config())
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused(tmp_path):
+  with pytest.raises(UserError, match="config.batch_size=10 does not split over 4 devices"):
+    run(tmp_path / "run", config(batch_size=10), devices=4)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(tmp_path, signum):
+  timer = threading.Timer(8, os.kill, (os.getpid(), signum))
+  timer.start()
+  with pytest.raises(train.Interrupted) as stop:
+    run(tmp_path / "run", config(duration="1000000 steps"))
+  timer.cancel()
+  assert stop.value.signum == signum
+  steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir())
+  assert steps[-1] == int(str(stop.value).split("step ")[1].split(";")[0])
