@@ -151,10 +151,14 @@ class _Run:
 
   def result(self, stopped: str, folder: Workdir) -> dict[str, Any]:
     """Reads the test split, once, with the parameters that did best on validation; keeps its predictions."""
-    if self.clock.best_step >= 0:
-      variables = self.checkpoints.restore_variables(self.clock.best_step)
-    else:
-      variables = (self.state.params, self.state.stats)
+    notes = list(self.arrays.notes)
+    variables = (self.state.params, self.state.stats)
+    try:
+      if self.clock.best_step >= 0:
+        variables = self.checkpoints.restore_variables(self.clock.best_step)
+    except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+      notes.append(f"the best checkpoint, of step {self.clock.best_step}, cannot be read; the last step was tested")
+      self.log.event(self.clock.step, f"warning: {notes[-1]} ({type(error).__name__})")
     test = self._evaluate("test", variables)
     self.log.evaluation("test", self.clock.best_step, self.phases[-1].name, test.accuracy, test.loss)
     rows = self.arrays.rows("test")
@@ -184,7 +188,7 @@ class _Run:
       "parameters": parameters,
       "peak_memory_bytes": self.devices.peak_memory() or _peak_resident_bytes(),
       "dataset": self.settings.data.name,
-      "notes": list(self.arrays.notes),
+      "notes": notes,
       "measured": {
         "test accuracy": test.accuracy,
         "seconds a step": self.log.seconds_a_step,

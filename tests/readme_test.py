@@ -35,6 +35,7 @@ def reading_flags_only(monkeypatch: pytest.MonkeyPatch) -> None:
   parse = argparse.ArgumentParser.parse_args
 
   def parse_and_stop(self: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    self.allow_abbrev = False
     parse(self, args, namespace)
     raise _Parsed
 
@@ -68,7 +69,9 @@ def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.M
   with pytest.raises(ModuleNotFoundError):
     check_command("python -m fer_jax.apps.nothing")
   with pytest.raises(SystemExit):
-    check_command("python -m fer_jax.apps.report --workdir=a --unknown=1")
+    check_command("python -m fer_jax.apps.report --workdir=a --besides=b")
+  with pytest.raises(SystemExit):
+    check_command("python -m fer_jax.apps.report --work=a")
   with pytest.raises(UserError, match=r"config\.unknown"):
     check_command("python -m fer_jax.main --config=configs/hsic.py:demo --config.unknown=1")
   text = "a `python -m fer_jax.a --b`\npython -m fer_jax.c    # without --d\nthe python -m fer_jax.e"

@@ -68,7 +68,7 @@ class HsicDense:
       coarsest = block == self.blocks
       layers[f"pyramid{block}_lateral"] = unit(self.pyramid, kernel_size=1, add_coarser=not coarsest)
       layers[f"pyramid{block}_smooth"] = unit(self.pyramid)
-    layers["classifier"] = AttentiveClassifier(num_classes, dropout=self.dropout, dtype=dtype)
+    layers["classifier"] = AttentiveClassifier(num_classes, dropout=self.dropout, dtype=dtype, axis_name=axis_name)
     return layers
 
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
