@@ -17,9 +17,9 @@ Variants, joined by commas:
 The default differs from `paper` where the printed form does not learn: after batch normalisation the trace form
 of a Gaussian kernel can be lowered by making rows alike or far apart, whatever the label. Centred kernel alignment of
 centred, pooled, cosine-normalised activations is free of scale; a label kernel with equal weight for every class keeps
-disgust (1.5 % of FER2013) in sight. Layers that are aligned over a 6x6 grid know where
-things are, which a global average forgets: the classifier reads a 3x3 grid of each pyramid level. The classifier learns beside the hidden layers, by its own cross-entropy,
-which reaches no other layer: so the validation accuracy can be watched from the first epoch on.
+disgust (1.5 % of FER2013) in sight. Layers that are aligned over a 6x6 grid know where things are, which a global
+average forgets: the classifier reads a 3x3 grid of each pyramid level. It learns beside the hidden layers, by its
+own cross-entropy, which reaches no other layer: so the validation accuracy can be watched from the first epoch on.
 """
 
 from ml_collections import ConfigDict
@@ -121,7 +121,7 @@ def _demo(config: ConfigDict) -> None:
   config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original"}
   config.model.update({"convs": 3, "growth": 16, "stem": 24, "transition": 32, "pyramid": 32})
   config.augmentation = {"flip": 0.5, "shift": 2}
-  config.duration = "500 steps"
+  config.duration = "800 steps"
   config.evaluate_every = "100 steps"
   config.checkpoint_every = "100 steps"
   config.log_every = "10 steps"
