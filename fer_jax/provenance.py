@@ -25,7 +25,10 @@ def device(devices: Sequence[jax.Device]) -> str:
 
 
 def commit() -> str:
-  """Returns the commit of the checkout that this package is imported from, "-dirty" if changed; else "unknown"."""
+  """Returns the commit of the checkout that this package is imported from; "unknown" where there is none.
+
+  "-dirty" is added where the package differs from that commit; its config is recorded whole anyway.
+  """
   here = Path(__file__).resolve().parent
 
   def git(*arguments: str) -> str:
@@ -35,7 +38,7 @@ def commit() -> str:
 
   try:
     head = git("rev-parse", "--short=12", "HEAD")
-    return head + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return head + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
   except (OSError, subprocess.SubprocessError):
     return "unknown"
 

@@ -79,6 +79,7 @@ def train_and_evaluate(
   devices.check_batch(settings.batch_size, "config.batch_size")
   devices.check_batch(settings.eval_batch_size, "config.eval_batch_size")
   arrays = load_data(settings.data, settings.seed)
+  origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # now: a checkout may move on
   folder = Workdir(workdir)
   folder.claim(config, source, overrides, provenance.device(devices.devices))
   if folder.result is not None:
@@ -92,8 +93,7 @@ def train_and_evaluate(
     run = _Run(settings, arrays, devices, log, checkpoints, signals)
     stopped = run.train()
     result = run.result(stopped, folder)
-    result |= {"config": source, "device": provenance.device(devices.devices)}
-    result |= {"versions": provenance.versions(), "commit": provenance.commit()}
+    result |= {"config": source, "device": provenance.device(devices.devices), **origin}
     folder.write_json("result.json", result)
   return result
 
@@ -143,7 +143,7 @@ class _Run:
         ended = self._run_phase(phase)
       if ended == "early stopping":
         self.log.event(self.clock.step, f"phase {phase.name}: early stopping")
-      stopped = ended
+      stopped = stopped if ended == "finished" else ended
       accuracy = self._validate(phase)
       self._next_phase()
       self._save(accuracy)

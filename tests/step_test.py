@@ -23,13 +23,13 @@ OPTIMIZER = Optimizer(name="sgd", learning_rate=0.1, schedule="constant")
 class Rig:
   """A run's pieces on a number of devices."""
 
-  def __init__(self, objective, devices, seed=0, augmentation=None):
+  def __init__(self, objective, devices, seed=0, precision=jnp.float32):
     self.devices = Devices(jax.devices()[:devices])
     axis = self.devices.axis_name
-    self.network = SETTINGS.build(CLASSES, jnp.float32, axis)
+    self.network = SETTINGS.build(CLASSES, precision, axis)
     trainable = frozenset(self.network.layers)
     optimizer = OPTIMIZER.build()
-    augmentation = augmentation or Augmentation(flip=0.5, shift=2)
+    augmentation = Augmentation(flip=0.5, shift=2)
     step = make_train_step(objective.build(self.network, trainable, axis), optimizer, augmentation, seed, axis)
     self.step = self.devices.compile_train(step)
     self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis))
@@ -94,6 +94,14 @@ def test_randomness_is_a_function_of_the_seed_and_the_step():
     for rig, state in ((first, first.state), (other, other.state), (first, late))
   ]
   assert len({float(loss) for loss in outcomes}) == 3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bfloat16_activations_leave_state_and_losses_in_float32(name):
+  exact, rough = (Rig(OBJECTIVES[name], 1, precision=precision).take(2) for precision in (jnp.float32, jnp.bfloat16))
+  state, metrics = rough
+  assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats, metrics))} == {jnp.dtype("float32")}
+  np.testing.assert_allclose(metrics["loss"], exact[1]["loss"], rtol=0.1)
 
 
 def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():

@@ -35,10 +35,19 @@ def dense(params, name, x):
   return x @ np.asarray(params[name]["kernel"], float) + np.asarray(params[name]["bias"], float)
 
 
-def test_is_the_identity_at_first(features, variables):
+EPSILON = 1e-5  # of the normalisation, whose statistics are mean 0 and variance 1 at first
+
+
+def test_attention_is_the_identity_at_first(features, variables):
   found = evaluated(AttentiveClassifier(K), variables, features)
-  plain = nn.Dense(K).apply({"params": variables["params"]["Dense_2"]}, features)
+  plain = nn.Dense(K).apply({"params": variables["params"]["Dense_2"]}, features / np.sqrt(1 + EPSILON))
   np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_in_training_neither_scale_nor_offset_of_a_feature_matters(features, variables):
+  train = jax.jit(lambda x: AttentiveClassifier(K).apply(variables, x, train=True, mutable=["batch_stats"])[0])
+  scale = jnp.linspace(1.0, 50.0, D)[None]
+  np.testing.assert_allclose(train(features * scale + 3), train(features), atol=2e-3)
 
 
 def test_scores_can_be_learned_from_the_start(features, variables):
@@ -49,21 +58,27 @@ def test_scores_can_be_learned_from_the_start(features, variables):
 @pytest.mark.parametrize(("reduction", "hidden"), [(8, 3), (2, 12), (100, 1)])
 def test_weighs_features_by_scores_between_0_and_2(features, reduction, hidden):
   classifier = AttentiveClassifier(K, reduction=reduction)
-  params = shapes(classifier, features)["params"]
+  params, stats = (shapes(classifier, features)[k] for k in ("params", "batch_stats"))
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
   assert params["Dense_0"]["kernel"].shape == (D, hidden)
-  exact = np.asarray(features, float)
+  stats = {"norm": {"mean": jnp.zeros(stats["norm"]["mean"].shape), "var": jnp.ones(stats["norm"]["var"].shape)}}
+  exact = np.asarray(features, float) / np.sqrt(1 + EPSILON)
+  exact = exact * np.asarray(params["norm"]["scale"], float) + np.asarray(params["norm"]["bias"], float)
   scores = dense(params, "Dense_1", np.maximum(dense(params, "Dense_0", exact), 0))
   expected = dense(params, "Dense_2", exact * 2 / (1 + np.exp(-scores)))
-  np.testing.assert_allclose(evaluated(classifier, {"params": params}, features), expected, atol=1e-4)
+  np.testing.assert_allclose(
+    evaluated(classifier, {"params": params, "batch_stats": stats}, features), expected, atol=1e-4
+  )
 
 
 def test_dropout_acts_in_training_alone(features, variables):
   classifier, without = AttentiveClassifier(K, dropout=0.5), AttentiveClassifier(K)
-  plain = evaluated(without, variables, features)
-  np.testing.assert_array_equal(evaluated(classifier, variables, features), plain)
-  train = jax.jit(lambda key: classifier.apply(variables, features, train=True, rngs={"dropout": key}))
+  np.testing.assert_array_equal(evaluated(classifier, variables, features), evaluated(without, variables, features))
+  train = jax.jit(
+    lambda key: classifier.apply(variables, features, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+  )
+  plain = jax.jit(lambda: without.apply(variables, features, train=True, mutable=["batch_stats"])[0])()
   dropped = [train(jax.random.key(seed)) for seed in (1, 2)]
   assert np.any(dropped[0] != plain)
   assert np.any(dropped[0] != dropped[1])
