@@ -163,7 +163,7 @@ def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
   line = identity.mouth_height + 0.03 * act[26] + corner * np.abs(_T) ** 1.5
   fullness = 1 - np.abs(_T) ** (2 + 3 * act[20])
   rise = (0.07 * act[9] + 0.02 * act[12] + 0.01 * act[26]) * fullness
-  drop = (0.27 * act[26] * (1 - 0.25 * act[20]) + 0.05 * act[16] + 0.03 * act[12]) * fullness
+  drop = (0.27 * act[26] * (1 - 0.45 * act[20]) + 0.05 * act[16] + 0.03 * act[12]) * fullness
   lip = identity.lip * (1 - 0.6 * act[23]) * (1 - 0.25 * act[12])
   bow = 1 - 0.3 * np.exp(-((_T / 0.13) ** 2))
   upper, lower = line - rise, line + drop
@@ -184,7 +184,7 @@ def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
 
 def _corner(identity: Identity, act: Activation) -> tuple[float, float]:
   """Returns a mouth corner's distance from the middle and how far it stands below the middle."""
-  wider = 0.26 * act[12] + 0.30 * act[20] - 0.22 * act[23] - 0.14 * act[26] + 0.04 * act[15]
+  wider = 0.26 * act[12] + 0.42 * act[20] - 0.22 * act[23] - 0.14 * act[26] + 0.04 * act[15]
   lower = -0.15 * act[12] + 0.14 * act[15] + 0.03 * act[20] + 0.06 * act[26]
   return identity.mouth_width * (1 + wider), lower
 
