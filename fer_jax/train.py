@@ -78,9 +78,10 @@ def train_and_evaluate(
   devices = devices or Devices()
   devices.check_batch(settings.batch_size, "config.batch_size")
   devices.check_batch(settings.eval_batch_size, "config.eval_batch_size")
+  folder = Workdir(workdir)
+  folder.check(config)  # before data is prepared for a run that may not be
   arrays = load_data(settings.data, settings.seed)
   origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # now: a checkout may move on
-  folder = Workdir(workdir)
   folder.claim(config, source, overrides, provenance.device(devices.devices))
   if folder.result is not None:
     print(f"{workdir} holds a finished run; its result is shown again")

@@ -23,26 +23,31 @@ class Workdir:
   def __init__(self, path: Path):
     self.path = path
 
-  def claim(self, config: ConfigDict, source: str, overrides: Sequence[str], device: str) -> None:
-    """Makes the folder and writes config.json, or checks that it belongs to a run of the same config.
+  def check(self, config: ConfigDict) -> bool:
+    """Says whether the folder already is one of a run of this config; False where there is none yet.
 
     Raises:
       UserError: the folder belongs to another config (naming the key that differs) or is no run's folder.
     """
-    ours = json.loads(json.dumps(config.to_dict()))
     recorded = self.path / "config.json"
     if recorded.exists():
       try:
         theirs = json.loads(recorded.read_text(encoding="utf-8"))["config"]
       except (ValueError, KeyError, TypeError):
         raise UserError(f"{recorded}: not the config.json of a run; choose another --workdir") from None
-      for key, there, here in _differences(theirs, ours, "config"):
+      for key, there, here in _differences(theirs, _plain(config), "config"):
         raise UserError(
           f"{self.path} holds a run of another config: {key} is {there} there and {here} here; choose another --workdir"
         )
-      return
+      return True
     if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
       raise UserError(f"{self.path}: not empty and not the folder of a run; choose another --workdir")
+    return False
+
+  def claim(self, config: ConfigDict, source: str, overrides: Sequence[str], device: str) -> None:
+    """Makes the folder and writes config.json, unless it is there already; raises UserError as `check` does."""
+    if self.check(config):
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +55,7 @@ class Workdir:
     self.write_json(
       "config.json",
       {
-        "config": ours,
+        "config": _plain(config),
         "source": source,
         "overrides": list(overrides),
         "commit": provenance.commit(),
@@ -77,6 +82,11 @@ class Workdir:
     with part.open("wb") as file:
       np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     os.replace(part, self.path / name)
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+  """Returns a config as JSON will give it back: lists for tuples."""
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _differences(there: Any, here: Any, path: str) -> list[tuple[str, str, str]]:

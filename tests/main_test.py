@@ -43,6 +43,7 @@ def environment(tmp_path_factory):
 def prepared(tmp_path_factory, environment):
   """The data_dir of a little FER2013, prepared from a CSV by the program."""
   folder = tmp_path_factory.mktemp("data")
+  (folder / "raw").mkdir()
   layouts.write_fer2013_csv(folder / "raw" / "fer2013.csv", 48)
   done = program(
     environment, "apps.prepare", "--dataset=fer2013", f"--manual_dir={folder / 'raw'}", f"--data_dir={folder}"

@@ -24,8 +24,6 @@ from fer_jax.errors import run
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the program; raises UserError where the user's files or flags are wrong."""
   flags = _parser().parse_args(arguments)
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
   start = time.monotonic()
   builder = builders.make_builder(flags.dataset, flags.data_dir)
   if builders.is_prepared(builder) and not flags.overwrite:

@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -135,6 +136,8 @@ def _write(staged: "tfds.core.DatasetBuilder", manual_dir: str | None) -> None:
   config = tfds.download.DownloadConfig(
     manual_dir=manual_dir and os.path.expanduser(manual_dir), try_download_gcs=False
   )
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()  # a bar in a log file is a line for every moment
   # TFDS announces on stdout a download that is none, and a folder that is only the temporary one.
   with contextlib.redirect_stdout(io.StringIO()):
     staged.download_and_prepare(download_config=config, file_format="array_record")
