@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from fer_jax.apps import bench
+from fer_jax.errors import UserError
+
+TINY = """
+from configs import hsic
+def get_config(variant=""):
+  config = hsic.get_config(variant)
+  config.batch_size = 8
+  config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
+  return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "tiny.py"
+  path.write_text(TINY)
+  return str(path)
+
+
+def run(what, config, tmp_path, *more):
+  out = tmp_path / "out" / "bench.json"
+  bench.main([f"--what={what}", f"--config={config}", "--rounds=2", f"--out={out}", *more])
+  return json.loads(out.read_text())
+
+
+def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_path, capsys):
+  found = run("objectives", config, tmp_path)
+  twin, *local = found["rows"]
+  assert (twin["name"], twin["time_ratio"], twin["memory_ratio"]) == ("backprop", 1.0, 1.0)
+  assert [row["name"] for row in local] == [f"hsic_bottleneck, group={g}" for g in ("network", "block", "layer")]
+  for row in local:
+    assert row["time_ratio"] == pytest.approx(row["seconds_a_step"] / twin["seconds_a_step"])
+    assert row["memory_ratio"] == pytest.approx(row["temporary_bytes"] / twin["temporary_bytes"])
+  printed = capsys.readouterr().out
+  assert all(row["name"] in printed for row in found["rows"])
+  headline = next(row for row in local if row["name"] == found["headline"])
+  assert found["time_ratio"] == headline["time_ratio"]
+  assert found["device"]
+  assert found["commit"]
+
+
+def test_the_pipelines_rates_are_of_indices_and_of_rows(config, tmp_path, capsys):
+  found = run("pipeline", config, tmp_path)
+  assert [row["name"] for row in found["rows"]] == ["indices", "uint8 rows"]
+  assert found["images_per_second"] == found["rows"][0]["images_per_second"] > 0
+  assert "images_per_second" in capsys.readouterr().out
+
+
+def test_a_config_without_the_objective_is_refused_before_anything_is_written(config, tmp_path):
+  with pytest.raises(UserError, match="no phase whose objective is hsic_bottleneck"):
+    run("objectives", f"{config}:backprop", tmp_path)
+  assert not (tmp_path / "out").exists()
+
+
+def test_rounds_must_be_a_count(config, tmp_path):
+  with pytest.raises(UserError, match="--rounds=0: expected 1 or more"):
+    run("pipeline", config, tmp_path, "--rounds=0")
