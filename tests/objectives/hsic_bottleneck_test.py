@@ -59,7 +59,9 @@ def test_every_grouping_gives_the_same_gradients(network, variables, batch, sett
   by_layer = settings.build(network, trainable, None)(*variables, batch, jax.random.key(3))
   grouped = dataclasses.replace(settings, group=group).build(network, trainable, None)
   found = grouped(*variables, batch, jax.random.key(3))
-  chex.assert_trees_all_close(found.gradients, by_layer.gradients, rtol=1e-4, atol=1e-5)
+  # Some gradients are 0 in exact arithmetic (normalisation undoes a lone input's weight): there only rounding differs.
+  scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(by_layer.gradients))
+  chex.assert_trees_all_close(found.gradients, by_layer.gradients, rtol=1e-4, atol=1e-6 * scale)
   chex.assert_trees_all_close(found.metrics, by_layer.metrics, rtol=1e-4, atol=1e-5)
 
 
