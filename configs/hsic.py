@@ -91,8 +91,8 @@ def _default() -> ConfigDict:
 
 
 def _adamw(learning_rate: float, weight_decay: float) -> dict[str, str | float]:
-  # The gradient's norm is 20 to 70 as a rule. Now and then one layer's is a thousand times that (a row that
-  # vanishes under a cosine kernel), and Adam would then all but freeze the layer for a thousand steps.
+  # The gradient's norm is 20 to 70 as a rule. A rare spike in one layer, unclipped, swells Adam's second moment
+  # and holds the layer still for hundreds of steps (docs/hsic.md).
   return {
     "name": "adamw",
     "learning_rate": learning_rate,

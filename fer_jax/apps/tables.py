@@ -84,7 +84,9 @@ def add_result(workdir: Path, name: str, folder: Path) -> Path:
     raise UserError(f"{source}: expected the key accuracy, but it is missing; evaluate the run on its test split")
   config = workdir / "config.json"
   if "overrides" not in result and config.is_file():
-    result["overrides"] = read_json(config).get("overrides") or []
+    overrides = read_json(config).get("overrides") or []
+    # Where a machine keeps its data is no part of what was measured.
+    result["overrides"] = [o for o in overrides if not re.match(r"--?config\.data\.data_dir=", o)]
   path = folder / f"{name}.json"
   write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
   return path
