@@ -49,7 +49,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
   workdir = tmp_path / "run"
   workdir.mkdir()
   (workdir / "result.json").write_text(json.dumps(RESULT))
-  (workdir / "config.json").write_text(json.dumps({"overrides": ["--config.data.data_dir=/somewhere", "--config.seed=3"]}))
+  overrides = ["--config.data.data_dir=/somewhere", "--config.seed=3"]
+  (workdir / "config.json").write_text(json.dumps({"overrides": overrides}))
   (tmp_path / "results").mkdir()
   (tmp_path / "results" / "objectives.json").write_text(json.dumps(BENCH))
   (tmp_path / "README.md").write_text(README)
