@@ -96,9 +96,8 @@ def test_randomness_is_a_function_of_the_seed_and_the_step():
   assert len({float(loss) for loss in outcomes}) == 3
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_bfloat16_activations_leave_state_and_losses_in_float32(name):
-  exact, rough = (Rig(OBJECTIVES[name], 1, precision=precision).take(2) for precision in (jnp.float32, jnp.bfloat16))
+def test_bfloat16_activations_leave_state_and_losses_in_float32():
+  exact, rough = (Rig(OBJECTIVES["cka"], 1, precision=precision).take(2) for precision in (jnp.float32, jnp.bfloat16))
   state, metrics = rough
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats, metrics))} == {jnp.dtype("float32")}
   np.testing.assert_allclose(metrics["loss"], exact[1]["loss"], rtol=0.1)
