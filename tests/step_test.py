@@ -1,5 +1,7 @@
 """The step: the same updates on 1, 2 and 4 devices; randomness from the step alone; one compilation."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,10 @@ class Rig:
     return state, metrics
 
 
+# Keyed by all that a rig is made of: a step compiled for one test serves the next.
+rig_of = functools.cache(Rig)
+
+
 OBJECTIVES = {
   "backprop": Backprop(),
   "cka": HsicBottleneck(beta=1.0),
@@ -61,7 +67,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("devices", [2, 4])
 def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(name, devices):
-  one, many = Rig(OBJECTIVES[name], 1), Rig(OBJECTIVES[name], devices)
+  one, many = rig_of(OBJECTIVES[name], 1), rig_of(OBJECTIVES[name], devices)
   (alone, metrics_alone), (spread, metrics_spread) = one.take(1), many.take(1)
   chex.assert_trees_all_close(spread.params, alone.params, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(spread.stats, alone.stats, rtol=1e-5, atol=1e-5)
@@ -73,7 +79,7 @@ def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(n
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_one_compilation_serves_every_step(devices):
-  rig = Rig(Backprop(), devices)
+  rig = rig_of(Backprop(), devices)
   state, _ = rig.step(rig.state, rig.resident, rig.batch(), np.float32(0.0))
   compiled = []
   listen = lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
@@ -86,8 +92,8 @@ def test_one_compilation_serves_every_step(devices):
 
 
 def test_randomness_is_a_function_of_the_seed_and_the_step():
-  first, again, other = Rig(Backprop(), 1), Rig(Backprop(), 1), Rig(Backprop(), 1, seed=1)
-  chex.assert_trees_all_equal(first.take(2)[0], again.take(2)[0])
+  first, other = rig_of(Backprop(), 1), rig_of(Backprop(), 1, seed=1)
+  chex.assert_trees_all_equal(first.take(2)[0], first.take(2)[0])
   late = first.state.replace(step=jnp.asarray(5, jnp.int32))
   outcomes = [
     rig.step(state, rig.resident, rig.batch(), np.float32(0))[1]["loss"]
@@ -97,14 +103,16 @@ def test_randomness_is_a_function_of_the_seed_and_the_step():
 
 
 def test_bfloat16_activations_leave_state_and_losses_in_float32():
-  exact, rough = (Rig(OBJECTIVES["cka"], 1, precision=precision).take(2) for precision in (jnp.float32, jnp.bfloat16))
+  exact, rough = (
+    rig_of(OBJECTIVES["cka"], 1, precision=precision).take(2) for precision in (jnp.float32, jnp.bfloat16)
+  )
   state, metrics = rough
   assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats, metrics))} == {jnp.dtype("float32")}
   np.testing.assert_allclose(metrics["loss"], exact[1]["loss"], rtol=0.1)
 
 
 def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():
-  rig = Rig(Backprop(), 1)
+  rig = rig_of(Backprop(), 1)
   batch = rig.batch()
   carried = Batch(batch.index, batch.mask, rig.image[batch.index], rig.target[batch.index])
   one = rig.step(rig.state, rig.resident, batch, np.float32(0))
@@ -114,7 +122,7 @@ def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_evaluation_counts_real_rows_alone(devices):
-  rig = Rig(Backprop(), devices)
+  rig = rig_of(Backprop(), devices)
   batch = rig.batch()
   mask = np.arange(ROWS) < 11
   masked = batch._replace(mask=mask.reshape(batch.mask.shape))
