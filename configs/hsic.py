@@ -10,7 +10,7 @@ label and on the input; then the attentive classifier alone, on frozen features.
 
 Variants, joined by commas:
   paper     the printed objective: trace form, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
-  small     0.2 M parameters and short runs, for a CPU
+  small     0.4 M parameters and short runs, for a CPU
   demo      a little network on the built-in faces
   backprop  the twin: the same network and data by back-propagation of the cross-entropy
 

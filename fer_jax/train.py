@@ -81,7 +81,7 @@ def train_and_evaluate(
   folder = Workdir(workdir)
   folder.check(config)  # before data is prepared for a run that may not be
   arrays = load_data(settings.data, settings.seed)
-  origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # now: a checkout may move on
+  origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # at the start: a checkout may move on
   folder.claim(config, source, overrides, provenance.device(devices.devices))
   if folder.result is not None:
     print(f"{workdir} holds a finished run; its result is shown again")

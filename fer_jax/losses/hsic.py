@@ -68,11 +68,6 @@ def center(gram: jax.Array) -> jax.Array:
   return gram - columns - rows + columns.mean()
 
 
-def linear_kernel(products: jax.Array) -> jax.Array:
-  """Returns k(x, y) = <x, y>, [B, B] -> [B, B]."""
-  return products
-
-
 def cosine_kernel(products: jax.Array) -> jax.Array:
   """Returns k(x, y) = <x, y> / (|x| |y|), [B, B] -> [B, B]; a zero row gives zeros."""
   inverse_norm = _inverse_sqrt(jnp.diagonal(products))
