@@ -4,12 +4,12 @@ Han et al. 2023, "Facial expression recognition based on convolutional neural ne
 after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Two phases: every hidden layer learns from its own dependence on the
 label and on the input; then the attentive classifier alone, on frozen features.
 
-  python -m fer_jax.main --config=configs/hsic.py              # 7 M parameters, FER2013, for a GPU
+  python -m fer_jax.main --config=configs/hsic.py              # 10 M parameters, FER2013, for a GPU
   python -m fer_jax.main --config=configs/hsic.py:small --config.budget_minutes=8     # for two CPU cores
   python -m fer_jax.main --config=configs/hsic.py:demo         # minutes, built-in data, nothing to prepare
 
 Variants, joined by commas:
-  paper     the printed objective: trace form, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
+  paper     7 M parameters, the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
   small     0.4 M parameters and short runs, for a CPU
   demo      a little network on the built-in faces
   backprop  the twin: the same network and data by back-propagation of the cross-entropy

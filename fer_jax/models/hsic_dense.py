@@ -20,6 +20,7 @@ class HsicDense:
   Inside a block each layer reads all earlier outputs of the block, each with a learned weight. Between blocks a 1x1
   transition and a 2x2 average halve the map. A pyramid fuses the blocks from the coarsest to the finest.
   The widths, the stem and the transitions are not printed; they are chosen to meet the printed 7 M.
+  A finer `head_grid` lengthens the classifier's features: with 3 its attention brings the whole to 10.2 M.
 
   Attributes:
     blocks: dense blocks, at least 1.
