@@ -63,7 +63,7 @@ def _default() -> ConfigDict:
         "name": "hsic_bottleneck",
         "measure": "cka",
         "kernel": "cosine",
-        "sigma": 5.0,
+        "sigma": (5.0,),
         "beta": 100.0,
         "balanced": True,
         "grid": 6,

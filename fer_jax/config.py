@@ -271,9 +271,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     return _read(typing.cast(type, kind), value, path)
   origin, arguments = typing.get_origin(kind), typing.get_args(kind)
   if origin is tuple:
-    items = (value,) if isinstance(value, str) else value
-    if not isinstance(items, (tuple, list)):
-      raise UserError(f"{path}={value!r}: expected a tuple of {arguments[0].__name__}")
+    items = value if isinstance(value, (tuple, list)) else (value,)
     return tuple(_value(arguments[0], item, path) for item in items)
   if origin is not None and issubclass(origin, Mapping):
     if not isinstance(value, Mapping):

@@ -48,10 +48,10 @@ def at(mapping, path):
 
 
 FULL = hsic.get_config().to_dict()
-# Two sections hold names that the user chooses.
-FREE = {("phases",), ("paper", "reported")}
+# Three sections hold names that the user chooses.
+FREE = {("phases",), ("paper", "reported"), ("phases", "bottleneck", "objective", "layer_beta")}
 SECTIONS = [path for path in sections(FULL) if path not in FREE]
-LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported")]
+LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported") and path not in FREE]
 
 
 def message_of(function, *arguments):

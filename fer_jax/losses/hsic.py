@@ -1,20 +1,31 @@
-r"""The Hilbert-Schmidt independence criterion on Gram matrices, and the bottleneck objective made of it.
+r"""The Hilbert-Schmidt independence criterion: kernels, and a family of measures made of one inner product.
 
 Everything here starts from one matrix of inner products a batch, ``P = Z Z^T``, whatever the shape of the
-activations Z. A kernel turns P into a Gram matrix, centring and a measure turn two Gram matrices into a
-number. So the layers of a network stack to (L, B, B) and are treated by one `vmap`.
+activations Z. A kernel turns P into a Gram matrix K. Every measure of the dependence of Z on Y is then a Frobenius
+inner product of what the measure makes of each Gram matrix, its *factor*:
+
+    measure(K, L) = <f(K), f(L)>_F
+
+    =========  ==============================  =======================================================
+    trace      f(K) = HKH / (B - 1)            HSIC, Gretton et al. 2005 (the biased estimate)
+    cka        f(K) = HKH / |HKH|_F            Cortes et al. 2012; Kornblith et al. 2019, arXiv:1905.00414
+    nhsic      f(K) = HKH (HKH + eB I)^-1      Fukumizu et al. 2007; Ma et al. 2019, arXiv:1908.01580
+    phsic      f(K) = (K - mean K) / B         Pogodin & Latham 2020, arXiv:2006.07123
+    =========  ==============================  =======================================================
+
+with H = I - 11^T / B. So what the batch's input and labels contribute is computed once, and the layers of a
+network stack to (L, B, B) and are treated by one `vmap`. `hsic`, `cka`, `nhsic` and `phsic` are the measures
+themselves, of two Gram matrices.
 
 Let B be the batch (over all devices), b the rows of one device, D a row's length, K the classes.
-
-Sources: HSIC, Gretton et al. 2005; the bottleneck, Ma, Lewis & Kleijn 2019 (arXiv:1908.01580) and
-Han et al. 2023 (doi:10.12677/sea.2023.122019, the trace form); CKA, Cortes et al. 2012 and Kornblith et al. 2019
-(arXiv:1905.00414); the cosine kernel for activations, Pogodin & Latham 2020 (arXiv:2006.07123).
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Below this a squared norm is taken as zero: a dead row or layer then gives 0, not NaN.
 _TINY = 1e-12
@@ -30,7 +41,8 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
   device's *contribution*: gradients are completed by a `psum`.
 
   Args:
-    rows: [b, D], any float dtype; products are accumulated in float32.
+    rows: [b, D], any float dtype; products are accumulated in float32. An infinity, which float16 reaches at
+      65,504, counts as the largest number of the dtype.
     axis_name: the mapped axis of devices; None outside `pmap`.
 
   Returns:
@@ -41,6 +53,7 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
+  rows = _saturate(rows, rows.dtype)
   everyone = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
   products = jnp.matmul(rows, everyone.T, preferred_element_type=jnp.float32)
   if axis_name is not None:
@@ -54,11 +67,21 @@ def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent:
   if axis_name is not None:
     start = jax.lax.axis_index(axis_name) * rows.shape[0]
     cotangent = jax.lax.dynamic_slice_in_dim(cotangent, start, rows.shape[0])
-  gradient = jnp.matmul(cotangent.astype(rows.dtype), everyone, preferred_element_type=jnp.float32)
-  return (gradient.astype(rows.dtype),)
+  if rows.dtype == jnp.float16:  # the cotangent of large rows is small beyond float16's range
+    everyone = everyone.astype(jnp.float32)
+  gradient = jnp.matmul(cotangent.astype(everyone.dtype), everyone, preferred_element_type=jnp.float32)
+  return (_saturate(gradient, rows.dtype),)
 
 
 inner_products.defvjp(_inner_products_forward, _inner_products_backward)
+
+
+def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Casts, with the dtype's largest number in place of infinity where the dtype is narrow (float16)."""
+  if dtype != jnp.float16:
+    return values.astype(dtype)
+  most = float(jnp.finfo(dtype).max)
+  return jnp.clip(values, -most, most).astype(dtype)
 
 
 def center(gram: jax.Array) -> jax.Array:
@@ -74,40 +97,156 @@ def cosine_kernel(products: jax.Array) -> jax.Array:
   return products * inverse_norm[:, None] * inverse_norm[None, :]
 
 
-def gaussian_kernel_less_one(products: jax.Array, dimensions: int | jax.Array, sigma: float = 5.0) -> jax.Array:
-  r"""Returns k(x, y) - 1 for :math:`k(x, y) = \exp(-|x - y|^2 / (2 \sigma^2 d))`, the kernel of Ma et al.
+def gaussian_kernel_less_one(
+  products: jax.Array, scale: int | jax.Array, sigmas: Sequence[float] = (5.0,)
+) -> jax.Array:
+  r"""Returns k(x, y) - 1 for :math:`k(x, y) = \mathrm{mean}_\sigma \exp(-|x - y|^2 / (2 \sigma^2 s))`.
 
-  Centring removes the constant, so every measure is the same with and without it; but at sigma 5 all of k lies
-  close to 1, and float32 would keep only a few digits of what matters.
+  With s = d, the rows' length, and one sigma of 5 it is the kernel of Ma et al.; with several, their multi-kernel form;
+  with `median_squared_distance` as s, the median heuristic. Centring removes the constant, so every measure is
+  the same with and without it; but at sigma 5 all of k lies close to 1, and float32 would keep only a few
+  digits of what matters.
 
   Args:
     products: float32 [B, B], inner products of the rows; centred ones lose fewer digits.
-    dimensions: d, the rows' length.
-    sigma: bandwidth in units of sqrt(d).
+    scale: s, what squared distances are measured in; where it is 0 (rows all alike) so is the result.
+    sigmas: bandwidths in units of sqrt(s); the kernels are averaged.
 
   Returns:
     float32 [B, B], in (-1, 0], zeros on the diagonal.
   """
+  scale = jnp.asarray(scale, jnp.float32)
+  relative = _squared_distances(products) * jnp.where(scale > _TINY, 1 / jnp.maximum(scale, _TINY), 0.0)
+  return jnp.mean(jnp.stack([jnp.expm1(-relative / (2 * sigma**2)) for sigma in sigmas]), axis=0)
+
+
+def median_squared_distance(products: jax.Array) -> jax.Array:
+  """Returns the median of |x - y|^2 over pairs of distinct rows, a float32 scalar, as a constant of the batch.
+
+  The median heuristic for a kernel's bandwidth (Gretton et al. 2012): the kernel then has no scale of its own.
+  No gradient passes through it.
+
+  Args:
+    products: float32 [B, B], inner products of the rows.
+  """
+  pairs = np.triu_indices(products.shape[0], 1)
+  if not len(pairs[0]):
+    return jnp.zeros((), jnp.float32)
+  return jax.lax.stop_gradient(jnp.median(_squared_distances(products)[pairs]))
+
+
+def _squared_distances(products: jax.Array) -> jax.Array:
   squares = jnp.diagonal(products)
-  distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
-  return jnp.expm1(-distances / (2 * sigma**2 * dimensions))
+  return jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
 
 
-def hsic(centered_gram: jax.Array, gram: jax.Array) -> jax.Array:
-  r"""Computes the (biased) trace estimate :math:`(B-1)^{-2} \mathrm{tr}(K H L H)` with K already centred.
+def grouped_deviation(activations: jax.Array, groups: int, power: float = 0.5) -> jax.Array:
+  r"""Returns how far the units of each group lie from the group's mean, for each example.
 
-  Centring one of the two is enough, since H is idempotent.
+  The grouping of Pogodin & Latham 2020 (arXiv:2006.07123, section 4): :math:`v_\alpha = (\mathrm{var}_\alpha)^{p}`
+  over a group's channels and all its pixels, less its mean over the groups. Their cosine kernel of v gave the best
+  accuracy of any local objective on CIFAR-10.
+
+  Args:
+    activations: [B, ..., C], any float dtype.
+    groups: of consecutive channels; at most C.
+    power: p; 0.5 makes a standard deviation of the variance.
+
+  Returns:
+    float32 [B, groups].
   """
-  return jnp.sum(centered_gram * gram) / (gram.shape[0] - 1) ** 2
+  batch, channels = activations.shape[0], activations.shape[-1]
+  groups = min(groups, channels)
+  size = channels // groups
+  # What does not divide evenly is left to the last group, by its size.
+  starts = np.minimum(np.arange(channels) // size, groups - 1)
+  member = (starts[:, None] == np.arange(groups)).astype(np.float32)
+  maps = activations.reshape(batch, -1, channels).astype(jnp.float32)
+  average = member / member.sum(0)
+  mean = jnp.mean(maps, axis=1) @ average
+  deviations = maps - (mean @ member.T)[:, None, :]
+  variance = jnp.mean(deviations**2, axis=1) @ average
+  alive = variance > _TINY
+  deviation = jnp.where(alive, jnp.where(alive, variance, 1.0) ** power, 0.0)
+  return deviation - deviation.mean(axis=1, keepdims=True)
 
 
-def cka(centered_gram: jax.Array, other_centered_gram: jax.Array) -> jax.Array:
-  r"""Computes centred kernel alignment, :math:`\langle K, L\rangle_F / (|K|_F |L|_F)` of centred K and L.
+def trace_factor(gram: jax.Array) -> jax.Array:
+  """Returns HKH / (B - 1); see the module's table."""
+  return center(gram) / max(gram.shape[0] - 1, 1)
 
-  Lies in [0, 1] for positive semi-definite kernels; 0 where a matrix vanishes (constant features).
+
+def cka_factor(gram: jax.Array) -> jax.Array:
+  """Returns HKH / |HKH|_F, and zeros where HKH vanishes (constant features); see the module's table."""
+  centered = center(gram)
+  return centered * _inverse_sqrt(jnp.sum(centered**2))
+
+
+def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
+  """Returns HKH (HKH + epsilon B I)^-1; see the module's table.
+
+  Computed by a Cholesky factorisation as I - epsilon B (HKH + epsilon B I)^-1. The eigenvalues of HKH / B far
+  above epsilon count as 1, those far below as 0: at 1e-5, the value of Ma et al., noise of full rank counts almost as
+  much as signal; 1e-3 tells them apart.
+
+  Args:
+    gram: float32 [B, B], positive semi-definite up to a constant (so k - 1 will do).
+    epsilon: of the regularisation, above 0.
   """
-  norms = _inverse_sqrt(jnp.sum(centered_gram**2)) * _inverse_sqrt(jnp.sum(other_centered_gram**2))
-  return jnp.sum(centered_gram * other_centered_gram) * norms
+  batch = gram.shape[0]
+  return jnp.eye(batch) - _regularized_inverse(center(gram) / (epsilon * batch))
+
+
+@jax.custom_vjp
+def _regularized_inverse(gram: jax.Array) -> jax.Array:
+  """Returns (K + I)^-1, [B, B]; its derivative needs no second factorisation."""
+  identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+  return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(gram + identity), True), identity)
+
+
+def _regularized_inverse_forward(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
+  inverse = _regularized_inverse(gram)
+  return inverse, inverse
+
+
+def _regularized_inverse_backward(inverse: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+  return (-(inverse @ cotangent @ inverse),)  # the inverse is symmetric
+
+
+_regularized_inverse.defvjp(_regularized_inverse_forward, _regularized_inverse_backward)
+
+
+def phsic_factor(gram: jax.Array) -> jax.Array:
+  """Returns (K - mean K) / B; see the module's table. Unlike HSIC's, it needs no row's mean."""
+  return (gram - gram.mean()) / gram.shape[0]
+
+
+def dependence(factor: jax.Array, other: jax.Array) -> jax.Array:
+  """Returns <f(K), f(L)>_F, a scalar, of two factors [B, B] of the same kind."""
+  return jnp.sum(factor * other)
+
+
+def hsic(gram: jax.Array, other: jax.Array) -> jax.Array:
+  r"""Computes the (biased) trace estimate :math:`(B-1)^{-2} \mathrm{tr}(K H L H)` of two Gram matrices [B, B]."""
+  return dependence(trace_factor(gram), trace_factor(other))
+
+
+def cka(gram: jax.Array, other: jax.Array) -> jax.Array:
+  r"""Computes centred kernel alignment, :math:`\langle HKH, HLH\rangle_F / (|HKH|_F |HLH|_F)`.
+
+  Lies in [0, 1] for positive semi-definite kernels and does not change with their scale.
+  """
+  return dependence(cka_factor(gram), cka_factor(other))
+
+
+def nhsic(gram: jax.Array, other: jax.Array, epsilon: float = 1e-3) -> jax.Array:
+  r"""Computes normalised HSIC, :math:`\mathrm{tr}(\tilde K \tilde L)` with the factors of `nhsic_factor`."""
+  return dependence(nhsic_factor(gram, epsilon), nhsic_factor(other, epsilon))
+
+
+def phsic(gram: jax.Array, other: jax.Array) -> jax.Array:
+  """Computes "plausible" HSIC, mean(K L) - mean(K) mean(L), over the pairs of the batch."""
+  return dependence(phsic_factor(gram), phsic_factor(other))
 
 
 def label_products(target: jax.Array, balanced: bool = False) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.objective import Examples
 
-SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
+SETTINGS = HsicDense(blocks=1, convs=2, growth=4, stem=6, pyramid=5)
 ROWS, CLASSES = 16, 3
 
 
