@@ -65,32 +65,28 @@ class HsicDense:
         layers[f"block{block}_transition"] = unit(self.transition, kernel_size=1)
       for conv in range(1, self.convs + 1):
         layers[f"block{block}_conv{conv}"] = unit(self.growth, weighted_inputs=True)
+      layers[f"block{block}_lateral"] = unit(self.pyramid, kernel_size=1)
     for block in range(self.blocks, 0, -1):
-      coarsest = block == self.blocks
-      layers[f"pyramid{block}_lateral"] = unit(self.pyramid, kernel_size=1, add_coarser=not coarsest)
-      layers[f"pyramid{block}_smooth"] = unit(self.pyramid)
+      layers[f"pyramid_level{block}"] = unit(self.pyramid)
     layers["classifier"] = AttentiveClassifier(num_classes, dropout=self.dropout, dtype=dtype, axis_name=axis_name)
     return layers
 
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = apply("block1_stem", image)
-    outputs = []
+    maps = [apply("block1_stem", image)]
+    laterals: dict[int, jax.Array] = {}
     for block in range(1, self.blocks + 1):
       if block > 1:
-        x = apply(f"block{block}_transition", x)
-        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-      maps = [x]
+        maps = [nn.avg_pool(apply(f"block{block}_transition", *maps), (2, 2), strides=(2, 2))]
       for conv in range(1, self.convs + 1):
         maps.append(apply(f"block{block}_conv{conv}", *maps))
-      x = jnp.concatenate(maps, axis=-1)
-      outputs.append(x)
+      # Here, not in the pyramid: the block's maps, the largest of the network, are not needed after it.
+      laterals[block] = apply(f"block{block}_lateral", *maps)
+    merged = laterals[self.blocks]
     levels = []
-    coarser: tuple[jax.Array, ...] = ()
     for block in range(self.blocks, 0, -1):
-      lateral = apply(f"pyramid{block}_lateral", outputs[block - 1], *coarser)
-      coarser = (lateral,)
-      level = apply(f"pyramid{block}_smooth", lateral)
-      pooled = adaptive_average_pool(level, self.head_grid)
-      levels.append(pooled.reshape(pooled.shape[0], -1))
+      if block < self.blocks:
+        merged = laterals[block] + jax.image.resize(merged, laterals[block].shape, "nearest")
+      level = adaptive_average_pool(apply(f"pyramid_level{block}", merged), self.head_grid)
+      levels.append(level.reshape(level.shape[0], -1))
     features = jnp.concatenate(levels, axis=-1)
     return apply("classifier", features), features

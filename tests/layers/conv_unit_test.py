@@ -104,31 +104,15 @@ class TestWeightedInputs:
     )
 
 
-class TestCoarser:
-  def test_is_doubled_and_added_before_the_activation(self):
-    (image,), (coarse,) = maps(2), maps(5, size=3)
-    unit = ConvUnit(5, kernel_size=1, add_coarser=True)
-    variables = make(unit, image, coarse)
-    upsampled = np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2)
-    expected = normalized(convolve(image, variables["params"]["kernel"]), variables) + upsampled
-    found = evaluated(unit, variables, image, coarse)
-    np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-4)
-
-  def test_of_a_size_that_does_not_divide_takes_the_nearest(self):
-    (image,), (coarse,) = maps(2, size=5), maps(4, size=3)
-    unit = ConvUnit(4, kernel_size=1, add_coarser=True)
-    variables = make(unit, image, coarse)
-    nearest = np.floor((np.arange(5) + 0.5) * 3 / 5).astype(int)
-    upsampled = np.asarray(coarse)[:, nearest][:, :, nearest]
-    expected = normalized(convolve(image, variables["params"]["kernel"]), variables) + upsampled
-    np.testing.assert_allclose(evaluated(unit, variables, image, coarse), np.maximum(expected, 0), atol=1e-4)
-
-  def test_is_no_input_of_the_convolution(self):
-    (image, other), (coarse,) = maps(2, 3), maps(5, size=3)
-    unit = ConvUnit(5, add_coarser=True, weighted_inputs=True)
-    params = shapes(unit, image, other, coarse)["params"]
-    assert params["kernel"].shape == (3, 3, 5, 5)
-    assert params["connection"].shape == (2,)
+class TestFloat16:
+  def test_an_overflow_is_the_largest_number_and_not_an_infinity(self):
+    (image,) = maps(2)
+    unit = ConvUnit(3, dtype=jnp.float16)
+    variables = make(unit, image)
+    params = {**variables["params"], "kernel": variables["params"]["kernel"] * 1e5}
+    found, updates = trained(unit, {**variables, "params": params}, image)
+    assert np.isfinite(found).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
 
 
 class TestNormalisation:

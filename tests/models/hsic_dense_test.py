@@ -22,8 +22,9 @@ def test_the_default_has_about_seven_million_parameters():
 
 def test_there_are_three_blocks_of_five_convolutions_and_a_pyramid_of_three_levels():
   network, _ = parameters_of(HsicDense())
-  assert [sum("conv" in name for name in block) for block in network.blocks] == [5, 5, 5, 0, 0, 0]
-  assert [name for name in network.layers if "lateral" in name] == [f"pyramid{i}_lateral" for i in (3, 2, 1)]
+  assert [sum("conv" in name for name in block) for block in network.blocks] == [5, 5, 5, 0]
+  assert [name for name in network.layers if "lateral" in name] == [f"block{i}_lateral" for i in (1, 2, 3)]
+  assert network.blocks[-1] == ("pyramid_level3", "pyramid_level2", "pyramid_level1")
 
 
 def test_each_convolution_reads_all_earlier_outputs_with_a_weight_for_each():
@@ -41,7 +42,7 @@ def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
   outputs, _ = network.apply(params, stats, image, taps=True)
   shapes = dict(zip(network.hidden, [t.shape for t in outputs.taps], strict=True))
   assert [shapes[f"block{i}_conv5"][1] for i in (1, 2, 3)] == [24, 12, 6]
-  assert [shapes[f"pyramid{i}_smooth"][1] for i in (1, 2, 3)] == [24, 12, 6]
+  assert [shapes[f"pyramid_level{i}"][1] for i in (1, 2, 3)] == [24, 12, 6]
   assert outputs.logits.shape == (2, 7)
   assert outputs.features.shape == (2, 3 * 4)
 
@@ -57,6 +58,24 @@ def test_layers_are_walked_in_the_order_they_are_listed():
 
   network.walk(apply, jnp.zeros((1, 24, 24, 1)))
   assert walked == list(network.layers) == [*network.hidden, network.classifier]
+
+
+def test_the_pyramid_adds_the_coarser_level_to_each_lateral():
+  network = HsicDense(blocks=2, convs=1, growth=2, stem=2, transition=2, pyramid=3).build(7, jnp.float32, None)
+  image = jax.random.normal(jax.random.key(0), (2, 24, 24, 1))
+  params, stats = jax.jit(network.init)(jax.random.key(1), image)
+  seen = {}
+
+  def apply(name, *inputs):
+    output, _ = network.call(name, params[name], stats[name], inputs, None)
+    seen[name] = (inputs, output)
+    return output
+
+  network.walk(apply, image)
+  coarse, fine = (np.asarray(seen[f"block{block}_lateral"][1]) for block in (2, 1))
+  np.testing.assert_array_equal(seen["pyramid_level2"][0][0], coarse)
+  doubled = coarse.repeat(2, axis=1).repeat(2, axis=2)
+  np.testing.assert_allclose(seen["pyramid_level1"][0][0], fine + doubled, rtol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 4])
