@@ -4,8 +4,15 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from fer_jax.models.baselines.alexnet import AlexNet
+from fer_jax.models.baselines.bn_inception import BnInception
+from fer_jax.models.baselines.densenet import DenseNet
+from fer_jax.models.baselines.mini_xception import MiniXception
+from fer_jax.models.baselines.mobilenet_v3 import MobileNetV3
+from fer_jax.models.baselines.vgg import Vgg
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
+from fer_jax.models.resnet import ResNet
 
 
 class ModelSettings(Protocol):
@@ -15,4 +22,13 @@ class ModelSettings(Protocol):
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
 
 
-MODELS: dict[str, type[ModelSettings]] = {"hsic_dense": HsicDense}
+MODELS: dict[str, type[ModelSettings]] = {
+  "hsic_dense": HsicDense,
+  "resnet": ResNet,
+  "alexnet": AlexNet,
+  "bn_inception": BnInception,
+  "vgg": Vgg,
+  "densenet": DenseNet,
+  "mobilenet_v3": MobileNetV3,
+  "mini_xception": MiniXception,
+}

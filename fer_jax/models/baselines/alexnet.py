@@ -1,0 +1,67 @@
+"""AlexNet in its form for one GPU: Krizhevsky 2014 (arXiv:1404.5997), after Krizhevsky et al. 2012."""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fer_jax.layers.conv_norm_act import ConvNormAct
+from fer_jax.layers.linear import LinearClassifier, LinearUnit
+from fer_jax.layers.readout import read_out
+from fer_jax.models.choices import STEMS, check_choice
+from fer_jax.models.network import Apply, Network
+
+POOLED = frozenset({"conv1", "conv2", "conv5"})
+
+
+@dataclasses.dataclass(frozen=True)
+class AlexNet:
+  """The network's hyper-parameters; with the stem "imagenet" it is torchvision's, 61.1 M parameters at 224x224.
+
+  What differs from the papers, there and here: no local response normalisation; the last map is averaged over a grid,
+  so that images need not be 224x224. What differs here: a map no larger than the grid is left as it is (torchvision
+  repeats its pixels), and then the first fully connected layer has fewer inputs.
+
+  Attributes:
+    stem: stride of the 11x11 convolution: "small", 1, brings a 48x48 face to 4x4; "imagenet", 4, brings 224x224 to
+      6x6 and nothing below 63x63 to anything.
+    grid: cells along each axis of the last map that the fully connected layers read.
+    hidden: units of both fully connected layers.
+    dropout: before each of them.
+  """
+
+  stem: str = "small"
+  grid: int = 6
+  hidden: int = 4096
+  dropout: float = 0.5
+
+  def __post_init__(self) -> None:
+    check_choice("stem", self.stem, STEMS)
+
+  def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
+    """Returns the network for K classes, computing in `dtype`; nothing in it normalises over `axis_name`."""
+    conv = partial(ConvNormAct, normalize=False, dtype=dtype)
+    linear = partial(LinearUnit, self.hidden, dropout=self.dropout, dtype=dtype)
+    layers: dict[str, nn.Module] = {
+      "conv1": conv(64, kernel_size=11, stride=4 if self.stem == "imagenet" else 1, padding=2),
+      "conv2": conv(192, kernel_size=5),
+      "conv3": conv(384),
+      "conv4": conv(256),
+      "conv5": conv(256),
+      "fc6": linear(),
+      "fc7": linear(),
+      "classifier": LinearClassifier(num_classes, dtype=dtype),
+    }
+    blocks = (("conv1",), ("conv2",), ("conv3", "conv4", "conv5"), ("fc6", "fc7"))
+    return Network(layers, self._walk, blocks, "classifier")
+
+  def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = image
+    for i in range(1, 6):
+      x = apply(f"conv{i}", x)
+      if f"conv{i}" in POOLED:
+        x = nn.max_pool(x, (3, 3), strides=(2, 2))
+    features = apply("fc7", apply("fc6", read_out(x, self.grid)))
+    return apply("classifier", features), features

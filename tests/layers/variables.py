@@ -1,0 +1,32 @@
+"""Variables for layers and networks, drawn without compiling their initialisers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def shapes_of(layer, *inputs):
+  """Returns the shapes and dtypes of a layer's variables."""
+  return jax.eval_shape(functools.partial(layer.init, train=False), jax.random.key(0), *inputs)
+
+
+def drawn(shapes):
+  """Draws kernels that keep the variance of what they read, scales and variances around 1, the rest small."""
+  rng = np.random.default_rng(1)
+
+  def draw(path, leaf):
+    if path[-1].key == "kernel":
+      values = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+    elif path[-1].key in ("scale", "var"):
+      values = rng.uniform(0.5, 1.5, leaf.shape)
+    else:
+      values = rng.normal(0, 0.1, leaf.shape)
+    return jnp.asarray(values, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_variables(layer, *inputs):
+  return drawn(shapes_of(layer, *inputs))
