@@ -1,0 +1,134 @@
+"""What benchmarks share: the form of their findings, a step on random data, and timing by turns."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.command_line import load_config
+from fer_jax.config import Settings, parse
+from fer_jax.data.augment import Augmentation
+from fer_jax.data.batch import Batch
+from fer_jax.errors import UserError
+from fer_jax.models import ModelSettings
+from fer_jax.models.network import Network
+from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
+from fer_jax.objectives.objective import Objective
+from fer_jax.optim import Optimizer
+from fer_jax.parallel import Devices
+from fer_jax.step import Resident, TrainState, make_train_step
+
+Row = dict[str, Any]
+FER2013 = (28709, 48, 48, 1)  # the training split's size
+CLASSES = 7
+
+
+class Benchmark(NamedTuple):
+  """What a benchmark found.
+
+  Attributes:
+    headline: the name of the row that stands for the rest: the project as it is configured.
+    rows: a dict for each candidate, its `name` first.
+  """
+
+  headline: str
+  rows: list[Row]
+
+
+class Rig(NamedTuple):
+  """A network with random parameters and faces, ready to step.
+
+  Attributes:
+    network: as `config.model` builds it.
+    state: at step 0, every layer trainable.
+    resident: faces and labels on the device.
+    batch: which of them make a batch.
+    progress: of the phase, float32.
+  """
+
+  network: Network
+  state: TrainState
+  resident: Resident
+  batch: Batch
+  progress: Any
+
+  @property
+  def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
+    """What a training step is called with."""
+    return self.state, self.resident, self.batch, self.progress
+
+  @property
+  def parameters(self) -> int:
+    """How many numbers the network learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+
+def make_rig(model: ModelSettings, batch_size: int, precision: str) -> Rig:
+  """Returns a network on the first device, with random faces of FER2013's shape."""
+  devices = Devices(jax.local_devices()[:1])
+  network = model.build(CLASSES, jnp.dtype(precision), None)
+  shape = (4 * batch_size, *FER2013[1:])
+  generator = np.random.default_rng(0)
+  image = generator.integers(0, 256, shape, dtype=np.uint8)
+  target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]
+  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
+  state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
+  index = generator.integers(0, shape[0], batch_size).astype(np.int32)
+  batch = Batch(index, np.ones(len(index), bool))
+  return Rig(network, state, devices.replicate(Resident(image, target)), batch, np.float32(0.5))
+
+
+def step_of(objective: Objective) -> Callable[..., Any]:
+  """Returns the training step that takes an objective's gradients to new parameters by AdamW."""
+  return make_train_step(objective, Optimizer().build(), Augmentation(), seed=0)
+
+
+class Program(NamedTuple):
+  """A compiled program.
+
+  Attributes:
+    run: runs it once and waits for it.
+    temporary_bytes: the peak of its temporary memory.
+  """
+
+  run: Callable[[], Any]
+  temporary_bytes: int
+
+
+def compile_program(function: Callable[..., Any], arguments: tuple) -> Program:
+  """Compiles a function for its arguments and runs it once."""
+  compiled = jax.jit(function).lower(*arguments).compile()
+  memory = compiled.memory_analysis()
+  if memory is None:
+    raise UserError(f"{jax.default_backend()}: this backend does not say how much memory a program takes")
+  run = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
+  run()
+  return Program(run, memory.temp_size_in_bytes)
+
+
+def time_by_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, float]:
+  """Returns the median seconds of each program; they take turns, so that a slow moment meets all."""
+  seconds: dict[str, list[float]] = {name: [] for name in programs}
+  for _ in range(rounds):
+    for name, program in programs.items():
+      start = time.perf_counter()
+      program.run()
+      seconds[name].append(time.perf_counter() - start)
+  return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def settings_of(config: str) -> Settings:
+  """Returns the settings of a config, FILE.py:VARIANT."""
+  return parse(load_config(config))
+
+
+def bottleneck_of(config: str, settings: Settings) -> HsicBottleneck:
+  """Returns the HSIC bottleneck that a config trains with; raises UserError where it does not."""
+  for phase in settings.phases.values():
+    if isinstance(phase.objective, HsicBottleneck):
+      return phase.objective
+  raise UserError(f"--config={config}: has no phase whose objective is hsic_bottleneck")

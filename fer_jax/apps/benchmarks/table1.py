@@ -1,0 +1,78 @@
+"""Table 1 of Han et al. 2023: seconds a step and parameters of three known networks and of theirs."""
+
+import math
+from typing import Any, NamedTuple
+
+from fer_jax.apps.benchmarks.benchmark import (
+  Benchmark,
+  Row,
+  bottleneck_of,
+  compile_program,
+  make_rig,
+  settings_of,
+  step_of,
+  time_by_turns,
+)
+from fer_jax.config import PhaseSettings
+from fer_jax.objectives.backprop import Backprop
+
+
+class _Printed(NamedTuple):
+  """What the paper prints of a network."""
+
+  seconds: float
+  parameters: float
+
+
+# Network, variant of configs/baselines.py: seconds a step on an RTX 2080 at batch 128, parameters.
+PRINTED = {
+  "alexnet": _Printed(0.243178, 60e6),
+  "bn_inception": _Printed(0.565114, 11e6),
+  "resnet50": _Printed(0.180212, 24e6),
+}
+THEIRS = _Printed(0.049286, 7e6)
+OURS = "hsic_dense, hsic_bottleneck"
+TWIN = "hsic_dense, backprop"
+
+
+def table1(config: str, rounds: int) -> Benchmark:
+  """Times a step of each network of the paper's table 1, all at one batch size in one process.
+
+  The known networks learn by back-propagation, as in the paper; the dense network by both. Ratios are over the dense
+  network's step under the HSIC bottleneck: what of the paper's comparison does not depend on the device.
+
+  Args:
+    config: of the dense network, FILE.py:VARIANT; it must have an hsic_bottleneck phase.
+    rounds: timed steps of each.
+  """
+  settings = settings_of(config)
+  sizes = ",small" if "small" in config.partition(":")[2].split(",") else ""
+  candidates: dict[str, tuple[Any, Any]] = {
+    OURS: (settings.model, bottleneck_of(config, settings)),
+    TWIN: (settings.model, Backprop()),
+  }
+  for name in PRINTED:
+    baseline = settings_of(f"configs/baselines.py:{name}{sizes}")
+    phase: PhaseSettings = baseline.phases[baseline.schedule[0]]
+    candidates[f"{name}, backprop"] = (baseline.model, phase.objective)
+  programs, parameters = {}, {}
+  for name, (model, objective) in candidates.items():
+    rig = make_rig(model, settings.batch_size, settings.precision)
+    step = step_of(objective.build(rig.network, frozenset(rig.network.layers), None))
+    programs[name], parameters[name] = compile_program(step, rig.arguments), rig.parameters
+  seconds = time_by_turns(programs, rounds)
+  rows: list[Row] = []
+  for name in candidates:
+    printed = THEIRS if name == OURS else PRINTED.get(name.partition(",")[0], _Printed(math.nan, math.nan))
+    row: Row = {
+      "name": name,
+      "seconds_a_step": seconds[name],
+      "parameters": parameters[name],
+      "time_ratio": seconds[name] / seconds[OURS],
+    }
+    if not math.isnan(printed.seconds):  # the paper does not time the twin
+      row["paper_time_ratio"] = printed.seconds / THEIRS.seconds
+      row["paper_seconds_a_step"] = printed.seconds
+      row["paper_parameters"] = printed.parameters
+    rows.append(row)
+  return Benchmark(OURS, rows)
