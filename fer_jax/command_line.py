@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -78,26 +78,36 @@ def _take_source(argv: list[str]) -> tuple[str, list[str]]:
 
 def load_config(source: str) -> ConfigDict:
   """Returns the config as its file makes it, before any override."""
+  return call_in_file(source, "get_config", f"--config={source}")
+
+
+def call_in_file(source: str, function: str, where: str) -> Any:
+  """Returns what a function of FILE.py says of VARIANT, given FILE.py:VARIANT, or FILE.py for no variant.
+
+  Raises:
+    UserError: there is no such file, function or variant; the message begins with `where`.
+  """
   path, _, variant = source.partition(":")
   file = Path(path)
   if not file.is_file():
-    raise UserError(f"--config={source}: no file {path}; expected FILE.py or FILE.py:VARIANT")
+    raise UserError(f"{where}: no file {path}; expected FILE.py or FILE.py:VARIANT")
   spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
   if spec is None or spec.loader is None:
-    raise UserError(f"--config={source}: {path} is not a Python file")
+    raise UserError(f"{where}: {path} is not a Python file")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
   except (SyntaxError, ImportError) as error:
-    raise UserError(f"--config={source}: cannot be imported ({error})") from None
-  if not hasattr(module, "get_config"):
-    raise UserError(f"--config={source}: {path} has no function get_config")
-  if variant and not inspect.signature(module.get_config).parameters:
-    raise UserError(f"--config={source}: {path} has no variants")
+    raise UserError(f"{where}: cannot be imported ({error})") from None
+  called = getattr(module, function, None)
+  if called is None:
+    raise UserError(f"{where}: {path} has no function {function}")
+  if variant and not inspect.signature(called).parameters:
+    raise UserError(f"{where}: {path} has no variants")
   try:
-    return module.get_config(variant) if variant else module.get_config()
+    return called(variant) if variant else called()
   except ValueError as error:
-    raise UserError(f"--config={source}: {error}") from None
+    raise UserError(f"{where}: {error}") from None
 
 
 def _default_workdir(source: str) -> Path:

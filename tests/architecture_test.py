@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fer_jax"
 FLOORS = {
   "fer_jax": (),
   "fer_jax.errors": (),
+  "fer_jax.sweep": (),
   "fer_jax.layers": (),
   "fer_jax.losses": (),
   "fer_jax.optim": (),
@@ -36,7 +37,7 @@ FLOORS = {
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
-    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train"),
+    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train", "sweep"),
   ),
   "fer_jax.main": ("errors", "command_line", "train", "apps"),
 }

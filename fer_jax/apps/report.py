@@ -6,16 +6,14 @@ Usage:
 
 import argparse
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from fer_jax.apps.report_page.classes import classes, mistakes, samples
 from fer_jax.apps.report_page.curves import curves
-from fer_jax.apps.report_page.markup import Section
+from fer_jax.apps.report_page.markup import Section, document
 from fer_jax.apps.report_page.provenance import provenance
 from fer_jax.apps.report_page.quantities import accuracy_estimate, percent
 from fer_jax.apps.report_page.run_files import Run, mapping, read_run, write_text
-from fer_jax.apps.report_page.style import CSS
 from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
 from fer_jax.errors import run
 
@@ -33,19 +31,7 @@ def _page(of: Run, beside: Sequence[tuple[str, Run]]) -> str:
     provenance(of),
   ]
   sections: list[Section] = [part for part in parts if part is not None]
-  links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in sections)
-  return "\n".join(
-    [
-      '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-      '<meta name="viewport" content="width=device-width, initial-scale=1">',
-      f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>",
-      headline(of),
-      f'<nav aria-label="Sections">{links}</nav>',
-      "<main>",
-      *(section.html() for section in sections),
-      "</main>\n</body>\n</html>\n",
-    ]
-  )
+  return document(title, headline(of), sections)
 
 
 def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:

@@ -7,8 +7,8 @@ Usage:
 
 A table stands between `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for
 each result `results/a.json`, `results/b.json`; `bench` has a table for each of these files that a benchmark
-wrote. Without `rows`, all files of the kind are shown, by name; a file that is named and absent shows as "not
-yet measured".
+wrote, `sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name;
+a file that is named and absent shows as "not yet measured".
 """
 
 import argparse
@@ -28,6 +28,7 @@ from fer_jax.apps.report_page.quantities import (
   short_commit,
 )
 from fer_jax.apps.report_page.run_files import Record, read_json, write_text
+from fer_jax.apps.sweeps.table import member_table
 from fer_jax.errors import UserError, run
 
 _BLOCK = re.compile(
@@ -54,15 +55,15 @@ def load_results(folder: Path) -> dict[str, Record]:
   An absent folder holds no results.
 
   Raises:
-    UserError: a file is neither a run's result nor a benchmark's.
+    UserError: a file is neither a run's result nor a benchmark's nor a sweep's.
   """
   results = {}
   for path in sorted(folder.glob("*.json")):
     result = read_json(path)
-    if not _is_bench(result) and result.get("accuracy") is None:
+    if _kind(result) is None:
       raise UserError(
-        f"{path}: expected a run's result (accuracy) or a benchmark's (what, rows); write it again with "
-        "--add or with the benchmark"
+        f"{path}: expected a run's result (accuracy), a benchmark's (what, rows) or a sweep's (sweep, rows); write it "
+        "again with --add, with the benchmark or with the sweep"
       )
     results[path.stem] = result
   return results
@@ -92,8 +93,11 @@ def add_result(workdir: Path, name: str, folder: Path) -> Path:
   return path
 
 
-def _is_bench(result: Mapping[str, Any]) -> bool:
-  return "what" in result and isinstance(result.get("rows"), list)
+def _kind(result: Mapping[str, Any]) -> str | None:
+  """Returns which table shows a result; None where none does."""
+  if isinstance(result.get("rows"), list):
+    return "bench" if "what" in result else "sweep" if "sweep" in result else None
+  return None if result.get("accuracy") is None else "accuracy"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> str:
@@ -135,34 +139,51 @@ def _accuracy_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
 def _bench_table(name: str, bench: Record | None) -> str:
   if bench is None:
     return f"**{name}**: {NOT_MEASURED}"
-  if not _is_bench(bench):
+  if _kind(bench) != "bench":
     raise UserError(f"results/{name}.json: expected a benchmark's keys what and rows; name another file")
   rows: list[Record] = bench["rows"]
   keys = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
   head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   cells = [[str(row.get("name", "")), *(quantity(key, row.get(key)) for key in keys)] for row in rows]
-  versions = ", ".join(f"{package} {version}" for package, version in (bench.get("versions") or {}).items())
-  measured = f"{bench.get('device', 'device not stated')}; {versions or 'versions not stated'}"
-  made = f"Measured on {measured}; commit `{short_commit(bench.get('commit'))}`."
+  made = _made([bench.get("device", "device not stated")], bench.get("versions"), [bench.get("commit")])
   return f"{_markdown(head, cells, texts=(0,))}\n\n{made}"
+
+
+def _made(devices: Sequence[str], versions: Mapping[str, str] | None, commits: Sequence[str | None]) -> str:
+  packages = ", ".join(f"{package} {version}" for package, version in (versions or {}).items())
+  of = ", ".join(f"`{short_commit(commit)}`" for commit in commits)
+  return f"Measured on {', '.join(devices)}; {packages or 'versions not stated'}; commit {of}."
+
+
+def _sweep_table(name: str, sweep: Record | None) -> str:
+  if sweep is None:
+    return f"**{name}**: {NOT_MEASURED}"
+  if _kind(sweep) != "sweep":
+    raise UserError(f"results/{name}.json: expected a sweep's keys sweep and rows; name another file")
+  head, rows = member_table(sweep)
+  command = " ".join([sweep["sweep"], *sweep["overrides"]])
+  about = f"**{sweep['title']}** (`{command}`; {', '.join(sweep['datasets']) or NOT_MEASURED}; {sweep['citation']})"
+  made = _made(sweep["devices"], sweep["versions"], sweep["commits"]) if sweep["devices"] else ""
+  return "\n\n".join(part for part in (about, _markdown(head, rows, texts=(0,)), made) if part)
 
 
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
   given = re.fullmatch(r"\s*(?:rows=(\S+))?\s*", options)
-  if kind not in ("accuracy", "bench") or given is None:
+  tables = {"bench": _bench_table, "sweep": _sweep_table}
+  if kind not in ("accuracy", *tables) or given is None:
     raise UserError(
-      f"{where}: expected `<!-- results:accuracy rows=a,b -->` or `<!-- results:bench rows=a,b -->`, found "
+      f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or bench or sweep in place of accuracy, found "
       f"`results:{kind}{options}`; correct the marker"
     )
   if given[1]:
     names = [name for name in given[1].split(",") if name]
   else:
-    names = [name for name, result in results.items() if _is_bench(result) == (kind == "bench")]
+    names = [name for name, result in results.items() if _kind(result) == kind]
   if not names:
     return f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."
   if kind == "accuracy":
     return _accuracy_table(names, results)
-  return "\n\n".join(_bench_table(name, results.get(name)) for name in names)
+  return "\n\n".join(tables[kind](name, results.get(name)) for name in names)
 
 
 def render(readme: str, results: Mapping[str, Record], where: str = "README.md") -> str:

@@ -33,6 +33,39 @@ BENCH = {
     {"name": "hsic", "time_ratio": 0.6912, "memory_ratio": 0.3},
   ],
 }
+SWEEP = {
+  "sweep": "configs/sweeps/hsic_blocks.py:small",
+  "title": "Number of blocks",
+  "citation": "A. Author 2023, figure 12",
+  "swept": "blocks",
+  "overrides": ["--config.budget_minutes=8"],
+  "datasets": ["fer2013"],
+  "devices": ["gpu: H200"],
+  "versions": {"jax": "0.11.2"},
+  "commits": ["0123456789ab", "e3ed27b0c2f94b5ad1-dirty"],
+  "rows": [
+    {
+      "name": "3 blocks",
+      "status": "finished",
+      "measured": {"test accuracy": 0.7, "validation accuracy": 0.71, "parameters": 1234},
+      "std": {"test accuracy": 0.01},
+      "interval_95": {"test accuracy": [0.68, 0.72]},
+      "reported": {"test accuracy": 0.97},
+      "steps": 10000,
+      "runs": [{"status": "finished"}] * 3,
+    },
+    {
+      "name": "4 blocks",
+      "status": "failed",
+      "measured": {},
+      "std": {},
+      "interval_95": {},
+      "reported": {},
+      "steps": None,
+      "runs": [{"status": "failed"}],
+    },
+  ],
+}
 README = """# Title
 <!-- results:accuracy rows=small,large -->
 stale
@@ -120,6 +153,29 @@ def test_several_seeds_show_mean_and_spread() -> None:
   assert "70.00 % (69.00 \N{EN DASH} 71.00 %), mean of 3 runs, standard deviation 1.00 %" in made
 
 
+def test_a_sweep_has_a_row_for_each_member_beside_the_paper() -> None:
+  made = render("<!-- results:sweep rows=blocks,other -->\n<!-- /results -->\n", {"blocks": SWEEP, "a": RESULT})
+  assert (
+    "**Number of blocks** (`configs/sweeps/hsic_blocks.py:small --config.budget_minutes=8`; fer2013; "
+    "A. Author 2023, figure 12)"
+  ) in made
+  assert "| blocks | test accuracy (95 % interval) | standard deviation | paper: test accuracy |" in made
+  assert "| 3 blocks | 70.00 % (68.00 \N{EN DASH} 72.00 %) | 1.00 % | 97.00 % | 71.00 % | 1,234 |" in made
+  failed = next(line for line in made.splitlines() if line.startswith("| 4 blocks"))
+  assert failed.split(" | ")[1] == "not yet measured"
+  assert failed.endswith("| 0 of 1, failed |")
+  assert "Measured on gpu: H200; jax 0.11.2; commit `012345678`, `e3ed27b0c-dirty`." in made
+  assert "**other**: not yet measured" in made
+
+
+def test_each_kind_has_its_own_results() -> None:
+  results = {"run": RESULT, "speed": BENCH, "blocks": SWEEP}
+  for kind, here in (("accuracy", "| run | `configs"), ("bench", "| objectives |"), ("sweep", "**Number of blocks**")):
+    made = render(f"<!-- results:{kind} -->\n<!-- /results -->\n", results)
+    found = [one for one in ("| run | `configs", "| objectives |", "**Number of blocks**") if one in made]
+    assert found == [here]
+
+
 @pytest.mark.parametrize(
   ("readme", "complaint"),
   [
@@ -130,6 +186,7 @@ def test_several_seeds_show_mean_and_spread() -> None:
     ("<!-- results:accuracy row=a -->\n<!-- /results -->\n", "row=a"),
     ("<!-- results:accuracy rows=b -->\n<!-- /results -->\n", "b.json: expected the key accuracy"),
     ("<!-- results:bench rows=a -->\n<!-- /results -->\n", "a.json: expected a benchmark"),
+    ("<!-- results:sweep rows=b -->\n<!-- /results -->\n", "b.json: expected a sweep"),
   ],
 )
 def test_a_mistaken_marker_is_named(readme: str, complaint: str) -> None:

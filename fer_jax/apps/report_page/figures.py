@@ -48,12 +48,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Line:
-  """A curve: its name in the legend, its CSS colour, and its pieces (steps, values), drawn apart."""
+  """A curve: its name in the legend, its CSS colour, its pieces (steps, values), drawn apart, and a band around it.
+
+  The bands are (steps, low, high).
+  """
 
   name: str
   colour: str
   pieces: list[tuple[np.ndarray, np.ndarray]]
   dashed: bool = False
+  bands: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
 
   @property
   def drawable(self) -> bool:
@@ -158,6 +162,8 @@ def _draw_phases(axes: Axes, phases: Sequence[Phase], colour: _StandIns) -> None
 
 def _draw_lines(axes: Axes, chart: Chart, colour: _StandIns) -> None:
   for line in chart.lines:
+    for steps, low, high in line.bands:
+      axes.fill_between(steps, low, high, color=colour(line.colour), alpha=0.15, linewidth=0)
     for steps, values in line.pieces:
       finite = int(np.isfinite(values).sum())
       axes.plot(

@@ -10,6 +10,7 @@ import numpy as np
 
 from fer_jax.apps.report_page.figures import Chart, Phase, draw
 from fer_jax.apps.report_page.quantities import NOT_MEASURED
+from fer_jax.apps.report_page.style import CSS
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,23 @@ class Section:
   def html(self) -> str:
     """Returns the section's element."""
     return f'<section id="{self.anchor}">\n<h2>{escape(self.title)}</h2>\n{self.body}\n</section>'
+
+
+def document(title: str, header: str, sections: Sequence[Section]) -> str:
+  """Returns a whole page: a header, as HTML, links to the sections, and the sections."""
+  links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in sections)
+  return "\n".join(
+    [
+      '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+      '<meta name="viewport" content="width=device-width, initial-scale=1">',
+      f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>",
+      header,
+      f'<nav aria-label="Sections">{links}</nav>',
+      "<main>",
+      *(section.html() for section in sections),
+      "</main>\n</body>\n</html>\n",
+    ]
+  )
 
 
 def said(text: str) -> str:

@@ -1,10 +1,12 @@
 """How measured quantities are written, on the report page and in the README's tables alike."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, mean, stdev
 from typing import Any
+
+from scipy.special import stdtrit
 
 NOT_MEASURED = "not yet measured"
 
@@ -26,6 +28,13 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
   half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
   scale = 1 + z * z / trials
   return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+  """Returns the interval around the mean of two or more shares in [0, 1] (Student's t), cut to [0, 1]."""
+  n = len(values)
+  half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(n)
+  return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
 
 
 def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:

@@ -46,6 +46,7 @@ nav a:hover { color: var(--accent); text-decoration: underline; }
   display: grid; grid-template-columns: minmax(15rem, 2fr) 5fr; gap: 1.5rem 3rem; margin-top: 2rem;
   align-items: start;
 }
+.headline h3 { margin-top: 0; }
 .figure-of-merit .value {
   font-size: 3.5rem; line-height: 1; font-weight: 640; letter-spacing: -0.035em;
   white-space: nowrap;
@@ -99,6 +100,25 @@ figcaption small { display: block; font-weight: 400; font-size: 0.8125rem; }
   vertical-align: -0.05em;
 }
 
+.points { display: grid; grid-template-columns: fit-content(40%) 1fr fit-content(6rem); font-size: 0.875rem; }
+.points > div {
+  display: grid; grid-column: 1 / -1; grid-template-columns: subgrid; padding: 0.3rem 0;
+  border-bottom: 1px solid var(--rule);
+}
+.points .value { text-align: right; }
+.points .track { position: relative; margin: 0 1.6rem; }
+.points .track > * { position: absolute; left: var(--at); top: 50%; transform: translate(-50%, -50%); }
+.points > .axis { border: 0; color: var(--muted); font-size: 0.8125rem; }
+.points .axis .track { height: 1.2rem; }
+.points .axis .track > * { white-space: nowrap; }
+i.span { height: 2px; width: var(--long); background: var(--accent); opacity: 0.55; }
+.points .track > i.span { transform: translateY(-50%); }
+i.dot { width: 0.6rem; height: 0.6rem; border-radius: 50%; background: var(--accent); }
+i.print { width: 0.55rem; height: 0.55rem; border: 1.5px solid var(--other-0); rotate: 45deg; }
+.legend i.dot { width: 0.6rem; height: 0.6rem; vertical-align: -0.02em; border: 0; }
+.legend i.print { width: 0.5rem; height: 0.5rem; vertical-align: 0; border: 1.5px solid var(--other-0); }
+.legend i.span { width: 1.4em; border: 0; height: 2px; }
+
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; }
 th { font-weight: 500; color: var(--muted); text-align: left; vertical-align: bottom; }
@@ -107,6 +127,8 @@ th, td, td code { overflow-wrap: normal; }
 td code { white-space: nowrap; }
 tbody th { color: var(--ink); }
 td.n, th.n { text-align: right; padding-right: 0; padding-left: 0.9rem; }
+.members th.n { white-space: normal; }
+th .member { display: inline-block; min-width: 8.5rem; }
 tr.this td, tr.this th { font-weight: 600; }
 .missing { color: var(--muted); font-style: italic; }
 
@@ -162,6 +184,9 @@ pre {
   h1 { font-size: 1.375rem; }
   section { margin-top: 2rem; }
   .headline { grid-template-columns: 1fr; }
+  .points > div > :first-child { grid-column: 1 / -1; }
+  .points .track { grid-column: 1 / 3; margin-left: 1.2rem; }
+  .points > div > :last-child { grid-column: 3; }
   .figure-of-merit .value { font-size: 3rem; }
   dl.facts { grid-template-columns: repeat(2, 1fr); gap: 0.8rem 1rem; }
   table.confusion { font-size: 0.6875rem; border-spacing: 1px; }

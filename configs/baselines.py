@@ -1,0 +1,62 @@
+"""Well-known networks, each trained as the back-propagated twin of configs/hsic.py is, for comparison with it.
+
+Data, augmentation, optimiser and durations are those of configs/hsic.py:backprop; only the network is another. Han et
+al. 2023 (doi:10.12677/sea.2023.122019) compare theirs so with AlexNet, Inception v2 and ResNet-50 (fig. 15, table 1).
+
+  python -m fer_jax.main --config=configs/baselines.py:resnet50               # FER2013, for a GPU
+  python -m fer_jax.main --config=configs/baselines.py:resnet50,small --config.budget_minutes=8   # two CPU cores
+  python -m fer_jax.main --config=configs/baselines.py:mini_xception,demo     # minutes, built-in data
+
+A variant is a network's name, and "small" (a narrower network, a shorter run) or "demo" (that network on the built-in
+faces). VGG-19 has batch normalisation, as it is trained nowadays; AlexNet has none in any form, and may need a lower
+learning rate than the 0.005 that all share: --config.phases.backprop.optimizer.learning_rate=0.0005.
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import hsic
+from fer_jax.config import complete
+
+SIZES = ("small", "demo")
+
+
+class Baseline(NamedTuple):
+  """A network.
+
+  Attributes:
+    model: its `config.model`.
+    narrower: what differs in it for two CPU cores.
+  """
+
+  model: dict[str, Any]
+  narrower: dict[str, Any]
+
+
+BASELINES = {
+  "alexnet": Baseline({"name": "alexnet"}, {"hidden": 512}),
+  "bn_inception": Baseline({"name": "bn_inception"}, {"stem": "imagenet"}),
+  "resnet50": Baseline({"name": "resnet", "depth": 50}, {"width": 16}),
+  "vgg19": Baseline({"name": "vgg", "depth": 19, "batch_norm": True}, {"width": 16, "hidden": 512}),
+  "se_resnet18": Baseline({"name": "resnet", "depth": 18, "squeeze_excite": True}, {"width": 16}),
+  "densenet121": Baseline({"name": "densenet"}, {"growth": 12, "stem": "imagenet"}),
+  "mobilenet_v3": Baseline({"name": "mobilenet_v3"}, {"size": "small"}),
+  "mini_xception": Baseline({"name": "mini_xception"}, {}),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """Returns the config of a network's name with one of SIZES or none, joined by a comma."""
+  words = [word for word in variant.split(",") if word]
+  names = [word for word in words if word not in SIZES]
+  sizes = [word for word in words if word in SIZES]
+  if len(names) != 1 or names[0] not in BASELINES or len(sizes) > 1:
+    raise ValueError(
+      f"configs/baselines.py has no variant {variant!r}: expected one of {', '.join(BASELINES)}, "
+      f"alone or with ,{' or ,'.join(SIZES)}"
+    )
+  baseline = BASELINES[names[0]]
+  config = hsic.get_config(",".join([*sizes, "backprop"]))
+  config.model = {**baseline.model, **(baseline.narrower if sizes else {})}
+  return complete(config)

@@ -1,0 +1,41 @@
+"""The dense network and well-known ones: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 15, and five more.
+
+python launch/sweep.py configs/sweeps/hsic_baselines.py
+"""
+
+from configs.sweeps import size_of
+from fer_jax.sweep import Figure, Sweep
+
+# By the names of configs.baselines.BASELINES.
+NAMES = {
+  "alexnet": "AlexNet",
+  "bn_inception": "Inception v2",
+  "resnet50": "ResNet-50",
+  "vgg19": "VGG-19",
+  "se_resnet18": "SE-ResNet-18",
+  "densenet121": "DenseNet-121",
+  "mobilenet_v3": "MobileNetV3",
+  "mini_xception": "mini-Xception",
+}
+PRINTED = {"alexnet": 0.89, "bn_inception": 0.93, "resnet50": 0.95}  # table 1
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  size = size_of(variant)
+  return Sweep(
+    title="The dense network and well-known ones at equal steps",
+    citation="Han et al. 2023, doi:10.12677/sea.2023.122019, figure 15 (AlexNet, Inception v2, ResNet-50)",
+    claim="Trained by the HSIC bottleneck, the dense network converges clearly faster than AlexNet, Inception v2 and "
+    "ResNet-50 by back-propagation, all at learning rate 0.005 and batch 128, and ends near the same accuracy.",
+    members=(
+      size.member("dense network, HSIC bottleneck", reported={"test accuracy": 0.97}),
+      size.member("dense network, back-propagation", variant="backprop"),
+      *(size.member(title, "configs/baselines.py", name, reported=_printed(name)) for name, title in NAMES.items()),
+    ),
+    figures=(Figure("curves", "validation accuracy"), Figure("points", "test accuracy")),
+  )
+
+
+def _printed(name: str) -> dict[str, float]:
+  return {"test accuracy": PRINTED[name]} if name in PRINTED else {}

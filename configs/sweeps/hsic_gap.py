@@ -1,0 +1,27 @@
+"""How far the HSIC bottleneck stays behind back-propagation: one network, equal epochs and augmentation, three seeds.
+
+python launch/sweep.py configs/sweeps/hsic_gap.py
+"""
+
+from configs.sweeps import size_of
+from fer_jax.sweep import Figure, Sweep
+
+TWIN = "back-propagation"
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the sweep at one of `configs.sweeps.SIZES`, with three seeds at least."""
+  size = size_of(variant)._replace(seeds=(0, 1, 2))
+  return Sweep(
+    title="The gap to back-propagation",
+    citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
+    claim="The network reaches 0.97 without back-propagation, above all that learn by it. Published local objectives "
+    "for convolutional networks stay 2 to 4 points behind their back-propagated twins.",
+    members=(size.member("HSIC bottleneck"), size.member(TWIN, variant="backprop")),
+    figures=(
+      Figure("curves", "validation accuracy"),
+      Figure("curves", "training accuracy", "Of the batch that is learned from."),
+      Figure("points", "test accuracy"),
+    ),
+    reference=TWIN,
+  )

@@ -1,0 +1,233 @@
+"""What the runs of a sweep came to: a row for each member, its seeds summed up, the paper's figures beside."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fer_jax.apps.report_page.quantities import accuracy_estimate, student_interval
+from fer_jax.apps.report_page.run_files import Metrics, Record, mapping, read_json, read_metrics
+from fer_jax.apps.sweeps.executors import Outcome
+from fer_jax.apps.sweeps.plan import Plan, Run, measured_overrides
+from fer_jax.errors import UserError
+from fer_jax.sweep import Member
+
+QUANTITIES = (
+  "test accuracy",
+  "validation accuracy",
+  "training accuracy",
+  "steps to converge",
+  "parameters",
+  "seconds a step",
+)
+CONVERGED = 0.99  # of the best validation accuracy
+LAST_BATCHES = 10  # of those logged, over which training accuracy is averaged
+
+
+@dataclass(frozen=True)
+class Training:
+  """A run and what it left; `error` says why there is no result where it failed."""
+
+  run: Run
+  metrics: Metrics = field(default_factory=Metrics)
+  result: Record | None = None
+  error: str = ""
+
+  @property
+  def status(self) -> str:
+    """One of "finished", "failed", "unfinished" and "not yet run"."""
+    if self.error:
+      return "failed"
+    if self.result is not None:
+      return "finished"
+    return "unfinished" if self.run.begun else "not yet run"
+
+
+def read_trainings(plan: Plan, outcomes: Mapping[Path, Outcome]) -> list[Training]:
+  """Reads what the runs of a sweep have left so far.
+
+  Args:
+    plan: of the sweep.
+    outcomes: how those ended that were run just now, by workdir.
+  """
+  return [_read(run, outcomes.get(run.workdir, Outcome(0))) for run in plan.runs]
+
+
+def _read(run: Run, outcome: Outcome) -> Training:
+  log, result = run.workdir / "metrics.jsonl", run.workdir / "result.json"
+  try:
+    metrics = read_metrics(log) if log.is_file() else Metrics()
+    return Training(run, metrics, read_json(result) if result.is_file() else None, outcome.error)
+  except UserError as error:
+    return Training(run, error=str(error))
+
+
+def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
+  """Sums up a sweep: the content of its sweep.json.
+
+  Raises:
+    UserError: the file of timings is there and damaged.
+  """
+  sweep = plan.sweep
+  timings, timed_on = _timings(Path(sweep.timings), {member.config for member in sweep.members})
+  rows = [_row(member, [t for t in trainings if t.run.member == member.name], timings) for member in sweep.members]
+  for reference in [row for row in rows if row["name"] == sweep.reference]:
+    for row in rows:
+      row["gap"] = None if row is reference else _gap(row, reference)
+  finished = [t.result for t in {t.run.workdir: t for t in trainings}.values() if t.result is not None]
+  states = {row["status"] for row in rows}
+  return {
+    "sweep": plan.source,
+    "title": sweep.title,
+    "citation": sweep.citation,
+    "claim": sweep.claim,
+    "swept": sweep.swept,
+    "reference": sweep.reference,
+    "overrides": measured_overrides(plan.overrides),
+    "status": _together(states),
+    "timings": sweep.timings,
+    "timed_on": timed_on,
+    "datasets": _distinct(result.get("dataset") for result in finished),
+    "devices": _distinct(result.get("device") for result in finished),
+    "versions": _versions(finished),
+    "commits": _distinct(result.get("commit") for result in finished),
+    "seeds": _distinct(seed for member in sweep.members for seed in member.seeds),
+    "seconds": sum(result.get("seconds") or 0.0 for result in finished),
+    "figures": [asdict(figure) for figure in sweep.figures],
+    "rows": rows,
+  }
+
+
+def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, float]) -> Record:
+  finished = [t for t in trainings if t.result is not None]
+  measured = [_quantities(t) for t in finished]
+  means = {name: _mean(m[name] for m in measured) for name in QUANTITIES}
+  if timings:
+    means["seconds a step"] = timings.get(member.timing)
+  states = {t.status for t in trainings}
+  return {
+    "name": member.name,
+    "value": member.value,
+    "config": member.config,
+    "overrides": measured_overrides(member.overrides),
+    "seeds": list(member.seeds),
+    "status": states.pop() if len(states) == 1 else _together(states),
+    "error": _errors(trainings),
+    "measured": means,
+    "reported": dict(member.reported),
+    **_spread(finished, measured),
+    "steps": _mean(t.result["steps"] for t in finished if t.result),
+    "seconds": sum(t.result.get("seconds") or 0.0 for t in finished if t.result),
+    "runs": [_run(t) for t in trainings],
+  }
+
+
+def _together(states: Set[str]) -> str:
+  """Returns the state of a whole whose parts are in these states."""
+  return "failed" if "failed" in states else "finished" if states == {"finished"} else "unfinished"
+
+
+def _errors(trainings: Sequence[Training]) -> str:
+  """Says what went wrong, each thing once, and with which seeds."""
+  seeds: dict[str, list[str]] = {}
+  for training in trainings:
+    if training.error:
+      seeds.setdefault(training.error, []).append(str(training.run.seed))
+  return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {error}" for error, of in seeds.items())
+
+
+def _quantities(training: Training) -> dict[str, float | None]:
+  """Returns QUANTITIES as a run measured them; None where it did not."""
+  result = mapping(training.result)
+  validation = training.metrics.evaluations.get("validation", [])
+  batches = [record["accuracy"] for record in training.metrics.train if "accuracy" in record][-LAST_BATCHES:]
+  best = max((record["accuracy"] for record in validation), default=math.inf)
+  return {
+    "test accuracy": result.get("accuracy"),
+    "validation accuracy": mapping(result.get("validation")).get("accuracy"),
+    "training accuracy": _mean(batches),
+    "steps to converge": next((r["step"] for r in validation if r["accuracy"] >= CONVERGED * best), None),
+    "parameters": result.get("parameters"),
+    "seconds a step": mapping(result.get("measured")).get("seconds a step"),
+  }
+
+
+def _spread(finished: Sequence[Training], measured: Sequence[Mapping[str, float | None]]) -> Record:
+  """Returns the standard deviation over seeds, and the 95 % interval: over seeds, or one run's over its images."""
+  spread: Record = {"std": {}, "interval_95": {}, "interval": ""}
+  if len(finished) == 1:
+    estimate = accuracy_estimate(mapping(finished[0].result))
+    if estimate is not None and estimate.interval is not None:
+      spread |= {"interval_95": {"test accuracy": list(estimate.interval)}, "interval": estimate.meaning}
+  if len(finished) > 1:
+    spread["interval"] = f"Student t, over {len(finished)} seeds"
+    for name in ("test accuracy", "validation accuracy"):
+      values = [value for m in measured if (value := m[name]) is not None]
+      if len(values) == len(finished):
+        spread["std"][name] = stdev(values)
+        spread["interval_95"][name] = list(student_interval(values))
+  return spread
+
+
+def _gap(row: Record, reference: Record) -> Record:
+  """Returns by how much the reference's test accuracy is above a member's, over the seeds that both have finished.
+
+  The difference is taken seed by seed (the two share parameters at the start and the order of the data), and so
+  its interval is that of paired observations.
+  """
+  finished = [[run for run in member["runs"] if run["accuracy"] is not None] for member in (row, reference)]
+  own, other = ({run["seed"]: run["accuracy"] for run in runs} for runs in finished)
+  differences = [other[seed] - own[seed] for seed in own if seed in other]
+  return {
+    "mean": _mean(differences),
+    "interval_95": list(student_interval(differences)) if len(differences) > 1 else None,
+    "seeds": len(differences),
+  }
+
+
+def _run(training: Training) -> Record:
+  result = mapping(training.result)
+  return {
+    "seed": training.run.seed,
+    "run": training.run.workdir.name,
+    "status": training.status,
+    "error": training.error,
+    **{key: result.get(key) for key in ("accuracy", "steps", "seconds", "stopped", "device", "commit")},
+    "validation_accuracy": mapping(result.get("validation")).get("accuracy"),
+  }
+
+
+def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, float], str]:
+  """Returns a benchmark's seconds a step by row, and its device; nothing where it is absent or of other configs."""
+  if not path.is_file():
+    return {}, ""
+  bench = read_json(path)
+  try:
+    if bench["config"] not in configs:
+      return {}, ""
+    return {row["name"]: float(row["seconds_a_step"]) for row in bench["rows"]}, str(bench["device"])
+  except (KeyError, TypeError, ValueError):
+    raise UserError(
+      f"{path}: expected a benchmark's config, device and rows with name and seconds_a_step; run the benchmark again"
+    ) from None
+
+
+def _versions(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+  """Returns each package's version; where runs differ, all of them."""
+  known: dict[str, list[str]] = {}
+  for result in results:
+    for package, version in mapping(result.get("versions")).items():
+      known[package] = _distinct([*known.get(package, []), version])
+  return {package: ", ".join(versions) for package, versions in known.items()}
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+  return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  mean = fmean(known) if known else None
+  return int(mean) if mean is not None and mean == int(mean) and all(isinstance(v, int) for v in known) else mean

@@ -1,0 +1,161 @@
+"""The page of a sweep: its figures, its members beside the paper, its runs, and how it was made."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from urllib.parse import quote
+
+from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
+from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, short_commit
+from fer_jax.apps.report_page.run_files import Metrics, Record
+from fer_jax.apps.sweeps.figures import curves, points
+from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
+from fer_jax.apps.sweeps.table import member_table, quantities_of
+from fer_jax.sweep import Figure
+
+_BUILT_IN = "synthetic_faces"
+
+
+def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
+  """Returns the page of a sweep, which needs nothing outside itself; it links to its runs' reports.
+
+  Args:
+    content: of its sweep.json, in the folder of which the page stands.
+    trainings: that the content was gathered from.
+  """
+  parts = [_figures(content, trainings), _members(content), _runs(content, trainings), _provenance(content)]
+  return document(content["title"], _header(content), [part for part in parts if part is not None])
+
+
+def _header(content: Record) -> str:
+  rows = content["rows"]
+  runs = [run for row in rows for run in row["runs"]]
+  finished = sum(run["status"] == "finished" for run in runs)
+  listed = facts(
+    [
+      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(rows)} members"),
+      ("Seeds", ", ".join(map(str, content["seeds"])), "of each member"),
+      ("Steps", " \N{EN DASH} ".join(_ends(row["steps"] for row in rows)), "of each run"),
+      ("Time", duration(content["seconds"]) if finished else NOT_MEASURED, "all runs together"),
+      ("Dataset", ", ".join(content["datasets"]) or "not stated", ""),
+      ("Device", "; ".join(content["devices"]) or "not stated", ""),
+    ]
+  )
+  warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(content))
+  return (
+    f'<header><div class="eyebrow">{escape(content["sweep"])}</div><h1>{escape(content["title"])}</h1>'
+    f'<div class="muted">{escape(content["citation"])}</div>{warned}'
+    f'<div class="headline"><div><h3>The paper\'s finding</h3><p>{escape(content["claim"])}</p></div>'
+    f"{listed}</div></header>"
+  )
+
+
+def _ends(values: Iterable[float | None]) -> list[str]:
+  """Returns the least and the greatest of the values, or what they all are."""
+  known = sorted({value for value in values if value is not None})
+  return [count(value) for value in dict.fromkeys([known[0], known[-1]])] if known else [NOT_MEASURED]
+
+
+def notices(content: Record) -> list[str]:
+  """Returns what a reader must know before believing the page, as plain sentences."""
+  rows, found = content["rows"], []
+  for row in rows:
+    if row["status"] == "failed":
+      found.append(f"{row['name']} failed ({row['error']}); what is shown is of its finished runs.")
+  waiting = [row["name"] for row in rows if row["status"] in ("unfinished", "not yet run")]
+  if waiting:
+    found.append(f"Not yet finished: {', '.join(waiting)}. The same command goes on where it was interrupted.")
+  if _BUILT_IN in content["datasets"]:
+    found.append("Built-in faces are for trying and testing: nothing on this page says anything of real faces.")
+  if any(len(row["seeds"]) == 1 for row in rows):
+    found.append(
+      "With one seed, an interval is over the test images; it does not say how much one training differs from another."
+    )
+  for what in ("devices", "commits"):
+    if len(content[what]) > 1:
+      found.append(f"The runs are of different {what}; the table of runs says which.")
+  return found
+
+
+def _figures(content: Record, trainings: Sequence[Training]) -> Section | None:
+  logged: dict[str, list[Metrics]] = {row["name"]: [] for row in content["rows"]}
+  for training in trainings:
+    logged[training.run.member].append(training.metrics)
+  drawn = []
+  for figure in (Figure(**each) for each in content["figures"]):
+    drawn.append(curves(figure, logged) if figure.kind == "curves" else points(figure, content["rows"]))
+  drawn = [each for each in drawn if each]
+  return Section("figures", "Figures", f'<div class="columns">{"".join(drawn)}</div>') if drawn else None
+
+
+def _members(content: Record) -> Section:
+  head, rows = member_table(content)
+  cells = [[f'<span class="member">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
+  notes = [
+    "The test split is read once for each run, with the parameters that did best on validation. To choose among the "
+    "members, go by validation."
+  ]
+  intervals = dict.fromkeys(row["interval"] for row in content["rows"] if row["interval"])
+  if intervals:
+    notes.append(f"95 % interval: {'; '.join(intervals)}.")
+  named = quantities_of(content)
+  if "training accuracy" in named:
+    notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} batches logged.")
+  if "steps to converge" in named:
+    notes.append(
+      f"Steps to converge: until validation accuracy first comes to {percent(CONVERGED, 0)} of its best in the run."
+    )
+  timed = f"{content['timings']}, on {content['timed_on']}" if content["timed_on"] else "medians of the trainings"
+  notes.append(f"Seconds a step: {timed}.")
+  lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
+  return Section(
+    "members", "Paper and measured", f'<div class="members">{table(head, cells)}</div><div class="apart">{lead}</div>'
+  )
+
+
+def _runs(content: Record, trainings: Sequence[Training]) -> Section:
+  reports = {t.run.workdir.name for t in trainings if (t.run.workdir / "report" / "index.html").is_file()}
+  several = len(content["devices"]) > 1
+  cells = []
+  for row in content["rows"]:
+    for run in row["runs"]:
+      name = f"{escape(row['name'])}, seed {run['seed']}"
+      if run["run"] in reports:
+        name = f'<a href="../runs/{quote(run["run"])}/report/index.html">{name}</a>'
+      ended = run["stopped"] if run["status"] == "finished" else run["status"]
+      cells.append(
+        [
+          f'<span class="nowrap">{name}</span>',
+          said(percent(run["accuracy"])),
+          said(percent(run["validation_accuracy"])),
+          said(count(run["steps"])),
+          said(duration(run["seconds"])),
+          escape(str(ended)),
+          f"<code>{escape(short_commit(run['commit']))}</code>" if run["commit"] else "",
+          *([escape(run["device"] or "")] * several),
+        ]
+      )
+  head = ["run", "test accuracy", "validation accuracy", "steps", "time", "ended", "commit", *(["device"] * several)]
+  return Section("runs", "Each run", table(head, cells))
+
+
+def _provenance(content: Record) -> Section:
+  commits = ", ".join(map(short_commit, content["commits"])) or "unknown"
+  known = facts(
+    [
+      ("Sweep", content["sweep"], ""),
+      ("Commit" if len(content["commits"]) < 2 else "Commits", commits, ""),
+      ("Seeds", ", ".join(map(str, content["seeds"])), ""),
+    ]
+  )
+  overrides = bullets(content["overrides"]) if content["overrides"] else "<p>none</p>"
+  commands = "".join(
+    f"<p>{escape(row['name'])}<br><code>{escape(shlex.join([row['config'], *row['overrides']]))}</code></p>"
+    for row in content["rows"]
+  )
+  versions = [[escape(name), f"<code>{escape(version)}</code>"] for name, version in content["versions"].items()]
+  parts = f"<h3>Configs</h3>{commands}"
+  if versions:
+    listed = table(["package", "version"], versions)
+    parts += f'<figure class="narrow apart"><figcaption>Versions</figcaption>{listed}</figure>'
+  return Section("provenance", "How it was made", f"{known}<h3>Overrides of all members</h3>{overrides}{parts}")

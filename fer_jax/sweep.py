@@ -1,0 +1,93 @@
+"""What a sweep is: trainings that differ in one thing, what a paper says of them, and the figure that shows it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
+POINTS = ("test accuracy", "validation accuracy")
+
+
+@dataclass(frozen=True)
+class Member:
+  """One of the settings that a sweep compares; it is trained once for each seed.
+
+  Attributes:
+    name: by which tables and legends speak of it.
+    config: its config, FILE.py or FILE.py:VARIANT.
+    overrides: of the config's keys, as on the command line: "--config.model.blocks=2".
+    seeds: at least one; figures are their mean, with standard deviation and 95 % interval.
+    value: of what is swept; None where members differ in more than a value.
+    reported: what the paper prints for it, by quantity, e.g. {"test accuracy": 0.97}.
+    timing: name of its row in the sweep's timings.
+  """
+
+  name: str
+  config: str
+  overrides: tuple[str, ...] = ()
+  seeds: tuple[int, ...] = (0,)
+  value: float | str | None = None
+  reported: Mapping[str, float] = field(default_factory=dict)
+  timing: str = ""
+
+  def __post_init__(self) -> None:
+    if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+      raise ValueError(f"member {self.name!r}: seeds {self.seeds}: expected one or more, each once")
+    for override in self.overrides:
+      if not re.match(r"--config\.[^=]+=", override) or override.startswith("--config.seed="):
+        raise ValueError(f"member {self.name!r}: override {override!r}: expected --config.KEY=VALUE, seeds in `seeds`")
+
+
+@dataclass(frozen=True)
+class Figure:
+  """A figure of the sweep's page.
+
+  Attributes:
+    kind: "curves" over training steps, a line for each member, or "points", a value for each member.
+    quantity: what is drawn; one of CURVES or POINTS.
+    note: below its title.
+  """
+
+  kind: str
+  quantity: str
+  note: str = ""
+
+  def __post_init__(self) -> None:
+    known = {"curves": CURVES, "points": POINTS}
+    if self.kind not in known:
+      raise ValueError(f"figure of kind {self.kind!r}: expected one of {', '.join(known)}")
+    if self.quantity not in known[self.kind]:
+      raise ValueError(f"{self.kind} of {self.quantity!r}: expected one of {', '.join(known[self.kind])}")
+
+
+@dataclass(frozen=True)
+class Sweep:
+  """A comparison of trainings.
+
+  Attributes:
+    title: of the page.
+    citation: the paper, and which figure or table of it.
+    claim: what the paper says came out, in words.
+    members: in the order in which they are trained and shown.
+    figures: of the page, in order.
+    swept: name of what the members' values are values of.
+    timings: a benchmark's JSON, whose rows give the members' `seconds_a_step` if it was given a config of theirs;
+      otherwise the seconds are those of the trainings.
+    reference: name of the member that the others' accuracies are subtracted from, seed by seed; empty for none.
+  """
+
+  title: str
+  citation: str
+  claim: str
+  members: tuple[Member, ...]
+  figures: tuple[Figure, ...]
+  swept: str = ""
+  timings: str = ""
+  reference: str = ""
+
+  def __post_init__(self) -> None:
+    names = [member.name for member in self.members]
+    if not names or len(set(names)) != len(names):
+      raise ValueError(f"members {', '.join(names) or 'absent'}: expected one or more, each name once")
+    if self.reference and self.reference not in names:
+      raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")

@@ -1,0 +1,74 @@
+"""Stands in for fer_jax.main: leaves a run's files at once. FAKE_RUNS says which runs, by a part of their folder's
+name, do something else: {"blocks=2": "fail"}. Every call is written down in the file FAKE_CALLS."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+ACCURACY = (0.60, 0.62, 0.67)  # by seed
+
+
+def main() -> None:
+  flags = dict(argument.split("=", 1) for argument in sys.argv[1:])
+  workdir, seed = Path(flags["--workdir"]), int(flags["--config.seed"])
+  with open(os.environ["FAKE_CALLS"], "a") as file:
+    file.write(f"{workdir.name}\n")
+  chosen = json.loads(os.environ.get("FAKE_RUNS", "{}"))
+  does = next((does for part, does in chosen.items() if part in workdir.name), "finish")
+  if does == "fail":
+    print("error: training diverged: loss is nan", file=sys.stderr)
+    print("a warning that comes later", file=sys.stderr)
+    sys.exit(1)
+  if does == "crash":
+    raise ValueError("an oversight")
+  if does == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+  if does == "nothing":
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / "config.json").write_text("{}")
+  if does.startswith("SIG"):
+    wait_for(getattr(signal, does), workdir)
+  write(workdir, seed)
+
+
+def wait_for(signum: int, workdir: Path) -> None:
+  """Has the sweep told to stop, and saves when it is told so itself."""
+
+  def save(received: int, frame: object) -> None:
+    (workdir / "saved").write_text(f"{received} {os.getpgid(0) == os.getpgid(os.getppid())}")
+    sys.exit(128 + received)
+
+  signal.signal(signum, save)
+  os.kill(os.getppid(), signum)
+  time.sleep(60)
+
+
+def write(workdir: Path, seed: int) -> None:
+  accuracy = ACCURACY[seed]
+  records = [
+    {"kind": "train", "step": 1, "phase": "p", "loss": 2.0, "accuracy": 0.5},
+    *({"kind": "eval", "split": "validation", "step": s, "accuracy": accuracy * s / 20, "loss": 1.0} for s in (10, 20)),
+  ]
+  (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+  result = {
+    "accuracy": accuracy,
+    "confusion_matrix": [[round(100 * accuracy), 100 - round(100 * accuracy)], [0, 0]],
+    "validation": {"accuracy": accuracy, "step": 20},
+    "seconds": 60.0 + seed,
+    "stopped": "finished",
+    "steps": 20,
+    "parameters": 1234,
+    "dataset": "synthetic_faces",
+    "device": "cpu",
+    "commit": "0123456789ab",
+    "versions": {"jax": "0.10.2"},
+    "measured": {"seconds a step": 0.5},
+  }
+  (workdir / "result.json").write_text(json.dumps(result))
+
+
+main()

@@ -1,0 +1,153 @@
+"""What is gathered, against figures worked out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_jax.apps.sweeps.gather import gather, read_trainings
+from fer_jax.errors import UserError
+
+from .conftest import Launch
+
+BENCH = {
+  "device": "gpu: H200",
+  "config": "configs/hsic.py:demo",
+  "rows": [{"name": "one, backprop", "seconds_a_step": 0.125}],
+}
+
+
+def gathered(launch: Launch, variant: str = "") -> dict[str, Any]:
+  plan = launch.plan(variant=variant)
+  return gather(plan, read_trainings(plan, {}))
+
+
+class TestSeeds:
+  def test_mean_deviation_and_interval_over_three(self, launch: Launch) -> None:
+    launch.run(variant="three")
+    row = gathered(launch, "three")["rows"][0]
+    # 60, 62 and 67 %: mean 63, deviations -3, -1 and 4, so the variance is 26 / 2. Tables of Student's t have
+    # 4.303 for 95 % and two degrees of freedom.
+    assert row["measured"]["test accuracy"] == pytest.approx(0.63)
+    assert row["std"]["test accuracy"] == pytest.approx(0.13**0.5 / 10)
+    half = 4.303 * (0.13**0.5 / 10) / 3**0.5
+    assert row["interval_95"]["test accuracy"] == pytest.approx([0.63 - half, 0.63 + half], abs=1e-5)
+    assert row["interval_95"]["validation accuracy"] == row["interval_95"]["test accuracy"]  # the same values
+    assert row["interval"] == "Student t, over 3 seeds"
+    assert [run["accuracy"] for run in row["runs"]] == [0.60, 0.62, 0.67]
+    assert row["seconds"] == 60 + 61 + 62
+
+  def test_one_has_the_interval_over_its_images(self, launch: Launch) -> None:
+    launch.run()
+    row = gathered(launch)["rows"][0]
+    # Wilson's interval of 60 in 100, by hand: centre (0.6 + 0.019207) / 1.038415, half width 0.094333.
+    assert row["interval_95"]["test accuracy"] == pytest.approx([0.50200, 0.69060], abs=1e-4)
+    assert row["std"] == {}
+    assert row["interval"] == "Wilson, over 100 test images"
+    assert "validation accuracy" not in row["interval_95"]
+
+  def test_those_that_are_there_count(self, launch: Launch) -> None:
+    launch.run(variant="three")
+    (launch.plan(variant="three").runs[2].workdir / "result.json").unlink()
+    row = gathered(launch, "three")["rows"][0]
+    assert row["status"] == "unfinished"
+    assert row["measured"]["test accuracy"] == pytest.approx(0.61)
+    assert row["interval"] == "Student t, over 2 seeds"
+
+
+class TestGap:
+  def test_is_of_pairs_with_the_same_seed(self, launch: Launch) -> None:
+    launch.run(variant="against")
+    # Seeds 0, 1 and 2 reach 60, 62 and 67 % in all members; here the pairs are made to differ by 5, 1 and 3 points.
+    for blocks, accuracies in (("1", (0.55, 0.61, 0.64)), ("2", (0.60, 0.62, 0.67))):
+      for run, accuracy in zip(
+        [r for r in launch.plan(variant="against").runs if r.member == f"{blocks} blocks"], accuracies, strict=True
+      ):
+        path = run.workdir / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy": accuracy}))
+    less, reference, same = gathered(launch, "against")["rows"]
+    assert less["gap"]["mean"] == pytest.approx(0.03)
+    half = 4.303 * 0.02 / 3**0.5  # the differences' standard deviation is 2 points
+    assert less["gap"]["interval_95"] == pytest.approx([0.03 - half, 0.03 + half], abs=1e-5)
+    assert reference["gap"] is None
+    assert same["gap"]["mean"] == 0
+
+  def test_of_one_seed_has_no_interval(self, launch: Launch) -> None:
+    launch.run(variant="against")
+    for run in launch.plan(variant="against").runs:
+      if run.seed:
+        (run.workdir / "result.json").unlink()
+    less = gathered(launch, "against")["rows"][0]
+    assert (less["gap"]["seeds"], less["gap"]["interval_95"]) == (1, None)
+
+
+def test_what_a_run_measured(launch: Launch) -> None:
+  launch.run()
+  log = launch.plan().runs[0].workdir / "metrics.jsonl"
+  train = [{"kind": "train", "step": s, "phase": "p", "loss": 1.0, "accuracy": s / 100} for s in range(1, 21)]
+  evaluations = [(5, 0.5), (10, 0.594), (15, 0.6), (20, 0.595)]
+  records = train + [{"kind": "eval", "split": "validation", "step": s, "accuracy": a} for s, a in evaluations]
+  log.write_text("".join(json.dumps(record) + "\n" for record in records))
+  row = gathered(launch)["rows"][0]
+  assert row["measured"] == {
+    "test accuracy": 0.60,
+    "validation accuracy": 0.60,
+    "training accuracy": pytest.approx(0.155),  # of the last ten batches
+    "steps to converge": 10,  # 0.594 is 99 % of the best, 0.6
+    "parameters": 1234,
+    "seconds a step": 0.5,
+  }
+
+
+def test_nothing_is_measured_before_anything_runs(launch: Launch) -> None:
+  content = gathered(launch)
+  assert {row["status"] for row in content["rows"]} == {"not yet run"}
+  assert content["status"] == "unfinished"
+  assert set(content["rows"][0]["measured"].values()) == {None}
+  assert content["devices"] == content["commits"] == []
+
+
+def test_where_it_comes_from(launch: Launch) -> None:
+  launch.run()
+  path = launch.plan().runs[1].workdir / "result.json"
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps(result | {"device": "gpu", "commit": "ffffffffffff", "versions": {"jax": "0.12.0"}}))
+  content = gathered(launch)
+  assert content["devices"] == ["cpu", "gpu"]
+  assert content["commits"] == ["0123456789ab", "ffffffffffff"]
+  assert content["versions"] == {"jax": "0.10.2, 0.12.0"}
+  assert (content["seeds"], content["datasets"], content["seconds"]) == ([0], ["synthetic_faces"], 180)
+  assert content["rows"][1]["reported"] == {"test accuracy": 0.97, "steps to converge": 2500}
+  assert content["rows"][1]["value"] == 2
+
+
+class TestTimings:
+  @pytest.fixture
+  def timed(self, launch: Launch) -> Launch:
+    path = launch.workdir.parent / "table1.json"
+    source = Path(launch.source)
+    text = source.read_text().replace('swept="blocks",', f'swept="blocks", timings={str(path)!r},')
+    source.write_text(text.replace("n, reported)", 'n, reported, "one, backprop" if n == 1 else "other")'))
+    launch.run()
+    return launch
+
+  def seconds(self, timed: Launch, bench: dict[str, Any] | None) -> tuple[list[float | None], str]:
+    if bench is not None:
+      (timed.workdir.parent / "table1.json").write_text(json.dumps(bench))
+    content = gathered(timed)
+    return [row["measured"]["seconds a step"] for row in content["rows"]], content["timed_on"]
+
+  def test_seconds_come_from_the_benchmark(self, timed: Launch) -> None:
+    assert self.seconds(timed, BENCH) == ([0.125, None, None], "gpu: H200")
+
+  @pytest.mark.parametrize("bench", [None, {**BENCH, "config": "configs/hsic.py"}])
+  def test_without_one_of_these_configs_they_are_the_trainings(
+    self, timed: Launch, bench: dict[str, Any] | None
+  ) -> None:
+    assert self.seconds(timed, bench) == ([0.5, 0.5, 0.5], "")
+
+  @pytest.mark.parametrize("key", ["device", "config", "rows"])
+  def test_a_benchmark_of_another_kind_is_named(self, timed: Launch, key: str) -> None:
+    with pytest.raises(UserError, match=r"table1.json: expected a benchmark's config, device and rows"):
+      self.seconds(timed, {name: value for name, value in BENCH.items() if name != key})

@@ -1,0 +1,143 @@
+"""The page of a sweep, read back as a browser would."""
+
+import json
+import re
+
+import pytest
+
+from tests.apps.report_test import Page
+
+from .conftest import Launch
+
+
+def page_of(launch: Launch, variant: str = "") -> Page:
+  return Page(launch.plan(variant=variant).folder / "index.html")
+
+
+@pytest.fixture
+def drawn(launch: Launch) -> Page:
+  launch.run(variant="three")
+  launch.run(variant="drawn")  # the same runs: nothing is trained, and the page is drawn once
+  return page_of(launch, "drawn")
+
+
+class TestFigures:
+  def test_each_has_a_line_for_each_member_and_a_band_over_seeds(self, drawn: Page) -> None:
+    captions = drawn.captions()
+    assert captions[:3] == ["Validation accuracy", "Training loss", "Training accuracy"]
+    assert captions[3] == "Test accuracy"
+    assert len(drawn.all("svg")) == 3
+    first = re.findall(r"<svg.*?</svg>", drawn.source, flags=re.DOTALL)[0]
+    assert first.count("opacity: 0.15") == 3
+    assert "1 blocks, 2 blocks, 3 blocks" in first
+    assert "Line: mean of the seeds; band: one standard deviation." in drawn.text
+
+  def test_the_band_is_one_deviation_around_the_mean(self, launch: Launch) -> None:
+    # Drawn values cannot be read off a picture; the lines that are drawn can.
+    import numpy as np
+
+    from fer_jax.apps.report_page.run_files import Metrics
+    from fer_jax.apps.sweeps import figures
+    from fer_jax.sweep import Figure
+
+    def logged(*values: float) -> Metrics:
+      return Metrics(evaluations={"validation": [{"step": s, "accuracy": a} for s, a in enumerate(values)]})
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(figures, "chart_figure", lambda chart, phases: seen.append(chart) or "")
+      # The second run has not come as far as the first.
+      runs = {"a": [logged(0.5, 0.6, 0.7), logged(0.7, 0.8)]}
+      figures.curves(Figure("curves", "validation accuracy"), runs)
+    (line,) = seen[0].lines
+    ((steps, mean),) = line.pieces
+    ((_, low, high),) = line.bands
+    assert steps.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(mean, [0.6, 0.7, 0.7])
+    np.testing.assert_allclose(mean - low, [0.02**0.5, 0.02**0.5, 0])
+    np.testing.assert_allclose(high - mean, mean - low)
+
+  def test_points_stand_at_their_values(self, drawn: Page) -> None:
+    rows = re.findall(r"<div><span>(\d) blocks</span>(.*?)</div>", drawn.source)
+    assert [name for name, _ in rows] == ["1", "2", "3"]
+    ticks = re.findall(r'style="--at: ([\d.]+)%">([\d.]+) %', drawn.source.split('class="axis"')[1])
+    (zero, low), (hundred, high) = ((float(a), float(b)) for a, b in (ticks[0], ticks[-1]))
+    assert (zero, hundred) == (0, 100)
+    at = {kind: float(value) for kind, value in re.findall(r'class="(\w+)" style="--at: ([\d.]+)%', rows[1][1])}
+    assert low + at["dot"] / 100 * (high - low) == pytest.approx(63, abs=0.01)
+    assert low + at["print"] / 100 * (high - low) == pytest.approx(97, abs=0.01)
+    assert low + at["span"] / 100 * (high - low) == pytest.approx(54.04, abs=0.02)
+    assert 'class="print"' not in rows[0][1]  # nothing printed of one block
+
+  def test_training_loss_is_cross_entropy_alone(self) -> None:
+    import numpy as np
+
+    from fer_jax.apps.report_page.run_files import Metrics
+    from fer_jax.apps.sweeps.figures import _curve
+
+    records = [
+      {"step": 1, "loss": -200.0},
+      {"step": 2, "loss": -200.0, "accuracy": 0.5, "cross_entropy": 1.5},
+      {"step": 3, "loss": 1.25, "accuracy": 0.5},
+    ]
+    steps, values = _curve(Metrics(train=records), "training loss")
+    np.testing.assert_array_equal(steps, [2, 3])
+    np.testing.assert_array_equal(values, [1.5, 1.25])
+
+
+class TestTable:
+  def test_measured_beside_the_paper(self, launch: Launch) -> None:
+    launch.run(variant="three")
+    page = page_of(launch, "three")
+    head = next(row for row in page.rows if row[0] == "blocks")
+    row = dict(zip(head, next(row for row in page.rows if row[0] == "2 blocks"), strict=True))
+    assert row["test accuracy (95 % interval)"] == "63.00 % (54.04 \N{EN DASH} 71.96 %)"
+    assert row["standard deviation"] == "3.61 %"
+    assert row["paper: test accuracy"] == "97.00 %"
+    assert (row["steps to converge"], row["paper: steps to converge"]) == ("20", "2,500")
+    assert (row["parameters"], row["steps"], row["seeds"]) == ("1,234", "20", "3")
+    other = dict(zip(head, next(row for row in page.rows if row[0] == "1 blocks"), strict=True))
+    assert other["paper: test accuracy"] == ""
+
+  def test_every_run_is_listed_and_linked(self, launch: Launch) -> None:
+    launch.run()
+    workdir = launch.plan().runs[0].workdir
+    (workdir / "report").mkdir()
+    (workdir / "report" / "index.html").touch()
+    launch.run()
+    page = page_of(launch)
+    assert [row[0] for row in page.rows].count("1 blocks, seed 0") == 1
+    links = [a["href"] for a in page.all("a") if not str(a["href"]).startswith("#")]
+    assert len(links) == 1
+    assert (launch.plan().folder / str(links[0]).replace("%3D", "=")).resolve() == workdir / "report" / "index.html"
+
+
+def test_provenance(launch: Launch) -> None:
+  launch.run(variant="three")
+  page = page_of(launch, "three")
+  for text in ("0123456789ab"[:9], "0, 1, 2", "synthetic_faces", "0.10.2", "9 of 9 finished", "A. Author 2023"):
+    assert text in page.text
+  assert "configs/hsic.py:demo --config.model.blocks=2" in page.text
+  assert "Built-in faces are for trying" in page.text
+  assert "of different" not in page.text
+  assert "With one seed" not in page.text
+
+
+def test_text_from_outside_is_escaped_and_the_page_stands_alone(drawn: Page) -> None:
+  assert "Blocks & <seeds>" in drawn.text
+  assert "More is <b>better</b>." in drawn.text
+  assert drawn.all("b") == []
+  assert not drawn.all("script")
+  for _, attributes in drawn.elements:
+    assert not str(attributes.get("src") or "").startswith("http")
+  assert not re.search(r"url\((?!#)|@import", drawn.source)
+
+
+def test_what_a_reader_must_know_comes_first(launch: Launch) -> None:
+  launch.run(blocks1="fail", blocks2="SIGTERM")
+  page = page_of(launch)
+  assert "1 blocks failed (seed 0: training diverged: loss is nan)" in page.text
+  assert "Not yet finished: 2 blocks, 3 blocks." in page.text
+  assert "With one seed, an interval is over the test images" in page.text
+  assert ["1 blocks", "0 of 1, failed"] in [[row[0], row[-1]] for row in page.rows]
+  assert json.loads((launch.plan().folder / "sweep.json").read_text())["status"] == "failed"
