@@ -14,7 +14,7 @@ from fer_jax.parallel import Devices
 from fer_jax.phases import plan
 from fer_jax.step import Resident
 
-VARIANTS = [("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "demo,backprop", "small,paper")]
+VARIANTS = [("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")]
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
 NARROW = {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4}
 

@@ -17,7 +17,11 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
     claim="The network reaches 0.97 without back-propagation, above all that learn by it. Published local objectives "
     "for convolutional networks stay 2 to 4 points behind their back-propagated twins.",
-    members=(size.member("HSIC bottleneck"), size.member(TWIN, variant="backprop")),
+    members=(
+      size.member("HSIC bottleneck"),
+      size.member("HSIC bottleneck, units of a block", variant="blockwise"),
+      size.member(TWIN, variant="backprop"),
+    ),
     figures=(
       Figure("curves", "validation accuracy"),
       Figure("curves", "training accuracy", "Of the batch that is learned from."),

@@ -29,6 +29,7 @@ from fer_jax.objectives.objective import (
 )
 
 GROUPS = ("network", "block", "layer")
+UNITS = ("layer", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +38,22 @@ class HsicBottleneck(LayerLoss):
 
   Attributes:
     group: how many layers one vmap settles: "network", "block" or "layer". All give the same gradients.
+    unit: how far a layer's loss reaches: "layer", its own parameters alone, or "block", those of the earlier layers of
+      its block too, as far as they feed it directly (units of several layers: Belilovsky et al. 2019,
+      arXiv:1812.11446). That costs gradients with respect to inputs inside the block; `group` must not be "layer".
     label_smoothing: in the classifier's cross-entropy, where the classifier is trained beside the hidden layers.
   """
 
   group: str = "layer"
+  unit: str = "layer"
   label_smoothing: float = 0.0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_choice("group", self.group, GROUPS)
+    check_choice("unit", self.unit, UNITS)
+    if self.unit == "block" and self.group == "layer":
+      raise ValueError("objective.unit='block': expected objective.group='block' or 'network', not 'layer'")
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective for the hidden layers in `trainable`, and for the classifier if it is among them.
@@ -97,9 +105,11 @@ class _Waiting(NamedTuple):
   """A layer between its forward computation and the moment when its group is complete."""
 
   name: str
+  inputs: tuple[jax.Array, ...]
+  output: jax.Array
   products: jax.Array
   dimensions: int
-  pull_back: Callable[[jax.Array], Any]
+  pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, tuple[jax.Array, ...]]]
 
 
 @dataclasses.dataclass
@@ -126,6 +136,7 @@ class _LocalWalk:
     self.metrics: dict[str, jax.Array] = {}
     self.total = jnp.zeros((), jnp.float32)
     self.waiting: list[_Waiting] = []
+    self.block_of = {name: i for i, block in enumerate(self.network.blocks) for name in block}
     # Zero, but known only once all gradients so far are taken: what a later layer waits for.
     self.after = jnp.zeros((), jnp.float32)
 
@@ -150,17 +161,19 @@ class _LocalWalk:
     return self.learn_locally(name, inputs)
 
   def learn_locally(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
-    def products_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any, int]]:
+    def layer(params: Any, inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, int]]:
       output, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
       rows = self.loss.rows(output)
-      return hsic.inner_products(rows, self.axis_name), (output, stats, rows.shape[-1])
+      return (hsic.inner_products(rows, self.axis_name), output), (stats, rows.shape[-1])
 
     params = jax.tree.map(lambda p: p + self.after, self.params[name])
-    products, pull_back, (output, self.new_stats[name], d) = jax.vjp(products_of, params, has_aux=True)
-    self.waiting.append(_Waiting(name, products, d, pull_back))
-    return self.settle(output) if name in self.closes_group else output
+    (products, output), pull_back, (self.new_stats[name], d) = jax.vjp(layer, params, inputs, has_aux=True)
+    self.waiting.append(_Waiting(name, inputs, output, products, d, pull_back))
+    if name in self.closes_group:
+      self.settle()
+    return output
 
-  def settle(self, output: jax.Array) -> jax.Array:
+  def settle(self) -> None:
     """Takes the gradients of every waiting layer, and lets the walk go on only once they are taken."""
     stack = jnp.stack([layer.products for layer in self.waiting])
     dimensions = jnp.asarray([layer.dimensions for layer in self.waiting], jnp.float32)
@@ -168,7 +181,7 @@ class _LocalWalk:
     cotangents, (compressed, with_label) = self.loss.losses(
       stack, dimensions, betas, self.input_factor, self.label_factor
     )
-    gradients = {layer.name: layer.pull_back(cotangents[i])[0] for i, layer in enumerate(self.waiting)}
+    gradients = self.pull_back(cotangents)
     # Later layers' parameters take this in. An optimization_barrier would say it better, but compilers drop it
     # before they order the computation: then all forward passes go first and keep every activation alive.
     self.after += 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
@@ -178,7 +191,25 @@ class _LocalWalk:
       self.metrics[f"hsic_label/{layer.name}"] = with_label[i]
     self.total += jnp.sum(compressed - betas * with_label)
     self.waiting = []
-    return output
+
+  def pull_back(self, cotangents: jax.Array) -> Tree:
+    """Returns the gradients of the waiting layers, given the cotangents [L, B, B] of their inner products.
+
+    Inside a unit the cotangents of outputs are handed back from layer to layer, the last walked first. Elsewhere an
+    output's cotangent is zero and that of the inputs is not looked at, so that neither is ever computed.
+    """
+    gradients: Tree = {}
+    passed_back: dict[int, jax.Array] = {}  # by the output itself, which a later layer of the unit was given
+    maker = {id(layer.output): self.block_of[layer.name] for layer in self.waiting}
+    for i, layer in reversed(list(enumerate(self.waiting))):
+      own = passed_back.pop(id(layer.output), None)
+      cotangent = jnp.zeros_like(layer.output) if own is None else own
+      gradients[layer.name], of_inputs = layer.pull_back((cotangents[i], cotangent))
+      for given, passed in zip(layer.inputs, of_inputs, strict=True):
+        if self.loss.unit == "block" and maker.get(id(given)) == self.block_of[layer.name]:
+          before = passed_back.get(id(given))
+          passed_back[id(given)] = passed if before is None else before + passed
+    return gradients
 
   def classify(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
     """Trains the classifier on features that it cannot change."""

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from fer_jax.apps import bench
+from fer_jax.apps.benchmarks import table1
 from fer_jax.errors import UserError
 
 TINY = """
@@ -42,6 +43,37 @@ def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_pat
   assert found["time_ratio"] == headline["time_ratio"]
   assert found["device"]
   assert found["commit"]
+
+
+def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
+  *parts, whole = run("parts", config, tmp_path)["rows"]
+  assert whole["name"] == "whole step"
+  assert whole["backprop_share"] == 1
+  for side in ("hsic", "backprop"):
+    assert sum(part[f"{side}_seconds"] for part in parts) == pytest.approx(whole[f"{side}_seconds"])
+  assert next(part for part in parts if "inner products" in part["name"])["backprop_seconds"] == 0
+
+
+def test_communication_is_counted_from_the_program(config, tmp_path):
+  twin, local = run("communication", config, tmp_path)["rows"]
+  # A batch of 8 on 8 devices, four layers of 4 channels on 6x6 cells and the image: rows, products, targets.
+  gathered = 8 * (4 * 36 * 4 + 36) + 5 * 8 * 8 + 8 * 7
+  assert local["all_gather_bytes"] == gathered * 4 * 7 // 8
+  assert twin["all_gather_bytes"] == 0
+  # Gradients of the same parameters, the statistics of normalisation, sums of loss and hits; the twin also exchanges
+  # what its statistics pass back.
+  assert local["all_reduce_bytes"] <= twin["all_reduce_bytes"]
+  assert local["bytes_ratio"] == local["bytes_a_step"] / twin["bytes_a_step"]
+
+
+def test_table_1_sets_known_networks_beside_the_dense_one(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(table1, "PRINTED", {"alexnet": table1.PRINTED["alexnet"]})
+  ours, twin, known = run("table1", f"{config}:small", tmp_path)["rows"]
+  assert [row["name"] for row in (ours, twin, known)] == [table1.OURS, table1.TWIN, "alexnet, backprop"]
+  assert ours["parameters"] == twin["parameters"] < known["parameters"]
+  assert known["time_ratio"] == pytest.approx(known["seconds_a_step"] / ours["seconds_a_step"])
+  assert known["paper_time_ratio"] == pytest.approx(0.243178 / 0.049286)
+  assert "paper_time_ratio" not in twin
 
 
 def test_the_pipelines_rates_are_of_indices_and_of_rows(config, tmp_path, capsys):

@@ -90,3 +90,18 @@ def test_logits_are_float32(features):
   logits = jax.eval_shape(functools.partial(evaluated, classifier), variables, features.astype(jnp.bfloat16))
   assert logits.dtype == jnp.float32
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_channel_has_one_score_for_all_its_cells():
+  cells, channels = 4, 6
+  classifier = AttentiveClassifier(K, cells=cells, reduction=2)
+  features = jnp.asarray(np.random.default_rng(1).normal(size=(B, cells * channels)), jnp.float32)
+  generator = np.random.default_rng(2)
+  start = classifier.init(jax.random.key(0), features, train=False)
+  params = jax.tree.map(lambda p: jnp.asarray(generator.normal(size=p.shape), jnp.float32), start["params"])
+  params["norm"] = start["params"]["norm"]
+  found = evaluated(classifier, {**start, "params": params}, features)
+  by_cell = np.asarray(features, float).reshape(B, cells, channels) / np.sqrt(1 + EPSILON)
+  scores = dense(params, "Dense_1", np.maximum(dense(params, "Dense_0", by_cell.mean(axis=1)), 0))
+  weighted = by_cell * (2 / (1 + np.exp(-scores)))[:, None, :]
+  np.testing.assert_allclose(found, dense(params, "Dense_2", weighted.reshape(B, -1)), rtol=1e-4, atol=1e-4)

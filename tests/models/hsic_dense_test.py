@@ -14,8 +14,9 @@ def parameters_of(settings, size=48):
   return network, params
 
 
-def test_the_default_has_about_seven_million_parameters():
-  _, params = parameters_of(HsicDense())
+@pytest.mark.parametrize("head_grid", [1, 3])
+def test_there_are_about_seven_million_parameters(head_grid):
+  _, params = parameters_of(HsicDense(head_grid=head_grid))
   count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(params))
   assert 6.8e6 < count < 7.4e6
 
@@ -94,3 +95,14 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
   assert {leaf.dtype for leaf in jax.tree.leaves((params, new_stats))} == {jnp.dtype("float32")}
   assert outputs.logits.dtype == jnp.float32
   assert {tap.dtype for tap in outputs.taps} == {jnp.dtype("bfloat16")}
+
+
+def test_a_level_smaller_than_the_head_is_read_in_every_cell():
+  network = HsicDense(blocks=3, convs=1, growth=2, stem=2, transition=2, pyramid=3, head_grid=3).build(
+    7, jnp.float32, None
+  )
+  image = jax.random.normal(jax.random.key(0), (2, 12, 12, 1))  # levels of 6, 3 and 1
+  outputs, _ = network.apply(*jax.jit(network.init)(jax.random.key(1), image), image)
+  features = np.asarray(outputs.features).reshape(2, 9, 9)
+  assert np.ptp(features[:, :, :3], axis=1).max() == 0  # the coarsest comes first
+  assert np.ptp(features[:, :, 3:6], axis=1).max() > 0

@@ -101,6 +101,45 @@ def test_every_grouping_gives_the_same_gradients(network, variables, batch, one_
   chex.assert_trees_all_close(found.metrics, by_layer.metrics, rtol=1e-4, atol=1e-5)
 
 
+def test_inside_a_unit_losses_reach_earlier_layers_and_no_further(network, variables, batch):
+  """Against one differentiation of the whole in which only what crosses a block's border is stopped."""
+  settings, key = HsicBottleneck(unit="block", group="block"), jax.random.key(3)
+  learned = learner(settings, network)(*variables, batch, key)
+  block_of = {name: i for i, block in enumerate(network.blocks) for name in block}
+  label, image = settings.label_gram(batch.target), settings.input_rows(batch.image)
+  image = settings.gram(image @ image.T, image.shape[-1])
+
+  def total(params):
+    made, losses = {}, []
+
+    def apply(name, *inputs):
+      seen = tuple(x if made.get(id(x)) == block_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs)
+      output, _ = network.call(name, params[name], variables[1][name], seen, key)
+      made[id(output)] = block_of.get(name)
+      kept.append(output)
+      if name != network.classifier:
+        z = settings.rows(output)
+        gram = settings.gram(z @ z.T, z.shape[-1])
+        losses.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
+      return output
+
+    kept = []  # an array that lives keeps its identity
+    network.walk(apply, batch.image)
+    return sum(losses)
+
+  want = jax.jit(jax.grad(total))(variables[0])
+  of_hidden = {name: learned.gradients[name] for name in network.hidden}
+  chex.assert_trees_all_close(of_hidden, {name: want[name] for name in of_hidden}, rtol=1e-3, atol=1e-4)
+  alone = learner(HsicBottleneck(group="block"), network)(*variables, batch, key).gradients
+  stem = "block1_stem"
+  assert not np.allclose(alone[stem]["kernel"], of_hidden[stem]["kernel"], rtol=1e-2)
+
+
+def test_a_unit_of_a_block_needs_a_group_that_holds_it():
+  with pytest.raises(ValueError, match="objective.unit='block': expected objective.group='block' or 'network'"):
+    HsicBottleneck(unit="block")
+
+
 def test_a_layers_loss_has_no_gradient_on_any_other_layer(network, variables, batch, one_device):
   settings, key = HsicBottleneck(), jax.random.key(3)
 
@@ -186,7 +225,7 @@ def test_float16_activations_that_overflow_stay_finite(variables, batch, setting
   assert jnp.abs(learned.gradients["block1_conv1"]["kernel"]).max() > 0
 
 
-@pytest.mark.parametrize("field", ["measure", "kernel", "bandwidth", "compress", "group"])
+@pytest.mark.parametrize("field", ["measure", "kernel", "bandwidth", "compress", "group", "unit"])
 def test_an_unknown_choice_names_the_known_ones(field):
   with pytest.raises(ValueError, match=f"{field}='nope': expected one of"):
     HsicBottleneck(**{field: "nope"})
