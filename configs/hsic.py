@@ -10,7 +10,7 @@ label and on the input; then the attentive classifier alone, on frozen features.
 
 Variants, joined by commas:
   paper     7 M parameters, the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
-  small     0.4 M parameters and short runs, for a CPU
+  small     0.17 M parameters and short runs, for a CPU
   demo      a little network on the built-in faces
   blockwise a layer's loss reaches the earlier layers of its block too: more accurate, and dearer
   backprop  the twin: the same network and data by back-propagation of the cross-entropy
