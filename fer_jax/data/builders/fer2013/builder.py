@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from fer_jax.data.builders.fer2013 import csv_form, ferplus, source
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
+from fer_jax.data.builders.local_info import LocalInfo
 
 _DESCRIPTION = """
 FER2013: 35,887 grey 48x48 pictures of faces, found by web searches for emotion words, in seven classes.
@@ -51,7 +52,7 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
   """
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
+    return LocalInfo(
       builder=self,
       description=_DESCRIPTION,
       citation=_CITATION,

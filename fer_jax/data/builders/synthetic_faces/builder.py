@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fer_jax.data.arrays import SPLITS
+from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 
@@ -59,7 +60,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.size
-    return tfds.core.DatasetInfo(
+    return LocalInfo(
       builder=self,
       description=_DESCRIPTION,
       citation=_CITATION,
