@@ -144,8 +144,8 @@ def grouped_deviation(activations: jax.Array, groups: int, power: float = 0.5) -
   r"""Returns how far the units of each group lie from the group's mean, for each example.
 
   The grouping of Pogodin & Latham 2020 (arXiv:2006.07123, section 4): :math:`v_\alpha = (\mathrm{var}_\alpha)^{p}`
-  over a group's channels and all its pixels, less its mean over the groups. Their cosine kernel of v gave the best
-  accuracy of any local objective on CIFAR-10.
+  over a group's channels and all its pixels, less its mean over the groups. With a cosine kernel of v they report
+  91.9 % on CIFAR-10, where back-propagation has 94.3 %.
 
   Args:
     activations: [B, ..., C], any float dtype.

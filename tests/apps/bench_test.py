@@ -33,7 +33,8 @@ def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_pat
   found = run("objectives", config, tmp_path)
   twin, *local = found["rows"]
   assert (twin["name"], twin["time_ratio"], twin["memory_ratio"]) == ("backprop", 1.0, 1.0)
-  assert [row["name"] for row in local] == [f"hsic_bottleneck, group={g}" for g in ("network", "block", "layer")]
+  groups = [f"group={group}" for group in ("network", "block", "layer")]
+  assert [row["name"] for row in local] == [f"hsic_bottleneck, {of}" for of in (*groups, "unit=block")]
   for row in local:
     assert row["time_ratio"] == pytest.approx(row["seconds_a_step"] / twin["seconds_a_step"])
     assert row["memory_ratio"] == pytest.approx(row["temporary_bytes"] / twin["temporary_bytes"])
@@ -43,6 +44,10 @@ def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_pat
   assert found["time_ratio"] == headline["time_ratio"]
   assert found["device"]
   assert found["commit"]
+
+
+def test_the_row_that_is_configured_is_the_headline(config, tmp_path):
+  assert run("objectives", f"{config}:blockwise", tmp_path)["headline"] == "hsic_bottleneck, unit=block"
 
 
 def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
