@@ -15,8 +15,8 @@ def get_sweep(variant: str = "") -> Sweep:
   return Sweep(
     title="The gap to back-propagation",
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
-    claim="The network reaches 0.97 without back-propagation, above all that learn by it. Published local objectives "
-    "for convolutional networks stay 2 to 4 points behind their back-propagated twins.",
+    claim="Without back-propagation the network reaches 0.97 on the test images and 0.9946 in training, and has "
+    "converged after about 2,500 steps, which its back-propagated twin has not after 10,000.",
     members=(
       size.member("HSIC bottleneck"),
       size.member("HSIC bottleneck, units of a block", variant="blockwise"),
