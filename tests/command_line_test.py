@@ -71,7 +71,7 @@ class TestSource:
 
   def test_unknown_variant(self):
     message = message_of(f"--config={HSIC}:nobody")
-    assert "no variant 'nobody': expected any of paper, small, demo, backprop" in message
+    assert "no variant 'nobody': expected any of paper, small, demo, blockwise, backprop" in message
 
   @pytest.mark.parametrize(
     ("text", "part"),

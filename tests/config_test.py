@@ -267,7 +267,9 @@ class TestHsicConfig:
 
   @pytest.mark.parametrize("variant", ["nobody", "demo,nobody", "Demo"])
   def test_an_unknown_variant_names_itself_and_the_others(self, variant):
-    with pytest.raises(ValueError, match=r"no variant '(nobody|Demo)': expected any of paper, small, demo, backprop"):
+    with pytest.raises(
+      ValueError, match=r"no variant '(nobody|Demo)': expected any of paper, small, demo, blockwise, backprop"
+    ):
       hsic.get_config(variant)
 
   def test_the_twin_differs_in_its_objective_alone(self):

@@ -50,7 +50,7 @@ class LayerLoss:
   center_features: bool = True
   compress: str = "input"
   beta: float = 100.0
-  layer_beta: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  layer_beta: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
   balanced: bool = True
   grid: int = 6
   channel_groups: int = 0

@@ -30,11 +30,13 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
   return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the interval around the mean of two or more shares in [0, 1] (Student's t), cut to [0, 1]."""
+def student_interval(
+  values: Sequence[float], confidence: float = 0.95, within: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+  """Returns the interval around the mean of two or more values (Student's t), cut to what they can be: shares."""
   n = len(values)
   half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(n)
-  return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+  return max(within[0], mean(values) - half), min(within[1], mean(values) + half)
 
 
 def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:

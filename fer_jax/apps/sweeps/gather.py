@@ -182,7 +182,7 @@ def _gap(row: Record, reference: Record) -> Record:
   differences = [other[seed] - own[seed] for seed in own if seed in other]
   return {
     "mean": _mean(differences),
-    "interval_95": list(student_interval(differences)) if len(differences) > 1 else None,
+    "interval_95": list(student_interval(differences, within=(-1.0, 1.0))) if len(differences) > 1 else None,
     "seeds": len(differences),
   }
 

@@ -26,7 +26,7 @@ def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     head += [f"{name} (95 % interval)" if name == "test accuracy" else name]
     head += ["standard deviation"] * (spread and name == "test accuracy")
     head += [f"paper: {name}"] * (name in printed)
-    head += [f"gap to {content['reference']} (95 % interval)"] * (gaps and name == "test accuracy")
+    head += [f"gap to {content.get('reference')} (95 % interval)"] * (gaps and name == "test accuracy")
   rows = []
   for row in content["rows"]:
     cells = [row["name"]]
