@@ -137,8 +137,9 @@ class _LocalWalk:
     self.total = jnp.zeros((), jnp.float32)
     self.waiting: list[_Waiting] = []
     self.block_of = {name: i for i, block in enumerate(self.network.blocks) for name in block}
-    # Zero, but known only once all gradients so far are taken: what a later layer waits for.
-    self.after = jnp.zeros((), jnp.float32)
+    # Zeros, but known only once the gradients of all groups, or of all but the newest, are taken.
+    self.newest = jnp.zeros((), jnp.float32)
+    self.after = self.newest  # what a later layer waits for
 
   def learn(self) -> Learned:
     """Walks the batch through the network; returns what every trainable layer learned on the way."""
@@ -183,8 +184,9 @@ class _LocalWalk:
     )
     gradients = self.pull_back(cotangents)
     # Later layers' parameters take this in. An optimization_barrier would say it better, but compilers drop it
-    # before they order the computation: then all forward passes go first and keep every activation alive.
-    self.after += 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
+    # before they order the computation: then all forward passes go first and keep every activation alive. One group
+    # may run ahead: a device with several cores has work for them then, and the memory is hardly more.
+    self.after, self.newest = self.newest, self.newest + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
     self.gradients.update(gradients)
     for i, layer in enumerate(self.waiting):
       self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
