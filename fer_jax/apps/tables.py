@@ -144,9 +144,14 @@ def _bench_table(name: str, bench: Record | None) -> str:
   rows: list[Record] = bench["rows"]
   keys = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
   head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
-  cells = [[str(row.get("name", "")), *(quantity(key, row.get(key)) for key in keys)] for row in rows]
+  cells = [[str(row.get("name", "")), *(_figure(key, row) for key in keys)] for row in rows]
   made = _made([bench.get("device", "device not stated")], bench.get("versions"), [bench.get("commit")])
   return f"{_markdown(head, cells, texts=(0,))}\n\n{made}"
+
+
+def _figure(key: str, row: Record) -> str:
+  # What a paper does not print is nothing that could still be measured.
+  return "" if key.startswith("paper_") and key not in row else quantity(key, row.get(key))
 
 
 def _made(devices: Sequence[str], versions: Mapping[str, str] | None, commits: Sequence[str | None]) -> str:

@@ -1,4 +1,4 @@
-"""Settings of a network that are one of a few values."""
+"""Settings that are one of a few values."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ STEMS = ("small", "imagenet")
 
 
 def check_choice(key: str, value: str | int, allowed: Iterable[str | int]) -> None:
-  """Raises ValueError, naming the key of `config.model`, if a value is none of those allowed."""
+  """Raises ValueError, naming the config's key ("model.depth"), if a value is none of those allowed."""
   allowed = tuple(allowed)
   if value not in allowed:
-    raise ValueError(f"model.{key}={value!r}: expected one of {', '.join(map(str, allowed))}")
+    raise ValueError(f"{key}={value!r}: expected one of {', '.join(map(str, allowed))}")

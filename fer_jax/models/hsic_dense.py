@@ -84,13 +84,11 @@ class HsicDense:
       laterals[block] = apply(f"block{block}_lateral", *maps)
     merged = laterals[self.blocks]
     levels = []
-    grid = (self.head_grid, self.head_grid)
     for block in range(self.blocks, 0, -1):
       if block < self.blocks:
         merged = laterals[block] + jax.image.resize(merged, laterals[block].shape, "nearest")
       level = adaptive_average_pool(apply(f"pyramid_level{block}", merged), self.head_grid)
-      levels.append(
-        jax.image.resize(level, (*level.shape[:1], *grid, level.shape[-1]), "nearest")
-      )  # where it is smaller
+      cells = (level.shape[0], self.head_grid, self.head_grid, level.shape[-1])
+      levels.append(jax.image.resize(level, cells, "nearest"))  # a level may be smaller than the grid
     features = jnp.concatenate(levels, axis=-1).reshape(image.shape[0], -1)
     return apply("classifier", features), features

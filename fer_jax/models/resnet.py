@@ -40,8 +40,8 @@ class ResNet:
   width: int = 64
 
   def __post_init__(self) -> None:
-    check_choice("depth", self.depth, STAGES)
-    check_choice("stem", self.stem, STEMS)
+    check_choice("model.depth", self.depth, STAGES)
+    check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""

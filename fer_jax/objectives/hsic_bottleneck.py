@@ -4,7 +4,8 @@ Layer i minimises HSIC(Z_i, X) - beta HSIC(Z_i, Y) over its own parameters (Ma e
 Han et al. 2023, doi:10.12677/sea.2023.122019). Its gradient is taken where it stands in the forward walk: the walk
 calls a layer, the layer's inner products go to its group, and when a group is complete all its losses and
 their cotangents are computed by one `vmap` over the stack (L, B, B). What follows waits for a group's gradients, so
-that its activations can be freed. No gradient with respect to a layer's input is ever computed.
+that its activations can be freed. No gradient with respect to a layer's input is computed, but inside a block where
+`unit` asks for it.
 """
 
 import dataclasses
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 
 from fer_jax.losses import hsic
 from fer_jax.losses.cross_entropy import cross_entropy
+from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree
-from fer_jax.objectives.layer_loss import LayerLoss, check_choice
+from fer_jax.objectives.layer_loss import LayerLoss
 from fer_jax.objectives.objective import (
   Examples,
   Learned,
@@ -50,8 +52,8 @@ class HsicBottleneck(LayerLoss):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    check_choice("group", self.group, GROUPS)
-    check_choice("unit", self.unit, UNITS)
+    check_choice("objective.group", self.group, GROUPS)
+    check_choice("objective.unit", self.unit, UNITS)
     if self.unit == "block" and self.group == "layer":
       raise ValueError("objective.unit='block': expected objective.group='block' or 'network', not 'layer'")
 

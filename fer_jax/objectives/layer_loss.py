@@ -8,17 +8,12 @@ import jax
 
 from fer_jax.layers.pooling import adaptive_average_pool
 from fer_jax.losses import hsic
+from fer_jax.models.choices import check_choice
 
 MEASURES = ("cka", "trace", "nhsic", "phsic")
 KERNELS = ("cosine", "gaussian", "linear")
 BANDWIDTHS = ("dimension", "median")
 COMPRESSIONS = ("input", "self")
-
-
-def check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
-  """Raises ValueError, naming the config's key, unless the value is one of those allowed."""
-  if value not in allowed:
-    raise ValueError(f"objective.{field}={value!r}: expected one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +58,7 @@ class LayerLoss:
       "compress": COMPRESSIONS,
     }
     for field, allowed in choices.items():
-      check_choice(field, getattr(self, field), allowed)
+      check_choice(f"objective.{field}", getattr(self, field), allowed)
     if not self.sigma or min(self.sigma) <= 0:
       raise ValueError(f"objective.sigma={self.sigma!r}: expected one bandwidth or more, each above 0")
     if self.epsilon <= 0:

@@ -1,6 +1,5 @@
 """Table 1 of Han et al. 2023: seconds a step and parameters of three known networks and of theirs."""
 
-import math
 from typing import Any, NamedTuple
 
 from fer_jax.apps.benchmarks.benchmark import (
@@ -63,14 +62,14 @@ def table1(config: str, rounds: int) -> Benchmark:
   seconds = time_by_turns(programs, rounds)
   rows: list[Row] = []
   for name in candidates:
-    printed = THEIRS if name == OURS else PRINTED.get(name.partition(",")[0], _Printed(math.nan, math.nan))
+    printed = THEIRS if name == OURS else PRINTED.get(name.partition(",")[0])
     row: Row = {
       "name": name,
       "seconds_a_step": seconds[name],
       "parameters": parameters[name],
       "time_ratio": seconds[name] / seconds[OURS],
     }
-    if not math.isnan(printed.seconds):  # the paper does not time the twin
+    if printed is not None:  # the paper does not time the twin
       row["paper_time_ratio"] = printed.seconds / THEIRS.seconds
       row["paper_seconds_a_step"] = printed.seconds
       row["paper_parameters"] = printed.parameters

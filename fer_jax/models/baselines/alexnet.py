@@ -38,7 +38,7 @@ class AlexNet:
   dropout: float = 0.5
 
   def __post_init__(self) -> None:
-    check_choice("stem", self.stem, STEMS)
+    check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`; nothing in it normalises over `axis_name`."""

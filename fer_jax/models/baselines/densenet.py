@@ -90,7 +90,7 @@ class DenseNet:
   stem: str = "small"
 
   def __post_init__(self) -> None:
-    check_choice("stem", self.stem, STEMS)
+    check_choice("model.stem", self.stem, STEMS)
     if not self.layers or min(self.layers) < 1:
       raise ValueError(f"model.layers={self.layers!r}: expected one block or more, each with a layer or more")
 

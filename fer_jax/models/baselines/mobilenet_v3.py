@@ -140,8 +140,8 @@ class MobileNetV3:
   dropout: float = 0.2
 
   def __post_init__(self) -> None:
-    check_choice("size", self.size, ROWS)
-    check_choice("stem", self.stem, STEMS)
+    check_choice("model.size", self.size, ROWS)
+    check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""

@@ -43,7 +43,7 @@ class Vgg:
   dropout: float = 0.5
 
   def __post_init__(self) -> None:
-    check_choice("depth", self.depth, STAGES)
+    check_choice("model.depth", self.depth, STAGES)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`, normalising (if at all) over `axis_name`."""
