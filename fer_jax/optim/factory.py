@@ -6,14 +6,16 @@ from typing import Any
 import jax
 import optax
 
+from fer_jax.optim.gradient_centralization import LOCATIONS, centralize_gradients
 from fer_jax.optim.schedules import SCHEDULES, scale_by_progress, with_warmup
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+CENTRALIZATIONS = ("", *LOCATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """An optax chain's hyper-parameters: clip, direction, weight decay, learning rate.
+  """An optax chain's hyper-parameters: clip, direction, weight decay, gradient centralization, learning rate.
 
   Attributes:
     name: "adam", "adamw" (both decay decoupled from the moments) or "sgd".
@@ -25,6 +27,9 @@ class Optimizer:
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     clip_norm: the gradient's global norm is cut to this; 0 leaves it.
+    centralize: where gradient centralization (arXiv:2004.01461) is done: the "gradient", before the moments, or the
+      final "direction", weight decay included; "" for nowhere.
+    centralize_conv_only: of kernels with four axes alone.
   """
 
   name: str = "adamw"
@@ -36,11 +41,15 @@ class Optimizer:
   b1: float = 0.9
   b2: float = 0.999
   clip_norm: float = 0.0
+  centralize: str = ""
+  centralize_conv_only: bool = False
 
   def __post_init__(self) -> None:
-    for field, allowed in (("name", OPTIMIZERS), ("schedule", tuple(SCHEDULES))):
+    choices = {"name": OPTIMIZERS, "schedule": tuple(SCHEDULES), "centralize": CENTRALIZATIONS}
+    for field, allowed in choices.items():
       if getattr(self, field) not in allowed:
-        raise ValueError(f"optimizer.{field}={getattr(self, field)!r}: expected one of {', '.join(allowed)}")
+        named = ", ".join(choice or "empty" for choice in allowed)
+        raise ValueError(f"optimizer.{field}={getattr(self, field)!r}: expected one of {named}")
     if not 0 <= self.warmup < 1:
       raise ValueError(f"optimizer.warmup={self.warmup}: expected a share of the phase, 0 <= warmup < 1")
 
@@ -51,14 +60,19 @@ class Optimizer:
   def build(self) -> optax.GradientTransformationExtraArgs:
     """Returns the chain; its `update` takes the extra argument `progress` (see `scale_by_progress`)."""
     chain: list[Any] = []
+    centralization = centralize_gradients(conv_only=self.centralize_conv_only)
     if self.clip_norm:
       chain.append(optax.clip_by_global_norm(self.clip_norm))
+    if self.centralize == "gradient":
+      chain.append(centralization)
     if self.name == "sgd":
       chain.append(optax.trace(decay=self.momentum, nesterov=True))
     else:
       chain.append(optax.scale_by_adam(b1=self.b1, b2=self.b2))
     if self.weight_decay:
       chain.append(optax.add_decayed_weights(self.weight_decay, mask=_kernels))
+    if self.centralize == "direction":
+      chain.append(centralization)
     chain.append(scale_by_progress(self.learning_rate, self.schedule_factor))
     return optax.with_extra_args_support(optax.chain(*chain))
 
