@@ -10,6 +10,7 @@ from fer_jax.models.baselines.densenet import DenseNet
 from fer_jax.models.baselines.mini_xception import MiniXception
 from fer_jax.models.baselines.mobilenet_v3 import MobileNetV3
 from fer_jax.models.baselines.vgg import Vgg
+from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
 from fer_jax.models.resnet import ResNet
@@ -25,6 +26,7 @@ class ModelSettings(Protocol):
 MODELS: dict[str, type[ModelSettings]] = {
   "hsic_dense": HsicDense,
   "resnet": ResNet,
+  "bilinear": Bilinear,
   "alexnet": AlexNet,
   "bn_inception": BnInception,
   "vgg": Vgg,

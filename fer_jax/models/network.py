@@ -40,12 +40,14 @@ class Network:
     walk: (apply, image [B, H, W, C]) -> (logits, features).
     blocks: names of the hidden layers, in walk order, in the groups that belong together.
     classifier: name of the layer whose output is the logits.
+    extractors: what the hidden layers' names begin with, for each copy of a network that pretrained weights are for.
   """
 
   layers: Mapping[str, nn.Module]
   walk: Callable[[Apply, jax.Array], tuple[jax.Array, jax.Array]]
   blocks: tuple[tuple[str, ...], ...]
   classifier: str
+  extractors: tuple[str, ...] = ("",)
 
   @property
   def hidden(self) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Deep residual networks: He et al. 2016 (arXiv:1512.03385); gated, SENet: Hu et al. 2018 (arXiv:1709.01507)."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +18,20 @@ from fer_jax.models.network import Apply, Network
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 BOTTLENECK_FROM = 50
+
+
+class Extractor(NamedTuple):
+  """A ResNet without its classifier, to stand alone or beside another one.
+
+  Attributes:
+    layers: linen modules by name, the stem and the residual blocks.
+    walk: (apply, image [B, H, W, C]) -> the last stage's maps [B, h, w, D].
+    blocks: the layers' names, the stem and then stage by stage.
+  """
+
+  layers: dict[str, nn.Module]
+  walk: Callable[[Apply, jax.Array], jax.Array]
+  blocks: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +61,17 @@ class ResNet:
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    extractor = self.extractor(dtype, axis_name)
+
+    def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+      features = read_out(extractor.walk(apply, image))
+      return apply("classifier", features), features
+
+    layers = {**extractor.layers, "classifier": LinearClassifier(num_classes, dtype=dtype)}
+    return Network(layers, walk, extractor.blocks, "classifier")
+
+  def extractor(self, dtype: jnp.dtype, axis_name: str | None, prefix: str = "") -> Extractor:
+    """Returns everything but the classifier, with `prefix` before the name of every layer."""
     stem = partial(ConvNormAct, self.width, dtype=dtype, axis_name=axis_name)
     block = partial(
       ResidualBlock,
@@ -53,24 +80,21 @@ class ResNet:
       dtype=dtype,
       axis_name=axis_name,
     )
-    layers: dict[str, nn.Module] = {"stem": stem(kernel_size=7, stride=2) if self.stem == "imagenet" else stem()}
-    for stage, names in enumerate(self._stages()):
-      for i, name in enumerate(names):
+    first = f"{prefix}stem"
+    layers: dict[str, nn.Module] = {first: stem(kernel_size=7, stride=2) if self.stem == "imagenet" else stem()}
+    stages = []
+    for stage, count in enumerate(STAGES[self.depth]):
+      stages.append(tuple(f"{prefix}layer{stage + 1}_{i}" for i in range(count)))
+      for i, name in enumerate(stages[-1]):
         layers[name] = block(self.width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
-    layers["classifier"] = LinearClassifier(num_classes, dtype=dtype)
-    return Network(layers, self._walk, (("stem",), *self._stages()), "classifier")
 
-  def _stages(self) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-      tuple(f"layer{stage}_{i}" for i in range(blocks)) for stage, blocks in enumerate(STAGES[self.depth], start=1)
-    )
+    def walk(apply: Apply, image: jax.Array) -> jax.Array:
+      x = apply(first, image)
+      if self.stem == "imagenet":
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      for names in stages:
+        for name in names:
+          x = apply(name, x)
+      return x
 
-  def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = apply("stem", image)
-    if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for names in self._stages():
-      for name in names:
-        x = apply(name, x)
-    features = read_out(x)
-    return apply("classifier", features), features
+    return Extractor(layers, walk, ((first,), *stages))

@@ -1,0 +1,59 @@
+"""The bilinear network of Lyu et al. 2024 (OBSR-Net): two ResNets that meet, after Lin et al. 2015 (arXiv:1504.07889)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fer_jax.layers.bilinear_pooling import bilinear_pool, l2_normalize, signed_sqrt
+from fer_jax.layers.linear import LinearClassifier
+from fer_jax.models.network import Apply, Network
+from fer_jax.models.resnet import ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Bilinear:
+  """The network's hyper-parameters; the defaults are the paper's.
+
+  Both extractors see the image. The outer products of their features are summed over the locations of the last map
+  (eq. 1-2), and their signed square roots, scaled to length 1 (eq. 5-6; the paper prints "sin" for "sign"), are what
+  the classifier reads: 262,144 numbers from two ResNet-34.
+
+  Attributes:
+    depth: of both ResNets, 18, 34 or 50.
+    stem: see `ResNet`.
+    width: channels of the first stage.
+    shared: one extractor in both places, with half the parameters and a symmetric outer product.
+  """
+
+  depth: int = 34
+  stem: str = "imagenet"
+  width: int = 64
+  shared: bool = False
+
+  def __post_init__(self) -> None:
+    self._extractor()  # names a depth or a stem that there is not
+
+  def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
+    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    prefixes = ("",) if self.shared else ("a_", "b_")
+    extractors = [self._extractor().extractor(dtype, axis_name, prefix) for prefix in prefixes]
+
+    def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+      maps = [extractor.walk(apply, image) for extractor in extractors]
+      features = l2_normalize(signed_sqrt(bilinear_pool(maps[0], maps[-1])))
+      return apply("classifier", features), features
+
+    return Network(
+      layers={
+        **{name: layer for extractor in extractors for name, layer in extractor.layers.items()},
+        "classifier": LinearClassifier(num_classes, dtype=dtype),
+      },
+      walk=walk,
+      blocks=tuple(block for extractor in extractors for block in extractor.blocks),
+      classifier="classifier",
+      extractors=prefixes,
+    )
+
+  def _extractor(self) -> ResNet:
+    return ResNet(self.depth, self.stem, width=self.width)
