@@ -1,0 +1,41 @@
+"""The parameters that a finished run of ours found, out of its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fer_jax.checkpoint import Checkpoints
+from fer_jax.errors import UserError
+
+RESULT = "result.json"
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns (params, stats), {layer name: nested dict of NumPy arrays}: those that did best on validation.
+
+  Args:
+    folder: the run's workdir.
+
+  Raises:
+    UserError: no run has finished there, or its checkpoint cannot be read.
+  """
+  record = folder / RESULT
+  if not record.is_file():
+    raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
+  try:
+    result = json.loads(record.read_text(encoding="utf-8"))
+    best, last = int(result["validation"]["step"]), int(result["steps"])
+  except (OSError, ValueError, KeyError, TypeError):
+    raise UserError(f"{record}: not the {RESULT} of a run; expected the folder of a finished run") from None
+  step = best if best >= 0 else last  # nothing was measured: the run's result is of its last step
+  checkpoints = folder / "checkpoints"
+  if not (checkpoints / str(step)).is_dir():
+    raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
+  try:
+    with Checkpoints(checkpoints) as saved:
+      return saved.restore_variables(step)
+  except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    raise UserError(
+      f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or name another run"
+    ) from None

@@ -1,0 +1,125 @@
+"""Where weights come from: arrays by the source's names, and how our variables are called and laid out there."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from fer_jax.errors import UserError
+from fer_jax.pretrained import run_folder, weights_file
+
+# A variable of ours: the collection ("params" or "stats"), the layer, and the names inside it.
+Variable = tuple[str, ...]
+
+CLASSIFIER = "classifier"  # of every network of ours that is one extractor
+_BLOCK = re.compile(r"layer(\d+)_(\d+)")
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_BATCH_COUNTER = "num_batches_tracked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Weights, and how to find ours among them.
+
+  Attributes:
+    path: of the file or folder.
+    sha256: of the file, or of the run's result.json.
+    arrays: by the source's names.
+    name_of: the source's name for a variable of ours; None where it cannot have one.
+    axes: by number of axes, the order that brings the source's axes into ours.
+    advice: what to do where the source and the network are not of one architecture.
+  """
+
+  path: Path
+  sha256: str
+  arrays: Mapping[str, np.ndarray]
+  name_of: Callable[[Variable], str | None]
+  axes: Mapping[int, tuple[int, ...]]
+  advice: str
+
+  def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that one of our arrays has in the source."""
+    order = self.axes.get(len(shape), range(len(shape)))
+    return tuple(shape[list(order).index(axis)] for axis in range(len(shape)))
+
+  def in_our_order(self, array: np.ndarray) -> np.ndarray:
+    """Returns one of the source's arrays with its axes in our order."""
+    return array.transpose(self.axes.get(array.ndim, range(array.ndim)))
+
+
+def open_source(path: Path) -> Source:
+  """Reads a file of torchvision's names, or the folder of a finished run.
+
+  Raises:
+    UserError: see `weights_file.read` and `run_folder.read`.
+  """
+  if not path.is_dir():
+    arrays = weights_file.read(path)
+    return Source(path, _sha256(path), arrays, torchvision_name, {4: (2, 3, 1, 0), 2: (1, 0)}, _file_advice(arrays))
+  params, stats = run_folder.read(path)
+  flat = flatten_dict({"params": params, "stats": stats}, sep="/")
+  advice = "expected a run of the same network: see its config.json, and config.model"
+  return Source(path, _sha256(path / run_folder.RESULT), flat, "/".join, {}, advice)
+
+
+def torchvision_name(variable: Variable) -> str | None:
+  """Returns the name that torchvision's ResNet has for a variable of ours; None where it has nothing of the kind.
+
+  ("params", "layer2_0", "downsample", "conv", "kernel") is "layer2.0.downsample.0.weight".
+  """
+  _, layer, *inside, leaf = variable
+  match layer, inside:
+    case "stem", ["conv"]:
+      module = "conv1"
+    case "stem", ["norm"]:
+      module = "bn1"
+    case _, ["linear"] if layer == CLASSIFIER:
+      module = "fc"
+    case _, ["conv1" | "conv2" | "conv3" | "downsample" as unit, "conv" | "norm" as part] if _BLOCK.fullmatch(layer):
+      if unit == "downsample":
+        within = f"downsample.{['conv', 'norm'].index(part)}"
+      else:
+        within = unit if part == "conv" else unit.replace("conv", "bn")
+      module = _BLOCK.sub(rf"layer\1.\2.{within}", layer)
+    case _:
+      return None
+  return f"{module}.{_LEAVES[leaf]}" if leaf in _LEAVES else None
+
+
+def is_batch_counter(name: str) -> bool:
+  """Says whether an array only counts the batches that PyTorch's normalisation has seen."""
+  return name.rpartition(".")[2] == _BATCH_COUNTER
+
+
+def stage_of(name: str) -> str:
+  """Returns the part of the network that an array of the source belongs to: "layer2" of layer2.0.conv1.weight.
+
+  Of params/layer2_0/conv1/conv/kernel, a run's, it is "layer2" too.
+  """
+  if "/" in name:
+    return re.sub(r"_\d+$", "", name.split("/")[1])
+  return name.split(".", maxsplit=1)[0]
+
+
+def _file_advice(arrays: Mapping[str, np.ndarray]) -> str:
+  blocks = {found.groups() for name in arrays if (found := re.match(r"layer(\d+)\.(\d+)\.", name))}
+  if not blocks:
+    return f"none of its names ({next(iter(arrays))!a} and so on) is of torchvision's ResNet; rename its arrays"
+  counts = [sum(stage == s for s, _ in blocks) for stage in sorted({s for s, _ in blocks})]
+  convolutions = max(c for c in (1, 2, 3) if c == 1 or any(f".conv{c}." in name for name in arrays))
+  return (
+    f"the file's stages have {', '.join(map(str, counts))} blocks of {convolutions} convolutions: compare "
+    "config.model.depth"
+  )
+
+
+def _sha256(path: Path) -> str:
+  try:
+    with path.open("rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+  except OSError as error:
+    raise UserError(f"{path}: cannot be read ({error.strerror})") from None
