@@ -89,6 +89,21 @@ class DataSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PretrainedSettings:
+  """Weights to begin with.
+
+  Attributes:
+    path: a file (.pth, .safetensors, .npz) with torchvision's names, or the folder of a finished run; empty for none.
+    required: whether the config makes no sense without.
+    classifier: take the classifier's weights too; otherwise it begins at random.
+  """
+
+  path: str = ""
+  required: bool = False
+  classifier: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class PhaseSettings:
   """One stretch of training.
 
@@ -131,6 +146,7 @@ class Settings:
   Attributes:
     data: which data.
     model: which network.
+    pretrained: weights to begin with.
     augmentation: of training images.
     schedule: the names of the phases, in order.
     phases: their settings, by name.
@@ -151,6 +167,7 @@ class Settings:
   schedule: tuple[str, ...]
   duration: Duration
   data: DataSettings = DataSettings()
+  pretrained: PretrainedSettings = PretrainedSettings()
   augmentation: Augmentation = Augmentation()
   batch_size: int = 128
   eval_batch_size: int = 256

@@ -15,7 +15,8 @@ def main() -> int:
   from absl import logging
 
   from fer_jax.apps.report import write_report
-  from fer_jax.train import Interrupted, train_and_evaluate
+  from fer_jax.interruption import Interrupted
+  from fer_jax.train import train_and_evaluate
 
   logging.set_verbosity(logging.ERROR)  # orbax's advice would break up the progress line
   try:

@@ -1,11 +1,11 @@
 """A whole run: data, phases, evaluation, checkpoints, results; the order of operations and the side effects."""
 
+import dataclasses
 import functools
 import math
 import resource
 import signal
 import time
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from fer_jax.data import pipeline, splits
 from fer_jax.data.arrays import Arrays
 from fer_jax.errors import Failure
 from fer_jax.evaluate import Evaluation, evaluate, per_class, worst_mistakes
+from fer_jax.initialization import Initialization, initialize
+from fer_jax.interruption import Interrupted, Signals
 from fer_jax.parallel import Devices
 from fer_jax.phases import Phase, plan
 from fer_jax.run_log import RunLog
@@ -32,18 +34,6 @@ from fer_jax.workdir import Workdir
 _RESIDENT_BYTES = 2 * 1024**3  # a split up to this size lives on the device
 _WORST = 48  # mistakes kept for the report's gallery
 _SAMPLES = 24  # augmented training images kept for the report
-
-
-class Interrupted(Exception):
-  """The run was told to stop and has saved its state.
-
-  Attributes:
-    signum: of the signal.
-  """
-
-  def __init__(self, signum: int, message: str):
-    super().__init__(message)
-    self.signum = signum
 
 
 def train_and_evaluate(
@@ -80,18 +70,20 @@ def train_and_evaluate(
   devices.check_batch(settings.eval_batch_size, "config.eval_batch_size")
   folder = Workdir(workdir)
   folder.check(config)  # before data is prepared for a run that may not be
-  arrays = load_data(settings.data, settings.seed)
-  origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # at the start: a checkout may move on
-  folder.claim(config, source, overrides, provenance.device(devices.devices))
   if folder.result is not None:
     print(f"{workdir} holds a finished run; its result is shown again")
     return folder.result
+  arrays = load_data(settings.data, settings.seed)
+  network = settings.model.build(arrays.num_classes, jnp.dtype(settings.precision), devices.axis_name)
+  beginning = initialize(settings, network, arrays.image.shape[1:])
+  origin = {"versions": provenance.versions(), "commit": provenance.commit()}  # at the start: a checkout may move on
+  folder.claim(config, source, overrides, provenance.device(devices.devices))
   with (
-    _Signals() as signals,
+    Signals() as signals,
     RunLog(workdir, time.monotonic() - started) as log,
     Checkpoints(workdir / "checkpoints") as checkpoints,
   ):
-    run = _Run(settings, arrays, devices, log, checkpoints, signals)
+    run = _Run(settings, arrays, beginning, devices, log, checkpoints, signals)
     stopped = run.train()
     result = run.result(stopped, folder)
     result |= {"config": source, "device": provenance.device(devices.devices), **origin}
@@ -114,19 +106,19 @@ class _Run:
     self,
     settings: Settings,
     arrays: Arrays,
+    beginning: Initialization,
     devices: Devices,
     log: RunLog,
     checkpoints: Checkpoints,
-    signals: "_Signals",
+    signals: Signals,
   ):
     self.settings, self.arrays, self.devices, self.log = settings, arrays, devices, log
+    self.beginning, self.network = beginning, beginning.network
     self.checkpoints, self.signals = checkpoints, signals
     with log.timing("prepare"):
-      network = settings.model.build(arrays.num_classes, jnp.dtype(settings.precision), devices.axis_name)
-      self.network = network
       self.rows = len(arrays.rows("train"))
-      self.phases = plan(settings, network, devices, self.rows)
-      self.eval_step = devices.compile_eval(make_eval_step(network, devices.axis_name))
+      self.phases = plan(settings, self.network, devices, self.rows)
+      self.eval_step = devices.compile_eval(make_eval_step(self.network, devices.axis_name))
       self.host = {split: self._stays_on_host(split) for split in arrays_lib.SPLITS}
       batches = pipeline.ShuffledBatches(arrays, "train", settings.batch_size, settings.seed, host=self.host["train"])
       self.iterator = pipeline.training_iterator(batches)
@@ -175,12 +167,14 @@ class _Run:
       sample_image=self._augmented_samples(),
     )
     parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+    classes = per_class(test.confusion, self.arrays.class_names)
+    loaded = self.beginning.loaded
     return {
       "accuracy": test.accuracy,
       "loss": test.loss,
       "confusion_matrix": test.confusion.tolist(),
       "class_names": list(self.arrays.class_names),
-      "per_class": per_class(test.confusion, self.arrays.class_names),
+      "per_class": classes,
       "validation": {"accuracy": self.clock.best_accuracy, "step": self.clock.best_step},
       "seconds": self.log.seconds,
       "time": self.log.times,
@@ -194,7 +188,9 @@ class _Run:
         "test accuracy": test.accuracy,
         "seconds a step": self.log.seconds_a_step,
         "parameters": parameters,
+        **{f"{what} of {row['class']}": row[what.lower()] for row in classes for what in ("precision", "recall", "F1")},
       },
+      "pretrained": dataclasses.asdict(loaded.report) if loaded is not None else None,
       "seeds": [self.settings.seed],
       "runs": [{"seed": self.settings.seed, "accuracy": test.accuracy}],
     }
@@ -310,18 +306,16 @@ class _Run:
 
   def _begin(self) -> TrainState:
     """Returns the state of step 0."""
-    image = jnp.zeros((1, *self.arrays.image.shape[1:]), jnp.float32)
-    params, stats = jax.jit(self.network.init)(jax.random.key(self.settings.seed), image)
-    return self.devices.replicate(self.phases[0].begin(0, params, stats))
+    if self.beginning.loaded is not None:
+      self.log.event(0, str(self.beginning.loaded.report))
+    return self.devices.replicate(self.phases[0].begin(0, *self.beginning.variables()))
 
   def _restore(self) -> TrainState | None:
     """Returns the state of the newest readable checkpoint, with the iterator and the clock set to it."""
-    image = jax.ShapeDtypeStruct((1, *self.arrays.image.shape[1:]), jnp.float32)
-    variables = jax.eval_shape(self.network.init, jax.random.key(0), image)
 
     def shapes(clock: Clock) -> TrainState:
       phase = self.phases[min(clock.phase, len(self.phases) - 1)]
-      return jax.eval_shape(lambda v: phase.begin(0, *v), variables)
+      return jax.eval_shape(lambda v: phase.begin(0, *v), self.beginning.shapes)
 
     found = self.checkpoints.restore_newest(shapes, self.iterator, lambda text: self.log.event(0, f"warning: {text}"))
     if found is None:
@@ -347,27 +341,6 @@ class _Run:
     image = jnp.asarray(self.arrays.image[self.arrays.rows("train")[:_SAMPLES]])
     keys = jax.random.split(jax.random.key(self.settings.seed), len(image))
     return np.asarray(jax.vmap(self.settings.augmentation)(image, keys))
-
-
-class _Signals:
-  """Notes SIGINT and SIGTERM while a run is on; a second one has its usual effect."""
-
-  def __init__(self) -> None:
-    self.signum: int | None = None
-
-  def __enter__(self) -> "_Signals":
-    self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    for signum, handler in self._before.items():
-      signal.signal(signum, handler)
-
-  def _note(self, signum: int, frame: types.FrameType | None) -> None:
-    del frame
-    self.signum = signum
-    for each, handler in self._before.items():
-      signal.signal(each, handler)
 
 
 def _steps(whole: int, rows: int, batch_size: int, duration: Any) -> int:

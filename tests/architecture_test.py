@@ -28,18 +28,21 @@ FLOORS = {
   "fer_jax.run_log": (),
   "fer_jax.provenance": (),
   "fer_jax.workdir": ("errors", "provenance"),
+  "fer_jax.pretrained": ("errors", "checkpoint"),
   "fer_jax.config": ("errors", "data.augment", "models", "objectives", "optim"),
   "fer_jax.command_line": ("errors", "config"),
   "fer_jax.phases": ("errors", "config", "models.network", "parallel", "step"),
+  "fer_jax.interruption": (),
+  "fer_jax.initialization": ("errors", "config", "models.network", "pretrained"),
   "fer_jax.train": (
     *("errors", "config", "data", "phases", "step", "parallel", "evaluate", "checkpoint", "run_log"),
-    *("provenance", "workdir"),
+    *("provenance", "workdir", "initialization", "interruption"),
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
     *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train", "sweep"),
   ),
-  "fer_jax.main": ("errors", "command_line", "train", "apps"),
+  "fer_jax.main": ("errors", "command_line", "train", "interruption", "apps"),
 }
 
 # What others may install and import elsewhere, and the packages that it may need for that.

@@ -15,6 +15,7 @@ from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data.arrays import Arrays
 from fer_jax.errors import Failure, UserError
+from fer_jax.interruption import Interrupted
 from fer_jax.parallel import Devices
 
 ROWS = {"train": 60, "validation": 20, "test": 21}
@@ -115,7 +116,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(wh
   monkeypatched = []
   monkeypatch.setattr(train._Run, "_log", stopping)
   every_step = config(**{"log_every": "1 steps"})
-  with pytest.raises(train.Interrupted, match="run the same command to go on"):
+  with pytest.raises(Interrupted, match="run the same command to go on"):
     run(tmp_path / "parts", every_step)
   resumed = run(tmp_path / "parts", every_step)
   assert_same(final_state(folder), final_state(tmp_path / "parts"))
@@ -194,7 +195,7 @@ def test_a_batch_that_does_not_split_over_the_devices_is_refused(tmp_path):
 def test_a_signal_saves_and_leaves(tmp_path, signum):
   timer = threading.Timer(8, os.kill, (os.getpid(), signum))
   timer.start()
-  with pytest.raises(train.Interrupted) as stop:
+  with pytest.raises(Interrupted) as stop:
     run(tmp_path / "run", config(duration="1000000 steps"))
   timer.cancel()
   assert stop.value.signum == signum

@@ -1,0 +1,77 @@
+"""The parameters that a run begins with: random, or from a file or an earlier run."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fer_jax import pretrained
+from fer_jax.config import Settings
+from fer_jax.errors import UserError
+from fer_jax.models.network import Network, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialization:
+  """What a run begins with, known before anything is computed.
+
+  Attributes:
+    network: that will learn.
+    shapes: (params, stats) as `jax.ShapeDtypeStruct`.
+    loaded: the layers that are not random, and where they come from; None where all are.
+  """
+
+  network: Network
+  shapes: tuple[Tree, Tree]
+  loaded: pretrained.Loaded | None
+  _random: Callable[[], tuple[Tree, Tree]]
+
+  def variables(self) -> tuple[Tree, Tree]:
+    """Returns (params, stats) of step 0."""
+    params, stats = self._random()
+    if self.loaded is None:
+      return params, stats
+    return {**params, **self.loaded.params}, {**stats, **self.loaded.stats}
+
+
+def initialize(settings: Settings, network: Network, image_shape: tuple[int, ...]) -> Initialization:
+  """Finds out what a run begins with, and that it fits the network.
+
+  Args:
+    settings: of the run.
+    network: that will learn.
+    image_shape: [H, W, C] of the data.
+
+  Raises:
+    UserError: the images are too small for the network, or `config.pretrained` names nothing that fits it.
+  """
+  init = jax.jit(network.init)
+  key, image = jax.random.key(settings.seed), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  try:
+    shapes = init.eval_shape(key, image)
+  except ValueError as error:
+    height, width, _ = image_shape
+    raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
+  loaded = _load(settings, network, shapes)
+  return Initialization(network, shapes, loaded, lambda: init(key, jnp.zeros(image.shape, image.dtype)))
+
+
+def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:
+  source = settings.pretrained
+  if not source.path:
+    if source.required:
+      raise UserError(
+        "config.pretrained.path is empty, and this config starts from pretrained weights: give a file of torchvision's "
+        "(.pth, .safetensors or .npz) or the folder of a finished run; nothing is downloaded"
+      )
+    return None
+  return pretrained.load(
+    Path(source.path).expanduser(),
+    *shapes,
+    extractors=network.extractors,
+    classifier=network.classifier,
+    keep_classifier=source.classifier,
+  )
