@@ -20,6 +20,7 @@ class Member:
     value: of what is swept; None where members differ in more than a value.
     reported: what the paper prints for it, by quantity, e.g. {"test accuracy": 0.97}.
     timing: name of its row in the sweep's timings.
+    begins_with: name of an earlier member, whose run with the same seed it takes its first weights from.
   """
 
   name: str
@@ -29,6 +30,7 @@ class Member:
   value: float | str | None = None
   reported: Mapping[str, float] = field(default_factory=dict)
   timing: str = ""
+  begins_with: str = ""
 
   def __post_init__(self) -> None:
     if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -89,5 +91,11 @@ class Sweep:
     names = [member.name for member in self.members]
     if not names or len(set(names)) != len(names):
       raise ValueError(f"members {', '.join(names) or 'absent'}: expected one or more, each name once")
+    for position, member in enumerate(self.members):
+      earlier = {other.name: other.seeds for other in self.members[:position]}
+      if member.begins_with and not set(member.seeds) <= set(earlier.get(member.begins_with, ())):
+        raise ValueError(
+          f"member {member.name!r} begins with {member.begins_with!r}: expected an earlier member with its seeds"
+        )
     if self.reference and self.reference not in names:
       raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")

@@ -31,11 +31,12 @@ class Size(NamedTuple):
     value: float | str | None = None,
     reported: Mapping[str, Any] | None = None,
     timing: str = "",
+    begins_with: str = "",
   ) -> Member:
     """Returns a member of this size; the arguments are what it differs in."""
     variants = ",".join(part for part in (self.variant, variant) if part)
     source = f"{config}:{variants}" if variants else config
-    return Member(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing)
+    return Member(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing, begins_with)
 
 
 SIZES = {

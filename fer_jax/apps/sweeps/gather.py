@@ -112,6 +112,7 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, fl
     "value": member.value,
     "config": member.config,
     "overrides": measured_overrides(member.overrides),
+    "begins_with": member.begins_with,
     "seeds": list(member.seeds),
     "status": states.pop() if len(states) == 1 else _together(states),
     "error": _errors(trainings),

@@ -15,6 +15,7 @@ from fer_jax.errors import UserError
 from fer_jax.sweep import Member, Sweep
 
 _DATA_DIR = "data.data_dir"  # where a machine keeps its data is no part of what is measured
+_WEIGHTS = "pretrained.path"  # nor is the folder that holds a file or a run, which has a name of its own
 _VALUE_LENGTH = 24  # of an overridden value within a folder's name
 
 
@@ -107,12 +108,15 @@ def plan(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Seque
     replace(member, overrides=(*member.overrides, *overrides), seeds=tuple(seeds) or member.seeds)
     for member in sweep.members
   )
-  runs = tuple(_run(member, seed, workdir / "runs") for member in members for seed in member.seeds)
+  runs: list[Run] = []
+  for member in members:
+    sources = {run.seed: run.workdir for run in runs if run.member == member.begins_with}
+    runs += [_run(member, seed, workdir / "runs", sources.get(seed)) for seed in member.seeds]
   changed = [_word(*o.removeprefix("--config.").split("=", 1)) for o in measured_overrides(overrides)]
   if seeds:
     changed.append(_word("seeds", "+".join(map(str, seeds))))
   folder = workdir / "_".join([_stem(source), *changed])
-  return Plan(source, replace(sweep, members=members), tuple(overrides), runs, folder)
+  return Plan(source, replace(sweep, members=members), tuple(overrides), tuple(runs), folder)
 
 
 def measured_overrides(overrides: Sequence[str]) -> list[str]:
@@ -120,8 +124,9 @@ def measured_overrides(overrides: Sequence[str]) -> list[str]:
   return [override for override in overrides if not override.startswith(f"--config.{_DATA_DIR}=")]
 
 
-def _run(member: Member, seed: int, folder: Path) -> Run:
-  arguments = (f"--config={member.config}", *member.overrides, f"--config.seed={seed}")
+def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
+  begins = () if weights is None else (f"--config.{_WEIGHTS}={weights}",)
+  arguments = (f"--config={member.config}", *member.overrides, *begins, f"--config.seed={seed}")
   try:
     command = command_line.parse(["sweep", *arguments])
     assert command is not None  # no argument asks for help
@@ -135,11 +140,15 @@ def _run(member: Member, seed: int, folder: Path) -> Run:
 
 def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:
   """Names a config: what is overridden, to be read, and a digest of the whole, to be unique."""
-  before, after = dict(_leaves(base.to_dict())), dict(_leaves(changed.to_dict()))
+  content = changed.to_dict()
+  content["pretrained"]["path"] = Path(content["pretrained"]["path"]).name
+  before, after = dict(_leaves(base.to_dict())), dict(_leaves(content))
   words = [
-    _word(key, value) for key, value in after.items() if before.get(key) != value and key not in ("seed", _DATA_DIR)
+    _word(key, value)
+    for key, value in after.items()
+    if before.get(key) != value and key not in ("seed", _DATA_DIR, _WEIGHTS)
   ]
-  whole = json.dumps(changed.to_dict(), sort_keys=True)
+  whole = json.dumps(content, sort_keys=True)
   digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
   return "_".join([_stem(source), *words, f"seed={after['seed']}", digest])
 
