@@ -7,22 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import hsic
+from configs import hsic, obsr
 from fer_jax.config import parse
 from fer_jax.data.batch import Batch
+from fer_jax.models import resnet
 from fer_jax.parallel import Devices
 from fer_jax.phases import plan
 from fer_jax.step import Resident
 
-VARIANTS = [("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")]
+VARIANTS = [
+  *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")),
+  *(("obsr", v) for v in ("", "ck_plus", "demo", "small,pretrained", "votes")),
+]
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
-NARROW = {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4}
+NARROW = {
+  "hsic": {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4},
+  "obsr": {"depth": 18, "width": 2},  # and of two blocks, below
+}
+
+
+@pytest.fixture(autouse=True)
+def short_residual_networks(monkeypatch):
+  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))
+
+
+def same(one, two):
+  return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one, two)))
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_a_config_takes_one_step_of_each_phase(name, variant):
   config = importlib.import_module(f"configs.{name}").get_config(variant)
-  config.model.update(NARROW)
+  config.model.update(NARROW[name])
   settings = parse(config)
   devices = Devices(jax.devices()[:1])
   network = settings.model.build(7, jnp.dtype(settings.precision), devices.axis_name)
@@ -36,7 +52,30 @@ def test_a_config_takes_one_step_of_each_phase(name, variant):
     new_state, metrics = phase.step(state, resident, batch, np.float32(0.5))
     assert np.isfinite(metrics["loss"])
     for layer in network.layers:
-      same = jax.tree.map(lambda a, b: bool((a == b).all()), new_state.params[layer], params[layer])
-      assert all(jax.tree.leaves(same)) == (layer not in phase.trainable), layer
+      # What is frozen stays to the bit, its running statistics too.
+      assert same(new_state.params[layer], params[layer]) == (layer not in phase.trainable), layer
+      moves = layer in phase.trainable and bool(stats[layer])
+      assert same(new_state.stats[layer], stats[layer]) == (not moves), layer
     learned |= phase.trainable
   assert learned == set(network.layers)
+
+
+def test_the_rows_of_the_ablation_differ_in_one_thing_each():
+  rows = [obsr.get_config(variant).to_dict() for variant in ("resnet34", "pretrained", "bilinear", "")]
+  for row in rows:
+    del row["paper"]
+  bare, pretrained, bilinear, whole = rows
+  assert bare["schedule"] == ("whole",)
+  assert pretrained["schedule"] == bilinear["schedule"] == ("head", "whole")
+  assert {**pretrained, "model": None} == {**bilinear, "model": None}
+  for phase in bilinear["phases"].values():
+    assert phase["optimizer"].pop("centralize") == ""
+  for phase in whole["phases"].values():
+    assert phase["optimizer"].pop("centralize") == "direction"
+  assert bilinear == whole
+
+
+def test_gradient_centralization_is_in_adamw_for_fer2013_and_in_adam_for_ck_plus():
+  for variant, name in (("", "adamw"), ("ck_plus", "adam")):
+    optimizers = [phase["optimizer"] for phase in obsr.get_config(variant).phases.values()]
+    assert {(o["name"], o["centralize"]) for o in optimizers} == {(name, "direction")}

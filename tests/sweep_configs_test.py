@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import baselines
-from configs.sweeps import SIZES, hsic_baselines
+from configs.sweeps import SIZES, hsic_baselines, obsr_ablation
 from fer_jax import command_line, config
 from fer_jax.apps.benchmarks import table1
 from fer_jax.apps.sweeps.plan import Plan, plan
@@ -36,6 +36,11 @@ def settings_of(arguments: tuple[str, ...]) -> config.Settings:
   return config.parse(command.config)
 
 
+def plan_steps(arguments: tuple[str, ...]) -> int:
+  settings = settings_of(arguments)
+  return settings.duration.steps(1, 28709, settings.batch_size)
+
+
 @pytest.mark.parametrize("variant", SIZES)
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_member_parses_and_builds(name: str, variant: str) -> None:
@@ -44,15 +49,15 @@ def test_every_member_parses_and_builds(name: str, variant: str) -> None:
     settings = settings_of(run.arguments)
     network = settings.model.build(7, jnp.float32, None)
     phases = plan_phases(settings, network, devices, rows=28709)
-    assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
+    if name.startswith("hsic"):
+      assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
     assert settings.data.name == ("synthetic_faces" if variant == "demo" else "fer2013")
 
 
 def test_sweeps_share_the_default_network() -> None:
-  workdirs = [{run.workdir for run in planned(name).runs} for name in SWEEPS]
+  of = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
   # The default in each but the objectives' own seeds: three blocks, relu and 0.005 are what configs/hsic.py has.
-  assert len(set.intersection(*workdirs)) == 3
-  of = dict(zip(SWEEPS, workdirs, strict=True))
+  assert len(set.intersection(*of.values())) == 3
   assert of["hsic_table1"] < of["hsic_baselines"]
   assert len(of["hsic_objective"] & of["hsic_baselines"]) == 6  # and the twin
 
@@ -77,6 +82,38 @@ def test_members_differ_in_what_is_swept(name: str, key: str, values: list[objec
       value = value[part]
     found.append(value)
   assert found == values
+
+
+class TestAblation:
+  def test_its_rows_begin_with_the_votes_of_their_own_seed(self) -> None:
+    plan = planned("obsr_ablation")
+    votes = {run.seed: run.workdir for run in plan.runs if run.member == obsr_ablation.VOTES}
+    assert len(votes) == 3
+    for row in obsr_ablation.ROWS:
+      for run in (run for run in plan.runs if run.member == row):
+        assert f"--config.pretrained.path={votes[run.seed]}" in run.arguments
+
+  def test_with_a_file_of_weights_nothing_is_trained_before(self) -> None:
+    plan = planned("obsr_ablation", "small,imagenet=some/weights.pth")
+    assert [member.name for member in plan.sweep.members] == ["ResNet", *obsr_ablation.ROWS]
+    given = ["--config.pretrained.path=some/weights.pth" in run.arguments for run in plan.runs]
+    assert given == [run.member != "ResNet" for run in plan.runs]
+
+  def test_the_paper_s_figures_stand_beside_the_rows(self) -> None:
+    reported = {member.name: dict(member.reported) for member in planned("obsr_ablation").sweep.members}
+    assert [reported[name]["test accuracy"] for name in ("ResNet", *obsr_ablation.ROWS)] == pytest.approx(
+      [0.7055, 0.7429, 0.7561, 0.7765]
+    )
+    assert reported[obsr_ablation.VOTES] == {}
+
+  def test_half_as_long_is_half_as_long(self) -> None:
+    for size in ("", "small", "demo"):
+      members = {member.name: member for member in planned("obsr_ablation", size).sweep.members}
+      steps = [
+        plan_steps((f"--config={member.config}", *member.overrides))
+        for member in (members["ResNet"], members["ResNet, twice as long"])
+      ]
+      assert 2 * steps[0] == pytest.approx(steps[1], abs=1)
 
 
 def test_the_table_s_figures_are_the_paper_s() -> None:

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from configs import hsic
+from configs import hsic, obsr
 from fer_jax import train
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data.arrays import Arrays
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
+from fer_jax.models import resnet
 from fer_jax.parallel import Devices
 
 ROWS = {"train": 60, "validation": 20, "test": 21}
@@ -189,6 +190,37 @@ def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
 def test_a_batch_that_does_not_split_over_the_devices_is_refused(tmp_path):
   with pytest.raises(UserError, match="config.batch_size=10 does not split over 4 devices"):
     run(tmp_path / "run", config(batch_size=10), devices=4)
+
+
+def test_extractors_begin_with_a_run_s_weights_and_stay_frozen_to_the_bit(tmp_path, monkeypatch):
+  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))
+  changes = {"model.depth": 18, "model.width": 2, "batch_size": 12, "eval_batch_size": 8}
+  changes |= {"duration": "6 steps", "evaluate_every": "3 steps", "checkpoint_every": "3 steps"}
+  donor, frozen = obsr.get_config("demo,resnet34"), obsr.get_config("demo")
+  donor.update_from_flattened_dict(changes)
+  frozen.update_from_flattened_dict({**changes, "pretrained.path": str(tmp_path / "donor")})
+  frozen.schedule = ("head",)
+  del frozen.phases.whole
+  result = run(tmp_path / "donor", donor)
+  with Checkpoints(tmp_path / "donor" / "checkpoints") as checkpoints:
+    given = checkpoints.restore_variables(result["validation"]["step"])
+  assert run(tmp_path / "run", frozen, devices=2)["pretrained"]["source"] == str(tmp_path / "donor")
+  for tree, of in zip(final_state(tmp_path / "run"), given, strict=True):
+    for prefix in ("a_", "b_"):
+      assert_same(
+        {n: v for n, v in tree.items() if n.startswith(prefix)},
+        {f"{prefix}{n}": of[n] for n in of if n != "classifier"},
+      )
+  assert any("arrays filled" in row["text"] for row in rows(tmp_path / "run", "event"))
+
+
+def test_weights_that_do_not_fit_leave_nothing(whole, tmp_path):
+  folder, _ = whole
+  unfit = obsr.get_config("demo")
+  unfit.pretrained.path = str(folder)
+  with pytest.raises(UserError, match="seems to be of another architecture"):
+    run(tmp_path / "run", unfit)
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""The bilinear network of Lyu et al. 2024 (OBSR-Net): two ResNets that meet, after Lin et al. 2015 (arXiv:1504.07889)."""
+"""The bilinear network of Lyu et al. 2024 (OBSR-Net): two ResNets meet, after Lin et al. 2015 (arXiv:1504.07889)."""
 
 import dataclasses
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_jax.apps.sweeps.plan import Plan, plan
 from fer_jax.errors import UserError
 
 from .conftest import Launch
@@ -79,3 +80,34 @@ def test_a_member_whose_config_is_wrong_is_named(launch: Launch) -> None:
   source.write_text(source.read_text().replace("model.blocks", "model.bloks"))
   with pytest.raises(UserError, match=r"member 1 blocks: config.model.bloks: no such key; did you mean"):
     launch.plan()
+
+
+class TestBeginnings:
+  SWEEP = """
+from fer_jax.sweep import Member, Sweep
+
+def get_sweep(variant=""):
+  first = Member("first", "configs/hsic.py:demo", seeds=(0, 1))
+  second = Member("second", "configs/hsic.py:demo", ("--config.model.blocks=2",), (1,), begins_with="first")
+  members = {"": (first, second), "backwards": (second, first), "alone": (second,)}
+  return Sweep("title", "citation", "claim", members[variant], ())
+"""
+
+  def plan(self, tmp_path: Path, variant: str = "", workdir: str = "w") -> Plan:
+    path = tmp_path / "begins.py"
+    path.write_text(self.SWEEP)
+    return plan(f"{path}:{variant}" if variant else str(path), Path(workdir))
+
+  def test_a_member_begins_with_the_run_of_its_seed(self, tmp_path: Path) -> None:
+    runs = {run.title: run for run in self.plan(tmp_path).runs}
+    assert f"--config.pretrained.path={runs['first, seed 1'].workdir}" in runs["second, seed 1"].arguments
+    assert not any("pretrained" in argument for argument in runs["first, seed 1"].arguments)
+
+  def test_where_the_folder_of_all_sweeps_is_names_nothing(self, tmp_path: Path) -> None:
+    names = [[run.workdir.name for run in self.plan(tmp_path, workdir=folder).runs] for folder in ("w", "v/u")]
+    assert names[0] == names[1]
+
+  @pytest.mark.parametrize("variant", ["backwards", "alone"])
+  def test_it_can_only_begin_with_an_earlier_member(self, tmp_path: Path, variant: str) -> None:
+    with pytest.raises(UserError, match=r"member 'second' begins with 'first': expected an earlier member"):
+      self.plan(tmp_path, variant)
