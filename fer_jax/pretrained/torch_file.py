@@ -75,8 +75,10 @@ def _read_zip(data: bytes, path: Path) -> tuple[Any, _Numbers]:
   try:
     archive = zipfile.ZipFile(io.BytesIO(data))
   except _ZIP_ERRORS as error:
-    raise _Damaged(f"no whole zip archive ({error})") from None
+    raise _Damaged(f"no whole zip archive ({str(error)[:100]})") from None
   members = {info.filename: info for info in archive.infolist()}
+  if any(name.endswith("/constants.pkl") for name in members):
+    raise UserError(f"{path}: is a TorchScript program, {torch_pickle.HOLDS_CODE}")
   if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
     raise _Damaged("its zip archive is compressed, which torch.save never does")
   if sum(info.file_size for info in members.values()) > len(data):
@@ -91,7 +93,7 @@ def _read_zip(data: bytes, path: Path) -> tuple[Any, _Numbers]:
     try:
       return archive.read(members[f"{roots[0]}{name}"])
     except _ZIP_ERRORS as error:
-      raise _Damaged(f"{ascii(name)[:60]} in its zip archive cannot be read ({error})") from None
+      raise _Damaged(f"{ascii(name)[:60]} in its zip archive cannot be read ({str(error)[:100]})") from None
 
   if f"{roots[0]}byteorder" in members and member("byteorder") != b"little":
     raise _big_endian(path)
@@ -169,4 +171,4 @@ def _array(tensor: Tensor, numbers: _Numbers) -> np.ndarray:
   flat = np.frombuffer(held, storage.dtype)
   # The step along an axis of one is never taken, and may be any number.
   steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
-  return np.lib.stride_tricks.as_strided(flat[offset:], size, steps, writeable=False)
+  return np.lib.stride_tricks.as_strided(flat[offset:], size, steps)

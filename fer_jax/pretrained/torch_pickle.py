@@ -30,6 +30,10 @@ STORAGES = {
   "ByteStorage": np.dtype(np.uint8),
   "BoolStorage": np.dtype(np.bool_),
 }
+HOLDS_CODE = (
+  "so it holds code and not only weights; nothing of it was executed; save model.state_dict() with torch.save, or "
+  "convert the weights to .safetensors"
+)
 # What a pickle may not do although it names nothing: fetch what other code of this process has registered.
 _REFUSED = {"EXT1", "EXT2", "EXT4"}
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -197,19 +201,14 @@ class _Unpickler(pickle.Unpickler):
         return Parameter
       case "torch", "Size":
         return _Name(tuple)
-    raise UserError(
-      f"{self._path}: asks for {_shown(module, name)}, so it holds code and not only weights; nothing of it was "
-      "executed; save model.state_dict() with torch.save, or convert the weights to .safetensors"
-    )
+    raise UserError(f"{self._path}: asks for {_shown(module, name)}, {HOLDS_CODE}")
 
   def persistent_load(self, pid: Any) -> Storage:
     """Notes a storage: ("storage", type, key, device, length, and in old files what it is a part of)."""
     if not isinstance(pid, tuple) or pid[0] != "storage":
       raise pickle.UnpicklingError("a reference to no storage")
     _, kind, key, _, length, *view = pid
-    if (
-      not isinstance(kind, _StorageType) or type(key) is not str or type(length) is not int or view not in ([], [None])
-    ):
+    if not isinstance(kind, _StorageType) or type(key) is not str or view not in ([], [None]):
       raise pickle.UnpicklingError("a storage of unknown form")
     storage = Storage(key, kind.dtype, length)
     if self.storages.setdefault(key, storage) != storage:

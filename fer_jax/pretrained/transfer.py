@@ -111,7 +111,7 @@ def load(
 
   Raises:
     UserError: the source cannot be read, is of another architecture, or holds numbers that no training can start from.
-    ValueError: a prefix that no layer begins with.
+    ValueError: a prefix that no layer begins with, or a classifier that there is not.
   """
   source = open_source(Path(path).expanduser())
   layers = _layers(params, extractors, classifier, keep_classifier)
@@ -147,15 +147,14 @@ def _layers(
   layers = {}
   for layer in params:
     prefix = max((p for p in extractors if layer.startswith(p)), key=len, default=None)
-    if layer == classifier:
-      if keep_classifier:
-        layers[layer] = CLASSIFIER
-    elif prefix is not None:
+    if layer != classifier and prefix is not None:
       layers[layer] = layer.removeprefix(prefix)
   for prefix in extractors:
-    if not any(layer.startswith(prefix) for layer in layers if layer != classifier):
+    if not any(layer.startswith(prefix) for layer in layers):
       raise ValueError(f"extractors={extractors}: no layer begins with {prefix!r}; they are {', '.join(params)}")
-  return layers
+  if classifier not in params:
+    raise ValueError(f"classifier={classifier!r}: no layer is named {classifier!r}; they are {', '.join(params)}")
+  return {**layers, classifier: CLASSIFIER} if keep_classifier else layers
 
 
 def _slots(source: Source, targets: Mapping[Variable, Any], layers: Mapping[str, str]) -> list[_Slot]:
@@ -224,7 +223,7 @@ def _hint(source: Source, slot: _Slot, found: np.ndarray) -> str:
   """Says which key of the config a wrong shape points to."""
   needed = slot.target.shape
   if slot.bare[1] == CLASSIFIER:
-    return "leave the classifier out, or choose weights for the same classes and features"
+    return "leave the classifier out (config.pretrained.classifier=False), or choose weights of the same classes"
   if found.ndim != len(needed):
     return source.advice
   ours = source.in_our_order(found).shape

@@ -73,7 +73,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
   except (safetensors.SafetensorError, ValueError) as error:
     raise _damaged(path, "safetensors", error) from None
   arrays = {}
-  for name, tensor in tensors:
+  for name, tensor in sorted(tensors, key=lambda named: named[0]):  # else their order is another one every time
     dtype = _SAFETENSORS.get(tensor["dtype"])
     if dtype is None:
       raise UserError(
@@ -86,8 +86,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = dict(file)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      return dict(archive)
   except _NPZ_ERRORS as error:
     if "Object arrays" in str(error):
       raise UserError(
@@ -95,7 +95,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         "each array under a name of its own"
       ) from None
     raise _damaged(path, "npz", error) from None
-  return arrays
 
 
 def _damaged(path: Path, form: str, error: Exception) -> UserError:

@@ -67,11 +67,11 @@ class Rig(NamedTuple):
     return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
 
-def make_rig(model: ModelSettings, batch_size: int, precision: str) -> Rig:
-  """Returns a network on the first device, with random faces of FER2013's shape."""
+def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> Rig:
+  """Returns a network on the first device, with random grey faces of `image_size` pixels along each side."""
   devices = Devices(jax.local_devices()[:1])
   network = model.build(CLASSES, jnp.dtype(precision), None)
-  shape = (4 * batch_size, *FER2013[1:])
+  shape = (4 * batch_size, image_size, image_size, FER2013[3])
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, shape, dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]

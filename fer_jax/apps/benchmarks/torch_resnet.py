@@ -1,0 +1,152 @@
+"""Our residual networks in PyTorch: a benchmark's other side, and the reference for weights that are carried over.
+
+Parameters have torchvision's names, so that a state_dict fits either. Imported only where PyTorch is installed.
+"""
+
+import torch
+from torch import Tensor, nn
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+BOTTLENECK_FROM = 50
+EXPANSION = 4  # channels that leave a bottleneck, against those inside
+
+
+class Block(nn.Module):
+  """Adds the block's input to what two or three convolutions make of it, then activates.
+
+  Args:
+    inputs: channels that come in.
+    features: of the 3x3 convolutions.
+    stride: of the whole.
+    bottleneck: 1x1, 3x3, 1x1 to EXPANSION features; else 3x3, 3x3.
+  """
+
+  def __init__(self, inputs: int, features: int, stride: int, bottleneck: bool):
+    super().__init__()
+    self.outputs = features * (EXPANSION if bottleneck else 1)
+    self.bottleneck = bottleneck
+    if bottleneck:
+      self.conv1 = _convolution(inputs, features, 1)
+      self.bn1 = nn.BatchNorm2d(features)
+      self.conv2 = _convolution(features, features, 3, stride)
+      self.bn2 = nn.BatchNorm2d(features)
+      self.conv3 = _convolution(features, self.outputs, 1)
+      self.bn3 = nn.BatchNorm2d(self.outputs)
+    else:
+      self.conv1 = _convolution(inputs, features, 3, stride)
+      self.bn1 = nn.BatchNorm2d(features)
+      self.conv2 = _convolution(features, features, 3)
+      self.bn2 = nn.BatchNorm2d(features)
+    self.downsample: nn.Module | None = None
+    if stride != 1 or inputs != self.outputs:
+      self.downsample = nn.Sequential(_convolution(inputs, self.outputs, 1, stride), nn.BatchNorm2d(self.outputs))
+
+  def forward(self, x: Tensor) -> Tensor:
+    """Maps [B, C, H, W] to [B, outputs, ceil(H / stride), ceil(W / stride)]."""
+    y = torch.relu(self.bn1(self.conv1(x)))
+    y = self.bn2(self.conv2(y))
+    if self.bottleneck:
+      y = self.bn3(self.conv3(torch.relu(y)))
+    return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Extractor(nn.Module):
+  """A residual network without its classifier.
+
+  Args:
+    depth: 18, 34 or 50.
+    width: channels of the first stage.
+    stem: "small", 3x3 at stride 1, or "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2.
+    channels: of the image.
+  """
+
+  def __init__(self, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
+    super().__init__()
+    imagenet = stem == "imagenet"
+    self.conv1 = _convolution(channels, width, *((7, 2) if imagenet else (3, 1)))
+    self.bn1 = nn.BatchNorm2d(width)
+    self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
+    self.features = width
+    self.layer1, self.layer2, self.layer3, self.layer4 = (
+      self._stage(width * 2**stage, blocks, 2 if stage else 1, depth >= BOTTLENECK_FROM)
+      for stage, blocks in enumerate(BLOCKS[depth])
+    )
+
+  def _stage(self, features: int, blocks: int, stride: int, bottleneck: bool) -> nn.Sequential:
+    stage = []
+    for i in range(blocks):
+      stage.append(Block(self.features, features, stride if i == 0 else 1, bottleneck))
+      self.features = stage[-1].outputs
+    return nn.Sequential(*stage)
+
+  def forward(self, image: Tensor) -> Tensor:
+    """Maps an image [B, channels, H, W] to the last stage's maps [B, features, h, w]."""
+    x = self.maxpool(torch.relu(self.bn1(self.conv1(image))))
+    return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class ResNet(Extractor):
+  """torchvision's residual network.
+
+  Args:
+    num_classes: K.
+    depth: see `Extractor`, as the rest.
+    width: of the first stage.
+    stem: "small" or "imagenet".
+    channels: of the image.
+  """
+
+  def __init__(self, num_classes: int, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
+    super().__init__(depth, width, stem, channels)
+    self.fc = nn.Linear(self.features, num_classes)
+
+  def forward(self, image: Tensor) -> Tensor:
+    """Maps an image [B, channels, H, W] to logits [B, K]."""
+    return self.fc(super().forward(image).mean((2, 3)))
+
+
+class BilinearResNet(nn.Module):
+  """Classifies by the products of two extractors' channels, summed over the locations: Lin et al. 2015.
+
+  Bilinear CNN Models for Fine-grained Visual Recognition (arXiv:1504.07889). The products' signed square roots are
+  brought to unit length before the classifier.
+
+  Args:
+    num_classes: K.
+    shared: one extractor in the place of both.
+    depth: of each extractor; see `Extractor`, as the rest.
+    width: of the first stage.
+    stem: "small" or "imagenet".
+    channels: of the image.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    *,
+    shared: bool = False,
+    depth: int = 34,
+    width: int = 64,
+    stem: str = "imagenet",
+    channels: int = 3,
+  ):
+    super().__init__()
+    self.a = Extractor(depth, width, stem, channels)
+    self.b = None if shared else Extractor(depth, width, stem, channels)
+    self.fc = nn.Linear(self.a.features**2, num_classes)
+
+  def forward(self, image: Tensor) -> Tensor:
+    """Maps an image [B, channels, H, W] to logits [B, K]."""
+    a = self.a(image).flatten(2)
+    b = a if self.b is None else self.b(image).flatten(2)
+    x = torch.bmm(a, b.transpose(1, 2)).flatten(1)
+    x = x * (x.abs() + 1e-5) ** -0.5
+    x = x * (x.square().sum(1, keepdim=True) + 1e-12) ** -0.5
+    return self.fc(x)
+
+
+def _convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+  """Returns a convolution padded alike on both sides, its kernel from He et al. 2015's normal distribution."""
+  convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
+  nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+  return convolution

@@ -1,0 +1,424 @@
+"""PyTorch's files, read without PyTorch: what is in them, what they may not do, and what damage is told apart."""
+
+import copyreg
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.errors import UserError
+from fer_jax.pretrained import torch_file, weights_file
+from tests.pretrained import forged
+from tests.pretrained.forged import (
+  FALSE,
+  NONE,
+  build,
+  call,
+  dictionary,
+  name,
+  number,
+  sequence,
+  storage,
+  tensor,
+  text,
+  write_stream,
+  write_zip,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SIX = np.arange(6, dtype=np.float32)
+
+
+def read_one(path, body, numbers=SIX):
+  """Returns what is read as "w" of a file in zip form whose only storage holds `numbers`."""
+  return torch_file.read(write_zip(path / "w.pth", dictionary({"w": body}), {"0": numbers.tobytes()}))["w"]
+
+
+def assert_refused(path, pattern):
+  with pytest.raises(UserError, match=pattern) as caught:
+    torch_file.read(path)
+  assert "\n" not in str(caught.value)
+  assert str(path) in str(caught.value)
+
+
+class TestRead:
+  @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
+  def test_both_forms_hold_what_safetensors_holds(self, file):
+    arrays = torch_file.read(GOLDEN / file)
+    expected = weights_file.read(GOLDEN / "resnet18_width4.safetensors")
+    assert arrays.keys() == expected.keys()
+    assert len(arrays) == 122
+    for key, array in arrays.items():
+      assert array.dtype == expected[key].dtype
+      np.testing.assert_array_equal(array, expected[key])
+
+  @pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+      ("DoubleStorage", np.float64),
+      ("FloatStorage", np.float32),
+      ("HalfStorage", np.float16),
+      ("BFloat16Storage", jnp.bfloat16),
+      ("LongStorage", np.int64),
+      ("IntStorage", np.int32),
+      ("ShortStorage", np.int16),
+      ("CharStorage", np.int8),
+      ("ByteStorage", np.uint8),
+      ("BoolStorage", np.bool_),
+    ],
+  )
+  def test_every_type_of_number(self, tmp_path, kind, dtype):
+    numbers = np.array([0, 1, 1, 0], dtype)
+    body = dictionary({"w": tensor(storage(4, kind=kind), (2, 2))})
+    paths = [
+      write_zip(tmp_path / "zip.pt", body, {"0": numbers.tobytes()}),
+      write_stream(tmp_path / "stream.pt", body, {"0": (4, numbers.tobytes())}),
+    ]
+    for path in paths:
+      array = torch_file.read(path)["w"]
+      assert array.dtype == dtype
+      np.testing.assert_array_equal(array, numbers.reshape(2, 2))
+
+  def test_tensors_are_windows_of_their_storage(self, tmp_path):
+    np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (2, 2), (1, 3), 1)), [[1, 4], [2, 5]])
+    np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (), (), 5)), 5)
+    np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (1, 6), (2**62, 1))), [SIX])
+    assert read_one(tmp_path, tensor(storage(6), (0, 2**40), (1, 1))).size == 0
+
+  def test_arrays_cannot_be_written_to(self, tmp_path):
+    assert not read_one(tmp_path, tensor(storage(6), (6,))).flags.writeable
+
+  @pytest.mark.parametrize("wrapper", ["state_dict", "model", "net"])
+  def test_a_checkpoint_is_opened(self, tmp_path, wrapper):
+    inner = dictionary({"w": tensor(storage(6), (6,)), "note": text("x")})
+    body = dictionary({"epoch": number(3), "optimizer": dictionary({"lr": NONE}), wrapper: inner})
+    path = write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()})
+    assert list(torch_file.read(path)) == ["w"]
+
+  def test_parameters_of_every_age(self, tmp_path):
+    of_six = tensor(storage(6), (6,))
+    kind = name("torch.nn.parameter", "Parameter")
+    v0 = sequence(of_six, NONE, NONE, FALSE, FALSE)
+    body = dictionary(
+      {
+        "state": build(kind + sequence() + b"\x81", v0),
+        "argument": build(call(kind, of_six), sequence(FALSE, FALSE, NONE)),
+        "function": call(name("torch._utils", "_rebuild_parameter"), of_six, FALSE, NONE),
+        "first": call(name("torch._utils", "_rebuild_tensor"), storage(6), number(0), *[sequence(number(1))] * 2),
+        "size": call(
+          name("torch._utils", "_rebuild_tensor_v2"),
+          *(storage(6), number(0), call(name("torch", "Size"), sequence(number(6))), sequence(number(1)), FALSE, NONE),
+        ),
+        "cuda": tensor(storage(6, module="torch.cuda"), (6,)),
+      }
+    )
+    arrays = torch_file.read(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}))
+    np.testing.assert_array_equal(arrays.pop("first"), [0])
+    assert len(arrays) == 5
+    for array in arrays.values():
+      np.testing.assert_array_equal(array, SIX)
+
+  def test_deep_nesting(self, tmp_path):
+    deep = b"]" * 100_000 + b"a" * 99_999
+    assert read_one(tmp_path, tensor(storage(6), (6,))).size == 6
+    path = write_zip(
+      tmp_path / "w.pth", dictionary({"w": tensor(storage(6), (6,)), "deep": deep}), {"0": SIX.tobytes()}
+    )
+    assert list(torch_file.read(path)) == ["w"]
+
+
+def payloads(mark):
+  """Pickles that touch `mark` where a name is imported and called, by the way they do it."""
+  command, code = text(f"touch {mark}"), text(f"open({str(mark)!r}, 'w').close()")
+  system, evaluate = name("os", "system"), name("builtins", "eval")
+  stacked = text("os") + text("system") + b"\x93"
+  of_map = sequence(evaluate, b"](" + code + b"e")
+  by_new = name("builtins", "map") + of_map + b"\x81"
+  return {
+    "REDUCE": call(system, command),
+    "eval": call(evaluate, code),
+    "exec": call(name("builtins", "exec"), code),
+    "Python 2's name": call(name("__builtin__", "eval"), code),
+    "nested": dictionary({"state_dict": dictionary({"w": b"](" + call(system, command) + b"e"})}),
+    "an argument": call(name("collections", "OrderedDict"), b"](" + call(system, command) + b"e"),
+    "STACK_GLOBAL": call(stacked, command),
+    "INST": b"(" + command + b"ios\nsystem\n",
+    "OBJ": b"(" + system + command + b"o",
+    "NEWOBJ": name("builtins", "tuple") + sequence(by_new) + b"\x81",
+    "copyreg": call(name("copyreg", "__newobj__"), name("builtins", "tuple"), by_new),
+    "an iterator": call(name("builtins", "list"), name("builtins", "map") + of_map + b"R"),
+    "an extension": call(b"\x82\xf0", command),
+  }
+
+
+@pytest.fixture
+def extension():
+  """Registers os.system as a pickle extension, and has it cached as a program's own pickles would."""
+  copyreg.add_extension("posix", "system", 240)
+  pickle.loads(pickle.dumps(os.system, protocol=2))
+  yield
+  copyreg.remove_extension("posix", "system", 240)
+  copyreg.clear_extension_cache()
+
+
+@pytest.mark.usefixtures("extension")
+class TestCode:
+  @pytest.mark.parametrize("way", payloads("mark"))
+  def test_the_standard_library_would_execute_it(self, tmp_path, way):
+    mark = tmp_path / "mark"
+    try:
+      pickle.loads(forged.pickled(payloads(mark)[way]), encoding="utf-8")
+    except TypeError:
+      assert way == "an argument"  # what the command returned is no pair for a dictionary
+    assert mark.exists()
+
+  @pytest.mark.parametrize("way", payloads("mark"))
+  @pytest.mark.parametrize("form", ["zip", "stream", "magic", "pickle"])
+  def test_is_refused_and_not_executed(self, tmp_path, way, form):
+    mark, path = tmp_path / "mark", tmp_path / "w.pth"
+    body = payloads(mark)[way]
+    if form == "zip":
+      write_zip(path, body, {})
+    elif form == "stream":
+      write_stream(path, body, {})
+    elif form == "magic":
+      path.write_bytes(forged.pickled(number(forged.MAGIC)) + forged.pickled(body))
+    else:
+      path.write_bytes(forged.pickled(body))
+    says = "asks for '.*', so it holds code and not only weights; nothing of it was executed; save model.state_dict"
+    assert_refused(path, "damaged" if way == "an extension" else says)
+    assert not mark.exists()
+
+  @pytest.mark.parametrize(
+    ("module", "attribute"),
+    [
+      ("torchvision.models.resnet", "ResNet"),
+      ("torch.nn.modules.conv", "Conv2d"),
+      ("numpy.core.multiarray", "_reconstruct"),
+      ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+      ("torch", "load"),
+      ("torch.jit", "FloatStorage"),
+      ("collections", "Counter"),
+      ("builtins", "getattr"),
+      ("fer_jax.errors", "run"),
+    ],
+  )
+  def test_names_what_it_asks_for(self, tmp_path, module, attribute):
+    path = write_zip(tmp_path / "w.pth", call(name(module, attribute)), {})
+    assert_refused(path, re.escape(f"asks for '{module}.{attribute}'"))
+
+  def test_its_name_may_not_garble_the_message(self, tmp_path):
+    asked = text("os\x1b[2J\n") + text("x" * 1000) + b"\x93"
+    with pytest.raises(UserError) as caught:
+      torch_file.read(write_zip(tmp_path / "w.pth", asked, {}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+  @pytest.mark.parametrize(
+    "target",
+    [
+      name("torch._utils", "_rebuild_tensor_v2"),
+      name("collections", "OrderedDict"),
+      name("torch.nn.parameter", "Parameter"),
+      name("torch", "FloatStorage"),
+      name("torch", "Size"),
+      storage(6),
+      tensor(storage(6), (6,)),
+      b"}",
+      text("text"),
+    ],
+  )
+  @pytest.mark.parametrize(
+    "state",
+    [
+      dictionary({"__call__": name("collections", "OrderedDict"), "_function": NONE}),
+      sequence(NONE, dictionary({"__init__": NONE, "__class__": name("collections", "OrderedDict")})),
+      sequence(NONE, dictionary({"__setstate__": NONE, "__defaults__": sequence(NONE), "offset": number(1)})),
+    ],
+  )
+  def test_state_cannot_change_a_stand_in(self, tmp_path, target, state):
+    path = write_zip(tmp_path / "w.pth", build(target, state), {"0": SIX.tobytes()})
+    assert_refused(path, "damaged")
+    np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (6,))), SIX)
+
+  def test_state_cannot_reach_the_interior_of_a_dictionary(self, tmp_path):
+    made = build(call(name("collections", "OrderedDict")), sequence(NONE, dictionary({"__class__": NONE})))
+    path = write_zip(
+      tmp_path / "w.pth", made + b"(" + text("w") + tensor(storage(6), (6,)) + b"u", {"0": SIX.tobytes()}
+    )
+    np.testing.assert_array_equal(torch_file.read(path)["w"], SIX)
+
+  def test_a_torchscript_program(self, tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+      for member in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+        archive.writestr(f"w/{member}", forged.pickled(b"}"))
+    assert_refused(tmp_path / "w.pt", "is a TorchScript program, so it holds code and not only weights")
+
+  def test_modules_of_old_files_come_with_their_source(self, tmp_path):
+    module = sequence(text("module"), name("torch.nn.modules.linear", "Linear"), text("f.py"), text("import os")) + b"Q"
+    assert_refused(write_stream(tmp_path / "w.pth", module, {}), "asks for 'torch.nn.modules.linear.Linear'")
+
+
+class TestBounds:
+  @pytest.mark.parametrize(
+    ("length", "size", "stride", "offset"),
+    [
+      (6, (7,), (1,), 0),
+      (6, (6,), (1,), 1),
+      (6, (2, 3), (4, 1), 0),
+      (6, (1,), (1,), 6),
+      (6, (2,), (-1,), 3),
+      (6, (2,), (1,), -1),
+      (6, (-2, -3), (1, 1), 0),
+      (6, (2**31, 2**31), (0, 0), 0),
+      (6, (10**6,), (0,), 0),
+      (6, (2,), (2**63,), 0),
+      (6, (1,), (2**64,), 0),
+      (6, (2**70,), (1,), 0),
+      (6, (0,), (1,), 7),
+      (6, (2, 3), (1,), 0),
+      (6, (1,) * 33, (1,) * 33, 0),
+      (7, (6,), (1,), 0),
+      (5, (5,), (1,), 0),
+      (-1, (0,), (1,), 0),
+      (10**600, (1,), (1,), 0),
+    ],
+  )
+  def test_nothing_outside_the_storage(self, tmp_path, length, size, stride, offset):
+    body = dictionary({"w": tensor(storage(length), size, stride, offset)})
+    path = write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()})
+    assert_refused(path, "damaged: a (tensor|storage)")
+    if 0 <= length < 2**60:
+      path = write_stream(tmp_path / "w.pt", body, {"0": (6, SIX.tobytes())})
+      assert_refused(path, "damaged: a (tensor|storage)")
+
+  @pytest.mark.parametrize(
+    "arguments",
+    [
+      (text("s"), number(0), sequence(number(1)), sequence(number(1))),
+      (storage(6), text("0"), sequence(number(1)), sequence(number(1))),
+      (storage(6), number(0), text("1"), sequence(number(1))),
+      (storage(6), number(0), sequence(text("1")), sequence(number(1))),
+      (storage(6), FALSE, sequence(number(1)), sequence(number(1))),
+      (storage(6), number(0)),
+      (),
+    ],
+  )
+  def test_what_is_no_tensor(self, tmp_path, arguments):
+    body = dictionary({"w": call(name("torch._utils", "_rebuild_tensor_v2"), *arguments)})
+    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
+
+  @pytest.mark.parametrize(
+    "reference",
+    [
+      text("0") + b"Q",
+      sequence() + b"Q",
+      sequence(text("storage")) + b"Q",
+      sequence(text("storage"), NONE, text("0"), text("cpu"), number(6)) + b"Q",
+      sequence(text("storage"), storage(6), text("0"), text("cpu"), number(6)) + b"Q",
+      sequence(text("storage"), name("torch", "FloatStorage"), number(0), text("cpu"), number(6)) + b"Q",
+      sequence(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), text("6")) + b"Q",
+      storage(6)[:-2] + sequence(text("1"), number(0), number(6)) + b"tQ",
+      b"P0\n",
+    ],
+  )
+  def test_what_is_no_storage(self, tmp_path, reference):
+    path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(reference, (6,))}), {"0": SIX.tobytes()})
+    assert_refused(path, "damaged")
+
+  def test_a_storage_of_two_types(self, tmp_path):
+    body = dictionary({"a": tensor(storage(6), (6,)), "b": tensor(storage(12, kind="HalfStorage"), (12,))})
+    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
+
+  @pytest.mark.parametrize("body", [b"r\xff\xff\xff\x7f", b"p2147483647\n"])
+  def test_memo_entries_make_no_room_for_themselves(self, tmp_path, body):
+    assert_refused(write_zip(tmp_path / "w.pth", b"}" + body, {}), r"damaged.*ValueError")
+
+  @pytest.mark.parametrize("body", [b"B\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x00", b"\x8b\xff\xff\xff\x7f"])
+  def test_lengths_make_no_room_for_themselves(self, tmp_path, body):
+    assert_refused(write_zip(tmp_path / "w.pth", body, {}), "damaged")
+
+  @pytest.mark.parametrize("kind", ["ComplexFloatStorage", "QInt8Storage", "UntypedStorage"])
+  def test_numbers_that_are_not_read(self, tmp_path, kind):
+    path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6, kind=kind), (6,))}), {"0": bytes(48)})
+    assert_refused(path, f"numbers of the type 'torch.{kind}', which is not read; .* save the weights as float32")
+
+
+class TestDamage:
+  @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
+  def test_wherever_a_file_is_cut_short(self, tmp_path, file):
+    data, path = (GOLDEN / file).read_bytes(), tmp_path / file
+    for length in [0, 1, 2, 10, 100, 1000, *range(4000, len(data), 13_001), len(data) - 1]:
+      path.write_bytes(data[:length])
+      assert_refused(path, "damaged")
+
+  @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
+  def test_garbled_files_end_in_an_error_or_in_arrays(self, tmp_path, file):
+    data, path = (GOLDEN / file).read_bytes(), tmp_path / file
+    generator = np.random.default_rng(0)
+    spots = {"resnet18_width4.pth": (0, len(data)), "resnet18_width4_legacy.pth": (0, 25_000)}[file]
+    for _ in range(100):
+      garbled = bytearray(data)
+      for spot in generator.integers(*spots, 10):
+        garbled[spot] = generator.integers(256)
+      path.write_bytes(garbled)
+      try:
+        arrays = torch_file.read(path)
+      except UserError as error:
+        assert "\n" not in str(error)
+      else:
+        assert all(isinstance(array, np.ndarray) for array in arrays.values())
+
+  def test_a_member_is_missing(self, tmp_path):
+    path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6), (6,))}), {})
+    assert_refused(path, "its zip archive has no 'data/0'")
+    path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6, "../../x"), (6,))}), {"0": SIX.tobytes()})
+    assert_refused(path, "its zip archive has no 'data/../../x'")
+
+  def test_no_description(self, tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+      archive.writestr("something/else", b"")
+    assert_refused(tmp_path / "w.pth", "no data.pkl")
+
+  def test_a_compressed_archive(self, tmp_path):
+    body = dictionary({"w": tensor(storage(10**7, kind="ByteStorage"), (10**7,))})
+    path = write_zip(tmp_path / "w.pth", body, {"0": bytes(10**7)}, compression=zipfile.ZIP_DEFLATED)
+    assert_refused(path, "compressed, which torch.save never does")
+
+  def test_members_larger_than_the_file(self, tmp_path):
+    body = dictionary({"w": tensor(storage(10**9, kind="ByteStorage"), (10**9,))})
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+      archive.writestr("archive/data.pkl", forged.pickled(body))
+      archive.writestr("archive/data/0", bytes(10))
+      archive.getinfo("archive/data/0").file_size = 10**9
+    assert_refused(tmp_path / "w.pth", "declares more bytes than the file has")
+
+  def test_storages_of_the_stream(self, tmp_path):
+    body = dictionary({"w": tensor(storage(6), (6,))})
+    assert_refused(write_stream(tmp_path / "w.pth", body, {}), "lacks the storage '0'")
+    assert_refused(write_stream(tmp_path / "w.pth", body, {"1": (6, SIX.tobytes())}), "storage '1' of unknown type")
+    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (-1, SIX.tobytes())}), "ends inside the storage '0'")
+    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (7, SIX.tobytes())}), "ends inside the storage '0'")
+    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (5, SIX.tobytes())}), "storage of 20 bytes")
+
+  def test_big_endian_machines(self, tmp_path):
+    body = dictionary({"w": tensor(storage(6), (6,))})
+    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}, byteorder="big"), "big-endian machine")
+    path = write_stream(tmp_path / "w.pth", body, {"0": (6, SIX.tobytes())}, little_endian=FALSE)
+    assert_refused(path, "big-endian machine")
+
+  def test_other_objects(self, tmp_path):
+    assert_refused(write_zip(tmp_path / "w.pth", b"]", {}), "holds a list; expected a state_dict")
+    path = write_zip(tmp_path / "w.pth", tensor(storage(6), (6,)), {"0": SIX.tobytes()})
+    assert_refused(path, "holds a Tensor; expected a state_dict")
+    path.write_bytes(pickle.dumps({"w": [1.0, 2.0]}))
+    assert_refused(path, "a pickle, but none of torch.save")
+
+  def test_a_dictionary_within_itself(self, tmp_path):
+    body = b"}q\x00" + text("state_dict") + b"h\x00s" + text("model") + b"h\x00s"
+    assert torch_file.read(write_zip(tmp_path / "w.pth", body, {})) == {}
