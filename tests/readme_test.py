@@ -1,4 +1,4 @@
-"""What the README and its neighbours say holds: tables, commands, links."""
+"""What the README and its neighbours say holds: tables, commands, examples, links."""
 
 import argparse
 import importlib
@@ -17,6 +17,7 @@ from fer_jax.errors import UserError
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OPTIONAL = {"equinox": "equinox", "haiku": "dm-haiku"}  # module -> package, of what an example may need besides ours
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 
 
@@ -24,6 +25,17 @@ def commands(text: str, program: str) -> list[str]:
   """The commands that run a program, from blocks and from running text, without their comments."""
   found = re.findall(rf"(?:^|`)({program}[^`\n]*)", text, flags=re.MULTILINE)
   return [command.split("  #")[0].strip() for command in dict.fromkeys(found)]
+
+
+def examples(page: Path) -> list[Any]:
+  """A page's blocks of Python, each by the line that it begins on."""
+  text = page.read_text(encoding="utf-8")
+  blocks = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+  return [
+    pytest.param("\n" * line + block[1], id=f"{page.name}:{line + 1}")
+    for block in blocks
+    for line in [text.count("\n", 0, block.start(1))]
+  ]
 
 
 class _Parsed(Exception):
@@ -52,11 +64,13 @@ def check_command(command: str) -> None:
     importlib.import_module(module).main(arguments)
 
 
-def test_the_tables_are_those_of_the_results() -> None:
+def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_results() -> None:
   assert tables.main(["--check", f"--results={ROOT / 'results'}", f"--readme={ROOT / 'README.md'}"]) == 0
 
 
-@pytest.mark.parametrize("command", commands(README, r"python -m fer_jax\.\w"))
+@pytest.mark.parametrize(
+  "command", sorted({command for page in PAGES for command in commands(page.read_text(), r"python -m fer_jax\.\w")})
+)
 def test_a_command_exists_with_all_its_flags(
   command: str, reading_flags_only: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +90,14 @@ def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.M
     check_command("python -m fer_jax.main --config=configs/hsic.py:demo --config.unknown=1")
   text = "a `python -m fer_jax.a --b`\npython -m fer_jax.c    # without --d\nthe python -m fer_jax.e"
   assert commands(text, r"python -m fer_jax\.\w") == ["python -m fer_jax.a --b", "python -m fer_jax.c"]
+
+
+@pytest.mark.parametrize("example", [example for page in PAGES for example in examples(page)])
+def test_an_example_runs_by_itself(example: str) -> None:
+  for name, package in OPTIONAL.items():
+    if re.search(rf"^import {name}\b", example, flags=re.MULTILINE):
+      pytest.importorskip(name, reason=f"{name} is not installed: pip install {package}")
+  exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
 def test_every_config_and_program_is_in_the_readme() -> None:

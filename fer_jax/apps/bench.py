@@ -9,6 +9,8 @@ import jax
 
 from fer_jax import errors, provenance
 from fer_jax.apps.benchmarks.benchmark import Benchmark
+from fer_jax.apps.benchmarks.bilinear import bilinear
+from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.objectives import communication, objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.table1 import table1
@@ -21,7 +23,10 @@ BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
   "parts": parts,
   "communication": communication,
   "table1": table1,
+  "bilinear": bilinear,
   "pipeline": pipeline_rates,
+  "layouts": layouts,
+  "gc": gc,
 }
 
 
@@ -31,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prog="python -m fer_jax.apps.bench",
     description="Measure a claim of the project; ratios come from one process. objectives: a step of the HSIC "
     "bottleneck against its back-propagated twin; parts: where the time of both goes; communication: what they send "
-    "on several devices; table1: the dense network against known ones; pipeline: batches a second.",
+    "on several devices; table1: the dense network against known ones; bilinear: the bilinear network against the "
+    "same in PyTorch; pipeline: batches a second; "
+    "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")

@@ -1,14 +1,15 @@
-"""Writes the README's tables from the measured results, so that no figure is typed by hand.
+"""Writes the tables of the README and of docs/ from the measured results, so that no figure is typed by hand.
 
 Usage:
   python -m fer_jax.apps.tables --add=WORKDIR --name=NAME     keep a run's result as results/NAME.json
-  python -m fer_jax.apps.tables [--results=results] [--readme=README.md]     rewrite the README's tables
-  python -m fer_jax.apps.tables --check     exit with status 1 where the README differs from the results
+  python -m fer_jax.apps.tables [--results=results] [--readme=README.md]     rewrite the tables
+  python -m fer_jax.apps.tables --check     exit with status 1 where a table differs from the results
 
-A table stands between `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for
-each result `results/a.json`, `results/b.json`; `bench` has a table for each of these files that a benchmark
-wrote, `sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name;
-a file that is named and absent shows as "not yet measured".
+The pages are the README and, of the `docs/*.md` beside it, those that hold a marker. A table stands between
+`<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
+`results/b.json`; `bench` has a table for each of these files that a benchmark wrote, `sweep` for each that
+`launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file that is named and
+absent shows as "not yet measured".
 """
 
 import argparse
@@ -46,7 +47,12 @@ _ACCURACY = [
   "device",
   "commit",
 ]
-_HEADINGS = {"images_per_second": "images/s", "time_ratio": "time ratio", "memory_ratio": "memory ratio"}
+_HEADINGS = {
+  "images_per_second": "images/s",
+  "optax_centralize": "`optax.centralize`",
+  "share_low": "from (95 %)",
+  "share_high": "to (95 %)",
+}
 
 
 def load_results(folder: Path) -> dict[str, Record]:
@@ -191,43 +197,64 @@ def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -
   return "\n\n".join(tables[kind](name, results.get(name)) for name in names)
 
 
-def render(readme: str, results: Mapping[str, Record], where: str = "README.md") -> str:
-  """Returns the README's text with every marked table made anew from the results.
+def render(page: str, results: Mapping[str, Record], where: str = "README.md") -> str:
+  """Returns a page's text with every marked table made anew from the results.
 
   Args:
-    readme: the text, with at least one pair of markers.
+    page: the text, with at least one pair of markers.
     results: each results file's content by name, as `load_results` reads them.
-    where: the README's name in messages.
+    where: the page's name in messages.
 
   Raises:
     UserError: no marker, one that is not closed or not known, or a row that names a file of the other kind.
   """
-  blocks = list(_BLOCK.finditer(readme))
+  blocks = list(_BLOCK.finditer(page))
   # A start without its end swallows the next block: then a block holds a second start.
-  if len(blocks) != readme.count(_START) or len(blocks) != readme.count(_END):
+  if len(blocks) != page.count(_START) or len(blocks) != page.count(_END):
     raise UserError(
       f"{where}: expected each `<!-- results:NAME -->` on a line of its own before its own `{_END}`, found "
-      f"{readme.count(_START)} starts and {readme.count(_END)} ends; pair them"
+      f"{page.count(_START)} starts and {page.count(_END)} ends; pair them"
     )
   if not blocks:
     raise UserError(f"{where}: expected a marker `<!-- results:NAME -->`, found none; put one where a table belongs")
 
   def remade(block: re.Match[str]) -> str:
-    line = readme.count("\n", 0, block.start()) + 1
+    line = page.count("\n", 0, block.start()) + 1
     made = _table(block["table"], block["options"], results, f"{where}:{line}")
     # Markdown needs an empty line between a comment and a table.
     return f"{block['start']}\n{made}\n\n{block['end']}"
 
-  return _BLOCK.sub(remade, readme)
+  return _BLOCK.sub(remade, page)
+
+
+def _pages(readme: Path) -> dict[Path, str]:
+  """Returns the README's text, and that of each page of the docs beside it that holds a marker.
+
+  Raises:
+    UserError: a page cannot be read.
+  """
+  pages = {}
+  for path in (readme, *sorted((readme.parent / "docs").glob("*.md"))):
+    try:
+      text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+      hint = "give --readme" if path == readme else "save it as UTF-8"
+      raise UserError(f"{path}: expected a page with marked tables, cannot read it ({error}); {hint}") from None
+    if path == readme or _START in text or _END in text:
+      pages[path] = text
+  return pages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command line; returns 1 where `--check` finds a difference, else 0."""
   parser = argparse.ArgumentParser(
-    prog="python -m fer_jax.apps.tables", description="Write the README's tables from the measured results."
+    prog="python -m fer_jax.apps.tables",
+    description="Write the tables of the README and of docs/ from the measured results.",
   )
   parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results' JSON files")
-  parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file with the marked tables")
+  parser.add_argument(
+    "--readme", type=Path, default=Path("README.md"), help="beside it stands docs/, whose tables are made too"
+  )
   action = parser.add_mutually_exclusive_group()
   action.add_argument("--check", action="store_true", help="compare only; status 1 where they differ")
   action.add_argument("--add", type=Path, metavar="WORKDIR", help="keep this run's result under --name")
@@ -238,20 +265,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if given.add is not None:
     print(add_result(given.add, given.name, given.results))
     return 0
-  try:
-    present = given.readme.read_text(encoding="utf-8")
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"{given.readme}: expected a README with marked tables, cannot read it ({error}); give --readme"
-    ) from None
-  made = render(present, load_results(given.results), str(given.readme))
+  results = load_results(given.results)
+  present = _pages(given.readme)
+  made = {path: render(text, results, str(path)) for path, text in present.items()}
+  stale = [path for path in made if made[path] != present[path]]
   if given.check:
-    if made != present:
-      print(f"{given.readme} differs from {given.results}: run python -m fer_jax.apps.tables")
-    return int(made != present)
-  if made != present:
-    write_text(given.readme, made)
-  print(given.readme)
+    for path in stale:
+      print(f"{path} differs from {given.results}: run python -m fer_jax.apps.tables")
+    return int(bool(stale))
+  for path in stale:
+    write_text(path, made[path])
+  print(*made, sep="\n")
   return 0
 
 

@@ -229,14 +229,10 @@ def _is_function(mask: Any) -> bool:
   return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
-def _last_key(path: tuple[Any, ...]) -> Any:
-  """Returns the key that names a leaf; the `value` that Flax puts behind a variable's or a box's name is none."""
-  boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
-  return path[-2] if boxed else path[-1] if path else None
-
-
 def _name(path: tuple[Any, ...]) -> Any:
-  key = _last_key(path)
+  """Returns the last name on a path; the `value` that Flax puts behind a variable's or a box's name is none."""
+  boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
+  key = path[-2] if boxed else path[-1] if path else None
   return getattr(key, "name", getattr(key, "key", None))
 
 

@@ -1,4 +1,4 @@
-"""The README's tables: made from results, compared with results."""
+"""The tables of the README and of docs/: made from results, compared with results."""
 
 import json
 from pathlib import Path
@@ -137,6 +137,72 @@ def test_check_tells_a_difference_in_one_line_and_writes_nothing(
   edited = (project / "README.md").read_text().replace("75.00 %", "76.00 %")
   (project / "README.md").write_text(edited)
   assert main(["--check"]) == 1
+
+
+@pytest.fixture
+def docs(project: Path) -> Path:
+  (project / "docs").mkdir()
+  (project / "docs" / "speed.md").write_text("# Speed\n<!-- results:bench rows=objectives,gc -->\n<!-- /results -->\n")
+  (project / "docs" / "prose.md").write_text("# Prose\n")
+  return project / "docs"
+
+
+def test_pages_of_the_docs_that_hold_a_marker_are_made_too(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+  assert main([]) == 0
+  assert capsys.readouterr().out.splitlines() == ["README.md", "docs/speed.md"]
+  made = (docs / "speed.md").read_text()
+  assert made.startswith("# Speed\n<!-- results:bench rows=objectives,gc -->\n\n| objectives | time ratio |")
+  assert "**gc**: not yet measured" in made
+  assert (docs / "prose.md").read_text() == "# Prose\n"
+
+
+def test_check_names_each_page_that_differs(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+  stale = (docs / "speed.md").read_text()
+  assert main(["--check"]) == 1
+  found = capsys.readouterr().out.splitlines()
+  assert [line.split(" differs from results: run ")[0] for line in found] == ["README.md", "docs/speed.md"]
+  assert (docs / "speed.md").read_text() == stale
+  main([])
+  assert main(["--check"]) == 0
+  (docs / "speed.md").write_text(stale)
+  assert main(["--check"]) == 1
+
+
+def test_the_docs_are_those_beside_the_readme(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  (docs.parent / "elsewhere").mkdir()
+  monkeypatch.chdir(docs.parent / "elsewhere")
+  main(["--results=../results", "--readme=../README.md"])
+  assert "**gc**: not yet measured" in (docs / "speed.md").read_text()
+  main(["--check", "--results=../results", "--readme=../docs/speed.md"])
+
+
+@pytest.mark.parametrize(
+  ("content", "complaint"),
+  [
+    (b"<!-- /results -->\n", "docs/speed.md: expected each .*0 starts and 1 ends"),
+    (b"x\n<!-- results:speed -->\n<!-- /results -->\n", "docs/speed.md:2: "),
+    (b"\xff", "docs/speed.md: expected a page with marked tables, cannot read it"),
+  ],
+)
+def test_a_mistake_in_the_docs_is_named_and_nothing_is_written(docs: Path, content: bytes, complaint: str) -> None:
+  (docs / "speed.md").write_bytes(content)
+  with pytest.raises(UserError, match=complaint):
+    main([])
+  assert (docs.parent / "README.md").read_text() == README
+
+
+def test_a_readme_that_is_not_there_is_named(project: Path) -> None:
+  with pytest.raises(UserError, match=r"nowhere.md: expected a page with marked tables, .*; give --readme"):
+    main(["--readme=nowhere.md"])
+
+
+def test_small_and_large_figures_of_a_benchmark_can_be_read() -> None:
+  row = {"name": "Conv", "before": 0.080671, "optax_centralize": 0.02574, "ours": 2.38418e-09, "share_low": -1.2e-05}
+  bench = {**BENCH, "what": "layouts", "rows": [row, {**row, "name": "bias", "before": 0.0, "ours": 1 - 1e-9}]}
+  made = render("<!-- results:bench -->\n<!-- /results -->\n", {"layouts": bench})
+  assert "| layouts | before | `optax.centralize` | ours | from (95 %) |" in made
+  assert "| Conv | 0.08067 | 0.02574 | 2.384e-09 | -1.2e-05 |" in made
+  assert "| bias | 0 | 0.02574 | 1 | -1.2e-05 |" in made
 
 
 def test_without_rows_all_results_of_the_kind_are_shown(project: Path) -> None:

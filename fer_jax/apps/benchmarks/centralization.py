@@ -1,0 +1,262 @@
+"""Gradient centralization: what it leaves of each unit's mean gradient, by layout, and what it costs."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.stats import binom
+
+from fer_jax.apps.benchmarks.benchmark import (
+  CLASSES,
+  FER2013,
+  Benchmark,
+  Program,
+  Rig,
+  Row,
+  compile_program,
+  make_rig,
+  settings_of,
+  time_by_turns,
+)
+from fer_jax.data.augment import Augmentation
+from fer_jax.errors import UserError
+from fer_jax.objectives.objective import Objective
+from fer_jax.optim import centralize_gradients, gc_adamw
+from fer_jax.step import make_train_step
+
+Leaf = Callable[[Any], jax.Array]
+Loss = Callable[[jax.Array], jax.Array]
+
+CONV = "linen Conv"
+ADAMW, DIRECTION, GRADIENT = "adamw update", "gc_adamw update, direction", "gc_adamw update, gradient"
+STEP, GC_STEP = "whole step, adamw", "whole step, gc_adamw, direction"
+UPDATES = 20  # updates are timed so many times as often as whole steps, beside which they are short
+_ROWS, _WIDTH, _UNITS = 32, 16, 12
+
+
+def layouts(config: str, rounds: int) -> Benchmark:
+  """Measures the mean gradient per output unit that `optax.centralize` leaves, and that ours leaves.
+
+  Every gradient is that of a loss of a freshly initialised layer on rectified random inputs. The axes of a unit's
+  inputs are written down here for each layer, whatever the transforms take them to be.
+
+  Args:
+    config: not used.
+    rounds: not used.
+
+  Returns:
+    a row for each layer: `before`, `optax_centralize` and `ours`, each the largest |mean| over the output units;
+    in the last row, the share of a bias's gradient that is lost.
+
+  Raises:
+    UserError: Equinox is not installed.
+  """
+  try:
+    import equinox as eqx
+  except ImportError:
+    raise UserError("--what=layouts: Equinox is not installed; install it by `pip install equinox`") from None
+  return Benchmark(CONV, [*_kernels_of_one_output_axis(), *_kernels_of_several(), *_equinox_layers(eqx)])
+
+
+def gc(config: str, rounds: int) -> Benchmark:
+  """Times AdamW's update with and without gradient centralization, alone and within a whole training step.
+
+  The difference is small beside the noise of either time. So it is taken turn by turn, and reported as its median and
+  the median's 95 % interval; an interval that holds zero says that no difference was seen.
+
+  Args:
+    config: whose network, size of image, batch, precision and first phase's objective are taken, FILE.py:VARIANT.
+    rounds: timed whole steps of each; updates are timed UPDATES times as often.
+
+  Returns:
+    a row for each program: `seconds`; `time_ratio`, over the same without centralization; `share_of_step`, the extra
+    seconds as a share of the whole step without; `share_low` and `share_high`, the interval of that.
+  """
+  settings = settings_of(config)
+  size = settings.data.image_size or FER2013[1]
+  rig = make_rig(settings.model, settings.batch_size, settings.precision, size)
+  phase = settings.phases[settings.schedule[0]]
+  objective = phase.objective.build(rig.network, frozenset(rig.network.layers), None)
+  adamw, direction = optax.adamw(1e-3, weight_decay=1e-2), gc_adamw(1e-3, weight_decay=1e-2)
+  gradient = gc_adamw(1e-3, weight_decay=1e-2, location="gradient")
+  updates = {ADAMW: adamw, DIRECTION: direction, GRADIENT: gradient}
+  steps = {STEP: adamw, GC_STEP: direction}
+  update_turns = _turns({name: _update(optimizer, rig) for name, optimizer in updates.items()}, UPDATES * rounds)
+  step_turns = _turns({name: _step(objective, optimizer, rig) for name, optimizer in steps.items()}, rounds)
+  step_seconds = statistics.median(turn[STEP] for turn in step_turns)
+  rows = [_cost(name, ADAMW, update_turns, step_seconds) for name in updates]
+  rows += [_cost(name, STEP, step_turns, step_seconds) for name in steps]
+  return Benchmark(DIRECTION, rows)
+
+
+def _kernels_of_one_output_axis() -> list[Row]:
+  conv, depthwise = nn.Conv(_UNITS, (3, 3)), nn.Conv(_WIDTH, (3, 3), feature_group_count=_WIDTH)
+  dense, head = nn.Dense(_UNITS), nn.Dense(CLASSES)
+  maps, vectors = _inputs(8, 8, _WIDTH), _inputs(_WIDTH)
+  ours = centralize_gradients()
+  return [
+    _row(CONV, _gradients(conv, maps), _kernel, (0, 1, 2), ours),
+    _row("linen Conv, depthwise", _gradients(depthwise, maps), _kernel, (0, 1, 2), ours),
+    _row("linen Dense", _gradients(dense, vectors), _kernel, (0,), ours),
+    _row("linen Dense, softmax head", _gradients(head, vectors, _cross_entropy), _kernel, (0,), ours),
+  ]
+
+
+def _kernels_of_several() -> list[Row]:
+  """Returns the rows of kernels whose inputs or outputs have several axes, or that are stacked."""
+
+  class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+      return nn.relu(nn.Dense(_WIDTH)(carry)), None
+
+  class Stack(nn.Module):
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+      stacked = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+      return stacked(name="layers")(inputs, None)[0]
+
+  default = centralize_gradients()
+  heads = _gradients(nn.DenseGeneral((3, 4)), _inputs(_WIDTH))  # kernel [in, heads, depth]
+  of_heads = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else ())
+  attention = _gradients(nn.MultiHeadDotProductAttention(4, qkv_features=_WIDTH), _inputs(5, _WIDTH))
+  stack = _gradients(Stack(), _inputs(_WIDTH))  # kernel [layer, in, out]
+  of_stack = centralize_gradients(axes=lambda path, leaf: (1,) if leaf.ndim == 3 else ())
+
+  def scanned(tree: Any) -> jax.Array:
+    return tree["layers"]["Dense_0"]["kernel"]
+
+  def out_projection(tree: Any) -> jax.Array:
+    return tree["out"]["kernel"]  # [heads, depth, out]
+
+  return [
+    _row("linen attention, out-projection", attention, out_projection, (0, 1), default),
+    _row("linen DenseGeneral to heads, by default", heads, _kernel, (0,), default),
+    _row("linen DenseGeneral to heads, axis function", heads, _kernel, (0,), of_heads),
+    _row("linen scanned Dense, by default", stack, scanned, (1,), default),
+    _row("linen scanned Dense, axis function", stack, scanned, (1,), of_stack),
+  ]
+
+
+def _equinox_layers(eqx: Any) -> list[Row]:
+  conv, linear = eqx.nn.Conv2d(_WIDTH, _UNITS, 3, key=_key(0)), eqx.nn.Linear(_WIDTH, _UNITS, key=_key(0))
+
+  def gradients(layer: Any, inputs: jax.Array) -> Any:
+    return eqx.filter_grad(lambda layer: _squares(jax.vmap(layer)(inputs)))(layer)
+
+  of_conv, of_linear = gradients(conv, _inputs(_WIDTH, 8, 8)), gradients(linear, _inputs(_WIDTH))
+  ours = centralize_gradients("output_first")
+  bias = of_conv.bias
+  kept = {name: _norm(_after(change, of_conv).bias) / _norm(bias) for name, change in _both(ours).items()}
+  return [
+    _row("Equinox Conv2d, output_first", of_conv, lambda tree: tree.weight, (1, 2, 3), ours),
+    _row("Equinox Linear, output_first", of_linear, lambda tree: tree.weight, (1,), ours),
+    {
+      "name": "Equinox Conv2d, share of the bias's gradient lost",
+      "before": 0.0,
+      **{name: 1 - share for name, share in kept.items()},
+    },
+  ]
+
+
+def _row(name: str, gradients: Any, kernel: Leaf, inputs: tuple[int, ...], ours: optax.GradientTransformation) -> Row:
+  """Returns a layer's row; `inputs` are the axes of its kernel over which a unit's inputs lie."""
+
+  def largest_mean(tree: Any) -> float:
+    return float(np.abs(np.asarray(kernel(tree), np.float64).mean(inputs)).max())
+
+  after = {column: largest_mean(_after(transform, gradients)) for column, transform in _both(ours).items()}
+  return {"name": name, "before": largest_mean(gradients), **after}
+
+
+def _both(ours: optax.GradientTransformation) -> dict[str, optax.GradientTransformation]:
+  return {"optax_centralize": optax.centralize(), "ours": ours}
+
+
+def _after(transform: optax.GradientTransformation, gradients: Any) -> Any:
+  return transform.update(gradients, transform.init(gradients))[0]
+
+
+def _squares(outputs: jax.Array) -> jax.Array:
+  return jnp.mean(jnp.square(outputs - 1))
+
+
+def _gradients(module: nn.Module, inputs: jax.Array, loss: Loss = _squares) -> Any:
+  """Returns the gradient of a linen module's parameters at their initial values."""
+
+  def loss_of(params: Any) -> jax.Array:
+    outputs: Any = module.apply({"params": params}, inputs)
+    return loss(outputs)
+
+  return jax.grad(loss_of)(module.init(_key(0), inputs)["params"])
+
+
+def _kernel(tree: Any) -> jax.Array:
+  return tree["kernel"]
+
+
+def _inputs(*shape: int) -> jax.Array:
+  """Returns a batch of what a layer behind a rectifier sees: not negative, so that the mean gradient is not zero."""
+  return nn.relu(jax.random.normal(_key(1), (_ROWS, *shape)))
+
+
+def _cross_entropy(logits: jax.Array) -> jax.Array:
+  return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(logits)) % CLASSES).mean()
+
+
+def _norm(leaf: jax.Array) -> float:
+  return float(np.linalg.norm(np.asarray(leaf, np.float64)))
+
+
+def _key(seed: int) -> jax.Array:
+  return jax.random.key(seed)
+
+
+def _update(optimizer: optax.GradientTransformation, rig: Rig) -> Program:
+  """Compiles an update that returns new parameters and moments, for random gradients."""
+  params = rig.state.params
+  generator = np.random.default_rng(0)
+  gradients = jax.tree.map(lambda p: jnp.asarray(generator.normal(size=p.shape), p.dtype), params)
+
+  def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return compile_program(update, (gradients, optimizer.init(params), params))
+
+
+def _step(objective: Objective, optimizer: optax.GradientTransformation, rig: Rig) -> Program:
+  step = make_train_step(objective, optax.with_extra_args_support(optimizer), Augmentation(), seed=0)
+  state = dataclasses.replace(rig.state, opt_state=optimizer.init(rig.state.params))
+  return compile_program(step, (state, *rig.arguments[1:]))
+
+
+def _turns(programs: Mapping[str, Program], rounds: int) -> list[dict[str, float]]:
+  """Returns the seconds of each program, turn by turn."""
+  return [time_by_turns(programs, 1) for _ in range(rounds)]
+
+
+def _cost(name: str, without: str, turns: Sequence[Mapping[str, float]], step_seconds: float) -> Row:
+  """Returns the row of a program, set against the same one without centralization in each turn."""
+  extra = sorted(turn[name] - turn[without] for turn in turns)
+  low, high = _median_interval(extra)
+  return {
+    "name": name,
+    "seconds": statistics.median(turn[name] for turn in turns),
+    "time_ratio": 1 + statistics.median(extra) / statistics.median(turn[without] for turn in turns),
+    "share_of_step": statistics.median(extra) / step_seconds,
+    "share_low": low / step_seconds,
+    "share_high": high / step_seconds,
+  }
+
+
+def _median_interval(ordered: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+  """Returns the interval of a median between two order statistics (the sign test's); for few values, all of them."""
+  rank = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)), 1)
+  return ordered[rank - 1], ordered[-rank]
