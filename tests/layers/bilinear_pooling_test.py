@@ -44,7 +44,7 @@ def test_the_root_keeps_the_sign():
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, -1e-30, 1e-5, 30.0])
 def test_the_root_s_gradient_is_finite_and_right(value):
-  slope = jax.grad(lambda x: signed_sqrt(x))(value)
+  slope = jax.grad(signed_sqrt)(value)
   step = 1e-9
   f = lambda x: x / np.sqrt(np.abs(x) + 1e-5)  # noqa: E731
   np.testing.assert_allclose(slope, (f(value + step) - f(value - step)) / (2 * step), rtol=1e-3)
