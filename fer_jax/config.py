@@ -130,13 +130,20 @@ class Paper:
     title: of the paper.
     reference: DOI or arXiv number.
     reported: figures by name, e.g. {"test accuracy": 0.97}.
+    by_class: precision, recall and F1 by the name of a class.
     note: how to read them.
   """
 
   title: str = ""
   reference: str = ""
   reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  by_class: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   note: str = ""
+
+  def __post_init__(self) -> None:
+    for name, figures in self.by_class.items():
+      if len(figures) != 3:
+        raise ValueError(f"paper.by_class.{name}={figures}: expected precision, recall and F1")
 
 
 @dataclasses.dataclass(frozen=True)

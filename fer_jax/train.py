@@ -167,14 +167,13 @@ class _Run:
       sample_image=self._augmented_samples(),
     )
     parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-    classes = per_class(test.confusion, self.arrays.class_names)
     loaded = self.beginning.loaded
     return {
       "accuracy": test.accuracy,
       "loss": test.loss,
       "confusion_matrix": test.confusion.tolist(),
       "class_names": list(self.arrays.class_names),
-      "per_class": classes,
+      "per_class": per_class(test.confusion, self.arrays.class_names),
       "validation": {"accuracy": self.clock.best_accuracy, "step": self.clock.best_step},
       "seconds": self.log.seconds,
       "time": self.log.times,
@@ -188,7 +187,6 @@ class _Run:
         "test accuracy": test.accuracy,
         "seconds a step": self.log.seconds_a_step,
         "parameters": parameters,
-        **{f"{what} of {row['class']}": row[what.lower()] for row in classes for what in ("precision", "recall", "F1")},
       },
       "pretrained": dataclasses.asdict(loaded.report) if loaded is not None else None,
       "seeds": [self.settings.seed],

@@ -48,8 +48,8 @@ def at(mapping, path):
 
 
 FULL = hsic.get_config().to_dict()
-# Three sections hold names that the user chooses.
-FREE = {("phases",), ("paper", "reported"), ("phases", "bottleneck", "objective", "layer_beta")}
+# These sections hold names that the user chooses.
+FREE = {("phases",), ("paper", "reported"), ("paper", "by_class"), ("phases", "bottleneck", "objective", "layer_beta")}
 SECTIONS = [path for path in sections(FULL) if path not in FREE]
 LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported") and path not in FREE]
 
@@ -277,3 +277,10 @@ class TestHsicConfig:
     assert (twin.model, twin.data, twin.augmentation) == (default.model, default.data, default.augmentation)
     assert (twin.duration, twin.batch_size) == (default.duration, default.batch_size)
     assert twin.phases["backprop"].optimizer == default.phases["bottleneck"].optimizer
+
+
+def test_a_paper_s_figures_of_a_class_are_three():
+  with pytest.raises(
+    UserError, match=r"config\.paper: paper\.by_class\.angry=\(0\.9,\): expected precision, recall and F1"
+  ):
+    config.parse(ConfigDict({**hsic.get_config("demo").to_dict(), "paper": {"by_class": {"angry": 0.9}}}))

@@ -143,6 +143,9 @@ def test_per_class_figures_and_confusion_counts_equal_the_result(workdir: Path) 
   exact = [[row["precision"], row["recall"], row["f1"], row["support"]] for row in result["per_class"]]
   assert np.reshape([float(value) for value, _ in page.data], (7, 4)).tolist() == exact
   assert [shown for _, shown in page.data[:3]] == [f"{value:.3f}" for value in exact[0][:3]]
+  row = next(row for row in page.rows if row[0] == NAMES[1] and len(row) == 5)
+  assert [cell.partition("paper ")[2] for cell in row[1:]] == ["0.934", "0.864", "0.898", ""]
+  assert page.text.count("paper 0.") == 3
   for name, counts in zip(NAMES, result["confusion_matrix"], strict=True):
     cells = [f"{number}{100 * number / sum(counts):.0f} %" for number in counts]
     assert [name, *cells] in page.rows

@@ -169,6 +169,20 @@ class TestMask:
     for name in ("conv", "depthwise"):
       jax.tree.map(np.testing.assert_array_equal, found[name], gradients[name])
 
+  def test_names_above_and_below_the_mask_s_leaves_are_read(self):
+    params = {"layer": {"kernel": random((3, 2)), "bias": random((3, 2))}}
+    seen = []
+
+    def axes(path, leaf):
+      seen.append(jax.tree_util.keystr(path))
+      return ()
+
+    for mask in (True, {"layer": True}, {"layer": {"kernel": True, "bias": True}}):
+      found = update(centralize_gradients(mask=mask), params)["layer"]
+      np.testing.assert_array_equal(found["bias"], params["layer"]["bias"])
+      centralize_gradients(axes=axes, mask=mask).init(params)
+    assert seen == ["['layer']['bias']", "['layer']['kernel']"] * 3
+
   def test_a_masked_leaf_may_have_any_layout(self):
     params = {"head": {"kernel": random((3, 2))}, "body": Weighted(random((3, 2)))}
     found = update(centralize_gradients("output_first", mask={"head": False, "body": True}), params)

@@ -18,7 +18,7 @@ KERNELS = {
   "depthwise conv": ((3, 3, 1, 4), (3, 2, 0, 1)),
   "dense": ((6, 4), (1, 0)),
 }
-RATE, B1, B2, EPS, DECAY, MOMENTUM = 0.05, 0.8, 0.95, 1e-6, 0.1, 0.7
+RATE, B1, B2, EPS, DECAY, MOMENTUM = 0.05, 0.8, 0.95, 0.03, 0.1, 0.7
 
 
 def random(shape, seed=0, dtype=jnp.float32):

@@ -1,6 +1,6 @@
 """The sections about classes and pictures: confusion matrix, per-class figures, mistakes, samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -59,12 +59,20 @@ def _measure(value: float | None) -> str:
   return f'<data value="{value!r}">{value:.3f}</data>'
 
 
-def _per_class(rows: Sequence[Record]) -> str:
+def _reported(value: float | None) -> str:
+  return "" if value is None else f'<br><span class="muted">paper {value:.3f}</span>'
+
+
+def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) -> str:
+  """Writes precision, recall and F1 of each class, and below each what the paper reports, where it does."""
   measures = ("precision", "recall", "f1")
   cells = [
     [
       escape(str(row["class"])),
-      *(_measure(row.get(name)) for name in measures),
+      *(
+        _measure(row.get(name)) + _reported(value)
+        for name, value in zip(measures, reported.get(str(row["class"]), (None,) * 3), strict=True)
+      ),
       f'<data value="{row["support"]}">{count(row["support"])}</data>',
     ]
     for row in rows
@@ -84,7 +92,8 @@ def classes(run: Run) -> Section | None:
   result = mapping(run.result)
   matrix, names = result.get("confusion_matrix") or [], result.get("class_names") or []
   left = _confusion(matrix, names) if matrix else ""
-  right = _per_class(result["per_class"]) if result.get("per_class") else ""
+  reported = mapping(mapping(mapping(run.config.get("config")).get("paper")).get("by_class"))
+  right = _per_class(result["per_class"], reported) if result.get("per_class") else ""
   if matrix:
     right += _most_confused(matrix, names)
   if not left and not right:
