@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# (path of a leaf in the tree, leaf) -> the axes over which its mean is taken; none of them leaves it alone.
-AxisFunction = Callable[[tuple[Any, ...], jax.Array], tuple[int, ...]]
+# (path of a leaf in the tree, leaf) -> the axes over which its mean is taken, () to leave it alone, or None for those
+# that the layout says.
+AxisFunction = Callable[[tuple[Any, ...], jax.Array], tuple[int, ...] | None]
 
 LAYOUTS = ("output_last", "output_first")
 LOCATIONS = ("direction", "gradient")
@@ -45,8 +46,9 @@ def centralize_gradients(
     layout: where a kernel keeps its output axis: "output_last", (H, W, I, O) and (I, O), is that of Flax, Haiku and
       Keras; "output_first", (O, I, H, W) and (O, I), that of Equinox and PyTorch.
     conv_only: leave kernels of fewer than four axes alone, as the official option does.
-    axes: decides in the place of `layout` and `conv_only` for every leaf that has two axes or more; for kernels whose
-      output has several axes, or that are stacked (DenseGeneral, attention, scanned layers).
+    axes: asked first, for every leaf that has two axes or more: returns the axes of its inputs, () to leave it alone,
+      or None for what `layout` and `conv_only` say. For kernels whose output has several axes, or that are stacked
+      (DenseGeneral, attention, scanned layers).
     mask: a tree of booleans, a prefix of the updates' tree or a function of it that returns one; False leaves alone.
 
   Returns:
@@ -54,8 +56,8 @@ def centralize_gradients(
     float32.
 
   Raises:
-    ValueError: an unknown layout, or one given with `axes`; from `init` and `update`, a leaf that belongs to a library
-      of the other layout (a Flax `kernel`, an Equinox `weight`), or axes that a leaf does not have.
+    ValueError: an unknown layout; from `init` and `update`, a leaf that belongs to a library of the other layout (a
+      Flax `kernel`, an Equinox `weight`), or axes that a leaf does not have.
 
   Example:
     >>> gradient = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]]), "bias": jnp.array([1.0, 2.0])}
@@ -65,14 +67,13 @@ def centralize_gradients(
   """
   if layout not in LAYOUTS:
     raise ValueError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
-  if axes is not None and (layout != LAYOUTS[0] or conv_only):
-    raise ValueError("axes: decides alone; leave layout and conv_only out, or leave axes out")
-  choose = axes or _axes_of(layout, _CONV_NDIM if conv_only else 2)
+  of_layout = _axes_of(layout, _CONV_NDIM if conv_only else 2)
 
   def centralized(path: tuple[Any, ...], leaf: Any) -> Any:
     if jnp.ndim(leaf) < 2 or not jnp.issubdtype(leaf.dtype, jnp.inexact):
       return leaf
-    over = _checked(choose(path, leaf), path, leaf)
+    chosen = axes(path, leaf) if axes is not None else None
+    over = _checked(chosen if chosen is not None else of_layout(path, leaf), path, leaf)
     return _minus_mean(leaf, over) if math.prod(leaf.shape[axis] for axis in over) > 1 else leaf
 
   def apply(updates: Any) -> Any:
@@ -118,7 +119,7 @@ def gc_sgd(
     location: centralize the "direction", behind the momentum, or the "gradient", before everything.
     layout: see `centralize_gradients`, as for those that follow.
     conv_only: leave kernels of fewer than four axes alone.
-    axes: decides in the place of `layout` and `conv_only`.
+    axes: asked first, before `layout` and `conv_only`.
     mask: which leaves are centralized.
   """
   # optax.inject_hyperparams hands numbers over as arrays, which a compiled program cannot ask for their truth.
@@ -151,7 +152,7 @@ def gc_adam(
     location: centralize the "direction", behind the moments, or the "gradient", before them.
     layout: see `centralize_gradients`, as for those that follow.
     conv_only: leave kernels of fewer than four axes alone.
-    axes: decides in the place of `layout` and `conv_only`.
+    axes: asked first, before `layout` and `conv_only`.
     mask: which leaves are centralized.
   """
   direction = optax.scale_by_adam(b1, b2, eps)
@@ -188,7 +189,7 @@ def gc_adamw(
     location: centralize the "direction", behind moments and decay, or the "gradient", before them.
     layout: see `centralize_gradients`, as for those that follow.
     conv_only: leave kernels of fewer than four axes alone.
-    axes: decides in the place of `layout` and `conv_only`.
+    axes: asked first, before `layout` and `conv_only`.
     mask: which leaves are centralized.
   """
   direction = optax.chain(optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, decay_mask))
@@ -206,7 +207,7 @@ def _located(
   return optax.chain(*(parts if location == "direction" else parts[::-1]))
 
 
-def _axes_of(layout: str, least_ndim: int) -> AxisFunction:
+def _axes_of(layout: str, least_ndim: int) -> Callable[[tuple[Any, ...], jax.Array], tuple[int, ...]]:
   """Returns the axis function of kernels that have one output axis, first or last."""
   foreign = _is_equinox_weight if layout == "output_last" else _is_flax_kernel
 

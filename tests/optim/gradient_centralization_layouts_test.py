@@ -88,10 +88,8 @@ class TestLayout:
 
 def attention_axes(path, leaf):
   """Axes of a linen or nnx attention block's kernels: [in, heads, depth] thrice, then [heads, depth, out]."""
-  names = [getattr(key, "key", None) for key in path]
-  if "bias" in names:
-    return ()
-  return (0, 1) if "out" in names else (0,)
+  of_heads = any(getattr(key, "key", None) in ("query", "key", "value") for key in path)
+  return (0,) if of_heads and leaf.ndim == 3 else None
 
 
 class TestAxes:
@@ -99,7 +97,7 @@ class TestAxes:
     dense = nn.DenseGeneral((3, 4))
     params = dense.init(jax.random.key(0), jnp.ones((2, 5)))["params"]
     gradients = jax.grad(lambda p: jnp.square(dense.apply({"params": p}, jnp.abs(random((2, 5))))).sum())(params)
-    transform = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else ())
+    transform = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else None)
     found = update(transform, gradients)
     np.testing.assert_allclose(found["kernel"].sum(0), 0, atol=1e-5)
     np.testing.assert_array_equal(found["bias"], gradients["bias"])
@@ -129,7 +127,7 @@ class TestAxes:
     inputs = jnp.abs(random((2, 4)))
     params = stack.init(jax.random.key(0), inputs, None)["params"]
     gradients = jax.grad(lambda p: jnp.square(stack.apply({"params": p}, inputs, None)[0]).sum())(params)["Dense_0"]
-    transform = centralize_gradients(axes=lambda path, leaf: (-2,) if leaf.ndim == 3 else ())
+    transform = centralize_gradients(axes=lambda path, leaf: (-2,) if leaf.ndim == 3 else None)
     found = update(transform, gradients)
     np.testing.assert_allclose(found["kernel"].sum(1), 0, atol=1e-5)
     np.testing.assert_array_equal(found["bias"], gradients["bias"])
@@ -147,10 +145,24 @@ class TestAxes:
     with pytest.raises(ValueError, match=message):
       transform.update(params, optax.EmptyState())
 
-  @pytest.mark.parametrize("more", [{"layout": "output_first"}, {"conv_only": True}])
-  def test_axes_decide_alone(self, more):
-    with pytest.raises(ValueError, match="axes: decides alone; leave layout and conv_only out"):
-      centralize_gradients(axes=lambda path, leaf: (0,), **more)
+  def test_none_is_what_the_layout_says(self):
+    params = {"kernel": random((5, 3, 4)), "w": random((3, 3, 2, 4)), "bias": random((3, 4)), "table": random((4, 3))}
+    axes = {"kernel": (0,), "table": ()}
+    transform = centralize_gradients(axes=lambda path, leaf: axes.get(path[-1].key))
+    found = update(transform, params)
+    np.testing.assert_allclose(found["kernel"].sum(0), 0, atol=1e-5)
+    np.testing.assert_allclose(found["w"].sum((0, 1, 2)), 0, atol=1e-5)
+    for name in ("bias", "table"):
+      np.testing.assert_array_equal(found[name], params[name])
+
+  def test_none_keeps_layout_and_conv_only(self):
+    params = {"a": random((2, 3, 3, 3)), "b": random((2, 3)), "c": random((2, 3))}
+    axes = {"c": (1,)}
+    transform = centralize_gradients("output_first", conv_only=True, axes=lambda path, leaf: axes.get(path[-1].key))
+    found = update(transform, params)
+    np.testing.assert_allclose(found["a"].sum((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_array_equal(found["b"], params["b"])
+    np.testing.assert_allclose(found["c"].sum(1), 0, atol=1e-5)
 
 
 class TestMask:

@@ -124,10 +124,10 @@ def _kernels_of_several() -> list[Row]:
 
   default = centralize_gradients()
   heads = _gradients(nn.DenseGeneral((3, 4)), _inputs(_WIDTH))  # kernel [in, heads, depth]
-  of_heads = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else ())
+  of_heads = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else None)
   attention = _gradients(nn.MultiHeadDotProductAttention(4, qkv_features=_WIDTH), _inputs(5, _WIDTH))
   stack = _gradients(Stack(), _inputs(_WIDTH))  # kernel [layer, in, out]
-  of_stack = centralize_gradients(axes=lambda path, leaf: (1,) if leaf.ndim == 3 else ())
+  of_stack = centralize_gradients(axes=lambda path, leaf: (1,) if leaf.ndim == 3 else None)
 
   def scanned(tree: Any) -> jax.Array:
     return tree["layers"]["Dense_0"]["kernel"]
