@@ -3,17 +3,20 @@
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+_COMPARED = ("torch", "equinox")  # what a benchmark may set ours against
 
 
 def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages that a result depends on."""
-  return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES}
+  """Returns the versions of Python and of the packages that a result depends on, or is compared with."""
+  packages = (*_PACKAGES, *(package for package in _COMPARED if package in sys.modules))
+  return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
 
 
 def device(devices: Sequence[jax.Device]) -> str:

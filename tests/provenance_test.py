@@ -1,6 +1,8 @@
+import importlib.util
 import platform
 import shutil
 import subprocess
+import sys
 
 import flax
 import jax
@@ -15,6 +17,16 @@ def test_versions_are_those_that_are_imported():
   assert versions["python"] == platform.python_version()
   for module in (jax, flax, np):
     assert versions[module.__name__] == module.__version__
+
+
+def test_what_a_result_is_compared_with_is_named_where_it_was_imported():
+  if importlib.util.find_spec("equinox") is None:
+    pytest.skip("Equinox is not installed")
+  program = (
+    "from fer_jax.provenance import versions; assert 'equinox' not in versions(); import equinox; "
+    "assert versions()['equinox'] == equinox.__version__"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_device_in_words():
