@@ -25,6 +25,7 @@ own cross-entropy, which reaches no other layer: so the validation accuracy can 
 
 from ml_collections import ConfigDict
 
+from configs import chosen_variants
 from fer_jax.config import complete
 
 VARIANTS = ("paper", "small", "demo", "blockwise", "backprop")
@@ -32,14 +33,9 @@ VARIANTS = ("paper", "small", "demo", "blockwise", "backprop")
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the config of a comma-separated list of VARIANTS."""
-  chosen = [name for name in variant.split(",") if name]
-  for name in chosen:
-    if name not in VARIANTS:
-      raise ValueError(f"configs/hsic.py has no variant {name!r}: expected any of {', '.join(VARIANTS)}")
   config = _default()
-  for name in VARIANTS:  # in this order, whatever the order they were written in
-    if name in chosen:
-      _MAKE[name](config)
+  for name in chosen_variants(variant, VARIANTS, "configs/hsic.py"):
+    _MAKE[name](config)
   return complete(config)
 
 

@@ -25,8 +25,11 @@ become images of 224, whether they are augmented, which parameters decay, or for
 they are enlarged bilinearly, mirrored and shifted, kernels decay by AdamW's usual 0.01, and the head has a twentieth.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
+from configs import chosen_variants
 from fer_jax.config import complete
 
 VARIANTS = ("ck_plus", "small", "demo", "resnet34", "pretrained", "bilinear", "votes", "scratch")
@@ -67,29 +70,19 @@ NOTES = {
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the config of a comma-separated list of VARIANTS."""
-  chosen = [name for name in variant.split(",") if name]
-  for name in chosen:
-    if name not in VARIANTS:
-      raise ValueError(f"configs/obsr.py has no variant {name!r}: expected any of {', '.join(VARIANTS)}")
+  chosen = chosen_variants(variant, VARIANTS, "configs/obsr.py")
   config = _default()
-  for name in VARIANTS:  # in this order, whatever the order they were written in
-    if name in chosen:
-      _MAKE[name](config)
+  for name in chosen:
+    _MAKE[name](config)
   _compare(config, chosen)
   return complete(config)
 
 
 def _default() -> ConfigDict:
   config = ConfigDict()
-  config.seed = 0
   config.batch_size = 16
-  config.eval_batch_size = 256
   config.duration = "200 epochs"
-  config.evaluate_every = "1 epoch"
-  config.checkpoint_every = "1 epoch"
   config.log_every = "100 steps"
-  config.precision = "float32"
-  config.budget_minutes = 0.0
   config.data = {"name": "fer2013", "data_dir": "", "labels": "original", "image_size": 224}
   config.model = {"name": "bilinear", "depth": 34, "stem": "imagenet", "width": 64, "shared": False}
   config.pretrained = {"path": "", "required": True, "classifier": False}
@@ -180,7 +173,7 @@ def _scratch(config: ConfigDict) -> None:
   config.phases = {"whole": {**config.phases.whole.to_dict(), "duration": 1.0}}
 
 
-def _compare(config: ConfigDict, chosen: list[str]) -> None:
+def _compare(config: ConfigDict, chosen: Sequence[str]) -> None:
   """Says what the paper reports, where it reports something."""
   row = next((name for name in ("resnet34", "pretrained", "bilinear") if name in chosen), "")
   dataset = config.data.name

@@ -6,22 +6,6 @@ from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import table1
 from fer_jax.errors import UserError
 
-TINY = """
-from configs import hsic
-def get_config(variant=""):
-  config = hsic.get_config(variant)
-  config.batch_size = 8
-  config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
-  return config
-"""
-
-
-@pytest.fixture
-def config(tmp_path):
-  path = tmp_path / "tiny.py"
-  path.write_text(TINY)
-  return str(path)
-
 
 def run(what, config, tmp_path, *more):
   out = tmp_path / "out" / "bench.json"

@@ -14,22 +14,7 @@ from fer_jax.apps.benchmarks.centralization import DIRECTION, GC_STEP, GRADIENT,
 from fer_jax.errors import UserError
 from fer_jax.optim import centralize_gradients
 
-TINY = """
-from configs import hsic
-def get_config(variant=""):
-  config = hsic.get_config(variant)
-  config.batch_size = 8
-  config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
-  return config
-"""
 NOT_CENTRALIZED = 5e-3  # the means before are above, rounding is far below
-
-
-@pytest.fixture
-def config(tmp_path):
-  path = tmp_path / "tiny.py"
-  path.write_text(TINY)
-  return str(path)
 
 
 @pytest.fixture(scope="module")
