@@ -12,4 +12,5 @@ prepare_environment dev
 cd -- "$root"
 # The tests run on four CPU devices, on a machine with a GPU too.
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-exec "$venv/bin/python" -m pytest -m "not slow" "$@"
+# A worker a core, each with whole files, whose fixtures are made once; a worker takes up to 4 GB.
+exec "$venv/bin/python" -m pytest -m "not slow" -n auto --maxprocesses=8 --dist=loadfile "$@"
