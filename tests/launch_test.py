@@ -158,7 +158,7 @@ class TestInstall:
     machine.run("test.sh", "-m", "slow", "tests/losses")
     (pip,) = machine.calls("pip")
     assert pip.endswith(f"-r {ROOT}/requirements-cpu.txt -e {ROOT}[dev]")
-    assert machine.calls("pytest") == ["-m not slow -m slow tests/losses"]
+    assert machine.calls("pytest") == ["-m not slow -n auto --maxprocesses=8 --dist=loadfile -m slow tests/losses"]
 
   def test_a_gpu_gets_its_own_requirements(self, machine: Machine) -> None:
     machine.add("python3")
