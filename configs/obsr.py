@@ -83,9 +83,9 @@ def _default() -> ConfigDict:
   config.batch_size = 16
   config.duration = "200 epochs"
   config.log_every = "100 steps"
-  config.data = {"name": "fer2013", "data_dir": "", "labels": "original", "image_size": 224}
-  config.model = {"name": "bilinear", "depth": 34, "stem": "imagenet", "width": 64, "shared": False}
-  config.pretrained = {"path": "", "required": True, "classifier": False}
+  config.data = {"name": "fer2013", "image_size": 224}
+  config.model = {"name": "bilinear", "depth": 34, "stem": "imagenet", "width": 64}
+  config.pretrained = {"required": True}
   config.augmentation = {"flip": 0.5, "shift": 16}
   config.schedule = ("head", "whole")
   config.phases = {
@@ -110,15 +110,13 @@ def _optimizer(learning_rate: float) -> dict[str, str | float]:
     "name": "adamw",
     "learning_rate": learning_rate,
     "schedule": "constant",
-    "warmup": 0.0,
     "weight_decay": 0.01,
-    "clip_norm": 0.0,
     "centralize": "direction",
   }
 
 
 def _ck_plus(config: ConfigDict) -> None:
-  config.data.update({"name": "ck_plus", "validation_share": 0.1})
+  config.data.name = "ck_plus"
   for phase in config.phases.values():
     phase.optimizer.update({"name": "adam", "weight_decay": 0.0})
 
@@ -136,7 +134,7 @@ def _small(config: ConfigDict) -> None:
 
 def _demo(config: ConfigDict) -> None:
   _small(config)
-  config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original", "image_size": 0}
+  config.data = {"name": "synthetic_faces"}
   config.model.width = 8
   config.duration = "600 steps"
   config.evaluate_every = "100 steps"

@@ -20,10 +20,8 @@ def get_config(variant=""):
 
 
 @pytest.fixture
-def config(tmp_path):
-  path = tmp_path / "tiny.py"
-  path.write_text(TINY)
-  return str(path)
+def config(write_config):
+  return write_config(TINY)
 
 
 def test_ours_is_compared_with_the_faster_of_pytorch_s(config, monkeypatch):

@@ -1,4 +1,4 @@
-"""A config whose steps take no time."""
+"""Configs whose steps take no time."""
 
 import pytest
 
@@ -13,8 +13,18 @@ def get_config(variant=""):
 
 
 @pytest.fixture
-def config(tmp_path):
+def write_config(tmp_path):
+  """Writes a config's source, and returns its path."""
+
+  def write(source):
+    path = tmp_path / "tiny.py"
+    path.write_text(source)
+    return str(path)
+
+  return write
+
+
+@pytest.fixture
+def config(write_config):
   """The path of the HSIC config with a network of four channels."""
-  path = tmp_path / "tiny.py"
-  path.write_text(TINY)
-  return str(path)
+  return write_config(TINY)

@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from fer_jax.errors import UserError
+from fer_jax.pretrained import torch_file
 
 MAGIC = 0x1950A86A20F9469CFC6C
 FALSE, TRUE, NONE = b"\x89", b"\x88", b"N"
+SIX = np.arange(6, dtype=np.float32)
 
 
 def text(value: str) -> bytes:
@@ -91,3 +96,16 @@ def write_stream(
     stream.write(struct.pack("<q", length) + data)
   path.write_bytes(stream.getvalue())
   return path
+
+
+def read_one(path: Path, body: bytes, numbers: np.ndarray = SIX) -> np.ndarray:
+  """Returns what is read as "w" of a file in zip form whose only storage holds `numbers`."""
+  return torch_file.read(write_zip(path / "w.pth", dictionary({"w": body}), {"0": numbers.tobytes()}))["w"]
+
+
+def assert_refused(path: Path, pattern: str) -> None:
+  """Checks that a file is refused in one line that names it."""
+  with pytest.raises(UserError, match=pattern) as caught:
+    torch_file.read(path)
+  assert "\n" not in str(caught.value)
+  assert str(path) in str(caught.value)
