@@ -1,0 +1,109 @@
+"""Audits a prepared dataset: duplicates, conflicting labels, images that stand in training and test, class balance.
+
+Examples:
+  python -m fer_jax.apps.audit --dataset=fer2013 --out=audit_fer2013
+  python -m fer_jax.apps.audit --dataset=kdef_ck_plus --splits=WORKDIR/splits.json --out=audit_folds
+
+It writes audit.json, with the rows of everything found, and index.html, one page with the pictures.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer_jax import provenance
+from fer_jax.apps.audit_page.content import audit_content, fold_overlaps
+from fer_jax.apps.audit_page.page import audit_page
+from fer_jax.apps.report_page.quantities import count
+from fer_jax.apps.report_page.run_files import Record, write_text
+from fer_jax.data import arrays, builders
+from fer_jax.data.audit import BITS, NEAR, audit, find_duplicates
+from fer_jax.data.splits import load_folds
+from fer_jax.errors import UserError, run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs the program; raises UserError where a flag is wrong or the dataset is not prepared."""
+  flags = _parser().parse_args(arguments)
+  if not 0 <= flags.near <= BITS // 2:
+    raise UserError(f"--near={flags.near}: expected a number of bits from 0 to {BITS // 2}; the default is {NEAR}")
+  dataset = arrays.load(flags.dataset, flags.data_dir)
+  folds = load_folds(flags.splits, dataset) if flags.splits else None
+  print(f"Comparing the {count(len(dataset))} images of {flags.dataset} ...", flush=True)
+  duplicates = find_duplicates(dataset, flags.near)
+  builder = builders.make_builder(flags.dataset, flags.data_dir)
+  content: Record = {
+    "dataset": flags.dataset,
+    "dataset_version": str(builder.version),
+    "origin": (builder.info.metadata or {}).get("origin"),
+    "commit": provenance.commit(),
+    "versions": provenance.versions(),
+    **audit_content(dataset, duplicates, flags.near),
+  }
+  if folds is not None:
+    content["splits_file"] = str(flags.splits)
+    content["folds"] = fold_overlaps(dataset, duplicates, folds.number)
+  write_text(flags.out / "audit.json", json.dumps(content, indent=1) + "\n")
+  write_text(flags.out / "index.html", audit_page(content, dataset.image))
+  for line in (*audit(dataset), *_near_lines(content), *_fold_lines(content)):
+    print(line)
+  print(f"Page: {flags.out / 'index.html'}")
+
+
+def _near_lines(content: Record) -> list[str]:
+  near = content["near"]
+  if not near["pairs"]:
+    return [f"no near duplicates (hashes {near['threshold']} of {BITS} bits apart or fewer)"]
+  lines = [
+    f"{len(near['pairs'])} pairs of near duplicates (hashes {near['threshold']} of {BITS} bits apart or fewer) in "
+    f"{near['groups']} groups, {near['conflicting_groups']} of them with conflicting labels"
+  ]
+  for found in content["overlaps"]:
+    if found["near"]:
+      lines.append(
+        f"{found['near']} of the {found['examples']} {found['of']} images have a near duplicate in {found['among']}, "
+        "and no equal picture"
+      )
+  return lines
+
+
+def _fold_lines(content: Record) -> list[str]:
+  folds = content.get("folds", [])
+  counted = {what: sum(bool(fold[what]) for fold in folds) for what in ("picture", "near", "subject", "group")}
+  names = {"picture": "an equal picture", "near": "a near duplicate", "subject": "a person", "group": "a group"}
+  return [
+    f"{number} of the {len(folds)} folds have {names[what]} in training and test alike"
+    for what, number in counted.items()
+    if number
+  ]
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.audit",
+    description="Finds equal and similar pictures, conflicting labels and overlaps of the splits in a prepared "
+    "dataset, and writes a page that shows them.",
+  )
+  parser.add_argument("--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())}")
+  parser.add_argument(
+    "--data_dir",
+    metavar="DIR",
+    help="where prepared datasets are kept (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+  )
+  parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write into")
+  parser.add_argument(
+    "--near",
+    type=int,
+    default=NEAR,
+    metavar="BITS",
+    help=f"bits in which the hashes of near duplicates may differ, of {BITS} (default: {NEAR})",
+  )
+  parser.add_argument(
+    "--splits", type=Path, metavar="FILE", help="the splits.json of a cross-validation: its folds are audited too"
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  run(main)

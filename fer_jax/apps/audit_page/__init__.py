@@ -1,0 +1,1 @@
+"""The parts of the page that `fer_jax.apps.audit` writes."""

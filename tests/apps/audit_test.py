@@ -1,0 +1,229 @@
+"""The audit as a program: what it prints, its audit.json, and its page, read back with html.parser."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax.apps.audit import main
+from fer_jax.apps.audit_page import page as audit_page
+from fer_jax.apps.audit_page.content import audit_content, fold_overlaps
+from fer_jax.data import arrays, builders
+from fer_jax.data.audit import find_duplicates
+from fer_jax.data.splits import make_folds
+from fer_jax.errors import UserError
+from tests.apps.report_test import Page
+from tests.data.audit_test import dataset, photographs, toned
+
+USAGES = ("Training", "PublicTest", "PrivateTest")
+
+
+def write_csv(path, image, label, usage):
+  rows = [f"{k},{' '.join(map(str, one.ravel().tolist()))},{u}" for one, k, u in zip(image, label, usage, strict=True)]
+  path.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+  """A FER2013 of twelve rows. 0 = 4 = 8 and 1 = 5, which differ in label; 9 is another print of 2; 3 is constant."""
+  image = photographs(12)
+  image[4] = image[8] = image[0]
+  image[5] = image[1]
+  image[9] = toned(image[2])
+  image[3] = 0
+  (tmp_path / "manual").mkdir()
+  usage = [USAGES[row // 4] for row in range(12)]
+  write_csv(tmp_path / "manual" / "fer2013.csv", image, [0, 1, 2, 3, 0, 6, 5, 4, 0, 1, 2, 3], usage)
+  builders.prepare("fer2013", str(tmp_path / "data"), str(tmp_path / "manual"))
+  return tmp_path / "data"
+
+
+@pytest.fixture
+def written(data_dir, tmp_path):
+  """Runs the audit; returns its folder."""
+  main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
+  return tmp_path / "out"
+
+
+def content_of(folder):
+  return json.loads((folder / "audit.json").read_text())
+
+
+def section(source, anchor):
+  return source.split(f'<section id="{anchor}">')[1].split("</section>")[0]
+
+
+def test_it_prints_what_it_found(data_dir, tmp_path, capsys):
+  main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
+  printed = capsys.readouterr().out.splitlines()
+  assert printed == [
+    "Comparing the 12 images of fer2013 ...",
+    "9 distinct images in 12 rows: 2 stand more than once",
+    "1 of these groups of duplicates have conflicting labels",
+    "2 of the 4 validation images stand in train as well",
+    "1 of the 4 test images stand in train as well",
+    "1 images are constant (all pixels equal)",
+    "1 pairs of near duplicates (hashes 6 of 64 bits apart or fewer) in 1 groups, 1 of them with conflicting labels",
+    "1 of the 4 test images have a near duplicate in train, and no equal picture",
+    f"Page: {tmp_path / 'out' / 'index.html'}",
+  ]
+
+
+def test_the_json_names_every_row(written, data_dir):
+  content = content_of(written)
+  assert content["duplicates"] == [
+    {"rows": [0, 4, 8], "labels": ["angry"] * 3, "splits": ["train", "validation", "test"]},
+    {"rows": [1, 5], "labels": ["disgust", "neutral"], "splits": ["train", "validation"]},
+  ]
+  (pair,) = content["near"]["pairs"]
+  assert [each["rows"] for each in pair["pictures"]] == [[2], [9]]
+  assert [each["labels"] for each in pair["pictures"]] == [["fear"], ["disgust"]]
+  assert (content["near"]["groups"], content["near"]["conflicting_groups"], content["near"]["largest_group"]) == (
+    1,
+    1,
+    2,
+  )
+  assert [each["rows"] for each in content["constant"]] == [[3]]
+  assert (content["examples"], content["pictures"], content["conflicting_duplicates"]) == (12, 9, 1)
+  assert content["class_counts"]["train"] == [1, 1, 1, 1, 0, 0, 0]
+  counted = {(each["of"], each["among"]): (each["picture"], each["near"]) for each in content["overlaps"]}
+  assert counted == {("validation", "train"): (2, 0), ("test", "train"): (1, 1), ("test", "validation"): (1, 0)}
+  assert content["origin"]["path"].endswith("fer2013.csv")
+  assert set(content["versions"]) >= {"python", "numpy"}
+  assert content["commit"]
+  assert any("not the original" in note for note in content["notes"])
+
+
+def test_the_page_shows_the_counts_and_stands_alone(written):
+  page = Page(written / "index.html")
+  assert "2 of the 4 validation images stand in the training split, pixel by pixel." in page.text
+  assert ["test in train", "4", "1", "1", "not stated", "1"] in page.rows
+  assert ["total", "4", "4", "4", "12"] in page.rows
+  assert ["happy", "1 25.0 %", "0 0.0 %", "1 25.0 %", "2"] in page.rows
+  assert not page.all("script")
+  for _, attributes in page.elements:
+    for name in ("src", "href"):
+      assert (attributes.get(name) or "#").startswith(("data:image/png;base64,", "#"))
+  assert not re.search(r"url\((?!#)|@import", page.source)
+
+
+def test_the_page_shows_the_pictures(written, data_dir):
+  source = (written / "index.html").read_text()
+  image = arrays.load("fer2013", str(data_dir)).image
+
+  def pictures(text):
+    found = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", text)]
+    return [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None] for one in found]
+
+  for anchor, rows in (("equal", [1, 0]), ("similar", [2, 9, 2, 9]), ("constant", [3])):
+    np.testing.assert_array_equal(pictures(section(source, anchor)), image[rows])
+  equal = section(source, "equal")
+  assert equal.index("Different labels") < equal.index("train disgust; validation neutral")
+  assert equal.index("One label, different splits") < equal.index("train angry; validation angry; test angry")
+  assert "One label, one split" not in equal
+  assert 'train angry; validation angry; test angry <span class="muted">0, 4, 8</span>' in equal
+  assert "distance" in section(source, "similar")
+
+
+def test_how_many_of_how_many_are_shown(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(audit_page, "_SAMPLE", 3)
+  main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", "--near=32"])
+  content = content_of(tmp_path / "out")
+  at = [pair for pair in content["near"]["pairs"] if pair["distance"] == 32]
+  assert len(at) > 3
+  similar = section((tmp_path / "out" / "index.html").read_text(), "similar")
+  assert f'Distance 32 <span class="muted">3 of {len(at)} shown</span>' in similar
+  assert len(re.findall("distance 32<", similar)) >= 3
+
+
+def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
+  loaded = arrays.load("fer2013", str(data_dir))
+  make_folds(loaded, "images", 2, 0).save(tmp_path / "images.json")
+  flags = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"]
+  main([*flags, f"--splits={tmp_path / 'images.json'}"])
+  folds = content_of(tmp_path / "out")["folds"]
+  number = np.array(json.loads((tmp_path / "images.json").read_text())["fold"])
+  equal = [[0, 4, 8], [1, 5]]
+  for k, fold in enumerate(folds):
+    # Those of a group that are tested while another of it is not.
+    seen = sum(int((number[rows] == k).sum()) for rows in equal if len(set(number[rows])) > 1)
+    assert (fold["fold"], fold["examples"], fold["picture"]) == (k, 6, seen)
+  assert sum(fold["picture"] for fold in folds) > 0
+  assert [str(k) for k in range(2)] == [row[0] for row in Page(tmp_path / "out" / "index.html").rows if row[1] == "6"]
+  printed = capsys.readouterr().out
+  assert "of the 2 folds have an equal picture in training and test alike" in printed
+  make_folds(loaded, "groups", 2, 0).save(tmp_path / "groups.json")
+  main([*flags, f"--splits={tmp_path / 'groups.json'}"])
+  assert [(fold["picture"], fold["group"]) for fold in content_of(tmp_path / "out")["folds"]] == [(0, 0), (0, 0)]
+  assert "equal picture in training" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("splits", [["train"] * 4, ["train"] * 2 + ["test"] * 2])
+def test_what_the_columns_mean_is_said_once(splits):
+  four = dataset(photographs(4), [0, 1, 2, 2], splits)
+  duplicates = find_duplicates(four)
+  made = {"dataset": "x", "dataset_version": "1", "origin": None, "commit": "unknown", "versions": {}}
+  folds = {"splits_file": "splits.json", "folds": fold_overlaps(four, duplicates, np.array([0, 1, 0, 1]))}
+  source = audit_page.audit_page(made | audit_content(four, duplicates, 6) | folds, four.image)
+  assert source.count("have a like on the other side") == 1
+  assert "splits.json" in section(source, "folds")
+
+
+def test_a_picture_with_two_labels_is_no_conflict_of_near_duplicates():
+  image = photographs(2)[[0, 0, 1, 1]]
+  image[3] = toned(image[2])
+  four = dataset(image, [0, 1, 2, 2], ["train"] * 4)
+  content = audit_content(four, find_duplicates(four), 6)
+  assert content["conflicting_duplicates"] == 1
+  assert (content["near"]["groups"], content["near"]["conflicting_groups"]) == (1, 0)
+
+
+def test_people_on_both_sides_are_named_and_text_is_escaped(written):
+  content = content_of(written)
+  content["subjects"], content["subjects_in_several_splits"] = 5, {"<ann>": ["train", "test"]}
+  for each in content["overlaps"]:
+    each["subject"] = 2
+  content["duplicates"][0]["labels"] = ["<b>"] * 3
+  source = audit_page.audit_page(content, np.zeros((12, 48, 48, 1), np.uint8))
+  assert "&lt;ann&gt;: train, test" in section(source, "splits")
+  assert "train &lt;b&gt;" in section(source, "equal")
+  assert "<b>" not in source
+  assert "2 of the 4 test images are of people who are in the training split too" in source
+  assert "1 in more than one split" in source
+
+
+def test_large_colour_pictures_are_shown_small():
+  image = photographs(1, 200, 3)[0][:, :150]
+  assert audit_page._small(image).shape == (96, 72, 3)
+  assert audit_page._small(image[..., :1]).shape == (96, 72, 1)
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--near=33"], "--near=33: expected a number of bits from 0 to 32"),
+    (["--near=-1"], "--near=-1: expected a number of bits from 0 to 32"),
+    (["--splits=absent.json"], "absent.json: cannot be read"),
+    (["--dataset=fer2014"], "dataset 'fer2014' is unknown"),
+    (["--data_dir=nowhere"], "fer2013 is not prepared in nowhere"),
+  ],
+)
+def test_a_mistake_is_said_and_leaves_nothing(data_dir, tmp_path, flags, words):
+  given = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", *flags]
+  with pytest.raises(UserError, match=re.escape(words)):
+    main(given)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_ends_with_one_line_and_status_2(data_dir, tmp_path):
+  (tmp_path / "file").touch()
+  command = [sys.executable, "-m", "fer_jax.apps.audit", "--dataset=fer2013", f"--data_dir={data_dir}"]
+  ran = subprocess.run([*command, f"--out={tmp_path / 'file'}"], check=False, capture_output=True, text=True)
+  assert ran.returncode == 2
+  assert ran.stderr.startswith("error: ")
+  assert len(ran.stderr.splitlines()) == 1
