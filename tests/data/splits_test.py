@@ -1,5 +1,9 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold
 
 from fer_jax.data import splits
 from fer_jax.data.arrays import Arrays
@@ -18,7 +22,7 @@ def make_arrays(label, group, split):
   )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dataset():
   """Three classes of 400, 100 and 20 training examples in groups of one to three, and a test split."""
   rng = np.random.default_rng(0)
@@ -70,10 +74,304 @@ def test_a_class_keeps_training_examples_and_gives_one_group_if_it_has_two():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2])
 def test_a_fraction_out_of_range_is_an_error(dataset, fraction):
-  with pytest.raises(UserError, match=f"fraction={fraction} "):
+  with pytest.raises(UserError, match=f"validation_share={fraction}: expected"):
     splits.with_validation(dataset, fraction=fraction)
 
 
-def test_too_few_training_examples_are_an_error():
+@pytest.mark.parametrize("size", [0, 1])
+def test_too_few_training_examples_are_an_error(size):
   with pytest.raises(UserError, match="too small"):
-    splits.with_validation(make_arrays([0], [0], ["train"]))
+    splits.with_validation(make_arrays([0] * size, [0] * size, ["train"] * size))
+
+
+def test_a_class_keeps_training_examples_however_large_the_share():
+  divided = splits.with_validation(make_arrays([0, 0, 1, 1, 1, 2], range(6), ["train"] * 6), fraction=0.99)
+  assert np.bincount(divided.label[divided.rows("train")], minlength=3).tolist() == [1, 1, 1]
+
+
+CLASSES = ("angry", "happy", "contempt")
+UNITS = ("images", "groups", "subjects")
+
+
+@pytest.fixture(scope="module")
+def people():
+  """40 people with one to six sequences of three frames each; a few frames of two sequences are equal."""
+  rng = np.random.default_rng(0)
+  subject = np.repeat(rng.permutation(np.repeat(np.arange(40), rng.integers(1, 7, 40))), 3)
+  sequence = np.repeat(np.arange(len(subject) // 3), 3)
+  label = rng.choice(3, len(sequence) // 3, p=[0.5, 0.4, 0.1])[sequence]
+  image = rng.integers(0, 256, (len(label), 2, 2, 1), dtype=np.uint8)
+  image[sequence == 7] = image[sequence == 4]
+  image[np.flatnonzero(sequence == 9)[0]] = image[np.flatnonzero(sequence == 7)[2]]
+  return Arrays(
+    image=image,
+    label=label.astype(np.int32),
+    subject=np.array([f"S{number:03d}" for number in subject]),
+    group=(sequence * 5 + 3).astype(np.int32),
+    split=np.where(np.arange(len(label)) % 2, "train", "test"),
+    class_names=CLASSES,
+  )
+
+
+def class_table(arrays, number):
+  """Counts the examples of each class that each part has."""
+  return np.array([np.bincount(arrays.label[number == part], minlength=3) for part in range(number.max() + 1)])
+
+
+def in_one_part(unit, number):
+  return all(len(set(number[unit == one].tolist())) == 1 for one in np.unique(unit))
+
+
+def numbered(splitter, arrays, unit=None):
+  """The folds of a splitter of scikit-learn's, in the form of ours."""
+  number = np.full(len(arrays), -1)
+  for fold, (_, test) in enumerate(splitter.split(arrays.label, arrays.label, unit)):
+    number[test] = fold
+  return number
+
+
+@pytest.mark.parametrize("by", UNITS)
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_folds_are_a_partition_that_the_seed_chooses(people, by, count):
+  folds, again, other = (splits.make_folds(people, by, count, seed) for seed in (1, 1, 2))
+  assert (folds.by, folds.count, folds.seed, folds.number.dtype) == (by, count, 1, np.int32)
+  assert set(folds.number.tolist()) == set(range(count))
+  np.testing.assert_array_equal(folds.number, again.number)
+  assert np.any(folds.number != other.number)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("counts", [(100, 33, 7), (10, 10, 10), (1, 1, 7), (57, 58, 59), (1001, 2, 9)])
+def test_folds_of_images_differ_by_one_example_at_most(counts, seed):
+  label = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), counts))
+  arrays = make_arrays(label, np.zeros(len(label)), ["train"] * len(label))
+  count = 4
+  found = class_table(arrays, splits.make_folds(arrays, "images", count, seed).number)
+  assert np.ptp(found, axis=0).max() <= 1
+  assert np.ptp(found.sum(axis=1)) <= 1
+
+
+def test_equal_images_may_be_in_two_folds_of_images_but_not_of_groups(people):
+  chained = np.isin(people.group, 5 * np.array([4, 7, 9]) + 3)  # sequences that share pictures, one through another
+  assert len(set(splits.make_folds(people, "images", 10, 0).number[chained].tolist())) > 1
+  folds = splits.make_folds(people, "groups", 10, 0)
+  assert len(set(folds.number[chained].tolist())) == 1
+  assert in_one_part(people.group, folds.number)
+  assert not in_one_part(people.subject, folds.number)
+
+
+def test_nobody_is_in_two_folds_of_subjects(people):
+  assert in_one_part(people.subject, splits.make_folds(people, "subjects", 10, 0).number)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [3, 5, 10])
+@pytest.mark.parametrize("by", UNITS)
+def test_classes_are_spread_as_evenly_as_scikit_learn_spreads_them(people, by, count, seed):
+  folds = splits.make_folds(people, by, count, seed)
+  if by == "images":
+    reference = numbered(StratifiedKFold(count, shuffle=True, random_state=seed), people)
+  else:
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    reference = numbered(splitter, people, folds.unit)
+  even = np.bincount(people.label) / count
+  ours, theirs = (np.abs(class_table(people, number) - even) for number in (folds.number, reference))
+  assert np.all(ours.max(axis=0) <= theirs.max(axis=0) + 1)
+
+
+def test_one_subject_out_makes_a_fold_of_each_person(people):
+  folds = splits.make_folds(people, "one_subject_out", 3, 0)
+  assert folds.count == 40
+  np.testing.assert_array_equal(folds.number, numbered(LeaveOneGroupOut(), people, people.subject))
+
+
+def test_what_a_fold_lacks_is_said_line_by_line_and_summed_up_where_it_is_much(people):
+  arrays = make_arrays([0] * 6 + [1] * 3 + [2], range(10), ["train"] * 10)
+  folds = splits.make_folds(arrays, "images", 3, 0)
+  (tested,) = folds.number[arrays.label == 2]
+  expected = [f"fold {fold} has no c in its test part" for fold in range(3) if fold != tested]
+  assert folds.notes == (*expected, f"fold {tested} has no c in its training part")
+  assert splits.make_folds(make_arrays([0, 1] * 6, range(12), ["train"] * 12), "images", 3, 0).notes == ()
+  counts = class_table(people, splits.make_folds(people, "one_subject_out", 2, 0).number) == 0
+  (note,) = splits.make_folds(people, "one_subject_out", 2, 0).notes
+  listed = ", ".join(f"{name} in {lacking}" for name, lacking in zip(CLASSES, counts.sum(axis=0), strict=True))
+  assert note == f"{counts.any(axis=1).sum()} of 40 folds lack a class in their test part: {listed}"
+
+
+@pytest.mark.parametrize(
+  ("by", "count", "message"),
+  [
+    ("images", 1, "config.folds.count=1: expected 2 or more"),
+    ("people", 5, "config.folds.by='people': expected one of images, groups, subjects, one_subject_out"),
+    ("images", 11, "config.folds.count=11: the dataset has 10 images; expected at most as many folds"),
+    ("groups", 5, "config.folds.count=5: the dataset has 4 groups; expected"),
+    ("subjects", 4, "config.folds.count=4: the dataset has 3 subjects; expected"),
+  ],
+)
+def test_folds_that_cannot_be_are_a_user_s_error(by, count, message):
+  arrays = make_arrays([0] * 10, [0, 1, 2, 3, 3, 3, 3, 3, 3, 3], ["train"] * 10)
+  arrays.subject[:] = ["x", "y", *["z"] * 8]
+  with pytest.raises(UserError, match=message):
+    splits.make_folds(arrays, by, count, 0)
+
+
+@pytest.mark.parametrize("by", ["subjects", "one_subject_out"])
+def test_people_must_be_named_and_more_than_one(by):
+  arrays = make_arrays([0] * 4, range(4), ["train"] * 4)
+  with pytest.raises(UserError, match=f"config.folds.by='{by}': the dataset names no subjects; images and groups"):
+    splits.make_folds(arrays, by, 2, 0)
+  arrays.subject[:] = "x"
+  with pytest.raises(UserError, match="the dataset has 1 subjects"):
+    splits.make_folds(arrays, by, 2, 0)
+  arrays.subject[:1] = ""
+  with pytest.raises(UserError, match="names no subject for 1 of 4 examples"):
+    splits.make_folds(arrays, by, 2, 0)
+
+
+@pytest.mark.parametrize("by", [*UNITS, "one_subject_out"])
+def test_a_fold_is_the_test_split_and_a_share_of_the_rest_is_held_out(people, by):
+  folds = splits.make_folds(people, by, 5, 0)
+  for number in range(0, folds.count, 3):
+    divided = splits.for_fold(people, folds, number, 0.2, 0)
+    np.testing.assert_array_equal(divided.rows("test"), np.flatnonzero(folds.number == number))
+    parts = {name: divided.rows(name) for name in ("train", "validation", "test")}
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(people)))
+    if by != "images":
+      assert in_one_part(people.group if by == "groups" else people.subject, divided.split)
+    held_out, rest = (
+      np.bincount(people.label[rows], minlength=3)
+      for rows in (parts["validation"], np.r_[parts["validation"], parts["train"]])
+    )
+    largest = {"images": 1, "groups": 9}.get(by, 18)  # examples of a unit
+    assert np.abs(held_out - 0.2 * rest).max() <= largest / 2
+    assert held_out.min() > 0
+    assert divided.notes[-1].startswith(f"fold {number} of {folds.count} (the first is 0), by ")
+    assert f"{len(parts['validation'])} of the others" in divided.notes[-1]
+    assert divided.image is people.image
+
+
+def test_the_seed_chooses_what_a_fold_holds_out_and_each_fold_has_its_own(people):
+  folds = splits.make_folds(people, "images", 2, 0)
+  first, again, other = (splits.for_fold(people, folds, 0, 0.1, seed).split for seed in (3, 3, 4))
+  np.testing.assert_array_equal(first, again)
+  assert np.any(first != other)
+
+
+def test_an_epoch_has_the_mean_training_rows_of_all_folds(people):
+  folds = splits.make_folds(people, "one_subject_out", 2, 0)
+  rows = [len(splits.for_fold(people, folds, number, 0.2, 1).rows("train")) for number in range(40)]
+  assert len(set(rows)) > 1
+  assert splits.epoch_rows(people, folds, 0.2, 1) == round(np.mean(rows))
+
+
+def test_people_in_validation_are_many_enough_where_each_has_many_pictures():
+  """Ten people with ten pictures of each class: a tenth of six of them is one person, not none."""
+  label = np.tile(np.repeat(np.arange(3), 10), 10)
+  arrays = make_arrays(label, range(300), ["train"] * 300)
+  arrays = dataclasses.replace(arrays, subject=np.repeat([f"p{i}" for i in range(10)], 30))
+  folds = splits.make_folds(arrays, "subjects", 3, 0)
+  for number in range(3):
+    divided = splits.for_fold(arrays, folds, number, 0.1, 0)
+    assert np.bincount(divided.label[divided.rows("validation")]).tolist() == [10, 10, 10]
+
+
+def test_a_fold_that_is_none_or_leaves_too_little_is_a_user_s_error(people):
+  folds = splits.make_folds(people, "subjects", 4, 0)
+  for number in (-1, 4):
+    with pytest.raises(UserError, match=f"config.folds.number={number}: expected 0 to 3, there are 4 folds"):
+      splits.for_fold(people, folds, number, 0.1, 0)
+  with pytest.raises(UserError, match="config.data.validation_share=1.0: expected a share"):
+    splits.for_fold(people, folds, 0, 1.0, 0)
+  two = people.subject == people.subject[0]
+  two |= people.subject == next(s for s in people.subject if s != people.subject[0])
+  couple = make_arrays(people.label[two], range(two.sum()), ["train"] * two.sum())
+  couple.subject[:] = np.where(people.subject[two] == people.subject[0], "x", "y")
+  with pytest.raises(UserError, match=r"config.folds.number=1: the \d+ examples outside the fold are too few subjects"):
+    splits.for_fold(couple, splits.make_folds(couple, "subjects", 2, 0), 1, 0.1, 0)
+
+
+@pytest.mark.parametrize("by", [*UNITS, "one_subject_out"])
+def test_saved_folds_are_those_that_are_loaded_whatever_the_size_of_the_images(people, by, tmp_path):
+  folds = splits.make_folds(people, by, 5, 3)
+  folds.save(tmp_path / "splits.json")
+  assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
+  larger = dataclasses.replace(people, image=people.image.repeat(2, axis=1).repeat(2, axis=2), split=people.split[::-1])
+  loaded = splits.load_folds(tmp_path / "splits.json", larger)
+  for field in dataclasses.fields(folds):
+    np.testing.assert_array_equal(getattr(loaded, field.name), getattr(folds, field.name))
+  expected = splits.for_fold(people, folds, 2, 0.1, 0).split
+  np.testing.assert_array_equal(splits.for_fold(larger, loaded, 2, 0.1, 0).split, expected)
+  content = json.loads((tmp_path / "splits.json").read_text())
+  assert content.keys() == {"by", "count", "seed", "examples", "digest", "classes", "fold", "notes"}
+  assert content["fold"] == folds.number.tolist()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"label": lambda a: a.label[::-1].copy()}, "the labels or subjects differ"),
+    ({"subject": lambda a: np.roll(a.subject, 1)}, "the labels or subjects differ"),
+    ({"class_names": lambda a: ("angry", "happy", "sad")}, r"the classes differ: \['angry', 'happy', 'contempt'\] in"),
+  ],
+)
+def test_folds_of_another_dataset_are_a_user_s_error(people, change, message, tmp_path):
+  path = tmp_path / "splits.json"
+  splits.make_folds(people, "subjects", 5, 0).save(path)
+  other = dataclasses.replace(people, **{key: make(people) for key, make in change.items()})
+  with pytest.raises(UserError, match=f"splits.json divides another dataset: {message}"):
+    splits.load_folds(path, other)
+  with pytest.raises(UserError, match=r"the examples differ: \d+ in the file, 3 here"):
+    splits.load_folds(path, make_arrays([0, 1, 2], range(3), ["train"] * 3))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"by": "file"}, "by='file' is none of images"),
+    ({"by": []}, r"by=\[\] is none of images"),
+    ({"count": 1}, "the count 2 or more"),
+    ({"count": "5"}, "count and seed are not whole numbers"),
+    ({"seed": None}, "count and seed are not whole numbers"),
+    ({"fold": [0, 1]}, "'fold' is no list of "),
+    ({"fold": 7}, "'fold' is no list of "),
+    ({"count": 6}, "does not number 6 folds from 0 to 5, each with an example"),
+    ({"count": 4}, "does not number 4 folds from 0 to 3"),
+    ({"digest": None}, "'digest' is missing"),
+  ],
+)
+def test_a_file_that_holds_no_folds_is_a_user_s_error(people, change, message, tmp_path):
+  path = tmp_path / "splits.json"
+  splits.make_folds(people, "subjects", 5, 0).save(path)
+  content = {**json.loads(path.read_text()), **change}
+  if content["digest"] is None:
+    del content["digest"]
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match=f"splits.json: .*{message}") as error:
+    splits.load_folds(path, people)
+  assert "\n" not in str(error.value)
+
+
+def test_a_file_that_divides_a_person_is_a_user_s_error(people, tmp_path):
+  path = tmp_path / "splits.json"
+  splits.make_folds(people, "subjects", 5, 0).save(path)
+  content = json.loads(path.read_text())
+  content["fold"][0] = (content["fold"][0] + 1) % 5
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match="a subject stands in two folds"):
+    splits.load_folds(path, people)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3"])
+def test_a_file_that_is_no_json_object_is_a_user_s_error(people, content, tmp_path):
+  (tmp_path / "splits.json").write_text(content)
+  with pytest.raises(UserError, match="splits.json: not JSON, or no division into folds; expected"):
+    splits.load_folds(tmp_path / "splits.json", people)
+
+
+def test_a_file_that_is_absent_or_cannot_be_written_is_a_user_s_error(people, tmp_path):
+  with pytest.raises(UserError, match="splits.json: cannot be read"):
+    splits.load_folds(tmp_path / "splits.json", people)
+  (tmp_path / "splits.json").mkdir()
+  with pytest.raises(UserError, match="splits.json: the folds cannot be written"):
+    splits.make_folds(people, "images", 5, 0).save(tmp_path / "splits.json")
+  assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
