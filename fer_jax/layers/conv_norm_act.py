@@ -22,6 +22,7 @@ class ConvNormAct(nn.Module):
     normalize: False puts a bias in the place of the normalisation.
     activation: None for none.
     epsilon: added to the variance.
+    kernel_init: draws the kernel.
     dtype: of the computation; parameters and statistics stay float32.
     axis_name: mapped axis of devices, over which the statistics are averaged.
   """
@@ -34,6 +35,7 @@ class ConvNormAct(nn.Module):
   normalize: bool = True
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   epsilon: float = 1e-5
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
 
@@ -49,7 +51,7 @@ class ConvNormAct(nn.Module):
       feature_group_count=self.groups,
       use_bias=not self.normalize,
       dtype=self.dtype,
-      kernel_init=nn.initializers.he_normal(),
+      kernel_init=self.kernel_init,
       name="conv",
     )(x)
     if self.normalize:

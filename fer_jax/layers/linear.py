@@ -36,15 +36,18 @@ class LinearClassifier(nn.Module):
   Attributes:
     num_classes: K.
     dropout: share of the features set to zero in training.
+    kernel_init: draws the kernel; the bias is zero.
     dtype: of the computation; the logits are float32.
   """
 
   num_classes: int
   dropout: float = 0.0
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, features: jax.Array, train: bool) -> jax.Array:
     """Maps features [B, D] to logits, float32 [B, K]."""
     features = nn.Dropout(self.dropout, deterministic=not train)(features)
-    return nn.Dense(self.num_classes, dtype=self.dtype, name="linear")(features).astype(jnp.float32)
+    linear = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=self.kernel_init, name="linear")
+    return linear(features).astype(jnp.float32)

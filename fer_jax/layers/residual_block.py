@@ -25,6 +25,8 @@ class ResidualBlock(nn.Module):
     stride: of the whole.
     bottleneck: 1x1, 3x3, 1x1 to EXPANSION features channels; else 3x3, 3x3.
     squeeze_excite: gate the channels of the residual branch.
+    shortcut: False leaves the shortcut branch out, its convolution too: two or three plain convolutions remain.
+    kernel_init: draws the kernels of the convolutions.
     dtype: of the computation; parameters and statistics stay float32.
     axis_name: mapped axis of devices, over which the statistics are averaged.
   """
@@ -33,13 +35,15 @@ class ResidualBlock(nn.Module):
   stride: int = 1
   bottleneck: bool = False
   squeeze_excite: bool = False
+  shortcut: bool = True
+  kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features, or 4 times that]."""
-    unit = partial(ConvNormAct, dtype=self.dtype, axis_name=self.axis_name)
+    unit = partial(ConvNormAct, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name)
     channels = self.features * (EXPANSION if self.bottleneck else 1)
     if self.bottleneck:
       y = unit(self.features, kernel_size=1, name="conv1")(x, train=train)
@@ -50,6 +54,8 @@ class ResidualBlock(nn.Module):
       y = unit(self.features, activation=None, name="conv2")(y, train=train)
     if self.squeeze_excite:
       y = SqueezeExcite(max(channels // REDUCTION, 1), dtype=self.dtype, name="squeeze_excite")(y, train=train)
+    if not self.shortcut:
+      return nn.relu(y)
     if self.stride != 1 or x.shape[-1] != channels:
       downsample = unit(channels, kernel_size=1, stride=self.stride, activation=None, name="downsample")
       x = downsample(x, train=train)

@@ -13,7 +13,7 @@ from fer_jax.models.baselines.vgg import Vgg
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
-from fer_jax.models.resnet import ResNet
+from fer_jax.models.resnet import CifarResNet, ResNet
 
 
 class ModelSettings(Protocol):
@@ -26,6 +26,7 @@ class ModelSettings(Protocol):
 MODELS: dict[str, type[ModelSettings]] = {
   "hsic_dense": HsicDense,
   "resnet": ResNet,
+  "cifar_resnet": CifarResNet,
   "bilinear": Bilinear,
   "alexnet": AlexNet,
   "bn_inception": BnInception,

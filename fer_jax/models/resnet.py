@@ -1,9 +1,9 @@
 """Deep residual networks: He et al. 2016 (arXiv:1512.03385); gated, SENet: Hu et al. 2018 (arXiv:1709.01507)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,10 @@ from fer_jax.models.network import Apply, Network
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 BOTTLENECK_FROM = 50
+MODULES = 3  # of the CIFAR family, with as many blocks each
+KINDS = ("residual", "plain")
+# He et al. 2015 (arXiv:1502.01852): not truncated, as Caffe's filler "msra" is not.
+MSRA = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Extractor(NamedTuple):
@@ -82,19 +86,93 @@ class ResNet:
     )
     first = f"{prefix}stem"
     layers: dict[str, nn.Module] = {first: stem(kernel_size=7, stride=2) if self.stem == "imagenet" else stem()}
-    stages = []
-    for stage, count in enumerate(STAGES[self.depth]):
-      stages.append(tuple(f"{prefix}layer{stage + 1}_{i}" for i in range(count)))
-      for i, name in enumerate(stages[-1]):
-        layers[name] = block(self.width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
+    blocks, stages = _stages(f"{prefix}layer", STAGES[self.depth], self.width, block)
+    layers |= blocks
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = apply(first, image)
       if self.stem == "imagenet":
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-      for names in stages:
-        for name in names:
-          x = apply(name, x)
-      return x
+      return _in_turn(apply, stages, x)
 
     return Extractor(layers, walk, ((first,), *stages))
+
+
+@dataclasses.dataclass(frozen=True)
+class CifarResNet:
+  """The hyper-parameters of the residual network of 6n + 2 layers: He et al. 2016, section 4.2, there for CIFAR-10.
+
+  A 3x3 convolution; three modules of n blocks of two 3x3 convolutions, of which the second and the third begin with
+  stride 2; global average pooling; a classifier. Lu et al. (Facial Expression Recognition Based on Deep Residual
+  Network) put a 1x1 convolution on the shortcut branch of the first block of those two modules, where He et al. pad
+  with zeros; so does this. Shortcut branches do not count in the depth. Kernels start from N(0, 2 / fan-in), the
+  classifier from zero. Images may have any size: the last maps are a quarter of it, 32x32 for 128x128.
+
+  Attributes:
+    depth: 6n + 2: 8, 14, 20 and so on.
+    kind: "residual", or "plain": the same without its shortcut branches.
+    width: channels of the first module; each later one has twice as many.
+    first: channels of the first convolution; 0 for `width`. Any other number gives the first block of the first
+      module a 1x1 convolution on its shortcut branch too, for the channels to fit.
+  """
+
+  depth: int = 20
+  kind: str = "residual"
+  width: int = 16
+  first: int = 0
+
+  def __post_init__(self) -> None:
+    if self.depth < 8 or self.depth % 6 != 2:
+      raise ValueError(f"model.depth={self.depth}: expected 6n + 2, such as 8, 20, 38, 56 or 74")
+    check_choice("model.kind", self.kind, KINDS)
+    if self.width < 1:
+      raise ValueError(f"model.width={self.width}: expected channels, 1 or more")
+    if self.first < 0:
+      raise ValueError(f"model.first={self.first}: expected channels, 0 for those of model.width")
+
+  def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
+    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    common: dict[str, Any] = {"kernel_init": MSRA, "dtype": dtype, "axis_name": axis_name}
+    block = partial(ResidualBlock, shortcut=self.kind == "residual", **common)
+    blocks, modules = _stages("module", (self.depth // 6,) * MODULES, self.width, block)
+
+    def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+      features = read_out(_in_turn(apply, modules, apply("stem", image)))
+      return apply("classifier", features), features
+
+    layers = {
+      "stem": ConvNormAct(self.first or self.width, **common),
+      **blocks,
+      "classifier": LinearClassifier(num_classes, kernel_init=nn.initializers.zeros, dtype=dtype),
+    }
+    return Network(layers, walk, (("stem",), *modules), "classifier")
+
+
+def _stages(
+  prefix: str, counts: Sequence[int], width: int, block: Callable[..., nn.Module]
+) -> tuple[dict[str, nn.Module], tuple[tuple[str, ...], ...]]:
+  """Makes the blocks of all stages, each with twice the channels of the one before on a map of half the side.
+
+  Args:
+    prefix: of the layers' names, before the stage's number from 1 and the block's from 0.
+    counts: of blocks, by stage.
+    width: channels of the first stage.
+    block: (features, stride=...) -> a block.
+
+  Returns:
+    the blocks by name, and the names stage by stage.
+  """
+  names = tuple(tuple(f"{prefix}{stage}_{i}" for i in range(count)) for stage, count in enumerate(counts, start=1))
+  layers = {
+    name: block(width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
+    for stage, in_stage in enumerate(names)
+    for i, name in enumerate(in_stage)
+  }
+  return layers, names
+
+
+def _in_turn(apply: Apply, stages: Sequence[Sequence[str]], x: jax.Array) -> jax.Array:
+  for names in stages:
+    for name in names:
+      x = apply(name, x)
+  return x

@@ -56,6 +56,14 @@ def test_without_normalisation_there_is_a_bias():
   np.testing.assert_allclose(layer.apply(variables, x, train=True), np.maximum(expected, 0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"kernel_init": jax.nn.initializers.constant(0.5)}])
+def test_the_kernel_starts_as_asked_and_else_as_he_normal(options):
+  kernel = ConvNormAct(8, **options).init(jax.random.key(0), image(), train=False)["params"]["conv"]["kernel"]
+  expected = 0.5 if options else np.sqrt(2 / 36)
+  assert np.sqrt(np.mean(np.square(kernel))) == pytest.approx(expected, rel=0.15)
+  assert np.all(kernel == 0.5) == bool(options)
+
+
 def test_trains_on_the_batch():
   x, layer = image(), ConvNormAct(3, activation=None)
   variables = random_variables(layer, x)

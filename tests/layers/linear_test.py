@@ -36,6 +36,13 @@ def test_logits_alone_are_float32_whatever_the_computation(layer, dtype):
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+def test_the_classifier_starts_from_zero_where_asked():
+  for layer, zero in ((LinearClassifier(4), False), (LinearClassifier(4, kernel_init=jax.nn.initializers.zeros), True)):
+    params = layer.init(jax.random.key(0), X, train=False)["params"]["linear"]
+    assert (not np.any(params["kernel"])) == zero
+    assert not np.any(params["bias"])
+
+
 def test_reads_a_grid_of_cells_row_by_row():
   maps = jnp.arange(2 * 4 * 4 * 3.0).reshape(2, 4, 4, 3)
   np.testing.assert_allclose(read_out(maps), maps.mean(axis=(1, 2)), rtol=1e-6)

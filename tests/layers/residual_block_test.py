@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.residual_block import ResidualBlock
 from tests.layers.variables import random_variables
 
@@ -33,6 +34,34 @@ def test_the_activation_follows_the_sum():
   variables = random_variables(block, X)
   variables["params"]["conv2"]["norm"] = {"scale": jnp.zeros(16), "bias": jnp.full(16, -0.5)}
   np.testing.assert_array_equal(block.apply(variables, X, train=False), jnp.maximum(X - 0.5, 0))
+
+
+@pytest.mark.parametrize(
+  "options", [{"features": 16}, {"features": 8}, {"features": 4, "stride": 2, "bottleneck": True}]
+)
+def test_without_its_shortcut_a_block_is_convolutions_alone(options):
+  plain, residual = ResidualBlock(shortcut=False, **options), ResidualBlock(**options)
+  variables = random_variables(residual, X)
+  branches = {kind: dict(tree) for kind, tree in variables.items()}
+  for tree in branches.values():
+    tree.pop("downsample", None)
+  assert jax.tree.structure(random_variables(plain, X)) == jax.tree.structure(branches)
+  y = X
+  for i, name in enumerate(names := sorted(branches["params"])):
+    kernel_size = branches["params"][name]["conv"]["kernel"].shape[0]
+    channels = branches["params"][name]["conv"]["kernel"].shape[-1]
+    strided = options.get("stride", 1) if i == len(names) - 2 else 1
+    unit = ConvNormAct(channels, kernel_size, strided)
+    y = unit.apply({kind: tree[name] for kind, tree in branches.items()}, y, train=False)
+  np.testing.assert_allclose(plain.apply(branches, X, train=False), y, atol=1e-6)
+  assert np.any(residual.apply(variables, X, train=False) != y)
+
+
+def test_all_kernels_start_as_asked():
+  block = ResidualBlock(4, 2, bottleneck=True, kernel_init=jax.nn.initializers.constant(0.5))
+  params = block.init(jax.random.key(0), X, train=False)["params"]
+  assert len(params) == 4
+  assert {float(value) for part in params.values() for value in part["conv"]["kernel"].ravel()} == {0.5}
 
 
 @pytest.mark.parametrize(
