@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import hashlib
 import os
 import shlex
 import signal
@@ -18,7 +17,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fer_jax.data import arrays, builders
+from fer_jax.data.audit import audit
 from fer_jax.errors import run
+
+# The config that trains on a dataset, and the name that it has of its own.
+_CONFIGS = {
+  "fer2013": ("configs/hsic.py", "fer2013"),
+  "synthetic_faces": ("configs/hsic.py:demo", "synthetic_faces"),
+  "ck_plus": ("configs/obsr.py:ck_plus", "ck_plus"),
+  "kdef": ("configs/resnet.py", "kdef_ck_plus"),
+  "kdef_ck_plus": ("configs/resnet.py", "kdef_ck_plus"),
+  "drawn_kdef_ck_plus": ("configs/resnet.py:demo", "drawn_kdef_ck_plus"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   dataset = arrays.load(flags.dataset, flags.data_dir)
   print(f"Ready after {time.monotonic() - start:.0f} s.")
   print(f"\n{class_table(dataset)}\n")
+  comparison = (builder.info.metadata or {}).get("comparison")
+  if comparison:
+    print("\n".join([*comparison, ""]))
   for line in (*_origin(builder), *(f"warning: {text}" for text in (*dataset.notes, *audit(dataset)))):
     print(textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
   print(f"\nPrepared data: {builder.data_dir}")
@@ -55,34 +68,6 @@ def class_table(dataset: arrays.Arrays) -> str:
   return "\n".join(f"{row[0]:<{width}}" + "".join(f"{cell:>{width}}" for cell in row[1:]) for row in rows)
 
 
-def audit(dataset: arrays.Arrays) -> list[str]:
-  """Says which pictures are equal pixel by pixel, across labels and splits, and which are of one colour.
-
-  Returns:
-    A line for each finding; none for a dataset without such pictures.
-  """
-  digest = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in dataset.image])
-  _, picture, copies = np.unique(digest, return_inverse=True, return_counts=True)
-  labels_of_picture = np.unique(np.column_stack([picture, dataset.label]), axis=0)[:, 0]
-  conflicting = np.sum(np.bincount(labels_of_picture) > 1)
-  in_train = np.zeros(len(copies), bool)
-  in_train[picture[dataset.rows("train")]] = True
-  pixels = dataset.image.reshape(len(dataset), -1)
-  constant = np.sum(pixels.min(axis=1) == pixels.max(axis=1))
-  lines = []
-  if len(copies) < len(dataset):
-    lines.append(f"{len(copies)} distinct images in {len(dataset)} rows: {np.sum(copies > 1)} stand more than once")
-  if conflicting:
-    lines.append(f"{conflicting} of these groups of duplicates have conflicting labels")
-  for split in ("validation", "test"):
-    leaked = np.sum(in_train[picture[dataset.rows(split)]])
-    if leaked:
-      lines.append(f"{leaked} of the {len(dataset.rows(split))} {split} images stand in train as well")
-  if constant:
-    lines.append(f"{constant} images are constant (all pixels equal)")
-  return lines
-
-
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.prepare",
@@ -91,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     epilog=_files_help(),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())}")
+  parser.add_argument(
+    "--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())} (more below)"
+  )
   parser.add_argument("--manual_dir", metavar="DIR", help="the folder with the files you downloaded (see below)")
   parser.add_argument(
     "--data_dir",
@@ -106,7 +93,9 @@ def _files_help() -> str:
   lines = ["what --manual_dir must hold:"]
   for name in builders.names():
     files = builders.required_files(name) or "nothing: the dataset is built in, leave --manual_dir out"
-    lines += textwrap.wrap(f"{name}: {files}", 90, initial_indent="  ", subsequent_indent="    ")
+    others = builders.configurations(name)[1:]
+    also = f" (also {', '.join(f'{name}/{config}' for config in others)})" if others else ""
+    lines += textwrap.wrap(f"{name}{also}: {files}", 90, initial_indent="  ", subsequent_indent="    ")
   return "\n".join(
     ["example:", "  python -m fer_jax.apps.prepare --dataset=fer2013 --manual_dir=$HOME/fer2013", "", *lines]
   )
@@ -117,7 +106,9 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
   origin = (builder.info.metadata or {}).get("origin")
   if not origin:
     return []
-  lines = [f"source: {origin['path']} (SHA-256 {origin['sha256']})"]
+  lines = [f"source: {origin['path']} (form: {origin['form']}; SHA-256 {origin['sha256']})"]
+  if "contents" in origin:
+    lines.append(f"found: {origin['contents']}")
   if builder.name == "fer2013":
     found = "found: labels=ferplus_hard and ferplus_soft can be used"
     lost = "not found; for FER+ labels put fer2013new.csv beside the CSV file and prepare again with --overwrite"
@@ -126,9 +117,10 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 
 def _next_command(name: str, data_dir: str | None) -> str:
-  config = "configs/hsic.py:demo" if name == "synthetic_faces" else "configs/hsic.py"
+  config, own_name = _CONFIGS[name.partition("/")[0]]
+  dataset = f" --config.data.name={name}" if name != own_name else ""
   place = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
-  return f"python -m fer_jax.main --config={config}{place}"
+  return f"python -m fer_jax.main --config={config}{dataset}{place}"
 
 
 if __name__ == "__main__":

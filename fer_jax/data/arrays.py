@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 import tempfile
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -14,16 +16,24 @@ import numpy as np
 
 from fer_jax.data import builders
 from fer_jax.errors import UserError
+from fer_jax.faces.crop import resize
+from fer_jax.faces.detection import HaarDetector
+from fer_jax.faces.framing import Framing
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
 LABELS = ("original", "ferplus_hard", "ferplus_soft")
+CROPS = ("auto", "none", "fixed", "detector")
 
 # Raised when what the cache holds changes, so that older caches are rebuilt.
-_CACHE_FORMAT = 1
-_RECORDS_AT_ONCE = 1024
+_CACHE_FORMAT = 2
+# Photographs are large.
+_RECORDS_AT_ONCE = 256
+
+# What the cache holds: arrays by name, and notes on how they came about.
+_Columns = tuple[dict[str, np.ndarray], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +73,47 @@ class Arrays:
     return np.flatnonzero(self.split == split)
 
 
-def load(name: str, data_dir: str | None = None, *, image_size: int | None = None, labels: str = "original") -> Arrays:
-  """Loads a prepared dataset; `synthetic_faces`, which needs no files, is prepared on the spot.
+def load(
+  name: str,
+  data_dir: str | None = None,
+  *,
+  image_size: int | None = None,
+  labels: str = "original",
+  crop: str = "auto",
+) -> Arrays:
+  """Loads a prepared dataset; one that needs no files is prepared on the spot.
 
-  The first load decodes and resizes every image once and caches the arrays beside the prepared dataset;
+  The first load decodes, crops and resizes every image once and caches the arrays beside the prepared dataset;
   later ones map the cached images into memory. A damaged cache is rebuilt.
 
   Args:
-    name: a dataset of `builders.names()`.
+    name: a dataset of `builders.names()`, or with one of its configurations, "ck_plus/neutral".
     data_dir: the folder that holds prepared datasets; None is TFDS's own (the environment variable
       TFDS_DATA_DIR, or ~/tensorflow_datasets).
     image_size: height and width in pixels that images are resized to, by area averaging where they shrink and
-      bilinearly where they grow; None leaves them as they are.
+      bilinearly where they grow; None leaves them as they are, and takes 128 for photographs.
     labels: "original"; or, where a dataset has FER+ votes, "ferplus_hard" (the emotion with most votes) or
       "ferplus_soft" (with `soft_label`, the emotions' shares of the votes, as well), both over eight
       classes (contempt is 7). `ferplus.labels` says which rows are left out and how ties are broken.
+    crop: of photographs to the face: "detector" cuts out the largest face that `HaarDetector` finds and, where it
+      finds none, the fixed part; "fixed" cuts the same part out of every photograph (the papers are silent on it: it is
+      our choice, for each dataset); "none" squeezes whole photographs into the square. "auto" is "detector" for
+      photographs, and "none" for the datasets of faces, which can have nothing else.
 
   Raises:
-    UserError: if an argument is out of its range, the dataset is not prepared or damaged, or FER+ votes
-      are asked for and absent.
+    UserError: if an argument is out of its range, the dataset is not prepared or damaged, FER+ votes are asked for and
+      absent, or a crop is asked for of faces.
   """
   if labels not in LABELS:
     raise UserError(f"labels={labels!r} is unknown; expected {', '.join(LABELS)}")
   if image_size is not None and image_size < 1:
     raise UserError(f"image_size={image_size} is no size; expected a whole number of pixels, 1 or more")
+  if crop not in CROPS:
+    raise UserError(f"crop={crop!r} is unknown; expected {', '.join(CROPS)}")
   builder = builders.make_builder(name, data_dir)
   if not builders.is_prepared(builder):
     builder = _prepare_or_explain(name, data_dir, builder)
-  columns = _cached_columns(builder, image_size)
+  columns, notes = _cached_columns(builder, image_size, _resolve_crop(name, builder, crop))
   arrays = Arrays(
     image=columns["image"],
     label=columns["label"],
@@ -98,7 +121,7 @@ def load(name: str, data_dir: str | None = None, *, image_size: int | None = Non
     group=columns["group"],
     split=columns["split"],
     class_names=tuple(builder.info.features["label"].names),
-    notes=tuple((builder.info.metadata or {}).get("warnings", ())),
+    notes=(*(builder.info.metadata or {}).get("warnings", ()), *notes),
   )
   return (
     arrays
@@ -151,32 +174,47 @@ def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare
   )
 
 
-def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None) -> dict[str, np.ndarray]:
+def _resolve_crop(name: str, builder: "tfds.core.DatasetBuilder", crop: str) -> str:
+  """Returns "none", "fixed" or "detector"."""
+  if (builder.info.metadata or {}).get("framing") == "photograph":
+    return "detector" if crop == "auto" else crop
+  if crop in ("fixed", "detector"):
+    raise UserError(f"crop={crop!r} is for photographs, and the images of {name} are faces already; use crop='auto'")
+  return "none"
+
+
+def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> _Columns:
   """Returns a dataset's columns, from the cache where it is whole; else reads them and writes the cache."""
-  shape = builder.info.features["image"].shape
-  height, width = (image_size, image_size) if image_size else shape[:2]
-  if None in (height, width):
-    raise UserError(f"the images of {builder.name} differ in size: set image_size")
-  folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{shape[2]}")
-  columns = _open_cache(folder)
-  if columns is not None:
-    return columns
-  columns = _read_columns(builder, height, width)
+  *shape, channels = builder.info.features["image"].shape
+  size = image_size or (builder.info.metadata or {}).get("image_size")
+  height, width = (size, size) if size else shape
+  kind = "" if crop == "none" else f"-{crop}"
+  folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{channels}{kind}")
+  cached = _open_cache(folder)
+  if cached is not None:
+    return cached
+  columns, notes = _read_columns(builder, height, width, crop)
   try:
-    _write_cache(folder, columns)
+    _write_cache(folder, columns, notes)
   except OSError as error:
     print(f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): every run decodes again")
-    return columns
-  return _open_cache(folder) or columns
+    return columns, notes
+  return _open_cache(folder) or (columns, notes)
 
 
-def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int) -> dict[str, np.ndarray]:
+def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, crop: str) -> _Columns:
   """Decodes a prepared dataset: train, validation, test, each in its order on disk."""
   import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import utils as tfds_utils
 
   splits = [split for split in SPLITS if split in builder.info.splits]
   total = sum(builder.info.splits[split].num_examples for split in splits)
   image = np.empty((total, height, width, builder.info.features["image"].shape[2]), np.uint8)
+  framing = None
+  if crop != "none":
+    # People look into the camera from near by: what is smaller than this is no face.
+    detector = HaarDetector(smallest_face=0.3) if crop == "detector" else None
+    framing = Framing(height, builder.info.metadata["fixed_squares"], detector)
   fields: dict[str, list[Any]] = {
     key: [] for key in builder.info.features if key in ("label", "subject", "group", "votes")
   }
@@ -184,12 +222,17 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int) 
   try:
     for split in splits:
       source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-      for start in range(0, len(source), _RECORDS_AT_ONCE):
-        for record in source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source)))):
-          image[row] = _decode(record["image"], image.shape[1:])
-          row += 1
-          for key, values in fields.items():
-            values.append(record[key])
+      quiet = framing is None or not sys.stderr.isatty()
+      for record in tfds_utils.tqdm(
+        _records(source), total=len(source), desc="Cropping", unit=" pictures", leave=False, disable=quiet
+      ):
+        picture = _decode(record["image"], image.shape[3])
+        if framing is not None:
+          picture = framing(picture, record["subject"].decode(), record["file"].decode())
+        image[row] = resize(picture, height, width).reshape(image.shape[1:])
+        row += 1
+        for key, values in fields.items():
+          values.append(record[key])
   except (OSError, ValueError, RuntimeError, IndexError, cv2.error) as error:
     raise UserError(
       f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
@@ -202,20 +245,23 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int) 
     "group": _number_groups(fields["group"]),
     "split": np.repeat(splits, [builder.info.splits[split].num_examples for split in splits]),
   }
-  return columns | ({"votes": np.stack(fields["votes"])} if "votes" in fields else {})
+  columns |= {"votes": np.stack(fields["votes"])} if "votes" in fields else {}
+  return columns, framing.notes() if framing is not None else ()
 
 
-def _decode(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-  """Decodes an image file to uint8 [H, W, C] in RGB or grey, resized to `shape`."""
-  height, width, channels = shape
+def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+  """Yields the records of a split, a few read at a time."""
+  for start in range(0, len(source), _RECORDS_AT_ONCE):
+    yield from source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source))))  # type: ignore[attr-defined]
+
+
+def _decode(data: bytes, channels: int) -> np.ndarray:
+  """Decodes an image file to uint8, [H, W] in grey or [H, W, 3] in RGB."""
   flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
   image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
   if image is None:
     raise ValueError("the image cannot be decoded")
-  if image.shape[:2] != (height, width):
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-  return image.reshape(shape)
+  return image
 
 
 def _number_groups(groups: list[bytes]) -> np.ndarray:
@@ -224,7 +270,7 @@ def _number_groups(groups: list[bytes]) -> np.ndarray:
   return np.array([numbers.setdefault(group or row, len(numbers)) for row, group in enumerate(groups)], np.int32)
 
 
-def _open_cache(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
+def _open_cache(folder: pathlib.Path) -> _Columns | None:
   """Opens cached columns, the images memory-mapped; None where the cache is absent, damaged or old."""
   try:
     contents = json.loads((folder / "contents.json").read_text())
@@ -233,13 +279,15 @@ def _open_cache(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
     for key, checksum in contents["crc32"].items():
       if _crc32(folder / f"{key}.npy") != checksum:
         return None
-    return {key: np.load(folder / f"{key}.npy", mmap_mode="r" if key == "image" else None) for key in contents["crc32"]}
+    keys = contents["crc32"]
+    columns = {key: np.load(folder / f"{key}.npy", mmap_mode="r" if key == "image" else None) for key in keys}
+    return columns, tuple(contents["notes"])
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
 
-def _write_cache(folder: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-  """Writes columns so that other processes see either nothing or all of them."""
+def _write_cache(folder: pathlib.Path, columns: dict[str, np.ndarray], notes: tuple[str, ...]) -> None:
+  """Writes columns and notes so that other processes see either nothing or all of them."""
   folder.parent.mkdir(exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder.parent) as temporary:
     fresh = pathlib.Path(temporary, "fresh")
@@ -247,7 +295,8 @@ def _write_cache(folder: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
     for key, column in columns.items():
       np.save(fresh / f"{key}.npy", column)
     checksums = {key: _crc32(fresh / f"{key}.npy") for key in columns}
-    (fresh / "contents.json").write_text(json.dumps({"format": _CACHE_FORMAT, "crc32": checksums}))
+    contents = {"format": _CACHE_FORMAT, "crc32": checksums, "notes": notes}
+    (fresh / "contents.json").write_text(json.dumps(contents))
     with contextlib.suppress(OSError):  # Absent, or another process has just moved it away.
       if _open_cache(folder) is None:
         os.replace(folder, pathlib.Path(temporary, "replaced"))

@@ -1,11 +1,11 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from fer_jax.apps import prepare
-from fer_jax.data.arrays import Arrays
+from fer_jax.data import builders
+from fer_jax.data.builders.kdef_ck_plus.builder import DrawnKdefCkPlus
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
 
@@ -83,33 +83,71 @@ def test_synthetic_faces_need_no_files(capsys, tmp_path):
   assert "--config=configs/hsic.py:demo" in output
 
 
-def test_the_audit_counts_duplicates_conflicts_leaks_and_constant_images():
-  picture = [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
-  image = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
-  image[5] = 9
-  size = len(picture)
-  dataset = Arrays(
-    image=image[picture],
-    label=np.array([0, 1, 2, 0, 1, 0, 2, 1, 1, 0], np.int32),
-    subject=np.full(size, ""),
-    group=np.arange(size, dtype=np.int32),
-    split=np.array(["train"] * 5 + ["validation"] * 2 + ["test"] * 3),
-    class_names=("a", "b", "c"),
-  )
-  assert prepare.audit(dataset) == [
-    "6 distinct images in 10 rows: 3 stand more than once",
-    "2 of these groups of duplicates have conflicting labels",
-    "2 of the 2 validation images stand in train as well",
-    "2 of the 3 test images stand in train as well",
-    "1 images are constant (all pixels equal)",
-  ]
+@pytest.fixture
+def trees(tmp_path):
+  """The official trees of KDEF and CK+, one person each, with a file that is wrong in both."""
+  folder = tmp_path / "trees"
+  layouts.write_tree("kdef", folder / "KDEF", subjects=1, scale=0.1)
+  layouts.write_tree("ck_plus", folder / "CK+", subjects=1, scale=0.1)
+  (folder / "KDEF" / "AF01" / "AF01V.JPG").write_bytes(b"x")
+  (folder / "CK+" / "cohn-kanade-images" / "S005" / "001" / "S005_001_00000006.png").write_bytes(b"")
+  return folder
+
+
+def flat(text):
+  """Undoes the folding of long lines."""
+  return " ".join(text.split())
+
+
+def test_photographs_show_source_rejects_and_the_comparison_with_the_paper(capsys, trees, tmp_path):
+  output = run_main(capsys, "--dataset=kdef_ck_plus", f"--manual_dir={trees}", f"--data_dir={tmp_path / 'data'}")
+  assert table_of(output) == {
+    "class": ["train", "total"],
+    **{name: ["10", "10"] for name in ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")},
+    "total": ["70", "70"],
+  }
+  comparison = output[output.index("paper's table 3") :].splitlines()
+  assert flat(comparison[1]).startswith("angry 10 740 KDEF has 10 where the paper has 700; CK+ has 0 where")
+  assert flat(comparison[8]) == "total 70 5170"
+  text = flat(output)
+  assert f"source: {trees} (form: KDEF and CK+; SHA-256 " in text
+  assert "8 sequences of 1 people; 7 have a label, 1 have none" in text
+  assert "AF01ANFL.JPG): AF01/AF01V.JPG" in text
+  assert "(empty (0 bytes)): cohn-kanade-images/S005/001/S005_001_00000006.png" in text
+  assert "5 left out, so that every class is a multiple of ten" in text
+
+
+@pytest.mark.parametrize(
+  ("dataset", "command"),
+  [
+    ("kdef", "configs/resnet.py --config.data.name=kdef --config"),
+    ("kdef/frontal", "configs/resnet.py --config.data.name=kdef/frontal --config"),
+    ("kdef_ck_plus", "configs/resnet.py --config.data.data_dir"),
+    ("ck_plus", "configs/obsr.py:ck_plus --config.data.data_dir"),
+    ("ck_plus/neutral", "configs/obsr.py:ck_plus --config.data.name=ck_plus/neutral --config"),
+  ],
+)
+def test_the_next_command_trains_on_what_was_prepared(capsys, trees, tmp_path, dataset, command):
+  output = run_main(capsys, f"--dataset={dataset}", f"--manual_dir={trees}", f"--data_dir={tmp_path / 'data'}")
+  assert f"Next: python -m fer_jax.main --config={command}" in output
+  assert "comparison" not in output and ("table 3" in output) == (dataset == "kdef_ck_plus")
+
+
+def test_every_dataset_has_a_config_to_train_it_with(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(DrawnKdefCkPlus, "PEOPLE", 1)
+  monkeypatch.setattr(DrawnKdefCkPlus, "SCALE", 0.1)
+  output = run_main(capsys, "--dataset=drawn_kdef_ck_plus", f"--data_dir={tmp_path}")
+  assert "--config=configs/resnet.py:demo --config.data.data_dir" in output
+  assert set(prepare._CONFIGS) == set(builders.names())
 
 
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
     (["--dataset=fer2013"], "error: fer2013 needs --manual_dir=DIR"),
-    (["--dataset=fer2014"], "error: dataset 'fer2014' is unknown; known are fer2013, synthetic_faces"),
+    (["--dataset=fer2014"], "error: dataset 'fer2014' is unknown; known are ck_plus, drawn_kdef_ck_plus, fer2013, "),
+    (["--dataset=ck_plus/first", "--manual_dir=MANUAL"], "the configurations of ck_plus are: default, neutral, last"),
+    (["--dataset=kdef", "--manual_dir=MANUAL"], "holds no KDEF; looked for folders of sessions such as AF01/"),
     (["--dataset=fer2013", "--manual_dir=MANUAL"], "fer2013.csv, row 4: 2 columns, expected 3"),
     (["--dataset=fer2013", "--manual_dir=absent"], "error: --manual_dir=absent does not exist"),
   ],
@@ -132,5 +170,13 @@ def test_help_says_which_files_a_dataset_needs(capsys):
     prepare.main(["--help"])
   assert caught.value.code == 0
   output = capsys.readouterr().out
-  for words in ("--manual_dir", "fer2013.csv", "icml_face_data.csv", "built in", "example:"):
+  for words in (
+    "--manual_dir",
+    "fer2013.csv",
+    "icml_face_data.csv",
+    "built in",
+    "example:",
+    "ck_plus/neutral",
+    "kdef/frontal",
+  ):
     assert words in output

@@ -28,10 +28,26 @@ class _Dataset:
 
 
 _DATASETS = {
+  "ck_plus": _Dataset(
+    "fer_jax.data.builders.ck_plus.builder",
+    "CkPlus",
+    "cohn-kanade-images/ and Emotion/ (or Emotion_labels/), or CK+48/<class>/*.png, or ckextended.csv",
+  ),
+  "drawn_kdef_ck_plus": _Dataset("fer_jax.data.builders.kdef_ck_plus.builder", "DrawnKdefCkPlus"),
   "fer2013": _Dataset(
     "fer_jax.data.builders.fer2013.builder",
     "Fer2013",
     "fer2013.csv or icml_face_data.csv (beside it fer2013new.csv for FER+), or Kaggle's train/ and test/",
+  ),
+  "kdef": _Dataset(
+    "fer_jax.data.builders.kdef.builder",
+    "Kdef",
+    "the folders AF01/ to BM35/ (or KDEF_and_AKDEF/KDEF/, which holds them)",
+  ),
+  "kdef_ck_plus": _Dataset(
+    "fer_jax.data.builders.kdef_ck_plus.builder",
+    "KdefCkPlus",
+    "KDEF's folders AF01/ to BM35/ and CK+'s cohn-kanade-images/ and Emotion/, anywhere below it",
   ),
   "synthetic_faces": _Dataset("fer_jax.data.builders.synthetic_faces.builder", "SyntheticFaces"),
 }
@@ -47,20 +63,27 @@ def required_files(name: str) -> str:
   return _lookup(name).files
 
 
+def configurations(name: str) -> tuple[str, ...]:
+  """Returns the names of a dataset's configurations, the default one first; () for one that has none."""
+  return tuple(config.name for config in _builder_class(name).BUILDER_CONFIGS)
+
+
 def make_builder(name: str, data_dir: str | None = None) -> "tfds.core.DatasetBuilder":
   """Makes the TFDS builder of a dataset, prepared or not.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or with one of its configurations, "ck_plus/neutral"; without, it is the default one.
     data_dir: the folder that holds prepared datasets; None is TFDS's own (the environment variable
       TFDS_DATA_DIR, or ~/tensorflow_datasets).
 
   Raises:
-    UserError: if the name is unknown.
+    UserError: if the name or the configuration is unknown.
   """
-  dataset = _lookup(name)
-  builder_class = getattr(importlib.import_module(dataset.module), dataset.builder)
-  return builder_class(data_dir=data_dir and os.path.expanduser(data_dir))
+  _, slash, config = name.partition("/")
+  if slash and config not in configurations(name):
+    known = ", ".join(configurations(name)) or "none"
+    raise UserError(f"dataset {name!r} is unknown; the configurations of {name.partition('/')[0]} are: {known}")
+  return _builder_class(name)(config=config or None, data_dir=data_dir and os.path.expanduser(data_dir))
 
 
 def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
@@ -77,7 +100,7 @@ def prepare(
   failure leaves nothing behind, and with `overwrite` the old dataset stays until the new one is whole.
 
   Args:
-    name: one of `names()`.
+    name: as in `make_builder`.
     data_dir: as in `make_builder`.
     manual_dir: the folder with the files that the user brings.
     overwrite: prepare anew where the dataset is prepared already; otherwise it is left as it is.
@@ -107,9 +130,17 @@ def prepare(
 
 
 def _lookup(name: str) -> _Dataset:
-  if name not in _DATASETS:
+  """Returns a dataset by its name, with or without a configuration."""
+  dataset = _DATASETS.get(name.partition("/")[0])
+  if dataset is None:
     raise UserError(f"dataset {name!r} is unknown; known are {', '.join(names())}")
-  return _DATASETS[name]
+  return dataset
+
+
+def _builder_class(name: str) -> "type[tfds.core.DatasetBuilder]":
+  dataset = _lookup(name)
+  builder_class: type[tfds.core.DatasetBuilder] = getattr(importlib.import_module(dataset.module), dataset.builder)
+  return builder_class
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from fer_jax.apps import prepare
 from fer_jax.data import arrays, builders
+from fer_jax.data.audit import audit
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[4]
 DATA = REPOSITORY.parent / "shared" / "data" / "fer2013"
@@ -28,7 +28,7 @@ def test_counts_duplicates_and_votes_of_the_real_dataset(tmp_path):
     "validation": [467, 56, 496, 895, 653, 415, 607],
     "test": [491, 55, 528, 879, 594, 416, 626],
   }
-  assert prepare.audit(dataset) == [
+  assert audit(dataset) == [
     "34034 distinct images in 35887 rows: 1516 stand more than once",
     "57 of these groups of duplicates have conflicting labels",
     "280 of the 3589 validation images stand in train as well",

@@ -1,0 +1,68 @@
+"""CK+ as a TFDS dataset, readable without TensorFlow."""
+
+import dataclasses
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from fer_jax.data.builders import required_files
+from fer_jax.data.builders.ck_plus import selection, source
+from fer_jax.data.builders.photograph_builder import PhotographBuilder
+from fer_jax.data.builders.photographs import Found
+
+DESCRIPTION = """
+CK+, the extended Cohn-Kanade dataset: 593 sequences of 123 people, from a neutral face to the apex of an expression;
+327 of them, of 118 people, have a label. `subject` is the person (S005), `group` the sequence (S005_001). The metadata
+say from which form it was read: the official tree, CK+48 or ckextended.csv (which names no people).
+"""
+
+CITATION = """
+@inproceedings{lucey2010extended,
+  title = {The extended {Cohn-Kanade} dataset ({CK+}): A complete dataset for action unit and emotion-specified
+    expression},
+  author = {Lucey, Patrick and Cohn, Jeffrey F. and Kanade, Takeo and Saragih, Jason and Ambadar, Zara and
+    Matthews, Iain},
+  booktitle = {CVPR Workshops}, pages = {94--101}, year = {2010}, doi = {10.1109/CVPRW.2010.5543262}
+}
+"""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CkPlusConfig(tfds.core.BuilderConfig):
+  """One choice of frames."""
+
+  selection: selection.Selection
+
+
+class CkPlus(PhotographBuilder):
+  """CK+ (https://doi.org/10.1109/CVPRW.2010.5543262)."""
+
+  DESCRIPTION = DESCRIPTION
+  CITATION = CITATION
+  HOMEPAGE = "https://www.jeffcohn.net/Resources/"
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('ck_plus')}."
+  BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
+    CkPlusConfig(
+      name="default",
+      description="The last three frames of every labelled sequence, seven classes with contempt.",
+      selection=selection.DEFAULT,
+    ),
+    CkPlusConfig(
+      name="neutral",
+      description="The last three frames of every labelled sequence but contempt's, the first one as neutral.",
+      selection=selection.WITH_NEUTRAL,
+    ),
+    CkPlusConfig(
+      name="last",
+      description="The last frame of every labelled sequence but contempt's, six classes.",
+      selection=selection.LAST,
+    ),
+  ]
+
+  def class_names(self) -> tuple[str, ...]:
+    """Returns the classes in the order of the labels."""
+    return self.builder_config.selection.class_names
+
+  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+    """Returns the pictures, every one of them checked."""
+    return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.selection)

@@ -1,0 +1,34 @@
+"""Which frames of a sequence a configuration of CK+ takes, and how many there are of each class."""
+
+import dataclasses
+from collections.abc import Mapping
+
+CONTEMPT, NEUTRAL = "contempt", "neutral"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """A choice of frames.
+
+  Attributes:
+    class_names: in the order of the labels; sequences of other classes are left out.
+    last_frames: how many frames of a sequence, from its end, have the sequence's class.
+    counts: pictures of each class in the published dataset.
+  """
+
+  class_names: tuple[str, ...]
+  last_frames: int
+  counts: Mapping[str, int]
+
+  @property
+  def neutral(self) -> bool:
+    """Whether the first frame of a sequence is a picture of the class neutral."""
+    return NEUTRAL in self.class_names
+
+
+_SEQUENCES = {"angry": 45, "disgust": 59, "fear": 25, "happy": 69, "sad": 28, "surprise": 83}
+_THREE_FRAMES = {name: 3 * count for name, count in _SEQUENCES.items()}
+
+DEFAULT = Selection((*_SEQUENCES, CONTEMPT), 3, {**_THREE_FRAMES, CONTEMPT: 54})
+WITH_NEUTRAL = Selection((*_SEQUENCES, NEUTRAL), 3, {**_THREE_FRAMES, NEUTRAL: 309})
+LAST = Selection(tuple(_SEQUENCES), 1, _SEQUENCES)

@@ -1,0 +1,68 @@
+"""CK+ as `ckextended.csv`: columns emotion, pixels (48x48) and Usage; one picture a sequence, no people."""
+
+import functools
+import hashlib
+import pathlib
+
+import cv2
+import numpy as np
+
+from fer_jax.data.builders import photographs
+from fer_jax.data.builders.ck_plus.selection import CONTEMPT, Selection
+from fer_jax.data.builders.fer2013 import csv_form
+from fer_jax.data.builders.photograph_builder import EXPRESSIONS
+from fer_jax.data.builders.photographs import Found, Photograph
+from fer_jax.errors import UserError
+
+FILE = "ckextended.csv"
+COUNTS = {
+  **{"angry": 45, "disgust": 59, "fear": 25, "happy": 69, "sad": 28, "surprise": 83},
+  **{"neutral": 593, CONTEMPT: 18},
+}
+_SIDE = 48
+_CLASS_OF_CODE = {str(code): name for code, name in enumerate((*EXPRESSIONS, CONTEMPT))}
+
+
+def find(folder: pathlib.Path) -> pathlib.Path | None:
+  """Returns the file, in `folder` or a few levels below it; None where there is none."""
+  holder = photographs.only_folder(
+    folder, FILE, lambda path: any(file.name.lower() == FILE for file in photographs.files_in(path))
+  )
+  return holder and next(file for file in photographs.files_in(holder) if file.name.lower() == FILE)
+
+
+def read(path: pathlib.Path, selection: Selection) -> Found:
+  """Reads the rows of the selection's classes; its Usage, a random split over pictures, is not used.
+
+  Returns:
+    One picture a sequence, whatever the selection. Pictures that are equal pixel by pixel share a group.
+
+  Raises:
+    UserError: naming the file and the row that is wrong.
+  """
+  found = []
+  for line, (emotion, pixels) in csv_form.read_columns(path, ("emotion", "pixels")):
+    fault = _fault(emotion, pixels.split())
+    if fault:
+      raise UserError(f"{path}, row {line}: {fault}: download or copy the file again")
+    label = _CLASS_OF_CODE[emotion]
+    if label in selection.class_names:
+      image = np.array(pixels.split(), np.uint8)
+      data = cv2.imencode(".png", image.reshape(_SIDE, _SIDE))[1].tobytes()
+      group = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+      found.append(Photograph(f"{path.name}, row {line}", label, "", group, functools.partial(bytes, data)))
+  warnings = [f"{path.name} does not say who is in its pictures: no folds can be made over people"]
+  if selection.last_frames > 1:
+    warnings.append(f"{path.name} has one frame of a sequence, not the last {selection.last_frames}")
+  origin = {"form": FILE, "path": str(path), "contents": "one picture a sequence"}
+  return Found(tuple(found), origin, "face", warnings=tuple(warnings))
+
+
+def _fault(emotion: str, words: list[str]) -> str:
+  """Says what is wrong with a row; "" if nothing is."""
+  if emotion not in _CLASS_OF_CODE:
+    return f"the label (column emotion) is {emotion[:20]!r}, expected 0 to {len(_CLASS_OF_CODE) - 1}"
+  if len(words) != _SIDE**2:
+    return f"{len(words)} pixels, expected {_SIDE**2} ({_SIDE} x {_SIDE})"
+  wrong = [word for word in words if not (word.isascii() and word.isdecimal()) or int(word) > 255]
+  return f"a pixel is {wrong[0][:20]!r}, expected a whole number from 0 to 255" if wrong else ""

@@ -1,0 +1,1 @@
+"""KDEF, the Karolinska Directed Emotional Faces (Lundqvist, Flykt & Ohman, 1998)."""

@@ -1,0 +1,50 @@
+"""KDEF as a TFDS dataset, readable without TensorFlow."""
+
+import dataclasses
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from fer_jax.data.builders import required_files
+from fer_jax.data.builders.kdef import source
+from fer_jax.data.builders.photograph_builder import PhotographBuilder
+from fer_jax.data.builders.photographs import Found
+
+DESCRIPTION = """
+KDEF, the Karolinska Directed Emotional Faces: 4,900 colour portraits, 562x762, of 70 people in seven expressions, from
+five angles, in two sessions. `subject` is the person (F01, both sessions), `group` the pose (F01_AN_A), which five
+cameras saw at once.
+"""
+
+CITATION = """
+@techreport{lundqvist1998karolinska,
+  title = {The {Karolinska} Directed Emotional Faces ({KDEF})},
+  author = {Lundqvist, Daniel and Flykt, Anders and {\\"O}hman, Arne},
+  institution = {Department of Clinical Neuroscience, Psychology section, Karolinska Institutet}, year = {1998}
+}
+"""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class KdefConfig(tfds.core.BuilderConfig):
+  """One choice of angles."""
+
+  angles: tuple[str, ...]
+
+
+class Kdef(PhotographBuilder):
+  """KDEF (https://www.kdef.se)."""
+
+  DESCRIPTION = DESCRIPTION
+  CITATION = CITATION
+  HOMEPAGE = "https://www.kdef.se"
+  CHANNELS = 3
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('kdef')}."
+  BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
+    KdefConfig(name="default", description="All five angles.", angles=source.ANGLES),
+    KdefConfig(name="frontal", description="Faces seen from the front.", angles=source.FRONTAL),
+  ]
+
+  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+    """Returns the pictures, every one of them checked."""
+    return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.angles)

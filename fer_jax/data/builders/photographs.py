@@ -1,0 +1,235 @@
+"""Pictures of people as files: what a reader finds in a folder, and the checks that every file passes."""
+
+import collections
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import cv2
+import numpy as np
+from tensorflow_datasets.core import utils as tfds_utils
+
+from fer_jax.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+# A square of a picture: its centre, as shares of the width and the height, and its side, as a share of the shorter.
+Square = tuple[float, float, float]
+
+_LITTER = ("thumbs.db", "desktop.ini")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
+_END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
+# Of 255, on average over a picture: a portrait lies far above, even of dark hair before a dark wall.
+_NEAR_BLACK = 20
+_NAMED_AT_MOST = 20
+_SEARCH_DEPTH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Photograph:
+  """One picture that a reader found and named.
+
+  Attributes:
+    file: its place within the dataset's tree.
+    label: name of its class.
+    subject: the person; "" where the source does not say.
+    group: the sequence or the pose that its picture shares with others.
+    read: returns the encoded picture.
+    needs_encoding: whether it is stored as PNG because its own bytes do not decode to the dataset's channels.
+  """
+
+  file: str
+  label: str
+  subject: str
+  group: str
+  read: Callable[[], bytes]
+  needs_encoding: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+  """A file that is left out, and why."""
+
+  file: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What a reader found of a dataset.
+
+  Attributes:
+    photographs: in the order of the dataset.
+    origin: where they came from, as JSON: `form`, `path`, `contents` (what was there, in words) and, after `checked`,
+      `sha256`.
+    framing: "photograph" (head, shoulders, background) or "face" (cropped already).
+    fixed_squares: of photographs, the part of a picture that shows the face in most of them, by what the subject's
+      name begins with.
+    rejects: the files left out.
+    warnings: what is unusual about this copy, a line each.
+    comparison: lines of a table that sets this copy beside a published one.
+  """
+
+  photographs: tuple[Photograph, ...]
+  origin: dict[str, str]
+  framing: str
+  fixed_squares: Mapping[str, Square] = dataclasses.field(default_factory=dict)
+  rejects: tuple[Reject, ...] = ()
+  warnings: tuple[str, ...] = ()
+  comparison: tuple[str, ...] = ()
+
+  def counts(self) -> collections.Counter[str]:
+    """Returns the number of photographs of each class."""
+    return collections.Counter(photograph.label for photograph in self.photographs)
+
+
+def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders inside a folder by name, hidden ones left out."""
+  return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files inside a folder by name; hidden ones and those that systems leave behind left out."""
+  inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+  # A broken link is no folder: it stays in the list, so that whoever reads it says so.
+  return [path for path in inside if not path.is_dir() and path.name.lower() not in _LITTER]
+
+
+def find_folders(root: pathlib.Path, is_wanted: Callable[[pathlib.Path], bool]) -> list[pathlib.Path]:
+  """Returns the folders that are wanted, `root` or a few levels below it; what lies inside one is not looked at."""
+  level, found = [root], []
+  for _ in range(_SEARCH_DEPTH):
+    wanted = [folder for folder in level if is_wanted(folder)]
+    found += wanted
+    level = [inside for folder in level if folder not in wanted for inside in folders_in(folder)]
+  return found
+
+
+def only_folder(root: pathlib.Path, dataset: str, is_wanted: Callable[[pathlib.Path], bool]) -> pathlib.Path | None:
+  """Returns the one folder that is wanted, None where there is none; raises UserError where there are several."""
+  found = find_folders(root, is_wanted)
+  if len(found) > 1:
+    raise UserError(
+      f"--manual_dir={root} holds {dataset} {len(found)} times ({', '.join(map(str, found))}): give the folder of one"
+    )
+  return found[0] if found else None
+
+
+def not_found(root: pathlib.Path, dataset: str, expected: str) -> UserError:
+  """Returns the error that says what was looked for, and which archives could hold it."""
+  archives = [path.name for path in files_in(root) if path.suffix.lower() in _ARCHIVES]
+  hint = f"; unpack {', '.join(archives)} there first" if archives else ""
+  return UserError(f"--manual_dir={root} holds no {dataset}; looked for {expected}{hint}")
+
+
+def checked(found: Found, dataset: str, channels: int) -> Found:
+  """Decodes every picture, and leaves out those that are none.
+
+  Args:
+    found: what a reader found.
+    dataset: its name, for messages.
+    channels: 1 for grey, 3 for colour; pictures whose bytes decode to other channels are marked `needs_encoding`.
+
+  Returns:
+    `found` with unreadable files among `rejects`, pictures of odd size and near-black ones among `warnings`, and the
+    SHA-256 of all files and their names in `origin`.
+
+  Raises:
+    UserError: if no picture is left.
+  """
+  digest = hashlib.sha256()
+  kept, rejects, dark = [], list(found.rejects), []
+  sizes: dict[str, list[str]] = {}
+  for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" pictures", leave=False):
+    try:
+      data = photograph.read()
+    except OSError as error:
+      rejects.append(Reject(photograph.file, f"cannot be read: {error.strerror or error}"))
+      continue
+    digest.update(f"{photograph.file} {len(data)}\n".encode() + data)
+    image = _decode(data)
+    if image is None:
+      rejects.append(Reject(photograph.file, "not a readable picture" if data else "empty (0 bytes)"))
+      continue
+    shown_channels = image.shape[2] if image.ndim == 3 else 1
+    # Readers of the prepared dataset repeat a grey channel; they do not mix colours to grey, nor cut 16 bits to 8.
+    fits = image.dtype == np.uint8 and shown_channels in (1, channels)
+    kept.append(dataclasses.replace(photograph, needs_encoding=not fits))
+    sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", []).append(photograph.file)
+    if image.mean() * (255 / np.iinfo(image.dtype).max) < _NEAR_BLACK:
+      dark.append(photograph.file)
+  if not kept:
+    raise UserError(f"{found.origin['path']} holds no usable picture of {dataset}; {_reasons(rejects)}")
+  warnings = [*found.warnings, *_odd_sizes(dataset, sizes)]
+  if dark:
+    warnings.append(f"{dataset}: {len(dark)} near-black pictures are kept: {_names(dark)}")
+  return dataclasses.replace(
+    found,
+    photographs=tuple(kept),
+    origin={**found.origin, "sha256": digest.hexdigest()},
+    rejects=tuple(rejects),
+    warnings=tuple(warnings),
+  )
+
+
+def encoded(photograph: Photograph, channels: int) -> bytes:
+  """Returns a picture as it is stored: the file's own bytes, or as PNG in the dataset's channels."""
+  data = photograph.read()
+  if not photograph.needs_encoding:
+    return data
+  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+  if image is None:
+    raise UserError(f"{photograph.file} has changed since it was checked, and cannot be read any more: start again")
+  return cv2.imencode(".png", image)[1].tobytes()
+
+
+def reject_lines(rejects: Sequence[Reject]) -> list[str]:
+  """Returns a line for each reason, which names every file that was left out for it."""
+  files: dict[str, list[str]] = {}
+  for reject in rejects:
+    files.setdefault(reject.reason, []).append(reject.file)
+  return [f"{len(names)} left out ({reason}): {', '.join(names)}" for reason, names in files.items()]
+
+
+def count_warning(dataset: str, counts: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
+  """Returns a line that names the classes whose counts are not the published ones; none where all are."""
+  differing = [
+    f"{name} {counts.get(name, 0)} of {count}" for name, count in published.items() if counts.get(name, 0) != count
+  ]
+  if not differing:
+    return []
+  return [
+    f"these pictures of {dataset} are not those that were published: {', '.join(differing)}. Results on them cannot be "
+    "compared with published ones"
+  ]
+
+
+def _decode(data: bytes) -> np.ndarray | None:
+  """Returns a picture as it is in its file; None where it is none, or cut short."""
+  for start, end in _END_OF_FILE.items():
+    # OpenCV's older versions decode the first part of such a file, and leave the rest grey.
+    if data.startswith(start) and end not in data[-4096:]:
+      return None
+  return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+
+
+def _odd_sizes(dataset: str, sizes: Mapping[str, Sequence[str]]) -> list[str]:
+  usual = max(sizes, key=lambda size: len(sizes[size]))
+  return [
+    f"{dataset}: {len(files)} of the pictures are {size}, most are {usual}; they are kept: {_names(files)}"
+    for size, files in sizes.items()
+    if size != usual
+  ]
+
+
+def _names(files: Sequence[str]) -> str:
+  more = len(files) - _NAMED_AT_MOST
+  return ", ".join(files[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _reasons(rejects: Iterable[Reject]) -> str:
+  counts = collections.Counter(reject.reason for reject in rejects)
+  left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+  return f"left out: {left_out}: unpack it again" if left_out else "unpack it again"

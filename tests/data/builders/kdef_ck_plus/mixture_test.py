@@ -1,0 +1,95 @@
+"""The mixture's arithmetic, with the real datasets' counts and no pictures."""
+
+import pathlib
+from collections import Counter
+
+import pytest
+
+from fer_jax.data.builders.kdef_ck_plus import mixture
+from fer_jax.data.builders.photographs import Found, Photograph
+from fer_jax.errors import UserError
+
+CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+# The paper's tables 1, 2 and 3.
+KDEF = dict(zip(CLASSES, (700, 700, 700, 700, 699, 699, 700), strict=True))
+CK_PLUS = dict(zip(CLASSES, (45, 59, 25, 69, 28, 83, 0), strict=True))
+MIXED = dict(zip(CLASSES, (740, 750, 720, 760, 720, 780, 700), strict=True))
+
+
+def found(dataset: str, counts: dict[str, int]) -> Found:
+  """A reader's answer with as many pictures of each class; names count up across the classes, in turns."""
+  rows = sorted((number, label) for label, count in counts.items() for number in range(count))
+  pictures = tuple(
+    Photograph(f"{dataset}/{position:04d}", label, f"P{number % 7}", f"{number}", bytes)
+    for position, (number, label) in enumerate(rows)
+  )
+  origin = {"form": "", "path": "", "contents": dataset, "sha256": dataset}
+  return Found(pictures, origin, "photograph", {"": (0.5, 0.5, 0.5)})
+
+
+def mixed(kdef=KDEF, ck_plus=CK_PLUS, cut=True) -> Found:
+  return mixture.mix(found("KDEF", kdef), found("CK+", ck_plus), pathlib.Path("x"), cut=cut)
+
+
+def test_the_real_counts_give_table_3():
+  whole = mixed()
+  assert whole.counts() == Counter(MIXED)
+  assert len(whole.photographs) == 5170
+  (line,) = whole.warnings
+  assert line.startswith("37 left out, so that every class is a multiple of ten")
+  assert line.count("CK+/") == 37
+  assert whole.comparison[1:] == (
+    *(f"{label:<10}{count:>6}{count:>8}" for label, count in MIXED.items()),
+    f"{'total':<10}{5170:>6}{5170:>8}",
+  )
+
+
+def test_what_is_left_out_is_the_end_of_ck_pluss_files():
+  kdef, ck_plus = found("KDEF", KDEF), found("CK+", CK_PLUS)
+  left_out = mixture.surplus(kdef.photographs, ck_plus.photographs)
+  assert Counter(photograph.label for photograph in left_out) == Counter(
+    {"angry": 5, "disgust": 9, "fear": 5, "happy": 9, "sad": 7, "surprise": 2}
+  )
+  for label in CLASSES:
+    files = sorted(photograph.file for photograph in ck_plus.photographs if photograph.label == label)
+    dropped = sorted(photograph.file for photograph in left_out if photograph.label == label)
+    assert dropped == files[len(files) - len(dropped) :]
+
+
+def test_kdefs_end_follows_where_ck_plus_is_too_short():
+  kdef, ck_plus = found("KDEF", {"angry": 16}), found("CK+", {"angry": 3})
+  left_out = mixture.surplus(kdef.photographs, ck_plus.photographs)
+  expected = [f"CK+/{number:04d}" for number in range(3)] + [f"KDEF/{number:04d}" for number in range(10, 16)]
+  assert sorted(photograph.file for photograph in left_out) == expected
+
+
+def test_nothing_is_left_out_of_the_whole():
+  whole = mixed(cut=False)
+  assert whole.counts() == Counter({label: KDEF[label] + CK_PLUS[label] for label in CLASSES})
+  assert not whole.warnings
+  lines = dict(line.split(maxsplit=1) for line in whole.comparison[1:-1])
+  assert lines["angry"].split(maxsplit=2) == ["745", "740", "none left out to make a multiple of ten"]
+  assert lines["neutral"].split() == ["700", "700"]
+
+
+def test_the_comparison_says_why_classes_differ():
+  lines = mixed(kdef=KDEF | {"sad": 690}, ck_plus=CK_PLUS | {"fear": 0}).comparison
+  by_class = dict(line.split(maxsplit=1) for line in lines[1:])
+  assert by_class["sad"].split(maxsplit=2) == ["710", "720", "KDEF has 690 where the paper has 699"]
+  assert by_class["fear"].split(maxsplit=2) == ["700", "720", "CK+ has 0 where the paper has 25"]
+  assert by_class["angry"].split() == ["740", "740"]
+  assert by_class["total"].split() == ["5140", "5170"]
+
+
+def test_nobody_is_taken_for_somebody_of_the_other_dataset():
+  whole = mixed()
+  assert {photograph.subject[:-1] for photograph in whole.photographs} == {"KDEF-P", "CK-P"}
+  for photograph in whole.photographs:
+    prefix = "CK-" if photograph.file.startswith("CK+") else "KDEF-"
+    assert photograph.subject.startswith(prefix) and photograph.group.startswith(prefix)
+  assert set(whole.fixed_squares) == {"KDEF-", "CK-"}
+
+
+def test_too_few_pictures_for_a_multiple_of_ten_is_an_error():
+  with pytest.raises(UserError, match="no class has ten pictures; kdef_ck_plus/whole leaves none out"):
+    mixed(kdef={"angry": 5}, ck_plus={"angry": 4})
