@@ -1,9 +1,10 @@
 """State, position of the data and clock, saved and restored as one. The only file that imports orbax."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
-        clock = Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
+        clock = self._clock(step)
         data = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator))
         state = self.restore_state(step, state_for(clock))
         self._manager.restore(step, args=data)
@@ -134,6 +135,19 @@ class Checkpoints:
       )
     return None
 
+  def clocks(self) -> dict[int, Clock]:
+    """Returns the clock of every checkpoint, by its step; those that cannot be read are left out."""
+    found = {}
+    for step in self._manager.all_steps():
+      with contextlib.suppress(Exception):  # restore_newest says what is damaged
+        found[step] = self._clock(step)
+    return found
+
+  def forget_after(self, step: int) -> None:
+    """Deletes the checkpoints of later steps: all of them after -1."""
+    for later in [other for other in self._manager.all_steps() if other > step]:
+      self._manager.delete(later)
+
   def restore_state(self, step: int, shapes: TrainState) -> TrainState:
     """Returns the state saved at `step`, in the given shapes."""
     restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(shapes))))
@@ -145,10 +159,41 @@ class Checkpoints:
     restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
     return restored.state["params"], restored.state["stats"]
 
+  def _clock(self, step: int) -> Clock:
+    return Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
+
   @property
   def newest_step(self) -> int | None:
     """The step of the newest checkpoint; None where there is none."""
     return self._manager.latest_step()
+
+
+def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:
+  """Returns where trainings that take their steps together can go on together.
+
+  A process that is killed while it saves leaves some trainings with a checkpoint that others lack.
+
+  Args:
+    clocks: of each training's checkpoints, by step.
+    waits: whether a training had stopped in its phase, early, and only waits for the others to end it.
+
+  Returns:
+    a step for each training, all at the same place of the same phase, but for those that wait; None where
+    there is no such place.
+  """
+  places = {(clock.phase, clock.phase_step) for of in clocks for clock in of.values()}
+  for phase, phase_step in sorted(places, reverse=True):
+    found = [
+      [
+        step
+        for step, clock in of.items()
+        if clock.phase == phase and (clock.phase_step == phase_step or (waits(clock) and clock.phase_step < phase_step))
+      ]
+      for of in clocks
+    ]
+    if all(found):
+      return [max(steps) for steps in found]
+  return None
 
 
 def _forget_damaged_metrics(folder: Path) -> None:

@@ -24,6 +24,10 @@ from fer_jax.optim import Optimizer
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
 RESIDENCES = ("auto", "device", "host")
+DROPS = ("", "train_duplicates")
+FOLDS_BY = ("", "images", "groups", "subjects", "one_subject_out", "file")
+REPLICA_STRATEGIES = ("auto", "loop", "vmap")
+_LARGEST_SEED = 2**31 - 1
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?)?\s*", re.IGNORECASE)
 
 
@@ -72,20 +76,55 @@ class DataSettings:
   """Which data, and how it reaches the device.
 
   Attributes:
-    name: a dataset of `fer_jax.data.builders`.
+    name: a dataset of `fer_jax.data.builders`, or with one of its configurations, "ck_plus/neutral".
     data_dir: where it was prepared; empty for TFDS's own default.
     labels: "original", or for FER2013 with votes "ferplus_hard" or "ferplus_soft".
     image_size: pixels along each side; 0 keeps the dataset's own.
+    crop: of photographs to the face: "detector", "fixed" (the same part of every picture) or "none"; "auto" is the
+      detector for the datasets that are photographs, and none for those that are faces already.
     validation_share: of the training rows, held out where the dataset has no validation split.
-    residence: "device" keeps a split on the device and sends indices, "host" sends rows; "auto" chooses by size.
+    drop: "train_duplicates" leaves out training images that stand in the validation or test split too; "" nothing.
+    residence: "device" keeps the data on the device and sends indices, "host" sends rows; "auto" chooses by size.
   """
 
   name: str = "fer2013"
   data_dir: str = ""
   labels: str = "original"
   image_size: int = 0
+  crop: str = "auto"
   validation_share: float = 0.1
+  drop: str = ""
   residence: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldSettings:
+  """How the whole dataset is divided for cross-validation, in the place of its own splits.
+
+  Attributes:
+    by: what is kept whole: "images", "groups" (sequences, duplicates), "subjects" (people); "one_subject_out" makes
+      a fold of every person; "file" takes the division that `file` holds; "" is the dataset's own splits.
+    count: of folds; "one_subject_out" and "file" have their own.
+    number: of the fold that is the test split, from 0; with replicas, of the first of them.
+    seed: of the division, apart from that of the training.
+    file: a splits.json that an earlier run has written.
+  """
+
+  by: str = ""
+  count: int = 10
+  number: int = 0
+  seed: int = 0
+  file: str = ""
+
+  def __post_init__(self) -> None:
+    if self.by not in FOLDS_BY:
+      raise ValueError(f"folds.by={self.by!r}: expected one of {', '.join(by or 'empty' for by in FOLDS_BY)}")
+    if self.count < 2:
+      raise ValueError(f"folds.count={self.count}: expected 2 or more")
+    if self.number < 0:
+      raise ValueError(f"folds.number={self.number}: expected 0 or more")
+    if (self.by == "file") != bool(self.file):
+      raise ValueError(f"folds.by={self.by!r} and folds.file={self.file!r}: expected a file with by='file', else none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +169,7 @@ class Paper:
     title: of the paper.
     reference: DOI or arXiv number.
     reported: figures by name, e.g. {"test accuracy": 0.97}.
-    by_class: precision, recall and F1 by the name of a class.
+    by_class: precision, recall and F1 by the name of a class, or the recall alone.
     note: how to read them.
   """
 
@@ -142,8 +181,8 @@ class Paper:
 
   def __post_init__(self) -> None:
     for name, figures in self.by_class.items():
-      if len(figures) != 3:
-        raise ValueError(f"paper.by_class.{name}={figures}: expected precision, recall and F1")
+      if len(figures) not in (1, 3):
+        raise ValueError(f"paper.by_class.{name}={figures}: expected precision, recall and F1, or the recall alone")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +191,11 @@ class Settings:
 
   Attributes:
     data: which data.
+    folds: how it is divided for cross-validation.
+    replicas: how many trainings are one run: the folds from `folds.number` on, or, with the dataset's own splits, the
+      seeds from `seed` on; 0 for all folds that are left.
+    replica_strategy: how replicas share a device: in turn ("loop"), side by side in every operation ("vmap"), or
+      whichever a few steps show to be the faster ("auto").
     model: which network.
     pretrained: weights to begin with.
     augmentation: of training images.
@@ -163,7 +207,7 @@ class Settings:
     evaluate_every: how often the validation split is read, and a checkpoint saved.
     checkpoint_every: how often a checkpoint is saved besides.
     log_every: how often metrics are written.
-    seed: of parameters, data order and augmentation.
+    seed: of parameters, data order and augmentation; replica r has seed + r.
     precision: of activations: "float32" or "bfloat16"; parameters, statistics and losses are float32.
     budget_minutes: a run with a budget ends in that time, results included; 0 for none.
     paper: what to compare with.
@@ -174,6 +218,9 @@ class Settings:
   schedule: tuple[str, ...]
   duration: Duration
   data: DataSettings = DataSettings()
+  folds: FoldSettings = FoldSettings()
+  replicas: int = 1
+  replica_strategy: str = "auto"
   pretrained: PretrainedSettings = PretrainedSettings()
   augmentation: Augmentation = Augmentation()
   batch_size: int = 128
@@ -201,6 +248,8 @@ def parse(config: ConfigDict) -> Settings:
   choices = [
     ("precision", settings.precision, PRECISIONS),
     ("data.residence", settings.data.residence, RESIDENCES),
+    ("data.drop", settings.data.drop, DROPS),
+    ("replica_strategy", settings.replica_strategy, REPLICA_STRATEGIES),
   ]
   for key, value, allowed in choices:
     if value not in allowed:
@@ -208,6 +257,10 @@ def parse(config: ConfigDict) -> Settings:
   for key in ("batch_size", "eval_batch_size"):
     if getattr(settings, key) < 1:
       raise UserError(f"config.{key}={getattr(settings, key)}: expected 1 or more")
+  if settings.replicas < 0 or (settings.replicas == 0 and not settings.folds.by):
+    raise UserError(f"config.replicas={settings.replicas}: expected 1 or more, or 0 for all folds of config.folds.by")
+  if not 0 <= settings.seed <= _LARGEST_SEED - max(settings.replicas, 1):
+    raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, with the replicas after it")
   if not 0 <= settings.budget_minutes < math.inf:
     raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
   return settings

@@ -1,13 +1,14 @@
 """Exact evaluation: every row once, sums and not means of means; the same for any batch size and device count."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from fer_jax.data.batch import Batch
-from fer_jax.parallel import Devices
+from fer_jax.parallel import Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +32,38 @@ class Evaluation:
 
 
 def evaluate(
-  eval_step: Callable[..., Any], devices: Devices, variables: Any, resident: Any, batches: Iterable[Batch]
-) -> Evaluation:
-  """Runs a compiled evaluation step over every batch and adds up.
+  eval_step: Callable[..., Any],
+  placement: Placement,
+  variables: Any,
+  resident: Any,
+  batches: Sequence[Iterable[Batch]],
+) -> list[Evaluation]:
+  """Runs a compiled evaluation step over every batch and adds up, for each of the trainings that are placed.
 
   Args:
-    eval_step: from `Devices.compile_eval`.
-    devices: that compiled it.
-    variables: (params, stats).
-    resident: the split, where it lives on the device.
-    batches: from `pipeline.evaluation_batches`.
+    eval_step: from `Placement.compile_eval`.
+    placement: that compiled it.
+    variables: (params, stats), placed.
+    resident: the dataset, where it lives on the device.
+    batches: of each training, equally many, from `pipeline.evaluation_batches`.
   """
-  pending = [(eval_step(variables, resident, devices.split(batch)), batch.mask) for batch in batches]
+  pending = []
+  for together in zip(*batches, strict=True):
+    masks = [batch.mask for batch in together]
+    pending.append((eval_step(variables, resident, placement.deal(together)), masks))
+  fetched = jax.device_get(pending)  # only now: the device never waits for the host
+  return [
+    _add_up([(placement.take(results, number), masks[number]) for results, masks in fetched])
+    for number in range(len(batches))
+  ]
+
+
+def _add_up(results: Sequence[tuple[Any, np.ndarray]]) -> Evaluation:
   loss, confusion, rows = 0.0, np.zeros((), np.int64), []
-  for (sums, of_batch), mask in pending:  # fetched only now: the device never waits for the host
+  for (sums, of_batch), mask in results:
     loss += float(sums.loss)
     confusion = confusion + np.asarray(sums.confusion, np.int64)
-    rows.append(np.asarray(of_batch).reshape(len(mask), -1)[mask])
+    rows.append(of_batch.reshape(len(mask), -1)[mask])
   probability = np.concatenate(rows)
   return Evaluation(loss / len(probability), confusion, probability)
 

@@ -27,11 +27,11 @@ class Initialization:
   network: Network
   shapes: tuple[Tree, Tree]
   loaded: pretrained.Loaded | None
-  _random: Callable[[], tuple[Tree, Tree]]
+  _random: Callable[[int], tuple[Tree, Tree]]
 
-  def variables(self) -> tuple[Tree, Tree]:
-    """Returns (params, stats) of step 0."""
-    params, stats = self._random()
+  def variables(self, seed: int) -> tuple[Tree, Tree]:
+    """Returns (params, stats) of step 0 in a run of that seed."""
+    params, stats = self._random(seed)
     if self.loaded is None:
       return params, stats
     return {**params, **self.loaded.params}, {**stats, **self.loaded.stats}
@@ -49,14 +49,18 @@ def initialize(settings: Settings, network: Network, image_shape: tuple[int, ...
     UserError: the images are too small for the network, or `config.pretrained` names nothing that fits it.
   """
   init = jax.jit(network.init)
-  key, image = jax.random.key(settings.seed), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   try:
-    shapes = init.eval_shape(key, image)
+    shapes = init.eval_shape(jax.random.key(0), image)
   except ValueError as error:
     height, width, _ = image_shape
     raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
   loaded = _load(settings, network, shapes)
-  return Initialization(network, shapes, loaded, lambda: init(key, jnp.zeros(image.shape, image.dtype)))
+
+  def random(seed: int) -> tuple[Tree, Tree]:
+    return init(jax.random.key(seed), jnp.zeros(image.shape, image.dtype))
+
+  return Initialization(network, shapes, loaded, random)
 
 
 def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:

@@ -11,7 +11,7 @@ import optax
 from fer_jax.config import Settings
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
-from fer_jax.parallel import Devices
+from fer_jax.parallel import Placement
 from fer_jax.step import TrainState, make_train_step
 
 
@@ -24,7 +24,7 @@ class Phase:
     trainable: the layers that learn.
     optimizer: over their parameters alone.
     learning_rate: progress in [0, 1] -> learning rate, for the log.
-    step: compiled (state, resident, batch, progress) -> (state, metrics).
+    step: compiled (state, resident, batch, moment) -> (state, metrics).
     steps: planned; a time budget may end the phase before.
     patience: evaluations without improvement before it ends early; 0 never.
   """
@@ -43,30 +43,30 @@ class Phase:
     return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained))
 
 
-def plan(settings: Settings, network: Network, devices: Devices, rows: int) -> tuple[Phase, ...]:
+def plan(settings: Settings, network: Network, placement: Placement, rows: int) -> tuple[Phase, ...]:
   """Returns the run's phases.
 
   Args:
     settings: of the run.
     network: that will learn.
-    devices: that the steps are compiled for.
-    rows: of the training split, for durations in epochs.
+    placement: that the steps are compiled for.
+    rows: of an epoch, for durations.
   """
   whole = settings.duration.steps(1, rows, settings.batch_size)
   phases = []
   for name in settings.schedule:
     phase = settings.phases[name]
     trainable = _matching(network, phase.train, f"config.phases.{name}.train")
-    objective = phase.objective.build(network, trainable, devices.axis_name)
+    objective = phase.objective.build(network, trainable, placement.axis_name)
     optimizer = phase.optimizer.build()
-    step = make_train_step(objective, optimizer, settings.augmentation, settings.seed, devices.axis_name)
+    step = make_train_step(objective, optimizer, settings.augmentation, placement.axis_name)
     phases.append(
       Phase(
         name=name,
         trainable=trainable,
         optimizer=optimizer,
         learning_rate=_learning_rate(phase.optimizer),
-        step=devices.compile_train(step),
+        step=placement.compile_train(step),
         steps=phase.duration.steps(whole, rows, settings.batch_size),
         patience=phase.patience,
       )

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a progress line, metrics.jsonl, TensorBoard; and where its time went."""
+"""What a run says while it goes: lines on the console, metrics.jsonl, TensorBoard; and where its time went."""
 
 import contextlib
 import json
@@ -25,36 +25,21 @@ def _listen(event: str, duration_secs: float, **_: str | int) -> None:
 jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
-class RunLog:
-  """The log of one run; use it as a context manager.
+class Stopwatch:
+  """How long something takes, and what its time is spent on.
 
   Args:
-    workdir: gets metrics.jsonl (appended to, when a run is resumed) and tensorboard/.
-    seconds_before: that the run had taken when it was interrupted.
+    seconds_before: that have passed already.
   """
 
-  def __init__(self, workdir: Path, seconds_before: float = 0.0):
+  def __init__(self, seconds_before: float = 0.0):
     self._start = time.monotonic() - seconds_before
     self._compile_before = _compile_seconds
     self._times = {"prepare": 0.0, "train": 0.0, "evaluate": 0.0}
-    self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-    self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
-    self._live = sys.stdout.isatty()
-    self._line_width = 0
-    self._last_line = -float("inf")
-    self._last_train: tuple[int, float] | None = None
-    self._step_seconds: list[float] = []
-
-  def __enter__(self) -> "RunLog":
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    self._file.close()
-    self._board.close()
 
   @property
   def seconds(self) -> float:
-    """Seconds since the run began, those before interruptions included."""
+    """Seconds since the beginning, those before interruptions included."""
     return time.monotonic() - self._start
 
   @seconds.setter
@@ -66,11 +51,6 @@ class RunLog:
     """Seconds of this process by what they were spent on; `compile` is also part of the others."""
     return {**self._times, "compile": _compile_seconds - self._compile_before}
 
-  @property
-  def seconds_a_step(self) -> float | None:
-    """The median time of a training step in this process; None before two were logged."""
-    return statistics.median(self._step_seconds) if self._step_seconds else None
-
   @contextlib.contextmanager
   def timing(self, what: str) -> Iterator[None]:
     """Adds the time spent inside to one of `times`."""
@@ -80,14 +60,71 @@ class RunLog:
     finally:  # what was timed inside is counted there alone
       self._times[what] += time.monotonic() - start - (sum(self._times.values()) - before)
 
-  def event(self, step: int, text: str) -> None:
-    """Says something that happened once."""
-    self._write({"kind": "event", "step": step, "text": text, "seconds": self.seconds})
-    self.say(text)
 
-  def train(
-    self, step: int, epoch: float, phase: str, metrics: Mapping[str, Any], *, batch_size: int, left: str
-  ) -> None:
+class Console:
+  """Lines on standard output: some that stay, and one that tells the progress."""
+
+  def __init__(self) -> None:
+    self._live = sys.stdout.isatty()
+    self._line_width = 0
+    self._last_line = -float("inf")
+
+  def say(self, text: str) -> None:
+    """Prints a line that stays."""
+    if self._live and self._line_width:
+      print("\r" + " " * self._line_width + "\r", end="")
+      self._line_width = 0
+    print(text, flush=True)
+
+  def progress(self, text: str) -> None:
+    """Rewrites the progress line of a terminal; elsewhere prints one now and then."""
+    now = time.monotonic()
+    if self._live:
+      print("\r" + text.ljust(self._line_width), end="", flush=True)
+      self._line_width = len(text)
+    elif now - self._last_line > 10:
+      print(text, flush=True)
+      self._last_line = now
+
+
+class RunLog:
+  """What one training leaves in its folder; use it as a context manager.
+
+  Args:
+    workdir: gets metrics.jsonl (appended to, when a run is resumed) and tensorboard/.
+    watch: tells the seconds of each record.
+  """
+
+  def __init__(self, workdir: Path, watch: Stopwatch):
+    self._watch = watch
+    self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+    self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+    self._last_train: tuple[int, float] | None = None
+    self._step_seconds: list[float] = []
+    self._rate: float | None = None
+
+  def __enter__(self) -> "RunLog":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._file.close()
+    self._board.close()
+
+  @property
+  def seconds_a_step(self) -> float | None:
+    """The median time of a training step in this process; None before two were logged."""
+    return statistics.median(self._step_seconds) if self._step_seconds else None
+
+  @property
+  def images_per_second(self) -> float | None:
+    """Of the steps before the last one logged; None where that is not known."""
+    return self._rate
+
+  def event(self, step: int, text: str) -> None:
+    """Records something that happened once."""
+    self._write({"kind": "event", "step": step, "text": text, "seconds": self._watch.seconds})
+
+  def train(self, step: int, epoch: float, phase: str, metrics: Mapping[str, Any], *, batch_size: int) -> None:
     """Records the metrics of one training step.
 
     Args:
@@ -96,22 +133,18 @@ class RunLog:
       phase: its name.
       metrics: host scalars by name.
       batch_size: rows of a global batch, for the rate.
-      left: how far the phase is, as the progress line says it.
     """
-    now = self.seconds
-    rate = None
+    now = self._watch.seconds
+    self._rate = None
     if self._last_train is not None and step > self._last_train[0]:
       self._step_seconds.append((now - self._last_train[1]) / (step - self._last_train[0]))
-      rate = batch_size / max(self._step_seconds[-1], 1e-9)
+      self._rate = batch_size / max(self._step_seconds[-1], 1e-9)
     self._last_train = (step, now)
     row = {"kind": "train", "step": step, "epoch": epoch, "phase": phase, **metrics, "seconds": now}
-    if rate is not None:
-      row["images_per_second"] = rate
+    if self._rate is not None:
+      row["images_per_second"] = self._rate
     self._write(row)
     self._board_scalars("train", step, row)
-    accuracy = f"  accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
-    speed = f"  {rate:,.0f} images/s" if rate is not None else ""
-    self._progress(f"{phase} {left}  step {step}  loss {metrics['loss']:.4g}{accuracy}{speed}")
 
   def forget_rate(self) -> None:
     """Leaves the time until the next step out of images/s: something else was done in it."""
@@ -126,27 +159,10 @@ class RunLog:
       "phase": phase,
       "accuracy": accuracy,
       "loss": loss,
-      "seconds": self.seconds,
+      "seconds": self._watch.seconds,
     }
     self._write(row)
     self._board_scalars(split, step, row)
-    self.say(f"step {step}  {split} accuracy {accuracy:.4f}  loss {loss:.4f}  ({self.seconds:.0f} s)")
-
-  def say(self, text: str) -> None:
-    """Prints a line that stays."""
-    if self._live and self._line_width:
-      print("\r" + " " * self._line_width + "\r", end="")
-      self._line_width = 0
-    print(text, flush=True)
-
-  def _progress(self, text: str) -> None:
-    """Rewrites the progress line of a terminal; elsewhere prints one now and then."""
-    if self._live:
-      print("\r" + text.ljust(self._line_width), end="", flush=True)
-      self._line_width = len(text)
-    elif self.seconds - self._last_line > 10:
-      print(text, flush=True)
-      self._last_line = self.seconds
 
   def _write(self, row: Mapping[str, Any]) -> None:
     self._file.write(json.dumps(row) + "\n")

@@ -34,8 +34,20 @@ class TrainState:
   opt_state: Any
 
 
+class Moment(NamedTuple):
+  """What a step depends on beside its state and data. As an argument it leaves one program for every seed.
+
+  Attributes:
+    progress: float32 scalar in [0, 1], how much of the phase is behind.
+    seed: int32 scalar, of the run.
+  """
+
+  progress: Any
+  seed: Any
+
+
 class Resident(NamedTuple):
-  """A split that lives on the device, so that only indices travel; empty fields where batches carry the rows.
+  """A dataset that lives on the device, so that only indices travel; empty fields where batches carry the rows.
 
   Attributes:
     image: uint8 [N, H, W, C].
@@ -58,7 +70,7 @@ class Sums(NamedTuple):
   confusion: jax.Array
 
 
-TrainStep = Callable[[TrainState, Resident, Batch, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Resident, Batch, Moment], tuple[TrainState, Metrics]]
 EvalStep = Callable[[tuple[Tree, Tree], Resident, Batch], tuple[Sums, jax.Array]]
 
 
@@ -66,10 +78,9 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformationExtraArgs,
   augmentation: Augmentation,
-  seed: int,
   axis_name: str | None = None,
 ) -> TrainStep:
-  """Returns (state, resident, batch, progress) -> (state, metrics), to be compiled by `parallel`.
+  """Returns (state, resident, batch, moment) -> (state, metrics), to be compiled by `parallel`.
 
   Every random number is a function of the seed, the step and, for augmentation, the row's place in the global
   batch: a run resumed after N steps equals one that never stopped, and so does one on more devices.
@@ -78,14 +89,11 @@ def make_train_step(
     objective: batch -> gradients of the trainable layers.
     optimizer: gradients -> updates; receives `progress` in [0, 1].
     augmentation: of one image.
-    seed: of the run.
     axis_name: mapped axis of devices; None on one device.
   """
 
-  def train_step(
-    state: TrainState, resident: Resident, batch: Batch, progress: jax.Array
-  ) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+  def train_step(state: TrainState, resident: Resident, batch: Batch, moment: Moment) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.key(moment.seed), state.step)
     augment_key, model_key = jax.random.split(key)
     if axis_name is not None:
       model_key = jax.random.fold_in(model_key, jax.lax.axis_index(axis_name))
@@ -94,7 +102,7 @@ def make_train_step(
     image = jax.vmap(augmentation)(image, row_keys)
     learned = objective(state.params, state.stats, Examples(standardize(image), target), model_key)
     trained = {name: state.params[name] for name in learned.gradients}
-    updates, opt_state = optimizer.update(learned.gradients, state.opt_state, trained, progress=progress)
+    updates, opt_state = optimizer.update(learned.gradients, state.opt_state, trained, progress=moment.progress)
     params = {**state.params, **optax.apply_updates(trained, updates)}
     metrics = {**learned.metrics, "gradient_norm": optax.tree.norm(learned.gradients)}
     return TrainState(state.step + 1, params, learned.stats, opt_state), metrics

@@ -67,7 +67,11 @@ class Workdir:
   @property
   def result(self) -> dict[str, Any] | None:
     """What a finished run found; None while there is no result.json."""
-    path = self.path / "result.json"
+    return self.read_json("result.json")
+
+  def read_json(self, name: str) -> dict[str, Any] | None:
+    """Reads a JSON file that `write_json` wrote; None where there is none."""
+    path = self.path / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
   def write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -19,7 +19,9 @@ FLOORS = {
   "fer_jax.optim": (),
   "fer_jax.models": ("layers",),
   "fer_jax.objectives": ("losses", "layers", "models"),
-  "fer_jax.data": ("errors",),
+  "fer_jax.intervals": (),
+  "fer_jax.faces": ("errors",),
+  "fer_jax.data": ("errors", "faces"),
   # Models and objectives only by their signatures.
   "fer_jax.step": ("data.batch", "data.augment", "losses", "models.network", "objectives.objective"),
   "fer_jax.parallel": ("errors",),
@@ -34,13 +36,20 @@ FLOORS = {
   "fer_jax.phases": ("errors", "config", "models.network", "parallel", "step"),
   "fer_jax.interruption": (),
   "fer_jax.initialization": ("errors", "config", "models.network", "pretrained"),
+  "fer_jax.replicas": ("errors", "config", "data", "parallel"),
+  "fer_jax.rig": (*("config", "data", "evaluate", "initialization", "parallel", "phases", "replicas", "step"),),
+  "fer_jax.lockstep": (
+    *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "replicas", "rig", "run_log", "step"),
+    *("workdir",),
+  ),
+  "fer_jax.results": ("data", "evaluate", "intervals", "lockstep", "workdir"),
   "fer_jax.train": (
-    *("errors", "config", "data", "phases", "step", "parallel", "evaluate", "checkpoint", "run_log"),
-    *("provenance", "workdir", "initialization", "interruption"),
+    *("config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "provenance", "replicas"),
+    *("results", "rig", "run_log", "workdir"),
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
-    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train", "sweep"),
+    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train", "sweep", "intervals", "replicas"),
   ),
   "fer_jax.main": ("errors", "command_line", "train", "interruption", "apps"),
 }

@@ -167,7 +167,7 @@ class TestUnknownKeys:
 
   def test_with_nothing_near_lists_what_is_known(self):
     message = message_of(config.parse, small_config(data={"zzz": 1}))
-    assert message.startswith("config.data.zzz: no such key; known here: data_dir, ")
+    assert message.startswith("config.data.zzz: no such key; known here: crop, data_dir, ")
 
   @pytest.mark.parametrize("path", LEAVES, ids=".".join)
   def test_override_reaches_every_key_and_no_other(self, path):

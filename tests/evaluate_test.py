@@ -80,10 +80,9 @@ class TestEvaluate:
   def test_is_the_same_for_any_batch_size_and_device_count(self, arrays, variables, expected, count, batch_size, host):
     devices = Devices(jax.devices()[:count])
     eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name))
-    rows = arrays.rows("test")
-    resident = Resident() if host else Resident(arrays.image[rows], pipeline.targets(arrays, "test"))
+    resident = Resident() if host else Resident(arrays.image, pipeline.targets(arrays))
     batches = pipeline.evaluation_batches(arrays, "test", batch_size, host=host)
-    found = evaluate(eval_step, devices, devices.replicate(variables), devices.replicate(resident), batches)
+    (found,) = evaluate(eval_step, devices, devices.replicate(variables), devices.replicate(resident), [batches])
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.confusion.dtype == np.int64
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)

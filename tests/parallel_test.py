@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +9,7 @@ import pytest
 
 from fer_jax.data.batch import Batch
 from fer_jax.errors import UserError
-from fer_jax.parallel import AXIS, Devices
+from fer_jax.parallel import AXIS, Devices, Replicas, free_memory, local_devices
 from fer_jax.step import Resident, Sums
 
 ROWS = 12
@@ -167,3 +171,108 @@ def test_peak_memory_is_the_largest_that_is_known(peaks, expected):
       self.memory_stats = lambda: statistics
 
   assert Devices([Device(peak) for peak in peaks]).peak_memory() == expected
+
+
+# Trainings and devices: one on one, several on one, one on each of several, unevenly many on several.
+PLACES = [(1, 1), (3, 1), (2, 2), (4, 4), (5, 2), (6, 4), (2, 4)]
+
+
+@pytest.mark.parametrize(("together", "count"), PLACES)
+class TestReplicas:
+  def place(self, together, count):
+    return Replicas(together, jax.devices()[:count])
+
+  def test_each_takes_its_own_steps(self, together, count, resident):
+    placement = self.place(together, count)
+    assert placement.axis_name is None
+    step = placement.compile_train(sum_of_rows(None))
+    rng = np.random.default_rng(2)
+    batches = [
+      Batch(rng.integers(0, ROWS, 8).astype(np.int32), rng.integers(0, 2, 8).astype(bool)) for _ in range(together)
+    ]
+    factors = [np.float32(i + 1) for i in range(together)]
+    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
+    for _ in range(2):
+      state, metrics = step(state, data, placement.deal(batches), placement.stack(factors))
+    state, metrics = jax.device_get((state, metrics))
+    for i, batch in enumerate(batches):
+      total = expected_sum(resident, batch)
+      np.testing.assert_array_equal(placement.take(state, i)["sum"], 2 * (i + 1) * total)
+      assert int(placement.take(state, i)["step"]) == 2
+      assert float(placement.take(metrics, i)["loss"]) == total.sum()
+
+  def test_fewer_trainings_than_places(self, together, count, resident, batch):
+    if together == 1:
+      pytest.skip("there are no fewer")
+    placement = self.place(together, count)
+    step = placement.compile_train(sum_of_rows(None))
+    ones = [np.float32(1)] * (together - 1)
+    state = placement.place([fresh_state()] * (together - 1))
+    state, _ = step(
+      state, placement.replicate(resident), placement.deal([batch] * (together - 1)), placement.stack(ones)
+    )
+    for i in range(together - 1):
+      np.testing.assert_array_equal(placement.take(jax.device_get(state), i)["sum"], expected_sum(resident, batch))
+
+  def test_each_is_evaluated_on_its_own_rows(self, together, count, resident, batch):
+    placement = self.place(together, count)
+
+    def eval_step(variables, resident, batch):
+      rows = variables * resident.target[batch.index]
+      return Sums(jnp.sum(rows), jnp.zeros((), jnp.int32)), rows
+
+    shifted = [batch._replace(index=(batch.index + i) % ROWS) for i in range(together)]
+    variables = placement.place([np.float32(i) for i in range(together)])
+    found = placement.compile_eval(eval_step)(variables, placement.replicate(resident), placement.deal(shifted))
+    for i, each in enumerate(shifted):
+      _, rows = placement.take(jax.device_get(found), i)
+      np.testing.assert_array_equal(rows, i * resident.target[each.index])
+
+  def test_no_more_devices_than_trainings(self, together, count):
+    placement = self.place(together, count)
+    assert placement.together == together
+    assert len(placement.devices) == {(6, 4): 3}.get((together, count), min(together, count))
+
+  def test_a_step_sends_nothing_but_the_batch(self, together, count, resident, batch):
+    placement = self.place(together, count)
+    step = placement.compile_train(sum_of_rows(None))
+    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
+    arguments = placement.deal([batch] * together), placement.stack([np.float32(0)] * together)
+    state, _ = step(state, data, *arguments)
+    with jax.transfer_guard_device_to_device("disallow"):
+      step(state, data, *arguments)
+
+  def test_says_how_much_memory_a_step_takes(self, together, count, resident, batch):
+    placement = self.place(together, count)
+    step = placement.compile_train(sum_of_rows(None))
+    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
+    needed = step.prepare(state, data, placement.deal([batch] * together), placement.stack([np.float32(0)] * together))
+    of_device = -(-together // count)
+    assert needed >= resident.image.nbytes + resident.target.nbytes + of_device * 16
+
+
+def test_free_memory_is_what_the_device_says_or_the_machine_has():
+  class Device:
+    def __init__(self, statistics):
+      self.memory_stats = lambda: statistics
+
+  assert free_memory(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
+  assert free_memory(Device({"bytes_limit": 100})) == 100
+  assert 2**20 < free_memory(Device(None)) < 2**50
+  assert free_memory(jax.devices()[0]) > 2**20
+
+
+@pytest.mark.parametrize(
+  ("trainings", "flags", "expected"), [(2, "", 2), (1, "", 1), (2, "--xla_force_host_platform_device_count=3", 3)]
+)
+def test_several_trainings_get_a_core_each(trainings, flags, expected):
+  if expected > len(os.sched_getaffinity(0)) and not flags:
+    pytest.skip("too few cores")
+  program = f"from fer_jax.parallel import local_devices; print(len(local_devices({trainings})))"
+  environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": "."}
+  found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+  assert int(found.stdout) == expected
+
+
+def test_devices_that_are_known_already_stay_what_they_are():
+  assert local_devices(7) == jax.local_devices()

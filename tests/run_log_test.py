@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from fer_jax import run_log
-from fer_jax.run_log import RunLog
+from fer_jax.run_log import Console, RunLog, Stopwatch
 
 
 class Clock:
@@ -37,12 +37,12 @@ def rows_of(folder):
 
 
 def train(log, step, **metrics):
-  log.train(step, step / 10, "deepening", {"loss": 0.5, **metrics}, batch_size=32, left=" 50 %")
+  log.train(step, step / 10, "deepening", {"loss": 0.5, **metrics}, batch_size=32)
 
 
 class TestRows:
   def test_every_line_is_a_row(self, tmp_path, clock):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, Stopwatch()) as log:
       clock.sleep(2)
       train(log, 1, accuracy=0.25)
       log.evaluation("validation", 1, "deepening", 0.5, 1.5)
@@ -56,19 +56,20 @@ class TestRows:
     ]
 
   def test_can_be_read_while_the_run_goes_on(self, tmp_path):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, Stopwatch()) as log:
       train(log, 1)
       assert len(rows_of(tmp_path)) == 1
 
   def test_a_resumed_run_appends_and_its_seconds_go_on(self, tmp_path, clock):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, Stopwatch()) as log:
       clock.sleep(5)
       train(log, 1)
     clock.sleep(3600)
-    with RunLog(tmp_path, seconds_before=1.0) as log:
+    watch = Stopwatch(seconds_before=1.0)
+    with RunLog(tmp_path, watch) as log:
       clock.sleep(1)
-      assert log.seconds == 2.0
-      log.seconds = 5.0  # what the checkpoint says
+      assert watch.seconds == 2.0
+      watch.seconds = 5.0  # what the checkpoint says
       clock.sleep(4)
       train(log, 2)
     assert [(row["step"], row["seconds"]) for row in rows_of(tmp_path)] == [(1, 5.0), (2, 9.0)]
@@ -76,7 +77,7 @@ class TestRows:
 
 class TestRate:
   def test_is_of_the_steps_since_the_last_row(self, tmp_path, clock):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, Stopwatch()) as log:
       train(log, 1)
       assert log.seconds_a_step is None
       clock.sleep(2)
@@ -89,7 +90,7 @@ class TestRate:
     assert [row.get("images_per_second") for row in rows_of(tmp_path)] == [None, 64.0, 32 / 3, 32.0]
 
   def test_leaves_out_what_is_forgotten(self, tmp_path, clock):
-    with RunLog(tmp_path) as log:
+    with RunLog(tmp_path, Stopwatch()) as log:
       train(log, 1)
       clock.sleep(1)
       train(log, 2)
@@ -102,65 +103,65 @@ class TestRate:
     assert [row.get("images_per_second") for row in rows_of(tmp_path)] == [None, 32.0, None, 32.0]
 
 
-class TestTimes:
-  def test_add_up_by_name_also_when_something_fails(self, tmp_path, clock):
-    with RunLog(tmp_path) as log:
-      with log.timing("train"):
-        clock.sleep(3)
-      with pytest.raises(KeyError), log.timing("train"):
-        clock.sleep(4)
-        raise KeyError
-      with log.timing("evaluate"):
-        clock.sleep(1)
-      assert log.times == {"prepare": 0.0, "train": 7.0, "evaluate": 1.0, "compile": 0.0}
+class TestStopwatch:
+  def test_times_add_up_by_name_also_when_something_fails(self, clock):
+    watch = Stopwatch()
+    with watch.timing("train"):
+      clock.sleep(3)
+    with pytest.raises(KeyError), watch.timing("train"):
+      clock.sleep(4)
+      raise KeyError
+    with watch.timing("evaluate"):
+      clock.sleep(1)
+    assert watch.times == {"prepare": 0.0, "train": 7.0, "evaluate": 1.0, "compile": 0.0}
 
-  def test_compile_time_is_this_run_s_alone(self, tmp_path):
+  def test_what_is_timed_inside_counts_there_alone(self, clock):
+    watch = Stopwatch()
+    with watch.timing("train"):
+      clock.sleep(3)
+      with watch.timing("evaluate"):
+        clock.sleep(2)
+    assert (watch.times["train"], watch.times["evaluate"]) == (3.0, 2.0)
+
+  def test_compile_time_is_this_run_s_alone(self):
     jax.jit(lambda x: x + 1)(jnp.zeros(3)).block_until_ready()
-    with RunLog(tmp_path) as log:
-      assert log.times["compile"] == 0.0
-      jax.jit(lambda x: x + 2)(jnp.zeros(3)).block_until_ready()
-      assert log.times["compile"] > 0.0
+    watch = Stopwatch()
+    assert watch.times["compile"] == 0.0
+    jax.jit(lambda x: x + 2)(jnp.zeros(3)).block_until_ready()
+    assert watch.times["compile"] > 0.0
 
 
-class TestProgressLine:
-  def test_outside_a_terminal_at_most_every_ten_seconds(self, tmp_path, clock, capsys):
-    with RunLog(tmp_path) as log:
-      for step in range(1, 35):
-        train(log, step, accuracy=0.125)
-        clock.sleep(1)
+class TestConsole:
+  def test_outside_a_terminal_progress_at_most_every_ten_seconds(self, clock, capsys):
+    console = Console()
+    for step in range(1, 35):
+      console.progress(f"step {step}")
+      clock.sleep(1)
     printed = capsys.readouterr().out
     assert "\r" not in printed
-    lines = printed.splitlines()
-    assert [line.split("  ")[2] for line in lines] == ["step 1", "step 12", "step 23", "step 34"]
-    assert lines[1] == "deepening  50 %  step 12  loss 0.5  accuracy 0.125  32 images/s"
-    assert len(rows_of(tmp_path)) == 34
+    assert printed.splitlines() == ["step 1", "step 12", "step 23", "step 34"]
 
-  def test_what_is_said_is_never_held_back(self, tmp_path, clock, capsys):
-    with RunLog(tmp_path) as log:
-      train(log, 1)
-      log.event(1, "resumed")
-      log.evaluation("validation", 1, "deepening", 0.5, 1.5)
-    assert capsys.readouterr().out.splitlines()[1:] == [
-      "resumed",
-      "step 1  validation accuracy 0.5000  loss 1.5000  (0 s)",
-    ]
+  def test_what_is_said_is_never_held_back(self, clock, capsys):
+    console = Console()
+    console.progress("step 1")
+    console.say("resumed")
+    console.say("done")
+    assert capsys.readouterr().out.splitlines() == ["step 1", "resumed", "done"]
 
-  def test_in_a_terminal_one_line_is_rewritten_and_wiped(self, tmp_path, clock, capsys, monkeypatch):
+  def test_in_a_terminal_one_line_is_rewritten_and_wiped(self, clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    with RunLog(tmp_path) as log:
-      train(log, 1, accuracy=0.125)
-      clock.sleep(1)
-      train(log, 2)
-      log.say("done")
-    printed = capsys.readouterr().out
-    first, second, wiped, said = printed.lstrip("\r").split("\r")
+    console = Console()
+    console.progress("step 1  accuracy 0.125")
+    console.progress("step 2")
+    console.say("done")
+    first, second, wiped, said = capsys.readouterr().out.lstrip("\r").split("\r")
     assert (first.count("step 1"), said) == (1, "done\n")
     assert len(second) == len(first)  # so that nothing of the longer line is left
     assert wiped.strip() == ""
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path, clock):
-  with RunLog(tmp_path) as log:
+  with RunLog(tmp_path, Stopwatch()) as log:
     train(log, 1, accuracy=0.25)
     clock.sleep(1)
     train(log, 3, accuracy=0.75)

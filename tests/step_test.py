@@ -15,24 +15,28 @@ from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.optim import Optimizer
 from fer_jax.parallel import Devices
-from fer_jax.step import Resident, TrainState, make_eval_step, make_train_step
+from fer_jax.step import Moment, Resident, TrainState, make_eval_step, make_train_step
 
 SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
 ROWS, CLASSES, EXAMPLES = 16, 3, 40
 OPTIMIZER = Optimizer(name="sgd", learning_rate=0.1, schedule="constant")
 
 
+def moment(progress=0.0, seed=0):
+  return Moment(np.float32(progress), np.int32(seed))
+
+
 class Rig:
   """A run's pieces on a number of devices."""
 
-  def __init__(self, objective, devices, seed=0, precision=jnp.float32):
+  def __init__(self, objective, devices, precision=jnp.float32):
     self.devices = Devices(jax.devices()[:devices])
     axis = self.devices.axis_name
     self.network = SETTINGS.build(CLASSES, precision, axis)
     trainable = frozenset(self.network.layers)
     optimizer = OPTIMIZER.build()
     augmentation = Augmentation(flip=0.5, shift=2)
-    step = make_train_step(objective.build(self.network, trainable, axis), optimizer, augmentation, seed, axis)
+    step = make_train_step(objective.build(self.network, trainable, axis), optimizer, augmentation, axis)
     self.step = self.devices.compile_train(step)
     self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis))
     generator = np.random.default_rng(0)
@@ -49,7 +53,7 @@ class Rig:
   def take(self, steps):
     state = self.state
     for k in range(steps):
-      state, metrics = self.step(state, self.resident, self.batch(k), np.float32(0.0))
+      state, metrics = self.step(state, self.resident, self.batch(k), moment())
     return state, metrics
 
 
@@ -80,24 +84,24 @@ def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(n
 @pytest.mark.parametrize("devices", [1, 4])
 def test_one_compilation_serves_every_step(devices):
   rig = rig_of(Backprop(), devices)
-  state, _ = rig.step(rig.state, rig.resident, rig.batch(), np.float32(0.0))
+  state, _ = rig.step(rig.state, rig.resident, rig.batch(), moment())
   compiled = []
   listen = lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
   jax.monitoring.register_event_duration_secs_listener(listen)
   for k in range(3):
-    state, _ = rig.step(state, rig.resident, rig.batch(k), np.float32(k / 3))
+    state, _ = rig.step(state, rig.resident, rig.batch(k), moment(k / 3, seed=k))
   assert compiled == []
   jax.jit(lambda x: x * 3 + len(compiled))(jnp.ones(7))  # the listener does hear a compilation
   assert compiled
 
 
 def test_randomness_is_a_function_of_the_seed_and_the_step():
-  first, other = rig_of(Backprop(), 1), rig_of(Backprop(), 1, seed=1)
-  chex.assert_trees_all_equal(first.take(2)[0], first.take(2)[0])
-  late = first.state.replace(step=jnp.asarray(5, jnp.int32))
+  rig = rig_of(Backprop(), 1)
+  chex.assert_trees_all_equal(rig.take(2)[0], rig.take(2)[0])
+  late = rig.state.replace(step=jnp.asarray(5, jnp.int32))
   outcomes = [
-    rig.step(state, rig.resident, rig.batch(), np.float32(0))[1]["loss"]
-    for rig, state in ((first, first.state), (other, other.state), (first, late))
+    rig.step(state, rig.resident, rig.batch(), moment(seed=seed))[1]["loss"]
+    for seed, state in ((0, rig.state), (1, rig.state), (0, late))
   ]
   assert len({float(loss) for loss in outcomes}) == 3
 
@@ -115,8 +119,8 @@ def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():
   rig = rig_of(Backprop(), 1)
   batch = rig.batch()
   carried = Batch(batch.index, batch.mask, rig.image[batch.index], rig.target[batch.index])
-  one = rig.step(rig.state, rig.resident, batch, np.float32(0))
-  two = rig.step(rig.state, Resident(), carried, np.float32(0))
+  one = rig.step(rig.state, rig.resident, batch, moment())
+  two = rig.step(rig.state, Resident(), carried, moment())
   chex.assert_trees_all_close(one, two, rtol=1e-6)
 
 

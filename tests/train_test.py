@@ -5,32 +5,17 @@ import os
 import signal
 import threading
 
-import jax
 import numpy as np
 import pytest
 
-from configs import hsic, obsr
-from fer_jax import train
+from configs import obsr
+from fer_jax import lockstep
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import arrays as arrays_lib
-from fer_jax.data.arrays import Arrays
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
 from fer_jax.models import resnet
-from fer_jax.parallel import Devices
-
-ROWS = {"train": 60, "validation": 20, "test": 21}
-
-
-def tiny_arrays(*args, **kwargs):
-  generator = np.random.default_rng(0)
-  n = sum(ROWS.values())
-  label = np.arange(n, dtype=np.int32) % 3
-  image = generator.integers(0, 60, (n, 16, 16, 1), dtype=np.uint8)
-  image[label == 0, ::4] += 120  # the class is the direction of the stripes
-  image[label == 1, :, ::4] += 120
-  split = np.repeat(list(ROWS), list(ROWS.values()))
-  return Arrays(image, label, np.full(n, ""), np.arange(n, dtype=np.int32), split, ("a", "b", "c"))
+from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, tiny_arrays
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,35 +30,6 @@ def whole(tmp_path_factory):
   """The folder of a run that nothing disturbed, and its result."""
   folder = tmp_path_factory.mktemp("whole") / "run"
   return folder, run(folder, config())
-
-
-def config(**changes):
-  config = hsic.get_config("demo")
-  config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
-  config.augmentation.update({"flip": 0.0, "shift": 1})
-  config.batch_size, config.eval_batch_size = 12, 8
-  config.duration, config.evaluate_every, config.checkpoint_every = "30 steps", "10 steps", "5 steps"
-  config.update_from_flattened_dict(changes)
-  return config
-
-
-def run(workdir, config, devices=1):
-  return train.train_and_evaluate(config, workdir, "a config", devices=Devices(jax.devices()[:devices]))
-
-
-def rows(workdir, kind):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [row for row in map(json.loads, lines) if row["kind"] == kind]
-
-
-def final_state(workdir):
-  with Checkpoints(workdir / "checkpoints") as checkpoints:
-    return checkpoints.restore_variables(checkpoints.newest_step)
-
-
-def assert_same(one, two):
-  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-    np.testing.assert_array_equal(a, b)
 
 
 def test_a_run_learns_and_says_what_it_did(tmp_path):
@@ -106,16 +62,17 @@ def test_the_parameters_of_the_best_validation_are_the_ones_tested(whole):
 @pytest.mark.parametrize("stop_at", [4, 10, 27])
 def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(whole, tmp_path, monkeypatch, stop_at):
   folder, result = whole
-  save = train._Run._log
+  step = lockstep.Lockstep._step
 
-  def stopping(self, phase, step, progress, metrics):
-    save(self, phase, step, progress, metrics)
-    if step >= stop_at and "interrupted" not in monkeypatched:
+  def stopping(self, phase, active, progress):
+    metrics = step(self, phase, active, progress)
+    if active[0].clock.step > stop_at and "interrupted" not in monkeypatched:
       monkeypatched.append("interrupted")
-      self.signals.signum = signal.SIGTERM
+      self._signals.signum = signal.SIGTERM
+    return metrics
 
   monkeypatched = []
-  monkeypatch.setattr(train._Run, "_log", stopping)
+  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
   every_step = config(**{"log_every": "1 steps"})
   with pytest.raises(Interrupted, match="run the same command to go on"):
     run(tmp_path / "parts", every_step)

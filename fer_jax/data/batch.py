@@ -7,10 +7,10 @@ class Batch(NamedTuple):
   """A batch of b rows, as NumPy arrays on the host and jax arrays in a step.
 
   Attributes:
-    index: int32 [b], positions within the split.
+    index: int32 [b], rows of the dataset.
     mask: bool [b], False for rows that only fill up the last batch of an evaluation.
-    image: uint8 [b, H, W, C]; None where the split lives on the device.
-    target: float32 [b, K], a distribution over the classes; None where the split lives on the device.
+    image: uint8 [b, H, W, C]; None where the data lives on the device.
+    target: float32 [b, K], a distribution over the classes; None where the data lives on the device.
   """
 
   index: Any

@@ -42,7 +42,7 @@ class ShuffledBatches:
     process: tuple[int, int] = (0, 1),
   ):
     self._rows = arrays.rows(split)
-    self._gather = Gather(arrays, split) if host else None
+    self._gather = Gather(arrays) if host else None
     self._batch_size = batch_size
     self._first, self._last = ((process[0] + i) * batch_size // process[1] for i in (0, 1))
     self._permutation = functools.lru_cache(maxsize=4)(functools.partial(_permutation, seed, len(self._rows)))
@@ -52,7 +52,7 @@ class ShuffledBatches:
 
   def __getitem__(self, k: SupportsIndex) -> Batch:
     start = int(k) * self._batch_size
-    index = self._stream(start + self._first, start + self._last)
+    index = self._rows[self._stream(start + self._first, start + self._last)].astype(np.int32)
     mask = np.ones(len(index), bool)
     if self._gather is None:
       return Batch(index, mask)
@@ -73,19 +73,14 @@ class ShuffledBatches:
 
 
 class Gather:
-  """Brings a split's rows together on the host."""
+  """Brings rows together on the host."""
 
-  def __init__(self, arrays: Arrays, split: str):
-    self._image, self._rows = arrays.image, arrays.rows(split)
-    self._target = targets(arrays, split)
-    # A split that is one stretch of the array needs no second look-up.
-    contiguous = len(self._rows) > 0 and self._rows[-1] - self._rows[0] == len(self._rows) - 1
-    self._offset = int(self._rows[0]) if contiguous else None
+  def __init__(self, arrays: Arrays):
+    self._image, self._target = arrays.image, targets(arrays)
 
   def __call__(self, index: np.ndarray, mask: np.ndarray) -> Batch:
     """Returns the batch of rows `index`, int32 [b], with its images and targets."""
-    rows = index + self._offset if self._offset is not None else self._rows[index]
-    return Batch(index, mask, self._image[rows], self._target[index])
+    return Batch(index, mask, self._image[index], self._target[index])
 
 
 def training_iterator(batches: ShuffledBatches) -> grain.DatasetIterator:
@@ -98,23 +93,33 @@ def training_iterator(batches: ShuffledBatches) -> grain.DatasetIterator:
   return iter(grain.MapDataset.source(batches).to_iter_dataset(in_line))
 
 
-def evaluation_batches(arrays: Arrays, split: str, batch_size: int, *, host: bool = False) -> Iterator[Batch]:
-  """Yields every row of a split once, in order, in batches of one size; the last is filled up under its mask."""
-  gather = Gather(arrays, split) if host else None
-  n = len(arrays.rows(split))
-  for start in range(0, n, batch_size):
-    index = np.arange(start, start + batch_size, dtype=np.int32)
-    mask = index < n
-    index = np.minimum(index, n - 1)
+def evaluation_batches(
+  arrays: Arrays, split: str, batch_size: int, *, host: bool = False, batches: int = 0
+) -> Iterator[Batch]:
+  """Yields every row of a split once, in order, in batches of one size; the last is filled up under its mask.
+
+  Args:
+    arrays: the dataset.
+    split: which part of it.
+    batch_size: rows of a global batch.
+    host: gather images and targets here; otherwise a batch is indices alone.
+    batches: at least so many, the surplus ones all under their masks: trainings in lockstep evaluate alike.
+  """
+  gather = Gather(arrays) if host else None
+  rows = arrays.rows(split)
+  n = len(rows)
+  for start in range(0, max(n, batches * batch_size) if n else 0, batch_size):
+    position = np.arange(start, start + batch_size)
+    mask = position < n
+    index = rows[np.minimum(position, n - 1)].astype(np.int32)
     yield gather(index, mask) if gather else Batch(index, mask)
 
 
-def targets(arrays: Arrays, split: str) -> np.ndarray:
-  """Returns a split's label distributions, float32 [n, K]: votes where there are some, else one-hot."""
-  rows = arrays.rows(split)
+def targets(arrays: Arrays) -> np.ndarray:
+  """Returns label distributions, float32 [N, K], of all rows: votes where there are some, else one-hot."""
   if arrays.soft_label is not None:
-    return np.ascontiguousarray(arrays.soft_label[rows], np.float32)
-  return np.eye(arrays.num_classes, dtype=np.float32)[arrays.label[rows]]
+    return np.ascontiguousarray(arrays.soft_label, np.float32)
+  return np.eye(arrays.num_classes, dtype=np.float32)[arrays.label]
 
 
 def _permutation(seed: int, n: int, epoch: int) -> np.ndarray:

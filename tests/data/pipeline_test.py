@@ -44,8 +44,9 @@ def assert_same_batch(found, expected):
 
 
 def assert_rows_belong(batch, arrays, split):
-  """Asserts that a batch's images and targets are those of its indices."""
-  rows = arrays.rows(split)[batch.index]
+  """Asserts that a batch's indices are of the split, and its images and targets are theirs."""
+  rows = batch.index
+  assert np.isin(rows, arrays.rows(split)).all()
   np.testing.assert_array_equal(batch.image, arrays.image[rows])
   expected = arrays.soft_label[rows] if arrays.soft_label is not None else arrays.label[rows][:, None] == np.arange(4)
   np.testing.assert_array_equal(batch.target, expected)
@@ -58,7 +59,7 @@ class TestTraining:
     epochs = 7
     stream = indices(ShuffledBatches(arrays, "train", batch_size, 0), -(-epochs * ROWS // batch_size))
     for epoch in stream[: epochs * ROWS].reshape(epochs, ROWS):
-      assert sorted(epoch) == list(range(ROWS))
+      assert sorted(epoch) == arrays.rows("train").tolist()
 
   @pytest.mark.parametrize("batch_size", [3, 23])
   def test_the_batch_size_does_not_change_the_order(self, arrays, batch_size):
@@ -77,7 +78,7 @@ class TestTraining:
   def test_far_into_the_stream(self, arrays):
     batches = ShuffledBatches(arrays, "train", 5, 0)
     k = len(batches) - 3  # even: where an epoch begins
-    assert sorted(np.concatenate([batches[k].index, batches[k + 1].index])) == list(range(ROWS))
+    assert sorted(np.concatenate([batches[k].index, batches[k + 1].index])) == arrays.rows("train").tolist()
 
   def test_seeds_and_epochs_differ(self):
     arrays = make_arrays(["train"] * 50)
@@ -141,10 +142,10 @@ class TestEvaluation:
     assert len(batches) == -(-ROWS // batch_size)
     assert {len(batch.index) for batch in batches} == {batch_size}
     seen = np.concatenate([batch.index[batch.mask] for batch in batches])
-    np.testing.assert_array_equal(seen, np.arange(ROWS))
+    np.testing.assert_array_equal(seen, arrays.rows("train"))
     for batch in batches:
       assert batch.index.dtype == np.int32
-      assert batch.index.max() < ROWS  # also what fills up can be looked up
+      assert np.isin(batch.index, arrays.rows("train")).all()  # also what fills up can be looked up
       if host:
         assert_rows_belong(batch, arrays, "train")
       else:
@@ -152,14 +153,22 @@ class TestEvaluation:
 
   def test_an_empty_split_has_no_batches(self, arrays):
     assert list(evaluation_batches(arrays, "validation", 4)) == []
+    assert list(evaluation_batches(arrays, "validation", 4, batches=3)) == []
+
+  @pytest.mark.parametrize("host", [False, True])
+  def test_surplus_batches_are_under_their_masks(self, arrays, host):
+    batches = list(evaluation_batches(arrays, "train", 4, host=host, batches=5))
+    assert [batch.mask.sum() for batch in batches] == [4, 4, 2, 0, 0]
+    for one, other in zip(batches, evaluation_batches(arrays, "train", 4, host=host), strict=False):
+      assert_same_batch(one, other)
+    assert np.isin(batches[-1].index, arrays.rows("train")).all()
 
 
 def test_targets_are_one_hot_or_votes(arrays):
-  found = pipeline.targets(arrays, "test")
-  rows = arrays.rows("test")
-  assert (found.shape, found.dtype) == ((3, 4), np.float32)
+  found = pipeline.targets(arrays)
+  assert (found.shape, found.dtype) == ((len(arrays), 4), np.float32)
   if arrays.soft_label is None:
-    np.testing.assert_array_equal(found.argmax(1), arrays.label[rows])
-    np.testing.assert_array_equal(np.sort(found), [[0, 0, 0, 1]] * 3)
+    np.testing.assert_array_equal(found.argmax(1), arrays.label)
+    np.testing.assert_array_equal(np.sort(found), [[0, 0, 0, 1]] * len(arrays))
   else:
-    np.testing.assert_array_equal(found, arrays.soft_label[rows])
+    np.testing.assert_array_equal(found, arrays.soft_label)

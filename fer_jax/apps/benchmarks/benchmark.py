@@ -20,7 +20,7 @@ from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import Optimizer
 from fer_jax.parallel import Devices
-from fer_jax.step import Resident, TrainState, make_train_step
+from fer_jax.step import Moment, Resident, TrainState, make_train_step
 
 Row = dict[str, Any]
 FER2013 = (28709, 48, 48, 1)  # the training split's size
@@ -47,19 +47,19 @@ class Rig(NamedTuple):
     state: at step 0, every layer trainable.
     resident: faces and labels on the device.
     batch: which of them make a batch.
-    progress: of the phase, float32.
+    moment: halfway through the phase, of seed 0.
   """
 
   network: Network
   state: TrainState
   resident: Resident
   batch: Batch
-  progress: Any
+  moment: Moment
 
   @property
   def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
     """What a training step is called with."""
-    return self.state, self.resident, self.batch, self.progress
+    return self.state, self.resident, self.batch, self.moment
 
   @property
   def parameters(self) -> int:
@@ -79,12 +79,12 @@ def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: 
   state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
   batch = Batch(index, np.ones(len(index), bool))
-  return Rig(network, state, devices.replicate(Resident(image, target)), batch, np.float32(0.5))
+  return Rig(network, state, devices.replicate(Resident(image, target)), batch, Moment(np.float32(0.5), np.int32(0)))
 
 
 def step_of(objective: Objective) -> Callable[..., Any]:
   """Returns the training step that takes an objective's gradients to new parameters by AdamW."""
-  return make_train_step(objective, Optimizer().build(), Augmentation(), seed=0)
+  return make_train_step(objective, Optimizer().build(), Augmentation())
 
 
 class Program(NamedTuple):

@@ -232,7 +232,7 @@ def _update(optimizer: optax.GradientTransformation, rig: Rig) -> Program:
 
 
 def _step(objective: Objective, optimizer: optax.GradientTransformation, rig: Rig) -> Program:
-  step = make_train_step(objective, optax.with_extra_args_support(optimizer), Augmentation(), seed=0)
+  step = make_train_step(objective, optax.with_extra_args_support(optimizer), Augmentation())
   state = dataclasses.replace(rig.state, opt_state=optimizer.init(rig.state.params))
   return compile_program(step, (state, *rig.arguments[1:]))
 

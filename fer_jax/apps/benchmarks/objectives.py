@@ -95,11 +95,11 @@ def parts(config: str, rounds: int) -> Benchmark:
     image = jax.vmap(Augmentation())(image, jax.random.split(key, len(image)))
     return Examples(standardize(image), target)
 
-  def forward(state: TrainState, resident: Any, batch: Any, progress: Any) -> Any:
+  def forward(state: TrainState, resident: Any, batch: Any, moment: Any) -> Any:
     outputs, stats = network.apply(state.params, state.stats, examples(resident, batch).image, key=key)
     return outputs.logits, stats
 
-  def measured(state: TrainState, resident: Any, batch: Any, progress: Any) -> Metrics:
+  def measured(state: TrainState, resident: Any, batch: Any, moment: Any) -> Metrics:
     learned = dependence(state.params, state.stats, examples(resident, batch), key)
     return {**learned.metrics, **learned.stats}
 

@@ -1,12 +1,10 @@
 """How measured quantities are written, on the report page and in the README's tables alike."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist, mean, stdev
 from typing import Any
 
-from scipy.special import stdtrit
+from fer_jax.intervals import wilson_interval
 
 NOT_MEASURED = "not yet measured"
 
@@ -18,25 +16,6 @@ class Estimate:
   value: float
   interval: tuple[float, float] | None
   meaning: str
-
-
-def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the score interval of a binomial proportion (Wilson, JASA 22, 1927), `trials` > 0."""
-  z = NormalDist().inv_cdf(0.5 + confidence / 2)
-  share = successes / trials
-  centre = share + z * z / (2 * trials)
-  half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-  scale = 1 + z * z / trials
-  return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-def student_interval(
-  values: Sequence[float], confidence: float = 0.95, within: tuple[float, float] = (0.0, 1.0)
-) -> tuple[float, float]:
-  """Returns the interval around the mean of two or more values (Student's t), cut to what they can be: shares."""
-  n = len(values)
-  half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(n)
-  return max(within[0], mean(values) - half), min(within[1], mean(values) + half)
 
 
 def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
@@ -51,7 +30,7 @@ def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
     low_high = result.get("interval_95")
     interval = (float(low_high[0]), float(low_high[1])) if low_high else None
     spread = "" if result.get("std") is None else f", standard deviation {percent(result['std'])}"
-    return Estimate(float(result["mean"]), interval, f"mean of {len(runs)} runs{spread}")
+    return Estimate(float(result["mean"]), interval, f"mean of {trainings_of(len(runs), result)}{spread}")
   if result.get("accuracy") is None:
     return None
   accuracy = float(result["accuracy"])
@@ -59,6 +38,16 @@ def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
   if not images:
     return Estimate(accuracy, None, "number of test images not stated")
   return Estimate(accuracy, wilson_interval(accuracy * images, images), f"Wilson, over {count(images)} test images")
+
+
+def trainings_of(number: int, result: Mapping[str, Any]) -> str:
+  """Says how many trainings a result is of, and in what they differ: "10 folds by subjects", "3 seeds"."""
+  folds = result.get("folds")
+  if not folds:
+    return f"{number} {'seeds' if len(result.get('seeds') or []) == number else 'runs'}"
+  of = f" of {folds['count']}" if folds.get("count", number) > number else ""
+  unit = "of one subject each" if folds["by"] == "one_subject_out" else f"by {folds['by']}"
+  return f"{number}{of} folds {unit}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -1,0 +1,338 @@
+"""Trainings that take their steps together, from the first to the last: most often one, or several folds or seeds."""
+
+import functools
+import math
+import signal
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jax
+
+from fer_jax.checkpoint import Checkpoints, Clock, newest_common
+from fer_jax.data import pipeline
+from fer_jax.errors import Failure
+from fer_jax.evaluate import Evaluation
+from fer_jax.interruption import Interrupted, Signals
+from fer_jax.phases import Phase
+from fer_jax.replicas import Replica
+from fer_jax.rig import Rig
+from fer_jax.run_log import Console, RunLog, Stopwatch
+from fer_jax.step import TrainState
+from fer_jax.workdir import Workdir
+
+
+class Member:
+  """One of the trainings, and what is its own.
+
+  Args:
+    replica: what it trains on.
+    folder: of its run.
+    log: of its metrics.
+    checkpoints: of its state.
+    rig: that it steps on.
+  """
+
+  def __init__(self, replica: Replica, folder: Workdir, log: RunLog, checkpoints: Checkpoints, rig: Rig):
+    self.replica, self.folder, self.log, self.checkpoints = replica, folder, log, checkpoints
+    self.iterator = pipeline.training_iterator(rig.batches(replica))
+    self.clock = Clock()
+    self.stopped = "finished"
+    self.held: TrainState | None = None  # the state that it stopped with, while the others go on
+
+  @property
+  def label(self) -> str:
+    """How messages speak of it: nothing where it is the whole run."""
+    return f"{self.replica.name.replace('_', ' ')}: " if self.replica.name else ""
+
+
+class Lockstep:
+  """Trainings between their first and their last step; resumed where their folders hold checkpoints.
+
+  Args:
+    rig: that all step on.
+    members: the trainings, as many as the rig's placement is for, or fewer.
+    watch: their common clock.
+    console: for what is said.
+    signals: that may ask to stop.
+    budget: seconds for all of it, 0 for none.
+  """
+
+  def __init__(
+    self, rig: Rig, members: Sequence[Member], watch: Stopwatch, console: Console, signals: Signals, budget: float
+  ):
+    self.rig, self.members, self.watch, self.console = rig, tuple(members), watch, console
+    self.settings, self.placement, self.phases = rig.settings, rig.placement, rig.phases
+    self._signals, self._budget, self._eval_seconds = signals, budget, 0.0
+    self.state = self._restore()
+
+  def train(self) -> None:
+    """Runs every phase that is left."""
+    while (number := self.members[0].clock.phase) < len(self.phases):
+      phase = self.phases[number]
+      with self.watch.timing("train"):
+        self._run_phase(phase)
+      if any(member.held is not None for member in self.members):
+        self.state = self.placement.place(self._states())
+      accuracies = self._validate(phase, self.members)
+      self._next_phase()
+      self._save(self.members, accuracies)
+
+  def test(self) -> list[tuple[Evaluation, list[str]]]:
+    """Reads the test splits, once, with the parameters that did best on validation.
+
+    Returns:
+      for each training what it found, and notes on how.
+    """
+    variables: list[Any] = []
+    notes: list[list[str]] = []
+    states: list[TrainState] = []
+    for number, member in enumerate(self.members):
+      notes.append([])
+      try:
+        if member.clock.best_step >= 0:
+          variables.append(member.checkpoints.restore_variables(member.clock.best_step))
+          continue
+      except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+        notes[-1].append(
+          f"the best checkpoint, of step {member.clock.best_step}, cannot be read; the last step was tested"
+        )
+        self._event(member, f"warning: {notes[-1][0]} ({type(error).__name__})")
+      states = states or self._states()
+      variables.append((states[number].params, states[number].stats))
+    found = self._evaluate("test", self.placement.place(variables))
+    for member, evaluation in zip(self.members, found, strict=True):
+      member.log.evaluation("test", member.clock.best_step, self.phases[-1].name, evaluation.accuracy, evaluation.loss)
+    self._say_evaluation("test", max(member.clock.best_step for member in self.members), found)
+    return list(zip(found, notes, strict=True))
+
+  def _run_phase(self, phase: Phase) -> None:
+    """Takes the steps of a phase."""
+    steps_of = functools.partial(_steps, phase.steps, self.rig.epoch_rows, self.settings.batch_size)
+    log_every, evaluate_every, checkpoint_every = map(
+      steps_of, (self.settings.log_every, self.settings.evaluate_every, self.settings.checkpoint_every)
+    )
+    unlogged = None
+    while active := [member for member in self.members if not self._waits(member.clock)]:
+      clock = active[0].clock  # those that are active are all at the same step of the phase
+      progress = self._progress(phase, clock)
+      if progress >= 1:
+        break
+      if self._signals.signum is not None:
+        self._stop_for_signal(self._signals.signum, active)
+      metrics = self._step(phase, active, progress)
+      if unlogged is not None:  # fetched a step late: the device has its next step before the host waits
+        self._log(phase, *unlogged)
+      logged = clock.phase_step % log_every == 0 or clock.phase_step == 1
+      unlogged = (active, clock.phase_step, progress, metrics) if logged else None
+      if clock.phase_step % evaluate_every == 0 and clock.phase_step < phase.steps:
+        self._save(active, self._validate(phase, active))
+        self._hold(phase, active)
+      elif clock.phase_step % checkpoint_every == 0:
+        self._require_finite(active, jax.device_get(metrics))
+        self._save(active, {})
+    if unlogged is not None:
+      self._log(phase, *unlogged)
+    if active and active[0].clock.phase_step < phase.steps:
+      for member in active:
+        member.stopped = "time budget"
+
+  def _step(self, phase: Phase, active: Sequence[Member], progress: float) -> Any:
+    """Takes a step of those that are active; the others are given rows to read, and nobody reads what comes of it."""
+    batches = {member: next(member.iterator) for member in active}
+    filled = [batches.get(member, batches[active[0]]) for member in self.members]
+    seeds = [member.replica.seed for member in self.members]
+    self.state, metrics = self.rig.step(phase, self.state, filled, progress, seeds)
+    for member in active:
+      member.clock.step += 1
+      member.clock.phase_step += 1
+    return metrics
+
+  def _waits(self, clock: Clock) -> bool:
+    """Whether a training has stopped early in its phase."""
+    if clock.phase >= len(self.phases):
+      return False
+    patience = self.phases[clock.phase].patience
+    return bool(patience) and clock.phase_step > 0 and clock.worse >= patience
+
+  def _hold(self, phase: Phase, active: Sequence[Member]) -> None:
+    """Puts the states of those that have just stopped early aside, until the others end the phase too."""
+    stopped = [member for member in active if self._waits(member.clock)]
+    states = self._states() if stopped else []
+    for member in stopped:
+      member.held, member.stopped = states[self.members.index(member)], "early stopping"
+      self._event(member, f"phase {phase.name}: early stopping")
+
+  def _progress(self, phase: Phase, clock: Clock) -> float:
+    """Returns how much of a phase is behind: by steps, or by the clock where a budget is the tighter."""
+    by_steps = clock.phase_step / phase.steps
+    if not self._budget or not clock.phase_step:  # a phase takes one step at least
+      return by_steps
+    arrays = self.members[0].replica.arrays
+    rows = [len(arrays.rows(split)) for split in ("validation", "test")]
+    # What comes after training: both splits once more, the files, the report.
+    reserve = 15 + 1.3 * (self._eval_seconds or 20) * sum(rows) / max(rows[0], 1)
+    planned = [each.steps for each in self.phases]
+    share = sum(planned[: clock.phase + 1]) / sum(planned)
+    end = max(self._budget - reserve, 0.5 * self._budget) * share
+    begin = clock.phase_seconds
+    return max(by_steps, (self.watch.seconds - begin) / max(end - begin, 1e-3))
+
+  def _validate(self, phase: Phase, those: Sequence[Member]) -> dict[Member, float]:
+    """Returns validation accuracies, noting the best; none while no phase has trained the classifier."""
+    reached = self.phases[: those[0].clock.phase + 1]
+    if not any(self.rig.network.classifier in each.trainable for each in reached):
+      return {}
+    start = time.monotonic()
+    everyone = self._evaluate("validation", (self.state.params, self.state.stats))
+    self._eval_seconds = time.monotonic() - start
+    found = {member: each for member, each in zip(self.members, everyone, strict=True) if member in those}
+    for member, evaluation in found.items():
+      if not math.isfinite(evaluation.loss):
+        self._diverged(member, "validation loss", evaluation.loss)
+      clock, accuracy = member.clock, evaluation.accuracy
+      member.log.evaluation("validation", clock.step, phase.name, accuracy, evaluation.loss)
+      member.log.forget_rate()
+      clock.worse = 0 if accuracy > clock.phase_best else clock.worse + 1
+      clock.phase_best = max(clock.phase_best, accuracy)
+      if accuracy >= clock.best_accuracy:  # of equals the later, as the checkpoints' policy keeps it
+        clock.best_accuracy, clock.best_step = accuracy, clock.step
+    self._say_evaluation("validation", max(member.clock.step for member in found), list(found.values()))
+    return {member: evaluation.accuracy for member, evaluation in found.items()}
+
+  def _evaluate(self, split: str, variables: Any) -> list[Evaluation]:
+    with self.watch.timing("evaluate"):
+      return self.rig.evaluate(variables, [member.replica for member in self.members], split)
+
+  def _log(
+    self, phase: Phase, active: Sequence[Member], phase_step: int, progress: float, metrics: dict[str, jax.Array]
+  ) -> None:
+    fetched = jax.device_get(metrics)
+    self._require_finite(active, fetched)
+    batch = self.settings.batch_size
+    for member in active:
+      values = {name: float(value) for name, value in self._part(fetched, member).items()}
+      values["learning_rate"] = phase.learning_rate(progress)
+      step = member.clock.step - member.clock.phase_step + phase_step
+      member.log.train(step, step * batch / self.rig.epoch_rows, phase.name, values, batch_size=batch)
+    mean = {
+      name: statistics.fmean(float(self._part(fetched, member)[name]) for member in active)
+      for name in ("loss", "accuracy")
+      if name in fetched
+    }
+    rate = active[0].log.images_per_second
+    accuracy = f"  accuracy {mean['accuracy']:.3f}" if "accuracy" in mean else ""
+    speed = f"  {len(active) * rate:,.0f} images/s" if rate is not None else ""
+    several = f"  mean of {len(active)}:" if len(self.members) > 1 else ""
+    self.console.progress(
+      f"{phase.name} {100 * progress:3.0f} %  step {step}{several}  loss {mean['loss']:.4g}{accuracy}{speed}"
+    )
+
+  def _say_evaluation(self, split: str, step: int, found: Sequence[Evaluation]) -> None:
+    accuracies = [each.accuracy for each in found]
+    spread = f" ({min(accuracies):.4f} to {max(accuracies):.4f}, {len(found)} trainings)" if len(found) > 1 else ""
+    loss = statistics.fmean(each.loss for each in found)
+    self.console.say(
+      f"step {step}  {split} accuracy {statistics.fmean(accuracies):.4f}{spread}  loss {loss:.4f}  "
+      f"({self.watch.seconds:.0f} s)"
+    )
+
+  def _part(self, tree: Any, member: Member) -> Any:
+    return self.placement.take(tree, self.members.index(member))
+
+  def _states(self) -> list[TrainState]:
+    """Returns every training's state, on the host."""
+    fetched = jax.device_get(self.state)
+    return [self._part(fetched, member) if member.held is None else member.held for member in self.members]
+
+  def _require_finite(self, those: Sequence[Member], metrics: dict[str, Any]) -> None:
+    for member in those:
+      loss = float(self._part(metrics, member)["loss"])
+      if not math.isfinite(loss):
+        self._diverged(member, "loss", loss)
+
+  def _diverged(self, member: Member, what: str, value: float) -> NoReturn:
+    phase = self.phases[member.clock.phase].name
+    kept = member.checkpoints.newest_step
+    raise Failure(
+      f"{member.label}training diverged: {what} is {value} at step {member.clock.step} in phase {phase}; lower "
+      f"config.phases.{phase}.optimizer.learning_rate or set its clip_norm"
+      + (f" (the checkpoint of step {kept} is kept)" if kept is not None else "")
+    )
+
+  def _next_phase(self) -> None:
+    states = self._states()
+    for member in self.members:
+      clock = member.clock
+      clock.phase, clock.phase_step, clock.phase_seconds = clock.phase + 1, 0, self.watch.seconds
+      clock.worse, clock.phase_best, member.held = 0, Clock().phase_best, None
+    if (number := self.members[0].clock.phase) < len(self.phases):
+      begin = self.phases[number].begin
+      self.state = self.placement.place(
+        [begin(member.clock.step, s.params, s.stats) for member, s in zip(self.members, states, strict=True)]
+      )
+
+  def _save(self, those: Sequence[Member], accuracies: dict[Member, float]) -> None:
+    states = self._states()
+    for member in those:
+      member.clock.seconds = self.watch.seconds
+      state = states[self.members.index(member)]
+      member.checkpoints.save(state, member.iterator, member.clock, accuracies.get(member))
+
+  def _stop_for_signal(self, signum: int, active: Sequence[Member]) -> NoReturn:
+    self._save(active, {})
+    text = f"stopped by {signal.Signals(signum).name} at step {active[0].clock.step}; run the same command to go on"
+    for member in active:
+      member.log.event(member.clock.step, text)
+    self.console.say(text)
+    raise Interrupted(signum, text)
+
+  def _event(self, member: Member, text: str) -> None:
+    member.log.event(member.clock.step, text)
+    self.console.say(f"{member.label}{text}")
+
+  def _restore(self) -> Any:
+    """Returns the state that the trainings go on from, with their iterators and clocks set to it."""
+    restored = [self._newest(member) for member in self.members]
+    while any(each is not None for each in restored):
+      clocks = [{} if each is None else {each[1].step: each[1]} for each in restored]
+      if newest_common(clocks, self._waits) is not None:
+        break
+      steps = newest_common([member.checkpoints.clocks() for member in self.members], self._waits)
+      for number, member in enumerate(self.members):
+        member.checkpoints.forget_after(-1 if steps is None else steps[number])
+      restored = [self._newest(member) for member in self.members]
+    found = [each for each in restored if each is not None]
+    if not found:
+      return self._begin()
+    for member, (state, clock) in zip(self.members, found, strict=True):
+      member.clock = clock
+      if self._waits(clock):
+        member.held, member.stopped = state, "early stopping"
+      member.log.event(clock.step, f"resumed from step {clock.step}")
+    self.watch.seconds = max(member.clock.seconds for member in self.members)
+    self.console.say(f"resumed from step {max(member.clock.step for member in self.members)}")
+    return self.placement.place([state for state, _ in found])
+
+  def _newest(self, member: Member) -> tuple[TrainState, Clock] | None:
+    def warn(text: str) -> None:
+      self._event(member, f"warning: {text}")
+
+    return member.checkpoints.restore_newest(self._shapes, member.iterator, warn)
+
+  def _shapes(self, clock: Clock) -> TrainState:
+    """Returns the shapes of a training's state at a clock: phases differ in their optimiser's."""
+    phase = self.phases[min(clock.phase, len(self.phases) - 1)]
+    return jax.eval_shape(functools.partial(phase.begin, 0), *self.rig.beginning.shapes)
+
+  def _begin(self) -> Any:
+    """Returns the state of step 0."""
+    if (loaded := self.rig.beginning.loaded) is not None:
+      for member in self.members:
+        self._event(member, str(loaded.report))
+    return self.rig.begin([member.replica for member in self.members])
+
+
+def _steps(whole: int, rows: int, batch_size: int, duration: Any) -> int:
+  return duration.steps(whole, rows, batch_size)

@@ -1,0 +1,106 @@
+"""A network, its phases and its data on a placement, ready to take steps: compiled once for all trainings on it."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fer_jax.config import Settings
+from fer_jax.data import pipeline
+from fer_jax.data.arrays import Arrays
+from fer_jax.evaluate import Evaluation, evaluate
+from fer_jax.initialization import Initialization
+from fer_jax.parallel import Placement
+from fer_jax.phases import Phase, plan
+from fer_jax.replicas import Replica
+from fer_jax.step import Moment, Resident, make_eval_step
+
+_RESIDENT_BYTES = 2 * 1024**3  # a dataset up to this size lives on the device
+_TRIAL_STEPS = 3
+
+
+class Rig:
+  """What trainings need to take steps on a placement, compiled once for all of them.
+
+  Args:
+    settings: of the run.
+    beginning: the network, and what its layers start from.
+    placement: of the trainings.
+    arrays: the dataset, however it is divided.
+    epoch_rows: training rows that count as an epoch.
+  """
+
+  def __init__(
+    self, settings: Settings, beginning: Initialization, placement: Placement, arrays: Arrays, epoch_rows: int
+  ):
+    self.settings, self.beginning, self.placement, self.epoch_rows = settings, beginning, placement, epoch_rows
+    self.network = beginning.network
+    self.phases = plan(settings, self.network, placement, epoch_rows)
+    self.eval_step = placement.compile_eval(make_eval_step(self.network, placement.axis_name))
+    self.host = _stays_on_host(settings, arrays)
+    self.resident = Resident()
+    if not self.host:
+      self.resident = placement.replicate(Resident(np.asarray(arrays.image), pipeline.targets(arrays)))
+
+  def batches(self, replica: Replica) -> pipeline.ShuffledBatches:
+    """Returns the endless stream of a training's batches."""
+    return pipeline.ShuffledBatches(replica.arrays, "train", self.settings.batch_size, replica.seed, host=self.host)
+
+  def begin(self, replicas: Sequence[Replica]) -> Any:
+    """Returns the trainings' state of step 0, placed."""
+    return self.placement.place([self.phases[0].begin(0, *self.beginning.variables(each.seed)) for each in replicas])
+
+  def step(self, phase: Phase, state: Any, batches: Sequence[Any], progress: float, seeds: Sequence[int]) -> Any:
+    """Takes a step of every training; returns the new state and the metrics."""
+    return phase.step(*self.arguments(state, batches, progress, seeds))
+
+  def arguments(self, state: Any, batches: Sequence[Any], progress: float, seeds: Sequence[int]) -> tuple[Any, ...]:
+    """Returns what a step is called with."""
+    moment = self.placement.stack([Moment(np.float32(progress), np.int32(seed)) for seed in seeds])
+    return state, self.resident, self.placement.deal(batches), moment
+
+  def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str) -> list[Evaluation]:
+    """Evaluates every training on its own split; the variables are placed."""
+    size = self.settings.eval_batch_size
+    most = max(math.ceil(len(each.arrays.rows(split)) / size) for each in replicas)
+    batches = [pipeline.evaluation_batches(each.arrays, split, size, host=self.host, batches=most) for each in replicas]
+    return evaluate(self.eval_step, self.placement, variables, self.resident, batches)
+
+
+class Trial:
+  """The first steps of some trainings, to learn what they take; nothing of it is kept.
+
+  Args:
+    rig: with a placement of so many trainings.
+    replicas: as many.
+  """
+
+  def __init__(self, rig: Rig, replicas: Sequence[Replica]):
+    self._rig, self._seeds = rig, [each.seed for each in replicas]
+    self._state = rig.begin(replicas)
+    self._batches = [rig.batches(each)[0] for each in replicas]
+
+  def memory(self) -> int:
+    """Compiles the first phase's step; returns the bytes that it takes on a device, 0 where that is not known."""
+    rig = self._rig
+    return rig.phases[0].step.prepare(*rig.arguments(self._state, self._batches, 0.0, self._seeds))  # type: ignore[attr-defined]
+
+  def seconds(self) -> float:
+    """Takes a few steps; returns the median seconds of one."""
+    taken = []
+    for _ in range(1 + _TRIAL_STEPS):
+      start = time.monotonic()
+      self._state, _ = self._rig.step(self._rig.phases[0], self._state, self._batches, 0.0, self._seeds)
+      jax.block_until_ready(self._state)
+      taken.append(time.monotonic() - start)
+    return statistics.median(taken[1:])
+
+
+def _stays_on_host(settings: Settings, arrays: Arrays) -> bool:
+  if settings.data.residence == "auto":
+    return len(arrays) * arrays.image[0].nbytes > _RESIDENT_BYTES
+  return settings.data.residence == "host"

@@ -1,0 +1,236 @@
+"""Folds and seeds as one run: each equals the same training alone, whatever goes side by side."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from fer_jax import lockstep, parallel, replicas
+from fer_jax.config import parse
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.errors import Failure, UserError
+from fer_jax.interruption import Interrupted
+from tests.tiny_run import assert_same, config, final_state, rows, run, tiny_arrays
+
+FOLDS = 3
+# By two phases of 10 steps; a fold is evaluated after every fifth.
+CHANGES = {
+  "folds.by": "images",
+  "folds.count": FOLDS,
+  "replicas": 0,
+  "duration": "20 steps",
+  "evaluate_every": "5 steps",
+  "phases.bottleneck.duration": "10 steps",
+  "phases.deepening.duration": "10 steps",
+  "log_every": "1 steps",
+  # Adam makes steps of the rounding errors that are the gradient of a weight before a normalisation.
+  "phases.bottleneck.optimizer.name": "sgd",
+  "phases.deepening.optimizer.name": "sgd",
+  "phases.bottleneck.optimizer.learning_rate": 0.01,
+}
+# strategy and devices: in turn; side by side; two of three side by side on two devices; two at once, then one.
+WAYS = {"loop": ("loop", 1), "vmap": ("vmap", 1), "vmap on two": ("vmap", 2), "loop on two": ("loop", 2)}
+
+
+def several(strategy="loop", **changes):
+  return config(**CHANGES | {"replica_strategy": strategy} | changes)
+
+
+def alone(fold, seed, **changes):
+  return config(**CHANGES | {"replicas": 1, "folds.number": fold, "seed": seed} | changes)
+
+
+def replica_folders(workdir):
+  return sorted(path for path in (workdir / "replicas").iterdir() if path.is_dir())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def data():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(arrays_lib, "load", tiny_arrays)
+    yield
+
+
+@pytest.fixture(scope="module")
+def singles(tmp_path_factory):
+  """The folder of each fold trained by itself, and its result."""
+  root = tmp_path_factory.mktemp("singles")
+  return [(root / str(fold), run(root / str(fold), alone(fold, seed=fold))) for fold in range(FOLDS)]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def whole(request, tmp_path_factory):
+  strategy, devices = WAYS[request.param]
+  folder = tmp_path_factory.mktemp("together") / "run"
+  return folder, run(folder, several(strategy), devices=devices)
+
+
+class TestEqualsTrainingAlone:
+  def test_parameters_and_statistics(self, whole, singles):
+    for folder, (single, _) in zip(replica_folders(whole[0]), singles, strict=True):
+      for found, expected in zip(final_state(folder), final_state(single), strict=True):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+          np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+  def test_losses_step_by_step(self, whole, singles):
+    for folder, (single, _) in zip(replica_folders(whole[0]), singles, strict=True):
+      found, expected = ([row["loss"] for row in rows(path, "train")] for path in (folder, single))
+      assert len(found) == 20
+      np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+  def test_selection_and_test(self, whole, singles):
+    for folder, (_, expected) in zip(replica_folders(whole[0]), singles, strict=True):
+      found = json.loads((folder / "result.json").read_text())
+      assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+      for key in ("confusion_matrix", "validation", "fold", "seeds", "steps", "stopped", "parameters"):
+        assert found[key] == expected[key]
+
+  def test_the_folder_is_that_of_the_training_alone(self, whole, singles):
+    for folder, (single, _) in zip(replica_folders(whole[0]), singles, strict=True):
+      found, expected = (json.loads((path / "config.json").read_text())["config"] for path in (folder, single))
+      assert {**found, "replica_strategy": "auto"} == expected
+
+
+class TestTogether:
+  def test_the_result_sums_up(self, whole):
+    folder, result = whole
+    each = [json.loads((path / "result.json").read_text()) for path in replica_folders(folder)]
+    accuracies = [one["accuracy"] for one in each]
+    assert result["accuracy"] == result["mean"] == pytest.approx(np.mean(accuracies))
+    assert result["std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert result["interval_95"][0] <= result["mean"] <= result["interval_95"][1]
+    np.testing.assert_array_equal(result["confusion_matrix"], np.sum([one["confusion_matrix"] for one in each], 0))
+    assert np.sum(result["confusion_matrix"]) == len(tiny_arrays())  # every image is tested once
+    assert result["pooled_accuracy"] == np.trace(result["confusion_matrix"]) / len(tiny_arrays())
+    assert [run["fold"] for run in result["runs"]] == [0, 1, 2]
+    assert [run["name"] for run in result["runs"]] == ["fold_0", "fold_1", "fold_2"]
+    assert result["seeds"] == [0, 1, 2]
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+
+  def test_predictions_are_pooled(self, whole):
+    folder, result = whole
+    with np.load(folder / "predictions.npz") as pooled:
+      assert sorted(pooled["index"]) == list(range(len(tiny_arrays())))
+      right = pooled["probability"].argmax(1) == pooled["label"]
+      assert right.mean() == pytest.approx(result["pooled_accuracy"])
+      for number, run in enumerate(result["runs"]):
+        assert right[pooled["replica"] == number].mean() == pytest.approx(run["accuracy"])
+      images = tiny_arrays().image[pooled["index"][pooled["worst"]]]
+      np.testing.assert_array_equal(pooled["worst_image"], images)
+      assert len(pooled["worst"]) == min((~right).sum(), 48)
+
+  def test_the_division_is_saved_and_can_be_used_again(self, whole, singles, tmp_path):
+    again = alone(1, seed=1, **{"folds.by": "file", "folds.file": str(whole[0] / "splits.json")})
+    assert run(tmp_path / "again", again)["confusion_matrix"] == singles[1][1]["confusion_matrix"]
+
+  def test_what_was_chosen_is_said(self, whole):
+    folder, result = whole
+    assert any("3 trainings" in row["text"] for row in rows(folder, "event"))
+    assert result["strategy"]["strategy"] in ("loop", "vmap")
+
+
+def stop_after(monkeypatch, step):
+  """Sends a signal once, at a step."""
+  take = lockstep.Lockstep._step
+  stopped = []
+
+  def stopping(self, phase, active, progress):
+    metrics = take(self, phase, active, progress)
+    if active[0].clock.step >= step and active[0].replica.fold == 0 and not stopped:
+      stopped.append(step)
+      self._signals.signum = signal.SIGTERM
+    return metrics
+
+  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch, singles, strategy):
+  stop_after(monkeypatch, 13)
+  with pytest.raises(Interrupted):
+    run(tmp_path / "run", several(strategy))
+  if strategy == "vmap":  # as if the process had been killed while it saved: one training lacks the newest
+    newest = max(replica_folders(tmp_path / "run")[1].glob("checkpoints/[0-9]*"), key=lambda path: int(path.name))
+    shutil.rmtree(newest)
+  result = run(tmp_path / "run", several(strategy))
+  expected = [single[1] for single in singles]
+  assert [each["accuracy"] for each in result["runs"]] == [each["accuracy"] for each in expected]
+  for folder, (single, _) in zip(replica_folders(tmp_path / "run"), singles, strict=True):
+    if strategy == "loop":
+      assert_same(final_state(folder), final_state(single))
+    steps = [row["step"] for row in rows(folder, "train")]
+    assert steps[-1] == 20
+
+
+def test_one_stops_early_and_the_others_go_on(tmp_path, monkeypatch):
+  # The folds' validation accuracies differ, and so do the evaluations after which they lose patience.
+  changes = {"phases.bottleneck.patience": 1, "phases.bottleneck.duration": "60 steps", "duration": "70 steps"}
+  together = run(tmp_path / "together", several("vmap", **changes))
+  steps = [each["steps"] for each in together["runs"]]
+  assert len(set(steps)) > 1
+  for fold, each in enumerate(together["runs"]):
+    single = run(tmp_path / str(fold), alone(fold, fold, **changes))
+    assert (single["steps"], single["stopped"]) == (each["steps"], each["stopped"])
+    assert single["loss"] == pytest.approx(each["loss"], rel=1e-2)
+
+
+def test_seeds_of_the_dataset_s_own_splits(tmp_path):
+  changes = {"folds.by": "", "replicas": 2, "seed": 5}
+  result = run(tmp_path / "run", several("loop", **changes))
+  assert [path.name for path in replica_folders(tmp_path / "run")] == ["seed_5", "seed_6"]
+  single = run(tmp_path / "single", config(**CHANGES | {"folds.by": "", "replicas": 1, "seed": 6}))
+  assert (
+    single["confusion_matrix"]
+    == json.loads((tmp_path / "run/replicas/seed_6/result.json").read_text())["confusion_matrix"]
+  )
+  assert result["folds"] is None
+  assert not (tmp_path / "run" / "splits.json").exists()
+
+
+def test_auto_measures_both(tmp_path, capsys):
+  run(tmp_path / "run", several("auto", duration="2 steps"))
+  assert "in turn and" in capsys.readouterr().out
+  choice = json.loads((tmp_path / "run" / "replicas" / "choice.json").read_text())
+  assert choice["strategy"] in ("loop", "vmap")
+
+
+def test_what_does_not_fit_is_trained_a_few_at_a_time(tmp_path, monkeypatch, singles):
+  needed = []
+  prepare = parallel.Program.prepare
+  monkeypatch.setattr(parallel.Program, "prepare", lambda self, *a: needed.append(prepare(self, *a)) or needed[-1])
+  monkeypatch.setattr(replicas, "free_memory", lambda device: 0.8 * needed[0])
+  result = run(tmp_path / "run", several("vmap"))
+  assert result["strategy"]["together"] == 2
+  assert "2 at a time" in result["strategy"]["reason"]
+  assert "GiB are free" in result["strategy"]["reason"]
+  assert [each["accuracy"] for each in result["runs"]] == [single[1]["accuracy"] for single in singles]
+
+
+def test_a_training_that_diverges_is_named(tmp_path):
+  with pytest.raises(Failure, match=r"^fold 0: training diverged"):
+    run(tmp_path / "run", several(**{"phases.bottleneck.optimizer.learning_rate": float("nan")}))
+
+
+class TestMistakes:
+  def test_more_replicas_than_folds(self, tmp_path):
+    with pytest.raises(UserError, match=r"config\.folds\.number=1 with config\.replicas=3: there are 3 folds, 0 to 2"):
+      run(tmp_path / "run", several(**{"replicas": 3, "folds.number": 1}))
+    assert not (tmp_path / "run").exists()
+
+  def test_a_dataset_without_a_test_split(self, tmp_path, monkeypatch):
+    def untested(*args, **kwargs):
+      arrays = tiny_arrays()
+      arrays.split[:] = "train"
+      return arrays
+
+    monkeypatch.setattr(arrays_lib, "load", untested)
+    with pytest.raises(UserError, match=r"no test split of its own.*--config\.folds\.by=subjects"):
+      run(tmp_path / "run", config())
+
+  @pytest.mark.parametrize("changes", [{"replicas": -1}, {"replicas": 0}, {"seed": -1}, {"seed": 2**31 - 1}])
+  def test_numbers_out_of_range(self, changes):
+    with pytest.raises(UserError, match=f"config.{next(iter(changes))}="):
+      parse(config(**changes))
