@@ -16,7 +16,8 @@ Variants, joined by commas:
                                    bilinear pooling. The fourth, with gradient centralization, is the default
   votes    what takes ImageNet's place where it is not at hand: the bare ResNet on the soft votes of FER+
   scratch  any row from random weights
-  ck_plus  CK+ by Adam in the place of FER2013 by AdamW
+  ck_plus  CK+ by Adam in the place of FER2013 by AdamW; ten folds over images, which --config.folds.by=subjects
+           makes folds over people (the paper does not say how it divides CK+)
   small    width 16 and depth 18 on faces of 48 pixels and short runs, for a CPU
   demo     a little network on the built-in faces, from random weights
 
@@ -117,6 +118,8 @@ def _optimizer(learning_rate: float) -> dict[str, str | float]:
 
 def _ck_plus(config: ConfigDict) -> None:
   config.data.name = "ck_plus"
+  config.folds = {"by": "images", "count": 10}
+  config.replicas = 0
   for phase in config.phases.values():
     phase.optimizer.update({"name": "adam", "weight_decay": 0.0})
 
