@@ -7,28 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import hsic, obsr
+from configs import hsic, obsr, resnet
 from fer_jax.config import parse
 from fer_jax.data.batch import Batch
-from fer_jax.models import resnet
+from fer_jax.models import resnet as networks
 from fer_jax.parallel import Devices
 from fer_jax.phases import plan
-from fer_jax.step import Resident
+from fer_jax.step import Moment, Resident
 
 VARIANTS = [
   *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")),
   *(("obsr", v) for v in ("", "ck_plus", "demo", "small,pretrained", "votes")),
+  *(("resnet", v) for v in ("", *resnet.VARIANTS, "depth=20,kind=plain,folds=5", "small,subjects,single")),
 ]
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
 NARROW = {
   "hsic": {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4},
   "obsr": {"depth": 18, "width": 2},  # and of two blocks, below
+  "resnet": {"depth": 8, "width": 2},
 }
 
 
 @pytest.fixture(autouse=True)
 def short_residual_networks(monkeypatch):
-  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))
+  monkeypatch.setitem(networks.STAGES, 18, (1, 1))
 
 
 def same(one, two):
@@ -49,7 +51,7 @@ def test_a_config_takes_one_step_of_each_phase(name, variant):
   for phase in plan(settings, network, devices, rows=1000):
     state = phase.begin(0, params, stats)
     batch = Batch(np.arange(8, dtype=np.int32), np.ones(8, bool))
-    new_state, metrics = phase.step(state, resident, batch, np.float32(0.5))
+    new_state, metrics = phase.step(state, resident, batch, Moment(np.float32(0.5), np.int32(0)))
     assert np.isfinite(metrics["loss"])
     for layer in network.layers:
       # What is frozen stays to the bit, its running statistics too.
