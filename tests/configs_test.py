@@ -1,4 +1,4 @@
-"""Every config builds, and takes one step of each of its phases."""
+"""Every config builds, and takes steps in each of its phases."""
 
 import importlib
 
@@ -18,7 +18,7 @@ from fer_jax.step import Moment, Resident
 VARIANTS = [
   *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")),
   *(("obsr", v) for v in ("", "ck_plus", "demo", "small,pretrained", "votes")),
-  *(("resnet", v) for v in ("", *resnet.VARIANTS, "depth=20,kind=plain,folds=5", "small,subjects,single")),
+  *(("resnet", v) for v in ("", "first4", "demo", "kind=plain,small,subjects,single")),
 ]
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
 NARROW = {
@@ -38,7 +38,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_a_config_takes_one_step_of_each_phase(name, variant):
+def test_a_config_takes_steps_in_each_phase(name, variant):
   config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.model.update(NARROW[name])
   settings = parse(config)
@@ -51,7 +51,10 @@ def test_a_config_takes_one_step_of_each_phase(name, variant):
   for phase in plan(settings, network, devices, rows=1000):
     state = phase.begin(0, params, stats)
     batch = Batch(np.arange(8, dtype=np.int32), np.ones(8, bool))
-    new_state, metrics = phase.step(state, resident, batch, Moment(np.float32(0.5), np.int32(0)))
+    moment = Moment(np.float32(0.5), np.int32(0))
+    new_state, _ = phase.step(state, resident, batch, moment)
+    # Two, for a classifier that begins at zero sends nothing back in the first.
+    new_state, metrics = phase.step(new_state, resident, batch, moment)
     assert np.isfinite(metrics["loss"])
     for layer in network.layers:
       # What is frozen stays to the bit, its running statistics too.
