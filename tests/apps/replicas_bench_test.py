@@ -1,0 +1,85 @@
+"""The benchmark of replicas, with processes that only pretend to train."""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fer_jax.apps.benchmarks import replicas as benchmark
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.errors import Failure, UserError
+from tests.tiny_run import tiny_arrays
+
+CONFIG = "configs/hsic.py:demo"
+FOLDED = """
+from configs import hsic
+
+def get_config():
+  config = hsic.get_config("demo")
+  config.folds.by, config.folds.count, config.replicas, config.seed = "images", 4, 0, 7
+  return config
+"""
+
+
+class Processes:
+  """Stands for `subprocess`: remembers the commands, and leaves a result where each would."""
+
+  def __init__(self, status=0):
+    self.commands, self.status = [], status
+
+  def run(self, command, **options):
+    self.commands.append(command[3:])
+    flags = dict(re.match(r"--(?:config\.)?([^=]+)=(.*)", each).groups() for each in command[3:])
+    workdir = Path(flags["workdir"])
+    workdir.mkdir(parents=True)
+    one = "replicas" not in flags
+    content = (
+      {"accuracy": 0.5, "strategy": {"together": 4}} if one else {"accuracy": 0.4 + int(flags["folds.number"]) / 10}
+    )
+    (workdir / "result.json").write_text(json.dumps(content))
+    time.sleep(0.02)
+    return subprocess.CompletedProcess(command, self.status, "", "first\nerror: it broke\n")
+
+
+@pytest.fixture
+def processes(monkeypatch):
+  monkeypatch.setattr(arrays_lib, "load", tiny_arrays)
+  found = Processes()
+  monkeypatch.setattr(benchmark.subprocess, "run", found.run)
+  return found
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "folded.py"
+  path.write_text(FOLDED)
+  return str(path)
+
+
+def test_all_folds_once_in_one_process_and_each_in_its_own(processes, config):
+  headline, rows = benchmark.replicas(config, rounds=1)
+  whole, *single = processes.commands
+  assert [flag.partition("=")[0] for flag in whole] == ["--config", "--workdir"]
+  wanted = [[f"--config.seed={7 + fold}", "--config.replicas=1", f"--config.folds.number={fold}"] for fold in range(4)]
+  assert [command[2:] for command in single] == wanted
+  assert len({command[1] for command in processes.commands}) == 5  # folders
+  one, sequence = rows
+  assert (one["name"], sequence["name"]) == ("one program", headline)
+  assert (one["time_ratio"], one["trained_together"], one["trainings"]) == (1.0, 4, 4)
+  assert sequence["time_ratio"] == sequence["seconds"] / one["seconds"] > 2
+  assert (one["accuracy"], sequence["accuracy"]) == (0.5, pytest.approx(0.55))
+
+
+def test_one_training_is_nothing_to_compare(processes):
+  with pytest.raises(UserError, match="has one training; expected replicas"):
+    benchmark.replicas(CONFIG, rounds=1)
+  assert processes.commands == []
+
+
+def test_a_training_that_fails_is_said(processes, config):
+  processes.status = 2
+  with pytest.raises(Failure, match=r"fer_jax\.main --config=.*: exit status 2 \(error: it broke\)"):
+    benchmark.replicas(config, rounds=1)
