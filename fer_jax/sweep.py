@@ -6,21 +6,25 @@ from dataclasses import dataclass, field
 
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
+QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",)}  # by a figure's kind
 
 
 @dataclass(frozen=True)
 class Member:
-  """One of the settings that a sweep compares; it is trained once for each seed.
+  """One of the settings that a sweep compares; it is run once for each seed, and a run may be of several folds.
 
   Attributes:
     name: by which tables and legends speak of it.
     config: its config, FILE.py or FILE.py:VARIANT.
     overrides: of the config's keys, as on the command line: "--config.model.blocks=2".
-    seeds: at least one; figures are their mean, with standard deviation and 95 % interval.
+    seeds: at least one; figures are their mean, with standard deviation and 95 % interval. Of one run of several folds
+      they are those over the folds.
     value: of what is swept; None where members differ in more than a value.
     reported: what the paper prints for it, by quantity, e.g. {"test accuracy": 0.97}.
     timing: name of its row in the sweep's timings.
     begins_with: name of an earlier member, whose run with the same seed it takes its first weights from.
+    series: of the members that make one line in a figure of lines.
+    by_class: recall that the paper prints for it, by the name of a class.
   """
 
   name: str
@@ -31,6 +35,8 @@ class Member:
   reported: Mapping[str, float] = field(default_factory=dict)
   timing: str = ""
   begins_with: str = ""
+  series: str = ""
+  by_class: Mapping[str, float] = field(default_factory=dict)
 
   def __post_init__(self) -> None:
     if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -45,21 +51,25 @@ class Figure:
   """A figure of the sweep's page.
 
   Attributes:
-    kind: "curves" over training steps, a line for each member, or "points", a value for each member.
-    quantity: what is drawn; one of CURVES or POINTS.
+    kind: "curves" over training steps, a line for each member; "points", a value for each member; "lines" over the
+      members' values, a line for each series; or "classes", a table with a column for each member.
+    quantity: what is drawn; one of QUANTITIES[kind].
     note: below its title.
+    title: in place of the quantity.
+    members: names of those to show; all when empty.
   """
 
   kind: str
   quantity: str
   note: str = ""
+  title: str = ""
+  members: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
-    known = {"curves": CURVES, "points": POINTS}
-    if self.kind not in known:
-      raise ValueError(f"figure of kind {self.kind!r}: expected one of {', '.join(known)}")
-    if self.quantity not in known[self.kind]:
-      raise ValueError(f"{self.kind} of {self.quantity!r}: expected one of {', '.join(known[self.kind])}")
+    if self.kind not in QUANTITIES:
+      raise ValueError(f"figure of kind {self.kind!r}: expected one of {', '.join(QUANTITIES)}")
+    if self.quantity not in QUANTITIES[self.kind]:
+      raise ValueError(f"{self.kind} of {self.quantity!r}: expected one of {', '.join(QUANTITIES[self.kind])}")
 
 
 @dataclass(frozen=True)
@@ -97,5 +107,12 @@ class Sweep:
         raise ValueError(
           f"member {member.name!r} begins with {member.begins_with!r}: expected an earlier member with its seeds"
         )
+    for figure in self.figures:
+      if not set(figure.members) <= set(names):
+        raise ValueError(f"figure of {', '.join(figure.members)}: expected names of members, {', '.join(names)}")
+      for member in self.members:
+        shown = figure.kind == "lines" and member.name in (figure.members or names)
+        if shown and not (member.series and isinstance(member.value, int | float)):
+          raise ValueError(f"member {member.name!r} in a figure of lines: expected a series, and a number as its value")
     if self.reference and self.reference not in names:
       raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")

@@ -51,7 +51,10 @@ def test_every_member_parses_and_builds(name: str, variant: str) -> None:
     phases = plan_phases(settings, network, devices, rows=28709)
     if name.startswith("hsic"):
       assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
-    assert settings.data.name == ("synthetic_faces" if variant == "demo" else "fer2013")
+    real, drawn = (
+      ("kdef_ck_plus", "drawn_kdef_ck_plus") if name.startswith("resnet") else ("fer2013", "synthetic_faces")
+    )
+    assert settings.data.name == (drawn if variant == "demo" else real)
 
 
 def test_sweeps_share_the_default_network() -> None:
@@ -114,6 +117,40 @@ class TestAblation:
         for member in (members["ResNet"], members["ResNet, twice as long"])
       ]
       assert 2 * steps[0] == pytest.approx(steps[1], abs=1)
+
+
+class TestDepth:
+  def test_each_kind_and_depth_is_trained_on_both_divisions(self) -> None:
+    found = {}
+    for run in planned("resnet_depth").runs:
+      settings = settings_of(run.arguments)
+      assert (settings.folds.count, settings.replicas, settings.data.image_size) == (10, 0, 128)
+      found[run.member] = (settings.model.kind, settings.model.depth, settings.folds.by)
+    assert len(found) == len(set(found.values())) == 16
+    assert found["plain 38, image folds"] == ("plain", 38, "images")
+    assert found["residual 74, subject folds"] == ("residual", 74, "subjects")
+
+  def test_figure_9_is_of_the_image_folds_and_table_4_of_74_layers(self) -> None:
+    members = {member.name: member for member in planned("resnet_depth").sweep.members}
+    assert members["residual 74, image folds"].reported == {"test accuracy": 0.9079}
+    assert members["plain 74, image folds"].reported == {"test accuracy": 0.8623}
+    assert members["residual 74, image folds"].by_class["fear"] == 0.8222
+    for name, member in members.items():
+      assert bool(member.reported) == name.endswith("image folds")
+      assert bool(member.by_class) == (name == "residual 74, image folds")
+
+  @pytest.mark.parametrize(("size", "depths"), [("small", [8, 14, 20]), ("demo", [8, 14])])
+  def test_the_paper_has_no_figures_of_small_networks(self, size: str, depths: list[int]) -> None:
+    members = planned("resnet_depth", size).sweep.members
+    assert sorted({member.value for member in members}) == depths
+    assert all(not member.reported and not member.by_class for member in members)
+
+  def test_a_figure_shows_one_division(self) -> None:
+    lines = [figure for figure in planned("resnet_depth").sweep.figures if figure.kind == "lines"]
+    assert [{name.partition(", ")[2] for name in figure.members} for figure in lines] == [
+      {"image folds"},
+      {"subject folds"},
+    ]
 
 
 def test_the_table_s_figures_are_the_paper_s() -> None:

@@ -15,15 +15,17 @@ from fer_jax.apps.report_page.provenance import provenance
 from fer_jax.apps.report_page.quantities import accuracy_estimate, percent
 from fer_jax.apps.report_page.run_files import Run, mapping, read_run, write_text
 from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
+from fer_jax.apps.report_page.trainings import trainings
 from fer_jax.errors import run
 
 
-def _page(of: Run, beside: Sequence[tuple[str, Run]]) -> str:
+def _page(of: Run, beside: Sequence[tuple[str, Run]], whole: Run | None = None) -> str:
   estimate = accuracy_estimate(mapping(of.result))
   title = of.source if estimate is None else f"{of.source}: {percent(estimate.value)}"
   parts = [
     paper_table(of),
     beside_table(of, beside),
+    trainings(of),
     curves(of, beside),
     classes(of),
     mistakes(of),
@@ -31,13 +33,14 @@ def _page(of: Run, beside: Sequence[tuple[str, Run]]) -> str:
     provenance(of),
   ]
   sections: list[Section] = [part for part in parts if part is not None]
-  return document(title, headline(of), sections)
+  return document(title, headline(of, whole), sections)
 
 
 def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:
   """Writes `workdir/report/index.html`, whole or not at all, and returns its path.
 
-  An interrupted run gets a page of what it logged, which says so.
+  An interrupted run gets a page of what it logged, which says so. Of a run of several trainings, each that has begun
+  gets a page of its own in its own folder, too.
 
   Args:
     workdir: a training run's workdir, with at least `config.json` and `metrics.jsonl`.
@@ -47,9 +50,15 @@ def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:
     UserError: a workdir is none, a file in one is damaged, or the page cannot be written.
   """
   others = [read_run(other) for other in beside]
-  path = workdir / "report" / "index.html"
-  write_text(path, _page(read_run(workdir), list(zip(names_of(others), others, strict=True))))
-  return path
+  whole = read_run(workdir)
+  for replica in whole.replicas:
+    write_text(_path(replica.workdir), _page(replica, (), whole))
+  write_text(_path(workdir), _page(whole, list(zip(names_of(others), others, strict=True))))
+  return _path(workdir)
+
+
+def _path(workdir: Path) -> Path:
+  return workdir / "report" / "index.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,7 +29,7 @@ from fer_jax.apps.report_page.quantities import (
   short_commit,
 )
 from fer_jax.apps.report_page.run_files import Record, read_json, write_text
-from fer_jax.apps.sweeps.table import member_table
+from fer_jax.apps.sweeps.table import class_table, member_table
 from fer_jax.errors import UserError, run
 
 _BLOCK = re.compile(
@@ -174,8 +174,12 @@ def _sweep_table(name: str, sweep: Record | None) -> str:
   head, rows = member_table(sweep)
   command = " ".join([sweep["sweep"], *sweep["overrides"]])
   about = f"**{sweep['title']}** (`{command}`; {', '.join(sweep['datasets']) or NOT_MEASURED}; {sweep['citation']})"
-  made = _made(sweep["devices"], sweep["versions"], sweep["commits"]) if sweep["devices"] else ""
-  return "\n\n".join(part for part in (about, _markdown(head, rows, texts=(0,)), made) if part)
+  parts = [about, _markdown(head, rows, texts=(0,))]
+  for figure in sweep.get("figures", ()):
+    by_class = class_table(sweep, figure["members"]) if figure["kind"] == "classes" else ([], [])
+    parts += [_markdown(*by_class, texts=(0,))] if by_class[1] else []
+  parts += [_made(sweep["devices"], sweep["versions"], sweep["commits"])] if sweep["devices"] else []
+  return "\n\n".join(parts)
 
 
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:

@@ -1,10 +1,15 @@
 """A workdir as a training leaves it, made up."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+
+from fer_jax.intervals import student_interval
 
 NAMES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 TRICKY = '<b>sad</b> & "blue"'
@@ -50,8 +55,8 @@ def _curves(steps: int, best: float) -> list[dict[str, Any]]:
   return records
 
 
-def _result(best: float, steps: int, names: list[str]) -> dict[str, Any]:
-  random = np.random.default_rng(1)
+def _result(best: float, steps: int, names: list[str], seed: int) -> dict[str, Any]:
+  random = np.random.default_rng(seed + 1)
   support = [491, 55, 528, 879, 594, 416, 626]
   others = (1 - best) * random.dirichlet(np.ones(7), size=7)
   matrix = [
@@ -82,7 +87,9 @@ def _result(best: float, steps: int, names: list[str]) -> dict[str, Any]:
     "device": "cpu: AMD EPYC x 2",
     "versions": {"jax": "0.10.2", "flax": "0.12.1", "optax": "0.2.8"},
     "commit": "e3ed27b0c2f94b5ad1",
-    "seeds": [0],
+    "seeds": [seed],
+    "fold": None,
+    "deduplicated": {"accuracy": accuracy, "images": 3589, "seen": 0},
     "stopped": "finished",
     "steps": steps,
     "parameters": 1_132_007,
@@ -91,10 +98,7 @@ def _result(best: float, steps: int, names: list[str]) -> dict[str, Any]:
     "notes": ["12 constant images kept", f"class {TRICKY} is rare"],
     "measured": {"test accuracy": accuracy, "seconds a step": None, "layers": 12},
     "config": "configs/hsic.py:small",
-    "runs": [{"seed": 0, "accuracy": accuracy}],
-    "mean": accuracy,
-    "std": None,
-    "interval_95": None,
+    "runs": [{"seed": seed, "fold": None, "accuracy": accuracy}],
   }
 
 
@@ -129,6 +133,8 @@ def write_run(
   names: list[str] = NAMES,
   channels: int = 1,
   ended: bool = True,
+  seed: int = 0,
+  settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
   """Writes a workdir as a training leaves it; returns its result."""
   workdir.mkdir(parents=True, exist_ok=True)
@@ -140,7 +146,13 @@ def write_run(
     "note": "The paper's split is by image, ours by subject.",
   }
   config = {
-    "config": {"model": {"name": "hsic_dense", "growth": 24}, "batch_size": 128, "paper": paper},
+    "config": {
+      "model": {"name": "hsic_dense", "growth": 24},
+      "batch_size": 128,
+      "seed": seed,
+      "paper": paper,
+      **settings,
+    },
     "source": "configs/hsic.py:small",
     "overrides": ["--config.batch_size=128"],
     "commit": "e3ed27b0c2f94b5ad1",
@@ -151,8 +163,72 @@ def write_run(
   records = _curves(steps, best)
   records.insert(40, {"kind": "event", "step": 200, "text": "resumed from step 200"})
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-  result = _result(best, steps, names)
+  result = _result(best, steps, names, seed)
   if ended:
     (workdir / "result.json").write_text(json.dumps(result))
     _save_predictions(workdir / "predictions.npz", result, channels)
   return result
+
+
+def write_folds(
+  workdir: Path, *, best: Sequence[float] = (0.55, 0.6, 0.65), ended: int | None = None
+) -> dict[str, Any]:
+  """Writes the workdir of a run of several folds by subjects, of which the first `ended` have; returns its result."""
+  ended = len(best) if ended is None else ended
+  folds = {"by": "subjects", "count": len(best), "number": 0, "seed": 4}
+  whole = write_run(workdir, ended=False, settings={"folds": folds, "replicas": 0})
+  event = {"kind": "event", "step": 0, "text": f"{len(best)} trainings, 2 at a time (loop: as configured)"}
+  (workdir / "metrics.jsonl").write_text(json.dumps(event) + "\n")
+  (workdir / "splits.json").write_text(json.dumps({"by": "subjects", "count": len(best), "seed": 4}))
+  results = []
+  for number in range(min(ended + 1, len(best))):  # the one after the last that has ended is on
+    place = workdir / "replicas" / f"fold_{number}"
+    settings = {"folds": {**folds, "number": number}, "replicas": 1}
+    result = write_run(place, best=best[number], ended=number < ended, seed=number, settings=settings)
+    results.append(result)
+  if ended < len(best):
+    return whole
+  accuracies = [result["accuracy"] for result in results]
+  confusion = np.sum([result["confusion_matrix"] for result in results], axis=0)
+  whole |= {
+    "accuracy": fmean(accuracies),
+    "mean": fmean(accuracies),
+    "std": stdev(accuracies),
+    "interval_95": list(student_interval(accuracies)),
+    "pooled_accuracy": float(confusion.trace() / confusion.sum()),
+    "confusion_matrix": confusion.tolist(),
+    "validation": {"accuracy": fmean(result["validation"]["accuracy"] for result in results), "step": None},
+    "seeds": list(range(len(results))),
+    "deduplicated": {"accuracy": 0.5, "images": 10_000, "seen": 767},
+    "strategy": {"strategy": "loop", "together": 2, "reason": "as configured"},
+    "folds": {"by": "subjects", "count": len(best), "seed": 4},
+    "runs": [
+      {
+        "name": f"fold_{number}",
+        "seed": number,
+        "fold": number,
+        "validation_accuracy": result["validation"]["accuracy"],
+        "best_step": result["validation"]["step"],
+        "images": 3589,
+        **{key: result[key] for key in ("accuracy", "loss", "steps", "stopped", "seconds", "deduplicated")},
+      }
+      for number, result in enumerate(results)
+    ],
+  }
+  (workdir / "result.json").write_text(json.dumps(whole))
+  pool(workdir, len(best))
+  return whole
+
+
+def pool(workdir: Path, count: int) -> None:
+  """Writes the predictions of a run's folds as one file."""
+  parts = [dict(np.load(workdir / "replicas" / f"fold_{number}" / "predictions.npz")) for number in range(count)]
+  rows = [len(part["label"]) for part in parts]
+  np.savez(
+    workdir / "predictions.npz",
+    **{key: np.concatenate([part[key] for part in parts]) for key in ("index", "label", "probability")},
+    replica=np.repeat(np.arange(count, dtype=np.int32), rows),
+    worst=parts[-1]["worst"] + sum(rows[:-1]),
+    worst_image=parts[-1]["worst_image"],
+    sample_image=parts[0]["sample_image"],
+  )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.report import main, write_report
-from fer_jax.apps.report_page.quantities import wilson_interval
 from fer_jax.errors import UserError
+from fer_jax.intervals import wilson_interval
 
 from .fake_run import NAMES, TRICKY, write_run
 
@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_is_named(workdir: Path) -> None:
 def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
   result = write_run(workdir)
   result |= {
-    "runs": [{"seed": 0, "accuracy": 0.6}, {"seed": 1, "accuracy": 0.7}],
+    "runs": [{"name": f"seed_{seed}", "seed": seed, "accuracy": 0.6 + seed / 10} for seed in (0, 1)],
     "mean": 0.65,
     "std": 0.0707,
   }
@@ -290,8 +290,29 @@ def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
   page = Page(write_report(workdir))
   assert "65.00 %" in page.text
   assert "55.00 \N{EN DASH} 75.00 %" in page.text
-  assert "mean of 2 runs, standard deviation 7.07 %" in page.text
-  assert ["1", "70.00 %"] in page.rows
+  assert "mean of 2 seeds, standard deviation 7.07 %" in page.text
+  assert ["seed 1", "1", "70.00 %"] in [row[:3] for row in page.rows]
+  assert "The trainings differ in their seed alone" in page.text
+
+
+def test_images_that_stand_in_training_are_left_out_beside(workdir: Path) -> None:
+  result = write_run(workdir)
+  for seen, said in (
+    (288, "without the 288 test images that stand in training: 71.30 % over 3,301"),
+    (3589, "all 3,589 test images stand in training, too"),
+    (0, None),
+  ):
+    fresh = {"accuracy": 0.713 if seen < 3589 else None, "images": 3589 - seen, "seen": seen}
+    (workdir / "result.json").write_text(json.dumps(result | {"deduplicated": fresh}))
+    page = Page(write_report(workdir))
+    assert said in page.text if said else "stand in training" not in page.text
+
+
+def test_a_recall_that_is_printed_alone_stands_at_the_recall(workdir: Path) -> None:
+  write_run(workdir, settings={"paper": {"by_class": {"fear": [0.8222]}}})
+  page = Page(write_report(workdir))
+  row = next(row for row in page.rows if row[0] == "fear" and len(row) == 5)
+  assert [cell.partition("paper ")[2] for cell in row[1:]] == ["", "0.822", "", ""]
 
 
 def test_page_is_written_whole_and_the_same_twice(workdir: Path) -> None:

@@ -234,6 +234,34 @@ def test_a_sweep_has_a_row_for_each_member_beside_the_paper() -> None:
   assert "**other**: not yet measured" in made
 
 
+def test_a_run_of_folds_says_how_many_and_by_what() -> None:
+  folds = {"folds": {"by": "subjects", "count": 10, "seed": 0}, "seeds": [0, 1, 2]}
+  several = {**RESULT, **folds, "runs": [{}, {}, {}], "mean": 0.7, "std": 0.01, "interval_95": [0.69, 0.71]}
+  made = render("<!-- results:accuracy -->\n<!-- /results -->\n", {"a": several})
+  assert "mean of 3 of 10 folds by subjects, standard deviation 1.00 %" in made
+  one_out = several | {"folds": {"by": "one_subject_out", "count": 3, "seed": 0}}
+  assert "mean of 3 folds of one subject each" in render(
+    "<!-- results:accuracy -->\n<!-- /results -->\n", {"a": one_out}
+  )
+
+
+def test_a_sweep_of_folds_names_them_and_shows_classes() -> None:
+  classes = [{"class": "sad", "recall": 0.8, "interval_95": [0.7, 0.9], "images": 100, "printed": 0.8639}]
+  rows = [
+    {**row, "classes": classes if row["name"] == "3 blocks" else [], "runs": [{**run, "trainings": trainings}]}
+    for row, trainings in zip(SWEEP["rows"], ("10 folds by images", None), strict=True)
+    for run in row["runs"][:1]
+  ]
+  figures = [{"kind": "points", "members": []}, {"kind": "classes", "members": ["3 blocks"]}]
+  sweep = {**SWEEP, "rows": rows, "figures": figures}
+  made = render("<!-- results:sweep -->\n<!-- /results -->\n", {"a": sweep})
+  assert "| steps | trainings |" in made
+  assert "| 10,000 | 10 folds by images |" in made
+  assert "| 0 of 1, failed |" in made
+  assert "| recall | paper: 3 blocks | 3 blocks (95 % interval) |" in made
+  assert "| sad | 86.39 % | 80.00 % (70.00 \N{EN DASH} 90.00 %) |" in made
+
+
 def test_each_kind_has_its_own_results() -> None:
   results = {"run": RESULT, "speed": BENCH, "blocks": SWEEP}
   for kind, here in (("accuracy", "| run | `configs"), ("bench", "| objectives |"), ("sweep", "**Number of blocks**")):

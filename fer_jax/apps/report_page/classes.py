@@ -8,6 +8,7 @@ import numpy as np
 from fer_jax.apps.report_page.markup import Section, picture, table
 from fer_jax.apps.report_page.quantities import count, percent
 from fer_jax.apps.report_page.run_files import Record, Run, mapping
+from fer_jax.apps.report_page.trainings import name_of
 
 _STRONG = 0.55  # from this share on, a cell's colour calls for light digits
 
@@ -16,7 +17,7 @@ def _name(names: Sequence[str], label: int) -> str:
   return str(names[label]) if label < len(names) else f"class {label}"
 
 
-def _confusion(matrix: list[list[int]], names: Sequence[str]) -> str:
+def _confusion(matrix: list[list[int]], names: Sequence[str], of: str) -> str:
   heads = "".join(f'<th scope="col">{escape(_name(names, k))}</th>' for k in range(len(matrix)))
   lines = []
   for true, row in enumerate(matrix):
@@ -30,7 +31,7 @@ def _confusion(matrix: list[list[int]], names: Sequence[str]) -> str:
     lines.append(f'<tr><th scope="row">{escape(_name(names, true))}</th>{"".join(cells)}</tr>')
   return (
     "<figure><figcaption>Confusion matrix<small>Rows: true class; columns: predicted class. Counts, and "
-    "their share of the row, which is the colour.</small></figcaption>"
+    f"their share of the row, which is the colour.{of}</small></figcaption>"
     f'<div class="wide"><table class="confusion"><thead><tr>'
     f'<th class="corner">true \N{RIGHTWARDS ARROW} pred.</th>'
     f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></figure>"
@@ -63,6 +64,11 @@ def _reported(value: float | None) -> str:
   return "" if value is None else f'<br><span class="muted">paper {value:.3f}</span>'
 
 
+def _printed(figures: Sequence[float]) -> Sequence[float | None]:
+  """Returns what a paper prints of a class as precision, recall and F1: all three, the recall alone, or nothing."""
+  return figures if len(figures) == 3 else (None, figures[0] if figures else None, None)
+
+
 def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) -> str:
   """Writes precision, recall and F1 of each class, and below each what the paper reports, where it does."""
   measures = ("precision", "recall", "f1")
@@ -71,7 +77,7 @@ def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) 
       escape(str(row["class"])),
       *(
         _measure(row.get(name)) + _reported(value)
-        for name, value in zip(measures, reported.get(str(row["class"]), (None,) * 3), strict=True)
+        for name, value in zip(measures, _printed(reported.get(str(row["class"]), ())), strict=True)
       ),
       f'<data value="{row["support"]}">{count(row["support"])}</data>',
     ]
@@ -91,8 +97,9 @@ def classes(run: Run) -> Section | None:
   """Shows the confusion matrix and the per-class figures of the test split."""
   result = mapping(run.result)
   matrix, names = result.get("confusion_matrix") or [], result.get("class_names") or []
-  left = _confusion(matrix, names) if matrix else ""
-  reported = mapping(mapping(mapping(run.config.get("config")).get("paper")).get("by_class"))
+  several = len(result.get("runs") or [])
+  left = _confusion(matrix, names, f" Sum over {several} trainings." if several > 1 else "") if matrix else ""
+  reported = mapping(mapping(run.settings.get("paper")).get("by_class"))
   right = _per_class(result["per_class"], reported) if result.get("per_class") else ""
   if matrix:
     right += _most_confused(matrix, names)
@@ -107,15 +114,19 @@ def mistakes(run: Run) -> Section | None:
     return None
   of = run.predictions
   names = mapping(run.result).get("class_names") or []
+  trainings = [str(one.get("name", "")) for one in mapping(run.result).get("runs") or []]
   items = []
   for position, image in zip(of.worst.tolist(), of.worst_image, strict=True):
     probability = of.probability[position]
     true, predicted = int(of.label[position]), int(np.argmax(probability))
     said = f"{_name(names, true)} \N{RIGHTWARDS ARROW} {_name(names, predicted)}"
+    place = f"row {int(of.index[position])}"
+    if of.replica is not None:
+      place += f", {name_of(trainings[of.replica[position]])}"
     items.append(
       f"<li>{picture(image, said)}{escape(said)}<br>"
       f'<span class="muted">{percent(float(probability[predicted]), 1)} \N{MIDDLE DOT} '
-      f"{percent(float(probability[true]), 1)}<br>row {int(of.index[position])}</span></li>"
+      f"{percent(float(probability[true]), 1)}<br>{escape(place)}</span></li>"
     )
   lead = (
     '<p class="lead">True \N{RIGHTWARDS ARROW} predicted class, the most confident wrong answer first; '

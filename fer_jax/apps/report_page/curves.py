@@ -2,12 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
-from fer_jax.apps.report_page.figures import Chart, Line, Phase, depth_colour, line_of, phases_of
+from fer_jax.apps.report_page.figures import (
+  Chart,
+  Line,
+  Phase,
+  curve_of,
+  depth_colour,
+  line_of,
+  mean_line,
+  phases_of,
+)
 from fer_jax.apps.report_page.markup import Section, chart_figure
 from fer_jax.apps.report_page.quantities import count
-from fer_jax.apps.report_page.run_files import Run, mapping
+from fer_jax.apps.report_page.run_files import Record, Run, mapping
 
 OTHER_COLOURS = 4  # --other-0 .. --other-3 in the style sheet
 _LAYER_TITLES = {
@@ -45,11 +55,25 @@ def _loss(run: Run) -> Chart:
   )
 
 
+def _others(beside: Sequence[tuple[str, Run]]) -> list[Line]:
+  """Makes the line of each run beside: its validation accuracy, of several trainings their mean."""
+  lines = []
+  for position, (name, other) in enumerate(beside):
+    named, colour = f"validation, {name}", other_colour(position)
+    if other.replicas:
+      lines += _mean(named, colour, [training.validation for training in other.replicas], "accuracy", dashed=True)
+    else:
+      lines.append(line_of(named, colour, other.validation, "accuracy", dashed=True))
+  return [replace(line, bands=()) for line in lines]
+
+
+def _mean(name: str, colour: str, trainings: Sequence[Sequence[Record]], key: str, dashed: bool = False) -> list[Line]:
+  """Makes the line of several trainings' mean; none where none of them logged it."""
+  known = [curve for curve in (curve_of(records, key) for records in trainings) if len(curve[0])]
+  return [mean_line(name, colour, known, dashed)] if known else []
+
+
 def _accuracy(run: Run, beside: Sequence[tuple[str, Run]]) -> Chart:
-  others = [
-    line_of(f"validation, {name}", other_colour(position), other.validation, "accuracy", dashed=True)
-    for position, (name, other) in enumerate(beside)
-  ]
   selected = mapping(mapping(run.result).get("validation"))
   ringed = None
   if selected.get("step") is not None and selected.get("accuracy") is not None:
@@ -59,7 +83,7 @@ def _accuracy(run: Run, beside: Sequence[tuple[str, Run]]) -> Chart:
     [
       line_of("training", "var(--quiet)", run.metrics.train, "accuracy"),
       line_of("validation", "var(--accent)", run.validation, "accuracy"),
-      *others,
+      *_others(beside),
     ],
     as_percent=True,
     ringed=ringed,
@@ -87,7 +111,7 @@ def _layers(run: Run) -> list[Chart]:
 
 def _drawable(chart: Chart) -> Chart | None:
   lines: list[Line] = [line for line in chart.lines if line.drawable]
-  return Chart(chart.title, lines, chart.note, chart.as_percent, chart.ringed) if lines else None
+  return replace(chart, lines=lines) if lines else None
 
 
 def _lead(phases: Sequence[Phase]) -> str:
@@ -97,9 +121,32 @@ def _lead(phases: Sequence[Phase]) -> str:
   return f'<p class="lead">Phases of the training, shaded by turns: {named}.</p>'
 
 
+def _of_several(run: Run, beside: Sequence[tuple[str, Run]]) -> list[Chart]:
+  """Makes the charts of a run of several trainings: each by a thin line, and their mean."""
+  validations = [training.validation for training in run.replicas]
+  charts = []
+  for key in ("accuracy", "loss"):
+    lines = [replace(line, thin=True) for of in validations for line in _mean("", "var(--accent)", [of], key)]
+    lines[:1] = [replace(line, name=f"each of {len(lines)} trainings") for line in lines[:1]]
+    lines += [replace(line, bands=()) for line in _mean("their mean", "var(--accent)", validations, key)]
+    lines += _others(beside) if key == "accuracy" else []
+    charts.append(Chart(f"Validation {key}", lines, as_percent=key == "accuracy"))
+  logged = [training.metrics.train for training in run.replicas]
+  lines = _mean("mean of the trainings", "var(--quiet)", logged, "accuracy")
+  return [*charts, Chart("Training accuracy", lines, "Band: one standard deviation.", as_percent=True)]
+
+
+def _common_phases(run: Run) -> list[Phase]:
+  """Returns the phases of the training that came farthest, where all others changed from one to the next as it did."""
+  phases = [phases_of(training.metrics.train) for training in run.trainings]
+  farthest = max(phases, key=lambda of: of[-1].last if of else 0)
+  begun = {phase.name: phase.first for phase in farthest}
+  return farthest if all(begun.get(phase.name) == phase.first for of in phases for phase in of) else []
+
+
 def curves(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
   """Draws the run's curves over its steps; the runs beside lend their validation accuracy."""
-  phases = phases_of(run.metrics.train)
+  phases = _common_phases(run)
   train = run.metrics.train
   charts = [
     _accuracy(run, beside),
@@ -108,6 +155,8 @@ def curves(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
     Chart("Learning rate", [line_of("learning rate", "var(--accent)", train, "learning_rate")]),
     Chart("Images a second", [line_of("images a second", "var(--accent)", train, "images_per_second")]),
   ]
+  if run.replicas:
+    charts = _of_several(run, beside)
   figures = [chart_figure(chart, phases) for chart in map(_drawable, charts) if chart is not None]
   if not figures:
     return None

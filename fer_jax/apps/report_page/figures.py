@@ -7,7 +7,7 @@ colours, each of which is then replaced by the CSS colour that it stands for.
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from fer_jax.apps.report_page.run_files import Record
 
@@ -50,7 +50,8 @@ class Phase:
 class Line:
   """A curve: its name in the legend, its CSS colour, its pieces (steps, values), drawn apart, and a band around it.
 
-  The bands are (steps, low, high).
+  The bands are (steps, low, high), the whiskers [(x, low, high)]. A thin line stands behind others, as one of the many
+  that they sum up; without a name it is left out of the legend.
   """
 
   name: str
@@ -58,6 +59,8 @@ class Line:
   pieces: list[tuple[np.ndarray, np.ndarray]]
   dashed: bool = False
   bands: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
+  whiskers: Sequence[tuple[float, float, float]] = ()
+  thin: bool = False
 
   @property
   def drawable(self) -> bool:
@@ -67,13 +70,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-  """A figure to draw: curves over steps, the phases behind them and a (step, value) to ring."""
+  """A figure to draw: curves over steps, or `along` something else with marks `at` its values, and a point to ring."""
 
   title: str
   lines: Sequence[Line]
   note: str = ""
   as_percent: bool = False
   ringed: tuple[float, float] | None = None
+  along: str = "step"
+  at: Sequence[float] = ()
 
 
 def phases_of(records: Iterable[Record]) -> list[Phase]:
@@ -119,6 +124,39 @@ def line_of(name: str, colour: str, records: Sequence[Record], key: str, dashed:
   return Line(name, colour, pieces, dashed)
 
 
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+
+
+def curve_of(records: Iterable[Record], key: str) -> Curve:
+  """Returns the steps and the values of those records that have a key."""
+  known = [(float(record["step"]), _number(record[key])) for record in records if record.get(key) is not None]
+  steps, values = zip(*known, strict=True) if known else ((), ())
+  return np.array(steps, float), np.array(values, float)
+
+
+def mean_line(name: str, colour: str, curves: Sequence[Curve], dashed: bool = False) -> Line:
+  """Makes a line of the mean of curves, with a band of one standard deviation where they are several.
+
+  It stands at the steps of the curve that comes farthest, and is of those that have come so far.
+  """
+  steps = max((steps for steps, _ in curves), key=lambda steps: steps[-1])
+  values = np.stack([np.interp(steps, *curve, left=np.nan, right=np.nan) for curve in curves])
+  count = np.isfinite(values).sum(0)
+  mean = np.nansum(values, 0) / np.where(count, count, np.nan)
+  deviation = np.sqrt(np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1))
+  keys = {"mean": mean, "low": mean - deviation, "high": mean + deviation}
+  records = [
+    {"step": step, **{key: float(one) for key, one in zip(keys, at, strict=True)}}
+    for step, *at in zip(steps, *keys.values(), strict=True)
+  ]
+  line = line_of(name, colour, records, "mean", dashed)
+  if len(curves) == 1:
+    return line
+  low, high = (line_of(name, colour, records, key) for key in ("low", "high"))
+  bands = [(x, below, above) for (x, below), (_, above) in zip(low.pieces, high.pieces, strict=True)]
+  return replace(line, bands=bands)
+
+
 def depth_colour(position: int, layers: int) -> str:
   """Returns the CSS colour of a layer: from the network's input to its output."""
   share = 100 * position / max(1, layers - 1)
@@ -162,17 +200,23 @@ def _draw_phases(axes: Axes, phases: Sequence[Phase], colour: _StandIns) -> None
 
 def _draw_lines(axes: Axes, chart: Chart, colour: _StandIns) -> None:
   for line in chart.lines:
+    drawn = colour(line.colour)
     for steps, low, high in line.bands:
-      axes.fill_between(steps, low, high, color=colour(line.colour), alpha=0.15, linewidth=0)
+      axes.fill_between(steps, low, high, color=drawn, alpha=0.15, linewidth=0)
+    for x, *ends in line.whiskers:
+      axes.plot([x, x], ends, color=drawn, linewidth=1, marker="_", markersize=5, alpha=0.7, clip_on=False)
     for steps, values in line.pieces:
       finite = int(np.isfinite(values).sum())
       axes.plot(
         steps,
         values,
-        color=colour(line.colour),
+        color=drawn,
         linestyle=(0, (4, 2)) if line.dashed else "solid",
-        marker="o" if finite <= 30 else None,
-        markersize=2.6 if finite > 1 else 4.0,
+        linewidth=0.8 if line.thin else None,
+        alpha=0.55 if line.thin else None,
+        marker="o" if finite <= 30 and not (line.thin and finite > 1) else None,
+        markersize=(4.4 if chart.at else 2.6) if finite > 1 else 4.0,
+        markerfacecolor=colour("var(--paper)") if line.dashed else None,
         clip_on=False,
       )
   if chart.ringed is not None:
@@ -204,8 +248,11 @@ def _cleaned(svg: str, description: str) -> str:
   return re.sub(r"<svg[^>]*>", lambda _: start, svg, count=1).strip()
 
 
-def _range(lines: Sequence[Line], phases: Sequence[Phase]) -> tuple[float, float]:
+def _range(chart: Chart, lines: Sequence[Line], phases: Sequence[Phase]) -> tuple[float, float]:
   """Returns the steps to show, first and last: the training's, so that charts line up, and any curve's."""
+  if chart.at:
+    beside = 0.06 * (max(chart.at) - min(chart.at) or 1)
+    return min(chart.at) - beside, max(chart.at) + beside
   ends = [float(step) for phase in phases for step in (phase.first, phase.last)]
   ends += [float(step) for line in lines for steps, _ in line.pieces for step in (steps[0], steps[-1])]
   first, last = min(ends, default=0.0), max(ends, default=0.0)
@@ -226,15 +273,16 @@ def draw(chart: Chart, phases: Sequence[Phase]) -> str:
     _draw_lines(axes, chart, colour)
     axes.grid(axis="y", color=colour("var(--rule)"), linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlim(*_range(lines, phases))
-    axes.set_xlabel("step", color=colour("var(--muted)"))
+    axes.set_xlim(*_range(chart, lines, phases))
+    axes.set_xlabel(chart.along, color=colour("var(--muted)"))
     axes.tick_params(colors=colour("var(--muted)"))
     axes.spines["bottom"].set_color(colour("var(--muted)"))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(FixedLocator(chart.at) if chart.at else MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(_tick(False))
     axes.yaxis.set_major_formatter(_tick(chart.as_percent))
     target = io.StringIO()
     figure.savefig(target, format="svg", transparent=True)
-  names = ", ".join(line.name for line in lines)
-  return colour.replace_in(_cleaned(target.getvalue(), f"{chart.title} over training steps: {names}"))
+  names = ", ".join(line.name for line in lines if line.name)
+  along = "training steps" if chart.along == "step" else chart.along
+  return colour.replace_in(_cleaned(target.getvalue(), f"{chart.title} over {along}: {names}"))

@@ -8,7 +8,7 @@ from html import escape
 import cv2
 import numpy as np
 
-from fer_jax.apps.report_page.figures import Chart, Phase, draw
+from fer_jax.apps.report_page.figures import Chart, Line, Phase, draw
 from fer_jax.apps.report_page.quantities import NOT_MEASURED
 from fer_jax.apps.report_page.style import CSS
 
@@ -89,11 +89,16 @@ def picture(image: np.ndarray, alternative: str) -> str:
   return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{escape(alternative)}">'
 
 
+def _legend_class(line: Line) -> str:
+  return " class=dashed" if line.dashed else " class=thin" if line.thin else ""
+
+
 def chart_figure(chart: Chart, phases: Sequence[Phase]) -> str:
   """Returns a chart with its caption and, where it has several curves, its legend."""
   entries = [
-    f'<li><i{" class=dashed" if line.dashed else ""} style="--colour: {line.colour}"></i>{escape(line.name)}</li>'
+    f'<li><i{_legend_class(line)} style="--colour: {line.colour}"></i>{escape(line.name)}</li>'
     for line in chart.lines
+    if line.name
   ]
   if chart.ringed is not None:
     step = f"{chart.ringed[0]:,.0f}"

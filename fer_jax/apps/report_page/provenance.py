@@ -1,10 +1,12 @@
 """The section that says how the run came about: time, seeds, notes, config, commit and versions."""
 
 import json
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from fer_jax.apps.report_page.markup import Section, bullets, facts, table
-from fer_jax.apps.report_page.quantities import count, duration, percent, short_commit
+from fer_jax.apps.report_page.quantities import count, duration, short_commit
 from fer_jax.apps.report_page.run_files import Run, mapping
 
 _TIME_COLOURS = ("var(--accent)", "var(--other-0)", "var(--other-1)", "var(--other-2)", "var(--other-3)")
@@ -25,15 +27,6 @@ def _time(run: Run) -> str:
   )
 
 
-def _runs(run: Run) -> str:
-  runs = mapping(run.result).get("runs") or []
-  if len(runs) < 2:
-    return ""
-  names = [name for name in runs[0] if name != "accuracy"]
-  rows = [[*(escape(str(one.get(name, ""))) for name in names), percent(one.get("accuracy"))] for one in runs]
-  return f"<figure><figcaption>Each run</figcaption>{table([*names, 'test accuracy'], rows)}</figure>"
-
-
 def _versions(run: Run) -> str:
   versions = mapping(mapping(run.result).get("versions") or run.config.get("versions"))
   if not versions:
@@ -48,6 +41,19 @@ def _notes(run: Run) -> str:
   return f"<h3>Notes</h3>{bullets(notes)}" if notes else ""
 
 
+def _division(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+  """Returns the facts of a run of several trainings: how they were divided, and how they shared the device."""
+  folds, strategy = mapping(result.get("folds")), mapping(result.get("strategy"))
+  found = []
+  if folds:
+    found.append(
+      ("Folds", f"by {folds['by'].replace('_', ' ')}", f"{folds['count']}, divided with seed {folds['seed']}")
+    )
+  if strategy:
+    found.append(("Strategy", f"{strategy['strategy']}, {strategy['together']} at a time", strategy["reason"]))
+  return found
+
+
 def provenance(run: Run) -> Section:
   """Shows what is needed to run it again, and what happened on the way."""
   result = mapping(run.result)
@@ -59,12 +65,13 @@ def provenance(run: Run) -> Section:
       ("Config", run.source, ""),
       ("Commit", short_commit(commit), ""),
       ("Seed" if len(seeds) == 1 else "Seeds", ", ".join(str(seed) for seed in seeds) or "not stated", ""),
+      *_division(result),
     ]
   )
   changed = "".join(f"<code>{escape(override)}</code><br>" for override in overrides)
   changed = f"<p>{changed or 'none'}</p>"
   whole = json.dumps(run.config.get("config", {}), indent=2, ensure_ascii=False)
-  columns = "".join(part for part in (_time(run), _runs(run), _versions(run)) if part)
+  columns = "".join(part for part in (_time(run), _versions(run)) if part)
   body = (
     f'{known}<h3>Overrides</h3>{changed}{_notes(run)}<div class="columns apart">{columns}</div>'
     f"<details><summary>The whole config</summary><pre>{escape(whole)}</pre></details>"

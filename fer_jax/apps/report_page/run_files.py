@@ -26,6 +26,7 @@ class Predictions:
     worst: `[M]` int64, positions into the N rows, the most confident wrong answer first.
     worst_image: `[M, H, W, C]` uint8.
     sample_image: `[S, H, W, C]` uint8, augmented training images as the network sees them, or None.
+    replica: `[N]` int32, of a run of several trainings the number of each row's training, else None.
   """
 
   index: np.ndarray
@@ -34,6 +35,7 @@ class Predictions:
   worst: np.ndarray
   worst_image: np.ndarray
   sample_image: np.ndarray | None
+  replica: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,25 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Run:
-  """One run: its workdir and what stands there; `result` and `predictions` are None until it ends."""
+  """One run: its workdir and what stands there.
+
+  Attributes:
+    workdir: of the run.
+    config: its config.json.
+    metrics: what it logged; of a run of several trainings its events alone.
+    result: None until it ends.
+    predictions: None until it ends.
+    replicas: the trainings that it consists of, as far as they have begun; none where it is one training itself.
+    planned: how many trainings it is to consist of.
+  """
 
   workdir: Path
   config: Record
   metrics: Metrics
   result: Record | None
   predictions: Predictions | None
+  replicas: "tuple[Run, ...]" = ()
+  planned: int = 1
 
   @property
   def name(self) -> str:
@@ -74,6 +88,21 @@ class Run:
     return str(self.config.get("source", self.name))
 
   @property
+  def settings(self) -> Mapping[str, Any]:
+    """The config as it was given, overrides included."""
+    return mapping(self.config.get("config"))
+
+  @property
+  def trainings(self) -> "tuple[Run, ...]":
+    """The trainings of the run: its replicas, or itself."""
+    return self.replicas or (self,)
+
+  @property
+  def finished(self) -> "list[Run]":
+    """The trainings that have a result."""
+    return [training for training in self.trainings if training.result is not None]
+
+  @property
   def validation(self) -> list[Record]:
     """The evaluations on the validation split, by step."""
     return self.metrics.evaluations.get("validation", [])
@@ -82,8 +111,10 @@ class Run:
   def last_step(self) -> int:
     """The last step that any record speaks of; 0 when there is none."""
     records = [
-      *self.metrics.train,
-      *(record for many in self.metrics.evaluations.values() for record in many),
+      record
+      for training in self.trainings
+      for many in (training.metrics.train, *training.metrics.evaluations.values())
+      for record in many
     ]
     return max((int(record["step"]) for record in records), default=0)
 
@@ -163,6 +194,7 @@ def read_predictions(path: Path) -> Predictions:
         worst=arrays["worst"],
         worst_image=arrays["worst_image"],
         sample_image=arrays.get("sample_image"),
+        replica=arrays.get("replica"),
       )
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     reason = " ".join(str(error).split())
@@ -172,8 +204,13 @@ def read_predictions(path: Path) -> Predictions:
     ) from None
 
 
+def replica_folders(workdir: Path) -> list[Path]:
+  """Returns the folders of the trainings that a run consists of, in order; none where it is one training itself."""
+  return sorted(path.parent for path in workdir.glob("replicas/*/metrics.jsonl"))
+
+
 def read_run(workdir: Path) -> Run:
-  """Reads a run's workdir; what an interrupted run has not yet written is None.
+  """Reads a run's workdir, and those of its trainings; what an interrupted run has not yet written is None.
 
   Raises:
     UserError: the workdir has no `config.json` or no `metrics.jsonl`, or a file in it is damaged.
@@ -185,13 +222,24 @@ def read_run(workdir: Path) -> Run:
         f"but it has no {name}; give the --workdir that the training was given"
       )
   result, predictions = workdir / "result.json", workdir / "predictions.npz"
+  config = read_json(workdir / "config.json")
   return Run(
     workdir=workdir,
-    config=read_json(workdir / "config.json"),
+    config=config,
     metrics=read_metrics(workdir / "metrics.jsonl"),
     result=read_json(result) if result.is_file() else None,
     predictions=read_predictions(predictions) if predictions.is_file() else None,
+    replicas=tuple(read_run(folder) for folder in replica_folders(workdir)),
+    planned=_planned(workdir, mapping(config.get("config"))),
   )
+
+
+def _planned(workdir: Path, config: Mapping[str, Any]) -> int:
+  """Returns how many trainings a run is to consist of: 0 in its config stands for all folds from one on."""
+  replicas = config.get("replicas", 1)
+  if replicas:
+    return int(replicas)
+  return int(read_json(workdir / "splits.json")["count"]) - int(mapping(config.get("folds")).get("number", 0))
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -95,6 +95,7 @@ figcaption small { display: block; font-weight: 400; font-size: 0.8125rem; }
   margin-right: 0.4em; vertical-align: 0.28em;
 }
 .legend i.dashed, i.chip { border-top-style: dashed; }
+.legend i.thin { border-top-width: 1px; opacity: 0.5; }
 .legend i.ring {
   width: 0.8em; height: 0.8em; border: 1.5px solid var(--colour); border-radius: 50%;
   vertical-align: -0.05em;
@@ -127,8 +128,8 @@ th, td, td code { overflow-wrap: normal; }
 td code { white-space: nowrap; }
 tbody th { color: var(--ink); }
 td.n, th.n { text-align: right; padding-right: 0; padding-left: 0.9rem; }
-.members th.n { white-space: normal; }
-th .member { display: inline-block; min-width: 8.5rem; }
+.members th.n, .members .missing { white-space: normal; }
+th .member { display: inline-block; min-width: 11rem; }
 tr.this td, tr.this th { font-weight: 600; }
 .missing { color: var(--muted); font-style: italic; }
 

@@ -1,9 +1,11 @@
 """The top of the page: what came out, what to be wary of, and how it compares."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 from urllib.parse import quote
 
 from fer_jax.apps.report_page.curves import first_loss_not_finite, other_colour
@@ -17,8 +19,10 @@ from fer_jax.apps.report_page.quantities import (
   percent,
   percent_range,
   quantity,
+  trainings_of,
 )
 from fer_jax.apps.report_page.run_files import Record, Run, mapping
+from fer_jax.apps.report_page.trainings import name_of
 
 
 def best_validation(run: Run) -> Record | None:
@@ -43,11 +47,14 @@ def seconds_of(run: Run) -> float | None:
 
 def _merit(run: Run) -> str:
   estimate = accuracy_estimate(mapping(run.result))
-  interval = ""
+  interval, besides = "", _besides(mapping(run.result))
   if estimate is not None:
     name, value, below = "Test accuracy", estimate.value, estimate.meaning
     if estimate.interval is not None:
       interval = f'<p class="interval">95 % interval {percent_range(*estimate.interval)}</p>'
+  elif run.finished:
+    name, value = "Mean test accuracy so far", fmean(_accuracies(run))
+    below = f"of {len(run.finished)} of {run.planned} trainings; the others have not ended"
   else:
     best = best_validation(run)
     if best is None:
@@ -55,27 +62,52 @@ def _merit(run: Run) -> str:
     name, value = "Best validation accuracy so far", float(best["accuracy"])
     below = f"at step {count(best['step'])}; test accuracy {NOT_MEASURED}"
   number = percent(value).removesuffix(" %")
+  lines = "".join(f'<p class="muted">{escape(line)}</p>' for line in (below, *besides))
   return (
     f'<div class="figure-of-merit"><p class="name">{name}</p><div class="value">{number}<span> %</span></div>'
-    f'{interval}<p class="muted">{escape(below)}</p></div>'
+    f"{interval}{lines}</div>"
   )
+
+
+def _accuracies(run: Run) -> list[float]:
+  return [mapping(training.result)["accuracy"] for training in run.finished]
+
+
+def _besides(result: Mapping[str, Any]) -> list[str]:
+  """Says the accuracy over all folds' images together, and that without the images which stand in training, too."""
+  found = []
+  if result.get("pooled_accuracy") is not None and result.get("folds"):
+    images = sum(map(sum, result["confusion_matrix"]))
+    found.append(f"pooled over the {count(images)} test images of all folds: {percent(result['pooled_accuracy'])}")
+  fresh = mapping(result.get("deduplicated"))
+  if fresh.get("seen"):
+    mean = "a mean of " * (len(result.get("runs") or []) > 1)
+    found.append(
+      f"without the {count(fresh['seen'])} test images that stand in training: "
+      f"{mean}{percent(fresh['accuracy'])} over {count(fresh['images'])}"
+      if fresh["images"]
+      else f"all {count(fresh['seen'])} test images stand in training, too"
+    )
+  return found
 
 
 def _facts(run: Run) -> str:
   result = mapping(run.result)
   best = best_validation(run)
   selected = "selected" if result else "best so far"
-  stopped = str(result.get("stopped") or "finished") if result else "no result yet"
+  ended = f"{len(run.finished)} of {run.planned} trainings have ended" if run.replicas else "no result yet"
+  stopped = str(result.get("stopped") or "finished") if result else ended
   kind = "state good" if stopped == "finished" else "state"
+  if best and best.get("step") is not None:
+    of_best = f"{selected}: step {count(best['step'])}"
+  else:
+    of_best = "mean of the trainings" if best else ""
   listed = facts(
     [
-      (
-        "Validation accuracy",
-        percent(best["accuracy"]) if best else NOT_MEASURED,
-        f"{selected}: step {count(best['step'])}" if best and best.get("step") is not None else "",
-      ),
-      ("Steps", count(result.get("steps", run.last_step)), ""),
-      ("Time", duration(seconds_of(run)), "whole run" if result else "until the last record"),
+      *_division(run),
+      ("Validation accuracy", percent(best["accuracy"]) if best else NOT_MEASURED, of_best),
+      ("Steps", count(result.get("steps", run.last_step)), "of each training" if run.replicas else ""),
+      ("Time", duration(seconds_of(run)), "whole run" if result else "" if run.replicas else "until the last record"),
       ("Dataset", str(result.get("dataset") or "not stated"), ""),
       ("Parameters", count(result.get("parameters")), ""),
       ("Peak memory", memory(result.get("peak_memory_bytes")), ""),
@@ -86,38 +118,72 @@ def _facts(run: Run) -> str:
   return listed.removesuffix("</dl>") + ended + "</dl>"
 
 
+def _division(run: Run) -> list[tuple[str, str, str]]:
+  """Returns the fact of which trainings the run consists, or which fold it is."""
+  result, folds = mapping(run.result), mapping(run.settings.get("folds"))
+  if run.replicas:
+    number = trainings_of(len(result["runs"]), result) if result else str(run.planned)
+    together = mapping(result.get("strategy")).get("together")
+    return [("Trainings", number, f"{together} at a time" if together else "")]
+  if folds.get("by"):
+    return [("Test split", f"fold {folds.get('number')}", f"by {folds['by'].replace('_', ' ')}")]
+  return []
+
+
 def notices(run: Run) -> list[str]:
   """Returns what a reader must know before believing the page, as plain sentences."""
   found = []
-  if run.result is None:
+  if run.result is None and run.planned > 1:
+    waiting = [training for training in run.replicas if training.result is None]
+    on = "".join(f", {name_of(training.name)} is at step {count(training.last_step)}" for training in waiting)
+    found.append(
+      f"This run has no result.json: it was interrupted, or is still going. {len(run.finished)} of its {run.planned} "
+      f"trainings have ended{on}. The page shows what there is of them."
+    )
+  elif run.result is None:
     found.append(
       "This run has no result.json: it was interrupted, or is still going. The page shows what it "
       f"logged up to step {count(run.last_step)}; nothing was measured on the test split."
     )
   elif run.predictions is None:
     found.append("This run has no predictions.npz: its worst mistakes and augmented samples cannot be shown.")
-  broken = first_loss_not_finite(run)
-  if broken is not None:
-    found.append(f"The training loss is not a finite number at step {count(broken)}.")
-  if run.metrics.unreadable:
-    lines = ", ".join(str(number) for number in run.metrics.unreadable[:20])
-    more = ", \N{HORIZONTAL ELLIPSIS}" if len(run.metrics.unreadable) > 20 else ""
-    number = len(run.metrics.unreadable)
-    found.append(
-      f"{number} {'line' if number == 1 else 'lines'} of metrics.jsonl could not be read and "
-      f"{'is' if number == 1 else 'are'} left out, as after a crash (line {lines}{more})."
-    )
+  for training in run.trainings:
+    broken = first_loss_not_finite(training)
+    if broken is not None:
+      whose = f" of {name_of(training.name)}" if run.replicas else ""
+      found.append(f"The training loss{whose} is not a finite number at step {count(broken)}.")
+  for logged in (run, *run.replicas):
+    found += _unreadable(logged, "" if logged is run else f"{logged.name}/")
   return found
 
 
-def headline(run: Run) -> str:
-  """Returns the page's head: which run, its figure of merit, its facts, and any notices."""
+def _unreadable(run: Run, where: str) -> list[str]:
+  unreadable = run.metrics.unreadable
+  if not unreadable:
+    return []
+  lines = ", ".join(str(number) for number in unreadable[:20])
+  more = ", \N{HORIZONTAL ELLIPSIS}" if len(unreadable) > 20 else ""
+  few = len(unreadable) == 1
+  return [
+    f"{len(unreadable)} {'line' if few else 'lines'} of {where}metrics.jsonl could not be read and "
+    f"{'is' if few else 'are'} left out, as after a crash (line {lines}{more})."
+  ]
+
+
+def headline(run: Run, whole: Run | None = None) -> str:
+  """Returns the page's head: which run, its figure of merit, its facts, and any notices.
+
+  Args:
+    run: of the page.
+    whole: that the run is a training of, if any; the head links to its page.
+  """
   paper = mapping(mapping(run.config.get("config")).get("paper"))
   title, reference = paper.get("title"), paper.get("reference")
   about = " \N{MIDDLE DOT} ".join(escape(str(part)) for part in (title, reference) if part)
   warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(run))
+  part_of = f'<a href="../../../report/index.html">{escape(whole.name)}</a> / ' if whole else ""
   return (
-    f'<header><div class="eyebrow">{escape(run.name)}</div><h1>{escape(run.source)}</h1>'
+    f'<header><div class="eyebrow">{part_of}{escape(run.name)}</div><h1>{escape(run.source)}</h1>'
     + (f'<div class="muted">{about}</div>' if about else "")
     + f'{warned}<div class="headline">{_merit(run)}{_facts(run)}</div></header>'
   )

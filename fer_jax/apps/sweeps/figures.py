@@ -1,4 +1,4 @@
-"""The figures of a sweep's page: curves over steps, a line for each member, and points, a value for each."""
+"""The figures of a sweep's page: curves over steps, a value for each member, lines over the members' values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,13 +8,11 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from fer_jax.apps.report_page.curves import OTHER_COLOURS, other_colour
-from fer_jax.apps.report_page.figures import Chart, Line, line_of
+from fer_jax.apps.report_page.figures import Chart, Curve, Line, mean_line
 from fer_jax.apps.report_page.markup import chart_figure, said
 from fer_jax.apps.report_page.quantities import percent
 from fer_jax.apps.report_page.run_files import Metrics, Record
 from fer_jax.sweep import Figure
-
-Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 
 def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
@@ -22,7 +20,7 @@ def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
 
   Args:
     figure: of kind "curves".
-    members: what the runs of each member logged, a run for each seed.
+    members: what the trainings of each member logged, one for each seed or fold.
   """
   lines = []
   for position, (name, runs) in enumerate(members.items()):
@@ -35,9 +33,14 @@ def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
     lines = [replace(line, bands=()) for line in lines]
   band = "; band: one standard deviation" if any(line.bands for line in lines) else ""
   several = any(len(runs) > 1 for runs in members.values())
-  note = " ".join([*([figure.note] if figure.note else []), *([f"Line: mean of the seeds{band}."] if several else [])])
-  chart = Chart(figure.quantity.capitalize(), lines, note, as_percent="accuracy" in figure.quantity)
+  mean = [f"Line: mean of the trainings{band}."] if several else []
+  note = " ".join([*([figure.note] if figure.note else []), *mean])
+  chart = Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity)
   return chart_figure(chart, phases=())
+
+
+def _title(figure: Figure) -> str:
+  return figure.title or figure.quantity.capitalize()
 
 
 def _curve(metrics: Metrics, quantity: str) -> Curve:
@@ -57,26 +60,13 @@ def _value(record: Record, split: str, key: str) -> float | None:
 
 
 def _line(name: str, position: int, runs: Sequence[Curve]) -> Line:
-  """Makes a line of the mean over runs, at the steps of the first; of those runs that have come so far."""
-  steps = runs[0][0]
-  values = np.stack([np.interp(steps, *run, left=np.nan, right=np.nan) for run in runs])
-  count = np.isfinite(values).sum(0)
-  mean = np.nansum(values, 0) / count
-  variance = np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1)
-  keys = {"mean": mean, "low": mean - np.sqrt(variance), "high": mean + np.sqrt(variance)}
-  records = [
-    {"step": step, **{key: float(one) for key, one in zip(keys, at, strict=True)}}
-    for step, *at in zip(steps, *keys.values(), strict=True)
-  ]
   # As many colours as a reader can tell apart, then the same dashed.
   turn, hue = divmod(position, OTHER_COLOURS + 1)
-  colour = "var(--accent)" if hue == 0 else other_colour(hue - 1)
-  line = line_of(name, colour, records, "mean", dashed=turn % 2 == 1)
-  if len(runs) == 1:
-    return line
-  low, high = (line_of(name, colour, records, key) for key in ("low", "high"))
-  bands = [(x, below, above) for (x, below), (_, above) in zip(low.pieces, high.pieces, strict=True)]
-  return Line(name, colour, line.pieces, line.dashed, bands)
+  return mean_line(name, _colour(hue), runs, dashed=turn % 2 == 1)
+
+
+def _colour(hue: int) -> str:
+  return "var(--accent)" if hue == 0 else other_colour(hue - 1)
 
 
 def points(figure: Figure, rows: Sequence[Record]) -> str:
@@ -115,9 +105,49 @@ def points(figure: Figure, rows: Sequence[Record]) -> str:
   lines.append(f'<div class="axis"><span></span><span class="track">{axis}</span><span></span></div>')
   note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
   return (
-    f"<figure><figcaption>{escape(name.capitalize())}{note}</figcaption>"
+    f"<figure><figcaption>{escape(_title(figure))}{note}</figcaption>"
     f'<div class="points">{"".join(lines)}</div>{_legend(rows, name)}</figure>'
   )
+
+
+def lines(figure: Figure, rows: Sequence[Record], swept: str) -> str:
+  """Draws a share in [0, 1] over the members' values, a line for each series, and the paper's beside it, dashed.
+
+  Args:
+    figure: of kind "lines".
+    rows: of a sweep.json.
+    swept: what the values are values of.
+  """
+  series: dict[str, list[Record]] = {}
+  for row in sorted(rows, key=lambda row: row["value"]):
+    series.setdefault(row["series"], []).append(row)
+  at = sorted({float(row["value"]) for row in rows})
+  apart = 0.006 * (at[-1] - at[0])  # so that whiskers at one value can be told apart
+  drawn = []
+  for position, (name, of) in enumerate(series.items()):
+    colour, aside = _colour(position % (OTHER_COLOURS + 1)), apart * (2 * position - len(series) + 1)
+    measured = [(row["value"] + aside, row["measured"].get(figure.quantity)) for row in of]
+    printed = [(row["value"], row["reported"].get(figure.quantity)) for row in of]
+    drawn.append(replace(_through(name, colour, measured), whiskers=_whiskers(of, figure.quantity, aside)))
+    drawn.append(replace(_through(f"{name}, paper", colour, printed), dashed=True))
+  drawn = [line for line in drawn if line.drawable]
+  if not drawn:
+    return ""
+  whiskers = ["Whiskers: 95 % interval."] if any(line.whiskers for line in drawn) else []
+  note = " ".join([*([figure.note] if figure.note else []), *whiskers])
+  chart = Chart(_title(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
+  return chart_figure(chart, phases=())
+
+
+def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]]) -> Line:
+  known = [(x, y) for x, y in points if y is not None]
+  x, y = zip(*known, strict=True) if known else ((), ())
+  return Line(name, colour, [(np.array(x, float), np.array(y, float))])
+
+
+def _whiskers(rows: Sequence[Record], name: str, aside: float) -> list[tuple[float, float, float]]:
+  found = [(row["value"] + aside, row["interval_95"].get(name)) for row in rows]
+  return [(x, interval[0], interval[1]) for x, interval in found if interval]
 
 
 def _numbers(row: Record, name: str) -> list[float]:
@@ -127,7 +157,8 @@ def _numbers(row: Record, name: str) -> list[float]:
 
 
 def _legend(rows: Sequence[Record], name: str) -> str:
-  entries = [("dot", "mean of the seeds" if any(len(row["seeds"]) > 1 for row in rows) else "measured")]
+  means = any(len(row["seeds"]) > 1 for row in rows)
+  entries = [("dot", "mean of the seeds" if means else "measured")]
   entries += [("span", "95 % interval")] * any(row["interval_95"].get(name) for row in rows)
   entries += [("print", "paper")] * any(name in row["reported"] for row in rows)
   items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in entries)

@@ -1,17 +1,19 @@
 """What the runs of a sweep came to: a row for each member, its seeds summed up, the paper's figures beside."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fer_jax.apps.report_page.quantities import accuracy_estimate, student_interval
-from fer_jax.apps.report_page.run_files import Metrics, Record, mapping, read_json, read_metrics
+from fer_jax.apps.report_page.quantities import accuracy_estimate, trainings_of
+from fer_jax.apps.report_page.run_files import Metrics, Record, mapping, read_json, read_metrics, replica_folders
 from fer_jax.apps.sweeps.executors import Outcome
 from fer_jax.apps.sweeps.plan import Plan, Run, measured_overrides
 from fer_jax.errors import UserError
+from fer_jax.intervals import student_interval, wilson_interval
 from fer_jax.sweep import Member
 
 QUANTITIES = (
@@ -28,10 +30,17 @@ LAST_BATCHES = 10  # of those logged, over which training accuracy is averaged
 
 @dataclass(frozen=True)
 class Training:
-  """A run and what it left; `error` says why there is no result where it failed."""
+  """A run and what it left.
+
+  Attributes:
+    run: of the plan.
+    logs: what it logged, or where it is of several folds or seeds, each of these.
+    result: where it has ended.
+    error: why there is no result where it failed.
+  """
 
   run: Run
-  metrics: Metrics = field(default_factory=Metrics)
+  logs: tuple[Metrics, ...] = ()
   result: Record | None = None
   error: str = ""
 
@@ -58,8 +67,9 @@ def read_trainings(plan: Plan, outcomes: Mapping[Path, Outcome]) -> list[Trainin
 def _read(run: Run, outcome: Outcome) -> Training:
   log, result = run.workdir / "metrics.jsonl", run.workdir / "result.json"
   try:
-    metrics = read_metrics(log) if log.is_file() else Metrics()
-    return Training(run, metrics, read_json(result) if result.is_file() else None, outcome.error)
+    folders = replica_folders(run.workdir) or [run.workdir] * log.is_file()
+    logs = tuple(read_metrics(folder / "metrics.jsonl") for folder in folders)
+    return Training(run, logs, read_json(result) if result.is_file() else None, outcome.error)
   except UserError as error:
     return Training(run, error=str(error))
 
@@ -110,6 +120,7 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, fl
   return {
     "name": member.name,
     "value": member.value,
+    "series": member.series,
     "config": member.config,
     "overrides": measured_overrides(member.overrides),
     "begins_with": member.begins_with,
@@ -119,6 +130,7 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, fl
     "measured": means,
     "reported": dict(member.reported),
     **_spread(finished, measured),
+    "classes": _classes(member, finished),
     "steps": _mean(t.result["steps"] for t in finished if t.result),
     "seconds": sum(t.result.get("seconds") or 0.0 for t in finished if t.result),
     "runs": [_run(t) for t in trainings],
@@ -140,36 +152,81 @@ def _errors(trainings: Sequence[Training]) -> str:
 
 
 def _quantities(training: Training) -> dict[str, float | None]:
-  """Returns QUANTITIES as a run measured them; None where it did not."""
+  """Returns QUANTITIES as a run measured them; None where it did not. What is logged is the mean over its folds."""
   result = mapping(training.result)
-  validation = training.metrics.evaluations.get("validation", [])
-  batches = [record["accuracy"] for record in training.metrics.train if "accuracy" in record][-LAST_BATCHES:]
-  best = max((record["accuracy"] for record in validation), default=math.inf)
   return {
     "test accuracy": result.get("accuracy"),
     "validation accuracy": mapping(result.get("validation")).get("accuracy"),
-    "training accuracy": _mean(batches),
-    "steps to converge": next((r["step"] for r in validation if r["accuracy"] >= CONVERGED * best), None),
+    "training accuracy": _mean(map(_training_accuracy, training.logs)),
+    "steps to converge": _mean(map(_steps_to_converge, training.logs)),
     "parameters": result.get("parameters"),
     "seconds a step": mapping(result.get("measured")).get("seconds a step"),
   }
 
 
+def _training_accuracy(log: Metrics) -> float | None:
+  return _mean([record["accuracy"] for record in log.train if "accuracy" in record][-LAST_BATCHES:])
+
+
+def _steps_to_converge(log: Metrics) -> int | None:
+  validation = log.evaluations.get("validation", [])
+  best = max((record["accuracy"] for record in validation), default=math.inf)
+  return next((record["step"] for record in validation if record["accuracy"] >= CONVERGED * best), None)
+
+
 def _spread(finished: Sequence[Training], measured: Sequence[Mapping[str, float | None]]) -> Record:
-  """Returns the standard deviation over seeds, and the 95 % interval: over seeds, or one run's over its images."""
+  """Returns standard deviation and 95 % interval: over seeds; over the folds of one run; or one's over its images."""
   spread: Record = {"std": {}, "interval_95": {}, "interval": ""}
-  if len(finished) == 1:
-    estimate = accuracy_estimate(mapping(finished[0].result))
+  if not finished:
+    return spread
+  result = mapping(finished[0].result)
+  runs = result.get("runs") or []
+  if len(finished) > 1:
+    over = f"{len(finished)} seeds"
+    values = {name: [m[name] for m in measured] for name in ("test accuracy", "validation accuracy")}
+  elif len(runs) > 1:
+    over = trainings_of(len(runs), result)
+    values = {
+      "test accuracy": [run["accuracy"] for run in runs],
+      "validation accuracy": [run.get("validation_accuracy") for run in runs],
+    }
+  else:
+    estimate = accuracy_estimate(result)
     if estimate is not None and estimate.interval is not None:
       spread |= {"interval_95": {"test accuracy": list(estimate.interval)}, "interval": estimate.meaning}
-  if len(finished) > 1:
-    spread["interval"] = f"Student t, over {len(finished)} seeds"
-    for name in ("test accuracy", "validation accuracy"):
-      values = [value for m in measured if (value := m[name]) is not None]
-      if len(values) == len(finished):
-        spread["std"][name] = stdev(values)
-        spread["interval_95"][name] = list(student_interval(values))
+    return spread
+  spread["interval"] = f"Student t, over {over}"
+  for name, of in values.items():
+    known = [value for value in of if value is not None]
+    if len(known) == len(of):
+      spread["std"][name] = stdev(known)
+      spread["interval_95"][name] = list(student_interval(known))
   return spread
+
+
+def _classes(member: Member, finished: Sequence[Training]) -> list[Record]:
+  """Returns the recall of each class, over all runs together, with Wilson's interval, and what the paper prints.
+
+  Images that several seeds are tested on are not independent: then there is no interval.
+  """
+  results = [mapping(training.result) for training in finished]
+  right, images = Counter[str](), Counter[str]()
+  for result in results:
+    for position, name in enumerate(result["class_names"]):
+      row = result["confusion_matrix"][position]
+      right[name] += row[position]
+      images[name] += sum(row)
+  once = len(results) == 1 and (results[0].get("folds") or len(results[0].get("runs") or []) < 2)
+  return [
+    {
+      "class": name,
+      "recall": right[name] / images[name] if images[name] else None,
+      "interval_95": list(wilson_interval(right[name], images[name])) if once and images[name] else None,
+      "images": images[name],
+      "printed": member.by_class.get(name),
+    }
+    for name in images or member.by_class
+  ]
 
 
 def _gap(row: Record, reference: Record) -> Record:
@@ -190,6 +247,7 @@ def _gap(row: Record, reference: Record) -> Record:
 
 def _run(training: Training) -> Record:
   result = mapping(training.result)
+  runs = result.get("runs") or []
   return {
     "seed": training.run.seed,
     "run": training.run.workdir.name,
@@ -197,6 +255,7 @@ def _run(training: Training) -> Record:
     "error": training.error,
     **{key: result.get(key) for key in ("accuracy", "steps", "seconds", "stopped", "device", "commit")},
     "validation_accuracy": mapping(result.get("validation")).get("accuracy"),
+    "trainings": trainings_of(len(runs), result) if len(runs) > 1 else None,
   }
 
 

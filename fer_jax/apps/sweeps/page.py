@@ -8,12 +8,13 @@ from urllib.parse import quote
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
 from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, short_commit
 from fer_jax.apps.report_page.run_files import Metrics, Record
-from fer_jax.apps.sweeps.figures import curves, points
+from fer_jax.apps.report_page.trainings import SHARED
+from fer_jax.apps.sweeps.figures import curves, lines, points
 from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
-from fer_jax.apps.sweeps.table import member_table, quantities_of
+from fer_jax.apps.sweeps.table import class_table, member_table, quantities_of
 from fer_jax.sweep import Figure
 
-_BUILT_IN = "synthetic_faces"
+_BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus"}
 
 
 def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
@@ -23,7 +24,13 @@ def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
     content: of its sweep.json, in the folder of which the page stands.
     trainings: that the content was gathered from.
   """
-  parts = [_figures(content, trainings), _members(content), _runs(content, trainings), _provenance(content)]
+  parts = [
+    _figures(content, trainings),
+    _members(content),
+    _classes(content),
+    _runs(content, trainings),
+    _provenance(content),
+  ]
   return document(content["title"], _header(content), [part for part in parts if part is not None])
 
 
@@ -65,9 +72,10 @@ def notices(content: Record) -> list[str]:
   waiting = [row["name"] for row in rows if row["status"] in ("unfinished", "not yet run")]
   if waiting:
     found.append(f"Not yet finished: {', '.join(waiting)}. The same command goes on where it was interrupted.")
-  if _BUILT_IN in content["datasets"]:
+  if _BUILT_IN & set(content["datasets"]):
     found.append("Built-in faces are for trying and testing: nothing on this page says anything of real faces.")
-  if any(len(row["seeds"]) == 1 for row in rows):
+  folded = any(run["trainings"] for row in rows for run in row["runs"])
+  if not folded and any(len(row["seeds"]) == 1 for row in rows):
     found.append(
       "With one seed, an interval is over the test images; it does not say how much one training differs from another."
     )
@@ -80,12 +88,29 @@ def notices(content: Record) -> list[str]:
 def _figures(content: Record, trainings: Sequence[Training]) -> Section | None:
   logged: dict[str, list[Metrics]] = {row["name"]: [] for row in content["rows"]}
   for training in trainings:
-    logged[training.run.member].append(training.metrics)
+    logged[training.run.member] += training.logs
   drawn = []
   for figure in (Figure(**each) for each in content["figures"]):
-    drawn.append(curves(figure, logged) if figure.kind == "curves" else points(figure, content["rows"]))
+    rows = [row for row in content["rows"] if row["name"] in (figure.members or logged)]
+    if figure.kind == "curves":
+      drawn.append(curves(figure, {row["name"]: logged[row["name"]] for row in rows}))
+    elif figure.kind == "points":
+      drawn.append(points(figure, rows))
+    elif figure.kind == "lines":
+      drawn.append(lines(figure, rows, content["swept"]))
   drawn = [each for each in drawn if each]
   return Section("figures", "Figures", f'<div class="columns">{"".join(drawn)}</div>') if drawn else None
+
+
+def _classes(content: Record) -> Section | None:
+  parts = []
+  for figure in (Figure(**each) for each in content["figures"] if each["kind"] == "classes"):
+    head, rows = class_table(content, figure.members)
+    if rows:
+      cells = [[escape(name), *map(said, others)] for name, *others in rows]
+      note = f'<p class="lead">{escape(figure.note)}</p>' if figure.note else ""
+      parts.append(f"{note}{table(head, cells)}")
+  return Section("classes", "Classes", f'<div class="members">{"".join(parts)}</div>') if parts else None
 
 
 def _members(content: Record) -> Section:
@@ -98,6 +123,8 @@ def _members(content: Record) -> Section:
   intervals = dict.fromkeys(row["interval"] for row in content["rows"] if row["interval"])
   if intervals:
     notes.append(f"95 % interval: {'; '.join(intervals)}.")
+  if any("folds" in interval for interval in intervals):
+    notes.append(SHARED)
   named = quantities_of(content)
   if "training accuracy" in named:
     notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} batches logged.")

@@ -1,6 +1,6 @@
 """The table of a sweep's members, for its page and for the README: measured, and what the paper prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fer_jax.apps.report_page.quantities import count, percent, percent_range, quantity
@@ -21,12 +21,13 @@ def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
   printed = {name for name in names for row in content["rows"] if name in row["reported"]}
   gaps = bool(content.get("reference"))
   spread = any("test accuracy" in row["std"] for row in content["rows"])
-  head = [content["swept"] or "member"]
+  head = ["member" if any(row.get("series") for row in content["rows"]) else content["swept"] or "member"]
   for name in names:
     head += [f"{name} (95 % interval)" if name == "test accuracy" else name]
     head += ["standard deviation"] * (spread and name == "test accuracy")
     head += [f"paper: {name}"] * (name in printed)
     head += [f"gap to {content.get('reference')} (95 % interval)"] * (gaps and name == "test accuracy")
+  several = any(_trainings(row) for row in content["rows"])
   rows = []
   for row in content["rows"]:
     cells = [row["name"]]
@@ -39,8 +40,40 @@ def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
         cells.append("" if reported is None else quantity(name, reported))
       if gaps and name == "test accuracy":
         cells.append(_gap(row.get("gap")))
-    rows.append([*cells, count(row["steps"]), _seeds(row)])
-  return [*head, "steps", "seeds"], rows
+    rows.append([*cells, count(row["steps"]), _trainings(row) or _seeds(row)])
+  return [*head, "steps", "trainings" if several else "seeds"], rows
+
+
+def class_table(content: Mapping[str, Any], members: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+  """Returns the head and the rows, as plain text, of the recall by class of some members of a sweep.json's content.
+
+  What the paper prints stands before the member that it prints it of; nothing known of any class makes no rows.
+  """
+  chosen = [row for row in content["rows"] if row["name"] in (members or [row["name"]])]
+  printed = [row for row in chosen if any(one["printed"] is not None for one in row["classes"])]
+  head = ["recall"]
+  for row in chosen:
+    head += [f"paper: {row['name']}"] * (row in printed) + [f"{row['name']} (95 % interval)"]
+  classes = dict.fromkeys(one["class"] for row in chosen for one in row["classes"])
+  rows = []
+  for name in classes:
+    cells = [name]
+    for row in chosen:
+      one = next((one for one in row["classes"] if one["class"] == name), {"recall": None, "printed": None})
+      if row in printed:
+        cells.append("" if one["printed"] is None else percent(one["printed"]))
+      interval = one.get("interval_95")
+      cells.append(percent(one["recall"]) + (f" ({percent_range(*interval)})" if interval else ""))
+    rows.append(cells)
+  return head, rows
+
+
+def _trainings(row: Record) -> str:
+  """Says of how many folds or seeds a member's runs are, if they have ended; nothing where each is one training."""
+  runs = [run for run in row["runs"] if run.get("trainings")]
+  if not runs or row["status"] != "finished":
+    return ""
+  return f"{len(runs)} \N{MULTIPLICATION SIGN} {runs[0]['trainings']}" if len(runs) > 1 else str(runs[0]["trainings"])
 
 
 def _measured(row: Record, name: str) -> str:

@@ -15,23 +15,31 @@ SWEEP = """
 from fer_jax.sweep import Figure, Member, Sweep
 
 def get_sweep(variant=""):
-  if variant not in ("", "three", "drawn", "against"):
-    raise ValueError(f"no variant {variant!r}: expected three, drawn, against, or none")
-  seeds = (0, 1, 2) if variant else (0,)
+  if variant not in ("", "three", "drawn", "against", "lines"):
+    raise ValueError(f"no variant {variant!r}: expected three, drawn, against, lines, or none")
+  seeds = (0, 1, 2) if variant not in ("", "lines") else (0,)
   curves = (
     Figure("curves", "validation accuracy", "A note."), Figure("curves", "training loss"),
     Figure("curves", "training accuracy"),
   )
+  lines = (
+    Figure("lines", "test accuracy", title="By depth"),
+    Figure("classes", "recall", members=("2 blocks", "3 blocks")),
+  )
+  points = (*(curves if variant == "drawn" else ()), Figure("points", "test accuracy"))
   return Sweep(
     title="Blocks & <seeds>",
     citation="A. Author 2023, figure 1",
     claim="More is <b>better</b>.",
     swept="blocks",
     members=tuple(
-      Member(f"{n} blocks", "configs/hsic.py:demo", (f"--config.model.blocks={n}",), seeds, n, reported)
+      Member(
+        f"{n} blocks", "configs/hsic.py:demo", (f"--config.model.blocks={n}",), seeds, n, reported,
+        series=("even" if n == 2 else "odd") if variant == "lines" else "", by_class={"happy": 0.9} if n == 2 else {},
+      )
       for n, reported in ((1, {}), (2, {"test accuracy": 0.97, "steps to converge": 2500}), (3, {}))
     ),
-    figures=(*(curves if variant == "drawn" else ()), Figure("points", "test accuracy")),
+    figures=lines if variant == "lines" else points,
     reference="2 blocks" if variant == "against" else "",
   )
 """

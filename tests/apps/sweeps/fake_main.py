@@ -32,7 +32,10 @@ def main() -> None:
   (workdir / "config.json").write_text("{}")
   if does.startswith("SIG"):
     wait_for(getattr(signal, does), workdir)
-  write(workdir, seed)
+  if does == "folds":
+    write_folds(workdir)
+  else:
+    write(workdir, ACCURACY[seed], 60.0 + seed)
 
 
 def wait_for(signum: int, workdir: Path) -> None:
@@ -47,8 +50,28 @@ def wait_for(signum: int, workdir: Path) -> None:
   time.sleep(60)
 
 
-def write(workdir: Path, seed: int) -> None:
-  accuracy = ACCURACY[seed]
+def write_folds(workdir: Path) -> None:
+  """Leaves a run of three folds of 100 test images each: with the mean of their accuracies, and the sum of the rest."""
+  for number, accuracy in enumerate(ACCURACY):
+    folder = workdir / "replicas" / f"fold_{number}"
+    folder.mkdir(parents=True)
+    write(folder, accuracy, 60.0)
+  write(workdir, sum(ACCURACY) / 3, 150.0)
+  event = {"kind": "event", "step": 0, "text": "3 trainings, 2 at a time"}
+  (workdir / "metrics.jsonl").write_text(json.dumps(event) + "\n")
+  result = json.loads((workdir / "result.json").read_text())
+  result |= {
+    "mean": result["accuracy"],
+    "std": 0.036,
+    "interval_95": [0.5404, 0.7196],
+    "confusion_matrix": [[80, 20], [91, 109]],
+    "folds": {"by": "subjects", "count": 3, "seed": 0},
+    "runs": [{"name": f"fold_{n}", "accuracy": a, "validation_accuracy": a + 0.01} for n, a in enumerate(ACCURACY)],
+  }
+  (workdir / "result.json").write_text(json.dumps(result))
+
+
+def write(workdir: Path, accuracy: float, seconds: float) -> None:
   records = [
     {"kind": "train", "step": 1, "phase": "p", "loss": 2.0, "accuracy": 0.5},
     *({"kind": "eval", "split": "validation", "step": s, "accuracy": accuracy * s / 20, "loss": 1.0} for s in (10, 20)),
@@ -57,8 +80,9 @@ def write(workdir: Path, seed: int) -> None:
   result = {
     "accuracy": accuracy,
     "confusion_matrix": [[round(100 * accuracy), 100 - round(100 * accuracy)], [0, 0]],
+    "class_names": ["happy", "sad"],
     "validation": {"accuracy": accuracy, "step": 20},
-    "seconds": 60.0 + seed,
+    "seconds": seconds,
     "stopped": "finished",
     "steps": 20,
     "parameters": 1234,

@@ -56,6 +56,50 @@ class TestSeeds:
     assert row["interval"] == "Student t, over 2 seeds"
 
 
+class TestFolds:
+  def test_mean_deviation_and_interval_are_over_the_folds(self, launch: Launch) -> None:
+    launch.run(blocks1="folds")
+    row, alone, _ = gathered(launch)["rows"]
+    # As of three seeds with these accuracies.
+    half = 4.303 * (0.13**0.5 / 10) / 3**0.5
+    assert row["measured"]["test accuracy"] == pytest.approx(0.63)
+    assert row["std"] == pytest.approx({"test accuracy": 0.13**0.5 / 10, "validation accuracy": 0.13**0.5 / 10})
+    assert row["interval_95"]["test accuracy"] == pytest.approx([0.63 - half, 0.63 + half], abs=1e-5)
+    assert row["interval_95"]["validation accuracy"] == pytest.approx([0.64 - half, 0.64 + half], abs=1e-5)
+    assert row["interval"] == "Student t, over 3 folds by subjects"
+    assert [run["trainings"] for run in (*row["runs"], *alone["runs"])] == ["3 folds by subjects", None]
+    assert row["seconds"] == 150
+
+  def test_what_is_logged_is_the_mean_over_the_folds(self, launch: Launch) -> None:
+    launch.run(blocks1="folds")
+    folder = launch.plan().runs[0].workdir / "replicas" / "fold_1"
+    record = {"kind": "train", "step": 1, "phase": "p", "loss": 1.0, "accuracy": 0.8}
+    log = folder / "metrics.jsonl"
+    log.write_text(json.dumps(record) + "\n" + "".join(log.read_text().splitlines(True)[1:2]))
+    measured = gathered(launch)["rows"][0]["measured"]
+    assert measured["training accuracy"] == pytest.approx(0.6)  # of 0.5, 0.8 and 0.5
+    assert measured["steps to converge"] == pytest.approx(50 / 3)  # of 20, 10 and 20
+
+  def test_recall_by_class_is_of_the_sum_of_their_confusions(self, launch: Launch) -> None:
+    launch.run(blocks2="folds")
+    happy, sad = gathered(launch)["rows"][1]["classes"]
+    # Wilson's interval of 80 in 100, by hand: centre (0.8 + 0.019207) / 1.038415, half width 0.077731.
+    assert happy == {
+      "class": "happy",
+      "recall": 0.8,
+      "interval_95": pytest.approx([0.71117, 0.86663], abs=1e-4),
+      "images": 100,
+      "printed": 0.9,
+    }
+    assert (sad["recall"], sad["printed"]) == (109 / 200, None)
+
+  def test_of_several_seeds_a_class_has_no_interval(self, launch: Launch) -> None:
+    launch.run(variant="three")
+    happy, sad = gathered(launch, "three")["rows"][0]["classes"]
+    assert (happy["recall"], happy["images"], happy["interval_95"]) == (0.63, 300, None)
+    assert (sad["recall"], sad["interval_95"]) == (None, None)  # no such image was tested on
+
+
 class TestGap:
   def test_is_of_pairs_with_the_same_seed(self, launch: Launch) -> None:
     launch.run(variant="against")
@@ -128,7 +172,7 @@ class TestTimings:
     path = launch.workdir.parent / "table1.json"
     source = Path(launch.source)
     text = source.read_text().replace('swept="blocks",', f'swept="blocks", timings={str(path)!r},')
-    source.write_text(text.replace("n, reported)", 'n, reported, "one, backprop" if n == 1 else "other")'))
+    source.write_text(text.replace("n, reported,", 'n, reported, "one, backprop" if n == 1 else "other",'))
     launch.run()
     return launch
 

@@ -30,7 +30,7 @@ class TestFigures:
     first = re.findall(r"<svg.*?</svg>", drawn.source, flags=re.DOTALL)[0]
     assert first.count("opacity: 0.15") == 3
     assert "1 blocks, 2 blocks, 3 blocks" in first
-    assert "Line: mean of the seeds; band: one standard deviation." in drawn.text
+    assert "Line: mean of the trainings; band: one standard deviation." in drawn.text
 
   def test_the_band_is_one_deviation_around_the_mean(self, launch: Launch) -> None:
     # Drawn values cannot be read off a picture; the lines that are drawn can.
@@ -85,6 +85,61 @@ class TestFigures:
     np.testing.assert_array_equal(values, [1.5, 1.25])
 
 
+class TestLines:
+  def test_there_is_one_for_each_series_and_one_for_what_the_paper_prints(self, launch: Launch) -> None:
+    launch.run(variant="lines", blocks1="folds")
+    page = page_of(launch, "lines")
+    assert page.captions()[:1] == ["By depth"]
+    svg = re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)[0]
+    assert 'aria-label="By depth over blocks: odd, even, even, paper"' in svg
+    assert "blocks</text>" in svg
+    assert re.findall(r">([123])</text>", svg) == ["1", "2", "3"]
+    assert "Whiskers: 95 % interval." in page.text
+    assert "With one seed" not in page.text
+
+  def test_they_go_through_the_members_values(self) -> None:
+    import numpy as np
+
+    from fer_jax.apps.sweeps import figures
+    from fer_jax.sweep import Figure
+
+    rows = [
+      {"value": n, "series": s, "measured": {"test accuracy": n / 100}, "reported": {"test accuracy": 0.9}, **intervals}
+      for n, s, intervals in (
+        (74, "plain", {"interval_95": {}}),
+        (20, "deep", {"interval_95": {"test accuracy": [0.1, 0.3]}}),
+        (20, "plain", {"interval_95": {}}),
+      )
+    ]
+    rows[0]["reported"] = {}
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(figures, "chart_figure", lambda chart, phases: seen.append(chart) or "")
+      figures.lines(Figure("lines", "test accuracy"), rows, "layers")
+    lines = {line.name: line for line in seen[0].lines}
+    assert list(lines) == ["deep", "deep, paper", "plain", "plain, paper"]
+    assert seen[0].at == [20, 74]
+    ((values, shares),) = lines["plain"].pieces
+    np.testing.assert_allclose(values, [20, 74], atol=0.5)  # beside one another, so that whiskers do not meet
+    assert shares.tolist() == [0.20, 0.74]
+    assert lines["plain, paper"].pieces[0][0].tolist() == [20]
+    ((x, *ends),) = lines["deep"].whiskers
+    assert (x, ends) == (lines["deep"].pieces[0][0][0], [0.1, 0.3])
+    assert x < values[0]
+    assert lines["plain"].colour == lines["plain, paper"].colour != lines["deep"].colour
+
+
+def test_recall_by_class_stands_beside_what_the_paper_prints(launch: Launch) -> None:
+  launch.run(variant="lines", blocks2="folds")
+  page = page_of(launch, "lines")
+  head = next(row for row in page.rows if row[0] == "recall")
+  assert head[1:] == ["paper: 2 blocks", "2 blocks (95 % interval)", "3 blocks (95 % interval)"]
+  happy = next(row for row in page.rows if row[0] == "happy")
+  assert happy[1:3] == ["90.00 %", "80.00 % (71.12 \N{EN DASH} 86.66 %)"]
+  assert happy[3].startswith("60.00 % (")
+  assert next(row for row in page.rows if row[0] == "sad")[1] == ""
+
+
 class TestTable:
   def test_measured_beside_the_paper(self, launch: Launch) -> None:
     launch.run(variant="three")
@@ -98,6 +153,18 @@ class TestTable:
     assert (row["parameters"], row["steps"], row["seeds"]) == ("1,234", "20", "3")
     other = dict(zip(head, next(row for row in page.rows if row[0] == "1 blocks"), strict=True))
     assert other["paper: test accuracy"] == ""
+
+  def test_folds_are_named(self, launch: Launch) -> None:
+    launch.run(blocks1="folds")
+    page = page_of(launch)
+    head = next(row for row in page.rows if row[0] == "blocks")
+    row, other = (
+      dict(zip(head, next(row for row in page.rows if row[0] == f"{n} blocks"), strict=True)) for n in (1, 2)
+    )
+    assert row["standard deviation"] == "3.61 %"
+    assert (row["trainings"], other["trainings"]) == ("3 folds by subjects", "1")
+    assert "Student t, over 3 folds by subjects" in page.text
+    assert "rather too narrow" in page.text
 
   def test_every_run_is_listed_and_linked(self, launch: Launch) -> None:
     launch.run()
