@@ -109,10 +109,10 @@ def _small(config: ConfigDict) -> None:
 
 
 def _demo(config: ConfigDict) -> None:
-  config.duration = "30 epochs"
+  config.duration = "20 epochs"
   config.replica_strategy = "loop"
-  config.evaluate_every = "3 epochs"
-  config.checkpoint_every = "3 epochs"
+  config.evaluate_every = "2 epochs"
+  config.checkpoint_every = "2 epochs"
   config.data = {"name": "drawn_kdef_ck_plus", "image_size": 32}
   config.folds = {"by": "subjects", "count": 3}
   config.model.update({"depth": 8, "width": 8})

@@ -15,8 +15,6 @@ from fer_jax.sweep import Figure, Member, Sweep
 CONFIG = "configs/resnet.py"
 DIVISIONS = {"images": "image folds", "subjects": "subject folds"}
 DEPTHS = {"": tuple(FIG9["residual"]), "small": (8, 14, 20), "demo": (8, 14)}
-# To try out how the trainings go side by side would take longer than they do.
-DEMO = ("--config.duration=100 steps", "--config.evaluate_every=50 steps", "--config.replica_strategy=loop")
 
 
 def get_sweep(variant: str = "") -> Sweep:
@@ -59,7 +57,6 @@ def _member(variant: str, kind: str, depth: int, unit: str) -> Member:
   return Member(
     _name(kind, depth, unit),
     f"{CONFIG}:{','.join(words)}",
-    DEMO if variant == "demo" else (),
     value=depth,
     series=kind,
     reported={"test accuracy": round(FIG9[kind][depth] / 100, 4)} if printed else {},
