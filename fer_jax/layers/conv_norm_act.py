@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax.layers.convolution import Conv
+
 
 class ConvNormAct(nn.Module):
   """Convolves, normalises over the (global) batch, activates.
@@ -43,15 +45,15 @@ class ConvNormAct(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, (H + 2 padding - kernel_size) // stride + 1, the same of W, features]."""
     padding = self.kernel_size // 2 if self.padding is None else self.padding
-    x = nn.Conv(
+    x = Conv(
       self.features,
-      (self.kernel_size, self.kernel_size),
-      strides=self.stride,
+      self.kernel_size,
+      stride=self.stride,
       padding=padding,
-      feature_group_count=self.groups,
+      groups=self.groups,
       use_bias=not self.normalize,
-      dtype=self.dtype,
       kernel_init=self.kernel_init,
+      dtype=self.dtype,
       name="conv",
     )(x)
     if self.normalize:

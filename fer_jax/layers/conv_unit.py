@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fer_jax.layers.convolution import convolve
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu}
 
 
@@ -56,13 +58,8 @@ class ConvUnit(nn.Module):
     return ACTIVATIONS[self.activation](x)
 
   def _convolve(self, maps: jax.Array, kernel: jax.Array) -> jax.Array:
-    convolved = jax.lax.conv_general_dilated(
-      _saturate(maps, self.dtype),
-      _saturate(kernel, self.dtype),
-      window_strides=(self.stride, self.stride),
-      padding="SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    strides = (self.stride, self.stride)
+    convolved = convolve(_saturate(maps, self.dtype), _saturate(kernel, self.dtype), strides, "SAME")
     return _saturate(convolved, self.dtype)
 
 

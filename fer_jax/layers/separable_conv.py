@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
+from fer_jax.layers.convolution import Conv
 
 
 class SeparableConv(nn.Module):
@@ -33,11 +34,11 @@ class SeparableConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to [B, H, W, features]."""
-    x = nn.Conv(
+    x = Conv(
       x.shape[-1],
-      (self.kernel_size, self.kernel_size),
+      self.kernel_size,
       padding=self.kernel_size // 2,
-      feature_group_count=x.shape[-1],
+      groups=x.shape[-1],
       use_bias=False,
       dtype=self.dtype,
       name="depthwise",

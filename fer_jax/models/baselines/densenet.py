@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
+from fer_jax.layers.convolution import Conv
 from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
@@ -43,9 +44,9 @@ class NormActConv(nn.Module):
   def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
     """Maps inputs [B, H, W, C_i] to [B, H, W, features]."""
     x = NormAct(self.dtype, self.axis_name, name="preactivation")(*inputs, train=train)
-    conv = nn.Conv(
+    conv = Conv(
       self.features,
-      (self.kernel_size, self.kernel_size),
+      self.kernel_size,
       padding=self.kernel_size // 2,
       use_bias=False,
       dtype=self.dtype,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
+from fer_jax.layers.convolution import Conv
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.models.network import Apply, Network
@@ -56,7 +57,7 @@ class ConvClassifier(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [B, H, W, C] to logits, float32 [B, K]; the same in training."""
-    return nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="conv")(x).mean((1, 2), jnp.float32)
+    return Conv(self.num_classes, 3, padding=1, dtype=self.dtype, name="conv")(x).mean((1, 2), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
