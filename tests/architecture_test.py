@@ -49,7 +49,19 @@ FLOORS = {
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
-    *("parallel", "evaluate", "checkpoint", "provenance", "workdir", "train", "sweep", "intervals", "replicas"),
+    *(
+      "parallel",
+      "evaluate",
+      "checkpoint",
+      "provenance",
+      "workdir",
+      "train",
+      "sweep",
+      "intervals",
+      "replicas",
+      "rig",
+      "initialization",
+    ),
   ),
   "fer_jax.main": ("errors", "command_line", "train", "interruption", "apps"),
 }

@@ -14,6 +14,7 @@ from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.objectives import communication, objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.replicas import replicas
+from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.table1 import table1
 from fer_jax.apps.report_page.run_files import write_text
 from fer_jax.errors import UserError
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
   "bilinear": bilinear,
   "pipeline": pipeline_rates,
   "replicas": replicas,
+  "strategies": strategies,
   "layouts": layouts,
   "gc": gc,
 }
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "bottleneck against its back-propagated twin; parts: where the time of both goes; communication: what they send "
     "on several devices; table1: the dense network against known ones; bilinear: the bilinear network against the "
     "same in PyTorch; pipeline: batches a second; replicas: folds as one program against runs in sequence; "
+    "strategies: a step of several trainings in turn, side by side, on all devices; "
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")

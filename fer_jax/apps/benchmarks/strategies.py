@@ -1,0 +1,76 @@
+"""What a step of one training costs when several are one run: in turn, side by side, on all devices."""
+
+import statistics
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
+from fer_jax.data.arrays import Arrays
+from fer_jax.initialization import initialize
+from fer_jax.parallel import Replicas, local_devices
+from fer_jax.replicas import Replica
+from fer_jax.rig import Rig, Trial
+
+TRAININGS = 4
+IN_TURN, BESIDE, SPREAD = "in turn", "side by side", "in turn, on all devices"
+
+
+def strategies(config: str, rounds: int) -> Benchmark:
+  """Times the training step of a config's network, several trainings of it at once, on random faces.
+
+  Args:
+    config: FILE.py:VARIANT; its network, size of image, batch and precision are taken.
+    rounds: repetitions of each, by turns.
+
+  Returns:
+    a row for each way: the seconds of a step of one training, `time_ratio` over in turn, and the memory that a step
+    takes on a device. On a CPU every core is a device, as it is for a run with replicas.
+  """
+  settings = settings_of(config)
+  size = settings.data.image_size or FER2013[1]
+  devices = local_devices(TRAININGS)
+  replicas = [Replica(str(seed), seed, None, _faces(4 * settings.batch_size, size)) for seed in range(TRAININGS)]
+  network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
+  beginning = initialize(settings, network, replicas[0].arrays.image.shape[1:])
+  placements = {IN_TURN: Replicas(1, devices[:1]), BESIDE: Replicas(TRAININGS, devices[:1])}
+  if len(devices) > 1:
+    placements[SPREAD] = Replicas(min(TRAININGS, len(devices)), devices)
+  trials = {}
+  for name, placement in placements.items():
+    rig = Rig(settings, beginning, placement, replicas[0].arrays, epoch_rows=len(replicas[0].arrays))
+    trials[name] = Trial(rig, replicas[: placement.together])
+  memory = {name: trial.memory() for name, trial in trials.items()}
+  seconds: dict[str, list[float]] = {name: [] for name in trials}
+  for _ in range(rounds):
+    for name, trial in trials.items():
+      seconds[name].append(trial.seconds() / placements[name].together)
+  return Benchmark(BESIDE, _rows(seconds, memory, {name: len(p.devices) for name, p in placements.items()}))
+
+
+def _rows(seconds: dict[str, list[float]], memory: dict[str, int], devices: dict[str, int]) -> list[Row]:
+  in_turn: Sequence[float] = seconds[IN_TURN]
+  return [
+    {
+      "name": name,
+      "seconds_a_step": statistics.median(taken),
+      # Round by round: a slow moment of the machine meets all ways.
+      "time_ratio": statistics.median(one / other for one, other in zip(taken, in_turn, strict=True)),
+      "memory_bytes": memory[name],
+      "devices": devices[name],
+    }
+    for name, taken in seconds.items()
+  ]
+
+
+def _faces(count: int, size: int) -> Arrays:
+  generator = np.random.default_rng(0)
+  return Arrays(
+    image=generator.integers(0, 256, (count, size, size, FER2013[3]), dtype=np.uint8),
+    label=generator.integers(0, CLASSES, count).astype(np.int32),
+    subject=np.full(count, ""),
+    group=np.arange(count, dtype=np.int32),
+    split=np.full(count, "train"),
+    class_names=tuple("abcdefg"),
+  )
