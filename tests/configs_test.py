@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import hsic, obsr, resnet
+from configs import hsic, obsr
 from fer_jax.config import parse
 from fer_jax.data.batch import Batch
 from fer_jax.models import resnet as networks
