@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from fer_jax.config import Settings
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data import audit, splits
@@ -184,8 +182,3 @@ def _fitting(count: int, devices: Sequence[Any], try_out: Callable[[int], Trial]
 def waves(replicas: Sequence[Replica], together: int) -> list[tuple[Replica, ...]]:
   """Returns the trainings that go side by side, `together` at a time, in order."""
   return [tuple(replicas[start : start + together]) for start in range(0, len(replicas), together)]
-
-
-def tested_rows(replicas: Sequence[Replica]) -> np.ndarray:
-  """Returns the rows, int64, of all test splits, one training after the other."""
-  return np.concatenate([replica.arrays.rows("test") for replica in replicas])

@@ -190,6 +190,27 @@ def test_seeds_of_the_dataset_s_own_splits(tmp_path):
   assert not (tmp_path / "run" / "splits.json").exists()
 
 
+def test_rows_on_the_host_train_as_rows_on_the_device_do(tmp_path, singles):
+  result = run(tmp_path / "run", several("vmap", **{"data.residence": "host"}))
+  assert [each["accuracy"] for each in result["runs"]] == [single[1]["accuracy"] for single in singles]
+
+
+def test_what_stands_in_training_is_told_and_can_be_dropped(tmp_path, monkeypatch):
+  def doubled(*args, **kwargs):
+    arrays = tiny_arrays()
+    arrays.image[:10], arrays.label[:10] = arrays.image[-10:], arrays.label[-10:]  # of the test split
+    return arrays
+
+  monkeypatch.setattr(arrays_lib, "load", doubled)
+  short = {"folds.by": "", "replicas": 2, "duration": "2 steps"}
+  kept = run(tmp_path / "kept", several(**short))
+  assert kept["deduplicated"]["seen"] == 20  # ten of each training
+  assert kept["runs"][0]["deduplicated"]["images"] == 11
+  dropped = run(tmp_path / "dropped", several(**short, **{"data.drop": "train_duplicates"}))
+  assert dropped["deduplicated"] == {"accuracy": dropped["accuracy"], "images": 42, "seen": 0}
+  assert any("10 of the 60 training examples are left out" in note for note in dropped["notes"])
+
+
 def test_auto_measures_both(tmp_path, capsys):
   run(tmp_path / "run", several("auto", duration="2 steps"))
   assert "in turn and" in capsys.readouterr().out
