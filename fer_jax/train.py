@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fer_jax import provenance, replicas, results
+from fer_jax import phases, provenance, replicas, results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import Settings, parse
 from fer_jax.initialization import initialize
@@ -95,6 +95,7 @@ class _Run:
     axis_name = data_parallel.axis_name if len(plan.replicas) == 1 else None
     network = settings.model.build(arrays.num_classes, jnp.dtype(settings.precision), axis_name)
     self.beginning = initialize(settings, network, arrays.image.shape[1:])
+    phases.plan(settings, network, data_parallel, plan.epoch_rows)  # raises what is wrong with a phase
     # At the start: a checkout may move on.
     self.origin = {
       "config": source,

@@ -44,8 +44,8 @@ FLOORS = {
   ),
   "fer_jax.results": ("data", "evaluate", "intervals", "lockstep", "workdir"),
   "fer_jax.train": (
-    *("config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "provenance", "replicas"),
-    *("results", "rig", "run_log", "workdir"),
+    *("config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "phases", "provenance"),
+    *("replicas", "results", "rig", "run_log", "workdir"),
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),

@@ -144,6 +144,12 @@ def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_phase_that_fits_no_layer_leaves_no_folder(tmp_path):
+  with pytest.raises(UserError, match=r"config\.phases\.bottleneck\.train: 'nothing' matches no layer"):
+    run(tmp_path / "run", config(**{"phases.bottleneck.train": ("nothing",)}))
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_does_not_split_over_the_devices_is_refused(tmp_path):
   with pytest.raises(UserError, match="config.batch_size=10 does not split over 4 devices"):
     run(tmp_path / "run", config(batch_size=10), devices=4)
