@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fer_jax.layers.convolution import Conv
 from fer_jax.models import MODELS
 from fer_jax.models.baselines.alexnet import AlexNet
 from fer_jax.models.baselines.bn_inception import BnInception
@@ -69,9 +70,9 @@ def test_the_default_leaves_a_map_of_3x3_or_more_of_a_face(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis(name):
   found = traced(MODELS[name](), dtype=jnp.bfloat16, axis_name="devices")
-  modules = {(nn.Conv, jnp.bfloat16, None), (nn.Dense, jnp.bfloat16, None), (nn.BatchNorm, jnp.bfloat16, "devices")}
+  modules = {(Conv, jnp.bfloat16, None), (nn.Dense, jnp.bfloat16, None), (nn.BatchNorm, jnp.bfloat16, "devices")}
   assert found.modules <= modules
-  assert (nn.Conv, jnp.bfloat16, None) in found.modules
+  assert (Conv, jnp.bfloat16, None) in found.modules
   assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.stats))} == {jnp.dtype("float32")}
   dtypes = {name: output.dtype for name, output in found.outputs.items()}
   assert dtypes.pop(found.network.classifier) == jnp.float32

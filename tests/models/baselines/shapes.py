@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-LEAVES = (nn.Conv, nn.Dense, nn.BatchNorm)
+from fer_jax.layers.convolution import Conv
+
+LEAVES = (Conv, nn.Dense, nn.BatchNorm)
 
 
 class Trace(NamedTuple):
