@@ -191,6 +191,10 @@ def test_one_stops_early_and_the_others_go_on(tmp_path, monkeypatch):
   together = run(tmp_path / "together", several("vmap", **changes))
   assert [each["steps"] for each in together["runs"]] == [10 + 10, 30 + 10, 30 + 10]
   assert [each["stopped"] for each in together["runs"]] == ["early stopping", "finished", "finished"]
+  # It is evaluated as it stops and again as the phase ends, and must be the same: the others' steps are not its own.
+  evaluations = rows(tmp_path / "together" / "replicas" / "fold_0", "eval")
+  stopped, ended = [row["loss"] for row in evaluations if (row["step"], row["split"]) == (10, "validation")]
+  assert stopped == pytest.approx(ended, rel=1e-6)
   for fold in (0, 1):
     seen.clear()
     single = run(tmp_path / str(fold), alone(fold, fold, **changes))
