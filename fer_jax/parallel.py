@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fer_jax import provenance
 from fer_jax.errors import UserError
 
 AXIS = "devices"
@@ -29,7 +30,7 @@ def local_devices(trainings: int = 1) -> list[jax.Device]:
   """
   if trainings > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     with contextlib.suppress(RuntimeError):  # the devices are known already, and stay what they are
-      jax.config.update("jax_num_cpu_devices", min(trainings, len(os.sched_getaffinity(0))))
+      jax.config.update("jax_num_cpu_devices", min(trainings, provenance.cores()))
   return jax.local_devices()
 
 

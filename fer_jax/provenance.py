@@ -1,6 +1,7 @@
 """Where a result comes from: versions, device, commit."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -46,15 +47,17 @@ def commit() -> str:
     return "unknown"
 
 
+def cores() -> int:
+  """Returns the number of cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
   """Returns the processor's name and the cores that this process may use."""
-  import os
-
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   name = platform.processor() or platform.machine()
   try:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
   except (OSError, StopIteration):
     pass  # not Linux: the platform's own word stands
-  return f"{name}, {cores} cores"
+  return f"{name}, {cores()} cores"

@@ -37,7 +37,7 @@ def of_training(run: Lockstep, number: int, test: Evaluation, notes: Sequence[st
     "confusion_matrix": test.confusion.tolist(),
     "class_names": list(replica.arrays.class_names),
     "per_class": per_class(test.confusion, replica.arrays.class_names),
-    "deduplicated": _deduplicated(member, test),
+    "deduplicated": _deduplicated(member, test, rig.picture),
     "validation": {"accuracy": clock.best_accuracy, "step": clock.best_step},
     "seconds": run.watch.seconds,
     "time": run.watch.times,
@@ -154,10 +154,10 @@ def _run(name: str, result: Mapping[str, Any]) -> Result:
   }
 
 
-def _deduplicated(member: Member, test: Evaluation) -> Result:
+def _deduplicated(member: Member, test: Evaluation, picture: np.ndarray) -> Result:
   """Returns the accuracy over the test images that do not stand, pixel by pixel, in the training split."""
   arrays = member.replica.arrays
-  fresh = ~audit.seen_in_training(arrays)
+  fresh = ~audit.seen_in_training(arrays, picture=picture)
   right = test.probability.argmax(axis=1) == np.asarray(arrays.label)[arrays.rows("test")]
   accuracy = float(right[fresh].mean()) if fresh.any() else None
   return {"accuracy": accuracy, "images": int(fresh.sum()), "seen": int((~fresh).sum())}

@@ -1,5 +1,6 @@
 """A network, its phases and its data on a placement, ready to take steps: compiled once for all trainings on it."""
 
+import functools
 import math
 import statistics
 import time
@@ -12,6 +13,7 @@ import numpy as np
 from fer_jax.config import Settings
 from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
+from fer_jax.data.audit import number_pictures
 from fer_jax.evaluate import Evaluation, evaluate
 from fer_jax.initialization import Initialization
 from fer_jax.parallel import Placement
@@ -42,9 +44,15 @@ class Rig:
     self.phases = plan(settings, self.network, placement, epoch_rows)
     self.eval_step = placement.compile_eval(make_eval_step(self.network, placement.axis_name))
     self.host = _stays_on_host(settings, arrays)
+    self._image = arrays.image
     self.resident = Resident()
     if not self.host:
       self.resident = placement.replicate(Resident(np.asarray(arrays.image), pipeline.targets(arrays)))
+
+  @functools.cached_property
+  def picture(self) -> np.ndarray:
+    """The number of each example's picture, int32 [N]; equal pictures share one, however the dataset is divided."""
+    return number_pictures(self._image)
 
   def batches(self, replica: Replica) -> pipeline.ShuffledBatches:
     """Returns the endless stream of a training's batches."""

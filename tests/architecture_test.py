@@ -24,7 +24,7 @@ FLOORS = {
   "fer_jax.data": ("errors", "faces"),
   # Models and objectives only by their signatures.
   "fer_jax.step": ("data.batch", "data.augment", "losses", "models.network", "objectives.objective"),
-  "fer_jax.parallel": ("errors",),
+  "fer_jax.parallel": ("errors", "provenance"),
   "fer_jax.evaluate": ("data.batch", "parallel"),
   "fer_jax.checkpoint": ("errors", "step"),
   "fer_jax.run_log": (),

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -7,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fer_jax import provenance
 from fer_jax.data.batch import Batch
 from fer_jax.errors import UserError
 from fer_jax.parallel import AXIS, Devices, Replicas, free_memory, local_devices
@@ -266,7 +266,7 @@ def test_free_memory_is_what_the_device_says_or_the_machine_has():
   ("trainings", "flags", "expected"), [(2, "", 2), (1, "", 1), (2, "--xla_force_host_platform_device_count=3", 3)]
 )
 def test_several_trainings_get_a_core_each(trainings, flags, expected):
-  if expected > len(os.sched_getaffinity(0)) and not flags:
+  if expected > provenance.cores() and not flags:
     pytest.skip("too few cores")
   program = f"from fer_jax.parallel import local_devices; print(len(local_devices({trainings})))"
   environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": "."}

@@ -4,18 +4,17 @@ import collections
 import dataclasses
 import json
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
 
-from fer_jax import lockstep, parallel, replicas, rig
+from fer_jax import parallel, replicas, rig
 from fer_jax.config import parse
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
-from tests.tiny_run import assert_same, config, final_state, rows, run, tiny_arrays
+from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after, tiny_arrays
 
 FOLDS = 3
 # By two phases of 10 steps; a fold is evaluated after every fifth.
@@ -134,21 +133,6 @@ class TestTogether:
     assert result["strategy"]["strategy"] in ("loop", "vmap")
 
 
-def stop_after(monkeypatch, step):
-  """Sends a signal once, at a step."""
-  take = lockstep.Lockstep._step
-  stopped = []
-
-  def stopping(self, phase, active, progress):
-    metrics = take(self, phase, active, progress)
-    if active[0].clock.step >= step and active[0].replica.fold == 0 and not stopped:
-      stopped.append(step)
-      self._signals.signum = signal.SIGTERM
-    return metrics
-
-  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
-
-
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
 def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch, singles, strategy):
   stop_after(monkeypatch, 13)
@@ -209,18 +193,9 @@ def test_one_stops_early_and_the_others_go_on(tmp_path, monkeypatch):
 def test_one_that_waits_still_waits_after_a_stop(tmp_path, monkeypatch):
   judge_by_hand(monkeypatch)
   changes = {"phases.bottleneck.patience": 1, "phases.bottleneck.duration": "30 steps", "duration": "40 steps"}
-  take = lockstep.Lockstep._step
-
-  def stopping(self, phase, active, progress):
-    metrics = take(self, phase, active, progress)
-    if active[0].clock.step == 18 and self._signals.signum is None:  # fold 0 has stopped at step 10
-      self._signals.signum = signal.SIGTERM
-    return metrics
-
-  with monkeypatch.context() as patch:
-    patch.setattr(lockstep.Lockstep, "_step", stopping)
-    with pytest.raises(Interrupted):
-      run(tmp_path / "run", several("vmap", **changes))
+  stop_after(monkeypatch, 18)  # fold 0 has stopped at step 10
+  with pytest.raises(Interrupted):
+    run(tmp_path / "run", several("vmap", **changes))
   result = run(tmp_path / "run", several("vmap", **changes))
   assert [each["steps"] for each in result["runs"]] == [20, 40, 40]
   assert [each["stopped"] for each in result["runs"]] == ["early stopping", "finished", "finished"]

@@ -1,12 +1,13 @@
 """Runs that take seconds: striped pictures in three classes, a network of a handful of filters."""
 
 import json
+import signal
 
 import jax
 import numpy as np
 
 from configs import hsic
-from fer_jax import train
+from fer_jax import lockstep, train
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data.arrays import Arrays
 
@@ -37,6 +38,21 @@ def config(**changes):
 
 def run(workdir, config, devices=1):
   return train.train_and_evaluate(config, workdir, "a config", devices=jax.devices()[:devices])
+
+
+def stop_after(monkeypatch, step):
+  """Sends SIGTERM to a run once, as its trainings have taken so many steps."""
+  take = lockstep.Lockstep._step
+  stopped = []
+
+  def stopping(self, phase, active, progress):
+    metrics = take(self, phase, active, progress)
+    if active[0].clock.step >= step and not stopped:
+      stopped.append(step)
+      self._signals.signum = signal.SIGTERM
+    return metrics
+
+  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
 
 
 def rows(workdir, kind):

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from configs import obsr
-from fer_jax import lockstep
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
 from fer_jax.models import resnet
-from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, tiny_arrays
+from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, stop_after, tiny_arrays
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,17 +61,7 @@ def test_the_parameters_of_the_best_validation_are_the_ones_tested(whole):
 @pytest.mark.parametrize("stop_at", [4, 10, 27])
 def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(whole, tmp_path, monkeypatch, stop_at):
   folder, result = whole
-  step = lockstep.Lockstep._step
-
-  def stopping(self, phase, active, progress):
-    metrics = step(self, phase, active, progress)
-    if active[0].clock.step > stop_at and "interrupted" not in monkeypatched:
-      monkeypatched.append("interrupted")
-      self._signals.signum = signal.SIGTERM
-    return metrics
-
-  monkeypatched = []
-  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
+  stop_after(monkeypatch, stop_at + 1)
   every_step = config(**{"log_every": "1 steps"})
   with pytest.raises(Interrupted, match="run the same command to go on"):
     run(tmp_path / "parts", every_step)

@@ -191,9 +191,15 @@ def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np
   )
 
 
-def seen_in_training(arrays: Arrays, split: str = "test") -> np.ndarray:
-  """Says which examples of a split, bool [n] in the order of its rows, stand pixel by pixel in the training split."""
-  picture = number_pictures(arrays.image)
+def seen_in_training(arrays: Arrays, split: str = "test", picture: np.ndarray | None = None) -> np.ndarray:
+  """Says which examples of a split, bool [n] in the order of its rows, stand pixel by pixel in the training split.
+
+  Args:
+    arrays: the dataset.
+    split: which part of it.
+    picture: what `number_pictures` makes of its images, int32 [N], where that is known already.
+  """
+  picture = number_pictures(arrays.image) if picture is None else picture
   return np.isin(picture[arrays.rows(split)], picture[arrays.rows("train")])
 
 
