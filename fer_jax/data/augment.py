@@ -1,44 +1,149 @@
 """Augmentation on the device: pure functions of one image and a key, mapped over the batch inside the step."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from fer_jax.data.tone import brightened, contrasted, erased, gamma_corrected, noised
+from fer_jax.data.warp import shifted, warped
+
+ERASE_FILLS = ("random", "mean")
+
+# Each draw folds its place here, plus 2, into the image's key: a new one goes to the end, so that the others stay as
+# they are. 0 and 1 would be the halves of split(key), which decide on the mirror image and on the shift.
+_CHANCES = (
+  *("rotation", "scale", "crop", "crop place", "gamma", "contrast", "brightness", "noise", "noise pixels"),
+  *("erase", "erase area", "erase aspect", "erase place", "erase pixels"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What happens to a training image, in this order.
+  """What happens to a training image, in this order; by default, a mirror image and nothing else.
+
+  Rotation, scale and crop are one interpolation. A range is (smallest, largest) and is drawn from uniformly, scale,
+  gamma and the aspect of what is erased in their logarithm. Brightness and contrast are undone by `standardize`,
+  but for what they drive beyond 0..255 and for noise and erasure that come after.
 
   Attributes:
     flip: probability of a mirror image.
-    shift: largest displacement along each axis, in pixels; what moves in repeats the border.
+    shift: largest displacement along each axis, in pixels; what moves in repeats the border, here and below.
+    rotation: range of the angle in degrees; either direction is as likely.
+    scale: range of the magnification about the centre; below 1 the image shrinks.
+    crop: range of the share of the area that a window keeps; it has the image's aspect, lies anywhere within the
+      image and is resized to it.
+    gamma: range of the exponent of intensities as shares of 255; above 1 darkens.
+    contrast: largest relative change of the distance from the mean intensity, either way.
+    brightness: largest relative change of all intensities, either way.
+    noise: variance of Gaussian noise, intensities taken as 0 to 1.
+    erase: probability of erasing one rectangle (arXiv:1708.04896).
+    erase_area: range of the rectangle's share of the area.
+    erase_aspect: range of its height over its width; what does not fit into the image gets the nearest that does.
+    erase_fill: what replaces it: `random` values for each pixel, or the image's `mean` of each channel.
+    probability: of each of rotation, scale, crop, gamma, contrast, brightness and noise, decided one by one.
   """
 
   flip: float = 0.5
   shift: int = 0
+  rotation: tuple[float, ...] = (0.0, 0.0)
+  scale: tuple[float, ...] = (1.0, 1.0)
+  crop: tuple[float, ...] = (1.0, 1.0)
+  gamma: tuple[float, ...] = (1.0, 1.0)
+  contrast: float = 0.0
+  brightness: float = 0.0
+  noise: float = 0.0
+  erase: float = 0.0
+  erase_area: tuple[float, ...] = (0.02, 0.4)
+  erase_aspect: tuple[float, ...] = (0.3, 3.3)
+  erase_fill: str = "random"
+  probability: float = 1.0
 
   def __post_init__(self) -> None:
-    if not 0 <= self.flip <= 1:
-      raise ValueError(f"augmentation.flip={self.flip}: expected a probability, 0 to 1")
-    if self.shift < 0:
-      raise ValueError(f"augmentation.shift={self.shift}: expected pixels, 0 or more")
+    for name in ("flip", "erase", "probability"):
+      _check(name, getattr(self, name), 0, 1, "a probability, 0 to 1")
+    _check("shift", self.shift, 0, math.inf, "pixels, 0 or more")
+    _check_range("rotation", self.rotation, 0, 180, "two angles of 0 to 180 degrees")
+    _check_range("scale", self.scale, 0.1, 10, "two magnifications of 0.1 to 10")
+    _check_range("crop", self.crop, 0.01, 1, "two shares of the area, 0.01 to 1")
+    _check_range("gamma", self.gamma, 0.1, 10, "two exponents of 0.1 to 10")
+    for name in ("contrast", "brightness"):
+      _check(name, getattr(self, name), 0, 1, "a relative change, 0 to 1")
+    _check("noise", self.noise, 0, 1, "a variance of 0 to 1, intensities taken as 0 to 1")
+    _check_range("erase_area", self.erase_area, 0, 1, "two shares of the area, 0 to 1")
+    _check_range("erase_aspect", self.erase_aspect, 0.01, 100, "two ratios of height to width, 0.01 to 100")
+    if self.erase_fill not in ERASE_FILLS:
+      raise ValueError(f"augmentation.erase_fill={self.erase_fill!r}: expected one of {', '.join(ERASE_FILLS)}")
+
+  @property
+  def _warps(self) -> bool:
+    return (self.rotation, self.scale, self.crop) != ((0, 0), (1, 1), (1, 1))
+
+  @property
+  def _tones(self) -> bool:
+    return self.gamma != (1, 1) or max(self.contrast, self.brightness, self.noise) > 0
 
   def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns one image, [H, W, C] in any dtype, changed as the key says."""
+    """Returns one image, [H, W, C], 0 to 255, changed as the key says.
+
+    Flip and shift move pixels and keep any dtype; where anything else is asked for, the result is float32, 0 to 255.
+    """
     flip_key, shift_key = jax.random.split(key)
     if self.flip:
       image = jnp.where(jax.random.bernoulli(flip_key, self.flip), image[:, ::-1], image)
     if self.shift:
       image = shifted(image, jax.random.randint(shift_key, (2,), -self.shift, self.shift + 1), self.shift)
+    if not (self._warps or self._tones or self.erase):
+      return image
+    if self._warps:
+      image = self._warp(image, key)
+    if self._tones:
+      image = self._tone(image, key)
+    image = jnp.clip(image.astype(jnp.float32), 0, 255)
+    return self._erase(image, key) if self.erase else image
+
+  def _sometimes(self, key: jax.Array, chance: str, bounds: tuple[float, ...], neutral: float) -> jax.Array:
+    """Draws a number within bounds; neutral as often as `probability` says that nothing happens."""
+    low, high = bounds
+    if low == high == neutral:
+      return jnp.float32(neutral)
+    done_key, value_key = jax.random.split(_chance(key, chance))
+    value = jax.random.uniform(value_key, minval=low, maxval=high)
+    return jnp.where(jax.random.bernoulli(done_key, self.probability), value, neutral)
+
+  def _warp(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    low, high = self.rotation
+    sign_and_size = self._sometimes(key, "rotation", (-1.0, 1.0), 0.0) if high else jnp.float32(0)
+    degrees = jnp.sign(sign_and_size) * (low + jnp.abs(sign_and_size) * (high - low))
+    zoom = jnp.exp(self._sometimes(key, "scale", _logarithm(self.scale), 0.0))
+    share = self._sometimes(key, "crop", self.crop, 1.0)
+    place = jax.random.uniform(_chance(key, "crop place"), (2,), minval=-1.0, maxval=1.0)
+    return warped(image, degrees, zoom, share, place)
+
+  def _tone(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    if self.gamma != (1, 1):
+      image = gamma_corrected(image, jnp.exp(self._sometimes(key, "gamma", _logarithm(self.gamma), 0.0)))
+    if self.contrast:
+      image = contrasted(image, self._sometimes(key, "contrast", (-self.contrast, self.contrast), 0.0))
+    if self.brightness:
+      image = brightened(image, self._sometimes(key, "brightness", (-self.brightness, self.brightness), 0.0))
+    if self.noise:
+      variance = self._sometimes(key, "noise", (self.noise, self.noise), 0.0)
+      image = noised(image, variance, _chance(key, "noise pixels"))
     return image
 
-
-def shifted(image: jax.Array, offset: jax.Array, largest: int) -> jax.Array:
-  """Moves an image [H, W, C] by offset = (down, right) pixels, each within +-largest; the border repeats."""
-  padded = jnp.pad(image, ((largest, largest), (largest, largest), (0, 0)), mode="edge")
-  start = largest - offset
-  return jax.lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
+  def _erase(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    done = jax.random.bernoulli(_chance(key, "erase"), self.erase)
+    area = jax.random.uniform(_chance(key, "erase area"), minval=self.erase_area[0], maxval=self.erase_area[1])
+    low, high = _logarithm(self.erase_aspect)
+    aspect = jnp.exp(jax.random.uniform(_chance(key, "erase aspect"), minval=low, maxval=high))
+    place = jax.random.uniform(_chance(key, "erase place"), (2,))
+    if self.erase_fill == "mean":
+      fill = jnp.broadcast_to(image.mean(axis=(0, 1), keepdims=True), image.shape)
+    else:
+      fill = jax.random.uniform(_chance(key, "erase pixels"), image.shape, maxval=255.0)
+    return jnp.where(done, erased(image, area, aspect, place, fill), image)
 
 
 def standardize(image: jax.Array) -> jax.Array:
@@ -54,3 +159,21 @@ def standardize(image: jax.Array) -> jax.Array:
   mean = image.mean(axis=(1, 2, 3), keepdims=True)
   deviation = image.std(axis=(1, 2, 3), keepdims=True)
   return (image - mean) / jnp.maximum(deviation, 1.0)  # one grey level: below it a picture is noise
+
+
+def _chance(key: jax.Array, name: str) -> jax.Array:
+  return jax.random.fold_in(key, 2 + _CHANCES.index(name))
+
+
+def _logarithm(bounds: tuple[float, ...]) -> tuple[float, ...]:
+  return tuple(math.log(bound) for bound in bounds)
+
+
+def _check(name: str, value: float, smallest: float, largest: float, expected: str) -> None:
+  if not smallest <= value <= largest:
+    raise ValueError(f"augmentation.{name}={value}: expected {expected}")
+
+
+def _check_range(name: str, bounds: tuple[float, ...], smallest: float, largest: float, expected: str) -> None:
+  if len(bounds) != 2 or not smallest <= bounds[0] <= bounds[1] <= largest:
+    raise ValueError(f"augmentation.{name}={bounds}: expected {expected}, the smaller first")
