@@ -1,11 +1,15 @@
-"""Back-propagation of the cross-entropy through all trainable layers at once."""
+"""Back-propagation of a loss of the logits through all trainable layers at once."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from fer_jax.losses import focal
 from fer_jax.losses.cross_entropy import cross_entropy
+from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.objective import (
   Examples,
@@ -16,26 +20,57 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
+LOSSES = ("cross_entropy", "focal", "focal_one_vs_rest", "focal_sigmoid")
+
 
 @dataclasses.dataclass(frozen=True)
 class Backprop:
-  """Cross-entropy by reverse-mode differentiation of the whole network.
+  """A loss of the logits by reverse-mode differentiation of the whole network.
+
+  The loss is the mean over the rows of the global batch, weighted or not: it is not divided by the sum of the weights.
 
   Attributes:
+    loss: "cross_entropy", "focal" (of the softmax, arXiv:1708.02002), "focal_one_vs_rest" (eq. 4 of the CA-ResNet
+      paper) or "focal_sigmoid" (the same of a sigmoid of each logit).
+    gamma: of the focal losses: how much less counts what is classified well; 0 leaves the cross-entropy.
+    alpha: of the last two: weight of the class that is right against those that are wrong, in [0, 1].
     label_smoothing: weight of the uniform distribution in the target.
+    class_weights: one number a class, or none. A row counts as its target says, sum_k target_k weight_k, whatever
+      the label smoothing; `losses.class_weights` makes them of the classes' counts.
   """
 
+  loss: str = "cross_entropy"
+  gamma: float = 2.0
+  alpha: float = 0.25
   label_smoothing: float = 0.0
+  class_weights: tuple[float, ...] = ()
+
+  def __post_init__(self) -> None:
+    check_choice("objective.loss", self.loss, LOSSES)
+    if not 0 <= self.gamma < math.inf:
+      raise ValueError(f"objective.gamma={self.gamma}: expected a number, 0 or more")
+    for field in ("alpha", "label_smoothing"):
+      if not 0 <= getattr(self, field) <= 1:
+        raise ValueError(f"objective.{field}={getattr(self, field)}: expected a number, 0 to 1")
+    if self.class_weights and not (
+      all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
+    ):
+      raise ValueError(f"objective.class_weights={self.class_weights}: expected numbers, 0 or more, not all of them 0")
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
-    """Returns the objective; layers that are not trainable are run as in evaluation."""
+    """Returns the objective; layers that are not trainable are run as in evaluation.
+
+    Raises:
+      ValueError: there are class weights, but not one for each class of the network.
+    """
+    self._check_classes(network)
 
     def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> Learned:
       rows = global_rows(batch.image.shape[0], axis_name)
 
       def loss_of(trained: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
         outputs, new_stats = network.apply({**params, **trained}, stats, batch.image, key=key, trainable=trainable)
-        losses = cross_entropy(outputs.logits, batch.target, self.label_smoothing)
+        losses = self._losses(outputs.logits, batch.target)
         return jnp.sum(losses) / rows, (count_correct(outputs.logits, batch.target), new_stats)
 
       trained = {name: params[name] for name in params if name in trainable}
@@ -44,3 +79,28 @@ class Backprop:
       return Learned(gradients, new_stats, {"loss": loss, "accuracy": correct / rows})
 
     return objective
+
+  def _check_classes(self, network: Network) -> None:
+    if not self.class_weights:
+      return
+    given, classes = len(self.class_weights), network.layers[network.classifier].num_classes
+    if given != classes:
+      raise ValueError(f"objective.class_weights: {given} of them, expected {classes} numbers, one a class, or none")
+
+  def _losses(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Returns each row's loss, float32 [b]."""
+    smoothed = optax.smooth_labels(target, self.label_smoothing) if self.label_smoothing else target
+    losses = self._unweighted(logits, smoothed)
+    if self.class_weights:
+      losses *= jnp.sum(target * jnp.asarray(self.class_weights, jnp.float32)[None], axis=-1)
+    return losses
+
+  def _unweighted(self, logits: jax.Array, target: jax.Array) -> jax.Array:
+    match self.loss:
+      case "focal":
+        return focal.softmax_focal(logits, target, self.gamma)
+      case "focal_one_vs_rest":
+        return focal.one_vs_rest_focal(logits, target, self.gamma, self.alpha)
+      case "focal_sigmoid":
+        return focal.sigmoid_focal(logits, target, self.gamma, self.alpha)
+    return cross_entropy(logits, target)

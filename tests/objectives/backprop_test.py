@@ -1,4 +1,6 @@
-"""Back-propagation: against plain differentiation, over devices, and with frozen layers."""
+"""Back-propagation: against plain differentiation, over devices, with frozen layers, and of other losses."""
+
+import dataclasses
 
 import chex
 import jax
@@ -6,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fer_jax.losses import focal
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.objectives.backprop import Backprop
 
@@ -24,11 +27,13 @@ def test_gradients_equal_plain_differentiation(network, variables, batch):
   chex.assert_trees_all_close(learned.gradients, gradients, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_several_devices_learn_what_one_does(network, variables, batch, on_devices, devices):
+@pytest.mark.parametrize(
+  ("devices", "settings"), [(2, Backprop()), (4, Backprop(loss="focal", class_weights=(1.0, 3.0, 0.5)))]
+)
+def test_several_devices_learn_what_one_does(network, variables, batch, on_devices, devices, settings):
   trainable = frozenset(network.layers)
-  one = Backprop().build(network, trainable, None)(*variables, batch, jax.random.key(3))
-  many = on_devices(Backprop(), devices, trainable)
+  one = settings.build(network, trainable, None)(*variables, batch, jax.random.key(3))
+  many = on_devices(settings, devices, trainable)
   chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(many.gradients, one.gradients, rtol=1e-3, atol=1e-5)
 
@@ -60,3 +65,82 @@ def test_label_smoothing_raises_the_loss_of_a_sure_network(network, variables, b
     for s in (0.0, 0.2)
   ]
   assert losses[0] < losses[1]
+
+
+@pytest.fixture(scope="module")
+def learn(network, variables):
+  """Returns a function of settings and a batch: what the classifier, which is small, learns of it."""
+
+  def learn(settings, batch):
+    objective = settings.build(network, frozenset({"classifier"}), None)
+    return objective(*variables, batch, jax.random.key(3))
+
+  return learn
+
+
+@pytest.fixture(scope="module")
+def logits(network, variables, batch):
+  return network.apply(*variables, batch.image, key=jax.random.key(3), trainable=frozenset({"classifier"}))[0].logits
+
+
+VOTES = jnp.asarray(np.random.default_rng(5).dirichlet(np.ones(3), 16), jnp.float32)
+
+
+@pytest.mark.parametrize(
+  ("settings", "loss"),
+  [
+    (Backprop(loss="focal", gamma=1.5), lambda z, t: focal.softmax_focal(z, t, 1.5)),
+    (
+      Backprop(loss="focal_one_vs_rest", gamma=1.5, alpha=0.7),
+      lambda z, t: focal.one_vs_rest_focal(z, t, 1.5, 0.7),
+    ),
+    (Backprop(loss="focal_sigmoid", gamma=1.5, alpha=0.7), lambda z, t: focal.sigmoid_focal(z, t, 1.5, 0.7)),
+  ],
+  ids=lambda value: getattr(value, "loss", ""),
+)
+def test_the_loss_is_the_one_named(learn, logits, batch, settings, loss):
+  batch = batch._replace(target=VOTES)
+  np.testing.assert_allclose(learn(settings, batch).metrics["loss"], loss(logits, VOTES).mean(), rtol=1e-5)
+  smoothed = dataclasses.replace(settings, label_smoothing=0.2)
+  expected = loss(logits, 0.8 * VOTES + 0.2 / 3).mean()
+  np.testing.assert_allclose(learn(smoothed, batch).metrics["loss"], expected, rtol=1e-5)
+
+
+class TestClassWeights:
+  def test_a_row_counts_as_its_target_says(self, learn, logits, batch):
+    weights = np.array([1.0, 3.0, 0.5])
+    settings = Backprop(label_smoothing=0.2, class_weights=tuple(weights))
+    expected = cross_entropy(logits, VOTES, 0.2) * (VOTES @ weights.astype(np.float32))
+    found = learn(settings, batch._replace(target=VOTES)).metrics["loss"]
+    np.testing.assert_allclose(found, expected.sum() / len(VOTES), rtol=1e-5)
+
+  def test_the_classes_apart_teach_what_they_do_together(self, learn, batch):
+    each = [learn(Backprop(class_weights=tuple(one)), batch).gradients for one in np.eye(3)]
+    together = learn(Backprop(class_weights=(1.0, 1.0, 1.0)), batch).gradients
+    chex.assert_trees_all_close(jax.tree.map(lambda *g: sum(g), *each), together, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_equal(together, learn(Backprop(), batch).gradients)
+
+  @pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0,) * 7])
+  def test_their_number_is_that_of_the_classes(self, network, weights):
+    wrong = rf"objective\.class_weights: {len(weights)} of them, expected 3 numbers, one a class, or none"
+    with pytest.raises(ValueError, match=wrong):
+      Backprop(class_weights=weights).build(network, frozenset(network.layers), None)
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"loss": "hinge"},
+    {"gamma": -1.0},
+    {"gamma": float("inf")},
+    {"alpha": 1.1},
+    {"alpha": float("nan")},
+    {"label_smoothing": -0.1},
+    {"class_weights": (1.0, -1.0)},
+    {"class_weights": (0.0, 0.0)},
+    {"class_weights": (1.0, float("inf"))},
+  ],
+)
+def test_settings_out_of_range(wrong):
+  with pytest.raises(ValueError, match=rf"objective\.{next(iter(wrong))}=.*: expected"):
+    Backprop(**wrong)
