@@ -11,6 +11,7 @@ from fer_jax.models.baselines.mini_xception import MiniXception
 from fer_jax.models.baselines.mobilenet_v3 import MobileNetV3
 from fer_jax.models.baselines.vgg import Vgg
 from fer_jax.models.bilinear import Bilinear
+from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
 from fer_jax.models.resnet import CifarResNet, ResNet
@@ -27,6 +28,7 @@ MODELS: dict[str, type[ModelSettings]] = {
   "hsic_dense": HsicDense,
   "resnet": ResNet,
   "cifar_resnet": CifarResNet,
+  "ca_resnet": CaResNet,
   "bilinear": Bilinear,
   "alexnet": AlexNet,
   "bn_inception": BnInception,
