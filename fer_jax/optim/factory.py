@@ -7,22 +7,32 @@ import jax
 import optax
 
 from fer_jax.optim.gradient_centralization import LOCATIONS, centralize_gradients
-from fer_jax.optim.schedules import SCHEDULES, scale_by_progress, with_warmup
+from fer_jax.optim.schedules import SCHEDULES, Schedule, scale_by_progress, stepwise, with_warmup
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 CENTRALIZATIONS = ("", *LOCATIONS)
+SCHEDULE_NAMES = (*SCHEDULES, "step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
   """An optax chain's hyper-parameters: clip, direction, weight decay, gradient centralization, learning rate.
 
+  Coupled, the weight decay comes second.
+
   Attributes:
-    name: "adam", "adamw" (both decay decoupled from the moments) or "sgd".
+    name: "adam", "adamw" (the same here: `coupled_decay` is what tells them apart elsewhere) or "sgd".
     learning_rate: peak of the schedule.
-    schedule: "constant", "cosine" or "linear", over a phase's progress.
+    schedule: of the learning rate over a phase's progress: "constant", "cosine", "linear", "one_cycle"; "step" lowers
+      it at fixed times, "plateau" when the validation split has stood still.
     warmup: share of the phase over which the learning rate rises from 0.
-    weight_decay: decoupled, of kernels (ndim > 1) alone.
+    decay_factor: of "step" and "plateau", what the learning rate is multiplied by.
+    decay_start: of "step", the share of the phase before its first interval.
+    decay_every: of "step", an interval's length, a share of the phase; the rate is lowered at the end of each.
+    decay_patience: of "plateau", evaluations in a row without a better result before the rate is lowered.
+    weight_decay: of kernels (ndim > 1) alone.
+    coupled_decay: add the decay to the gradient, so that it goes through the moments, as PyTorch's Adam and SGD do;
+      otherwise it is decoupled from them (arXiv:1711.05101). Through SGD's momentum it counts 1 / (1 - momentum) times.
     momentum: of SGD (Nesterov).
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
@@ -36,7 +46,12 @@ class Optimizer:
   learning_rate: float = 1e-3
   schedule: str = "cosine"
   warmup: float = 0.0
+  decay_factor: float = 0.1
+  decay_start: float = 0.0
+  decay_every: float = 0.25
+  decay_patience: int = 5
   weight_decay: float = 0.0
+  coupled_decay: bool = False
   momentum: float = 0.9
   b1: float = 0.9
   b2: float = 0.999
@@ -45,36 +60,63 @@ class Optimizer:
   centralize_conv_only: bool = False
 
   def __post_init__(self) -> None:
-    choices = {"name": OPTIMIZERS, "schedule": tuple(SCHEDULES), "centralize": CENTRALIZATIONS}
+    choices = {"name": OPTIMIZERS, "schedule": SCHEDULE_NAMES, "centralize": CENTRALIZATIONS}
     for field, allowed in choices.items():
       if getattr(self, field) not in allowed:
         named = ", ".join(choice or "empty" for choice in allowed)
         raise ValueError(f"optimizer.{field}={getattr(self, field)!r}: expected one of {named}")
     if not 0 <= self.warmup < 1:
       raise ValueError(f"optimizer.warmup={self.warmup}: expected a share of the phase, 0 <= warmup < 1")
+    if self.schedule == "one_cycle" and self.warmup:
+      raise ValueError(f"optimizer.warmup={self.warmup}: expected 0, for the schedule one_cycle has its own rise")
+    if not 0 < self.decay_factor <= 1:
+      raise ValueError(f"optimizer.decay_factor={self.decay_factor}: expected 0 < factor <= 1")
+    if not 0 <= self.decay_start < 1:
+      raise ValueError(f"optimizer.decay_start={self.decay_start}: expected a share of the phase, 0 <= start < 1")
+    if not 0 < self.decay_every <= 1:
+      raise ValueError(f"optimizer.decay_every={self.decay_every}: expected a share of the phase, 0 < every <= 1")
+    if self.decay_patience < 1:
+      raise ValueError(f"optimizer.decay_patience={self.decay_patience}: expected evaluations, 1 or more")
 
   def schedule_factor(self, progress: jax.Array) -> jax.Array:
-    """Returns the factor of the peak learning rate at `progress` in [0, 1]."""
-    return with_warmup(SCHEDULES[self.schedule], self.warmup)(progress)
+    """Returns the factor of the peak learning rate at `progress` in [0, 1]; a plateau's is not part of it."""
+    return with_warmup(self._schedule(), self.warmup)(progress)
+
+  def lower_rate(self, worse: int) -> float:
+    """Returns the factor of the learning rate after an evaluation: less than 1 where a plateau has lasted too long.
+
+    Args:
+      worse: evaluations in a row without a better result, this one included.
+    """
+    on_plateau = self.schedule == "plateau" and worse > 0 and worse % self.decay_patience == 0
+    return self.decay_factor if on_plateau else 1.0
 
   def build(self) -> optax.GradientTransformationExtraArgs:
-    """Returns the chain; its `update` takes the extra argument `progress` (see `scale_by_progress`)."""
+    """Returns the chain; its `update` takes the extra arguments `progress` and `rate` (see `scale_by_progress`)."""
     chain: list[Any] = []
     centralization = centralize_gradients(conv_only=self.centralize_conv_only)
     if self.clip_norm:
       chain.append(optax.clip_by_global_norm(self.clip_norm))
+    decay = optax.add_decayed_weights(self.weight_decay, mask=_kernels)
+    if self.weight_decay and self.coupled_decay:
+      chain.append(decay)
     if self.centralize == "gradient":
       chain.append(centralization)
     if self.name == "sgd":
       chain.append(optax.trace(decay=self.momentum, nesterov=True))
     else:
       chain.append(optax.scale_by_adam(b1=self.b1, b2=self.b2))
-    if self.weight_decay:
-      chain.append(optax.add_decayed_weights(self.weight_decay, mask=_kernels))
+    if self.weight_decay and not self.coupled_decay:
+      chain.append(decay)
     if self.centralize == "direction":
       chain.append(centralization)
     chain.append(scale_by_progress(self.learning_rate, self.schedule_factor))
     return optax.with_extra_args_support(optax.chain(*chain))
+
+  def _schedule(self) -> Schedule:
+    if self.schedule == "step":
+      return stepwise(self.decay_start, self.decay_every, self.decay_factor)
+    return SCHEDULES[self.schedule]
 
 
 def _kernels(params: Any) -> Any:

@@ -27,7 +27,45 @@ def linear(progress: jax.Array) -> jax.Array:
   return 1 - progress
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "linear": linear}
+def one_cycle(progress: jax.Array) -> jax.Array:
+  """Rises from 1/25 to 1 over the first 3/10, then falls to 1/250,000, each along half a cosine.
+
+  Smith & Topin 2017 (arXiv:1708.07120), with the shares and the ends that PyTorch and fastai have settled on. The
+  momentum is left alone.
+  """
+  rising = _half_cosine(1 / 25, 1.0, progress / 0.3)
+  return jnp.where(progress < 0.3, rising, _half_cosine(1.0, 1 / 250_000, (progress - 0.3) / 0.7))
+
+
+def stepwise(start: float, every: float, factor: float) -> Schedule:
+  """Returns a schedule that stays at 1, and from `start` on is multiplied by `factor` after each `every`.
+
+  Args:
+    start: share of the phase that is over when the first interval begins.
+    every: length of an interval, a share of the phase.
+    factor: of the learning rate.
+  """
+
+  def schedule(progress: jax.Array) -> jax.Array:
+    # An interval ends on a step, whose progress is a rounded quotient: a hair below it is the end all the same.
+    intervals = jnp.floor((progress - start) / every + 1e-4)
+    return factor ** jnp.maximum(intervals, 0.0)
+
+  return schedule
+
+
+def _half_cosine(begin: float, end: float, share: jax.Array) -> jax.Array:
+  return end + (begin - end) * cosine(jnp.clip(share, 0.0, 1.0))
+
+
+# "plateau" is constant here: the loop, which sees the validation split, tells the factor (see `scale_by_progress`).
+SCHEDULES: dict[str, Schedule] = {
+  "constant": constant,
+  "cosine": cosine,
+  "linear": linear,
+  "one_cycle": one_cycle,
+  "plateau": constant,
+}
 
 
 def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
@@ -47,7 +85,7 @@ def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.Gradien
 
   `update` takes the extra argument `progress`, a float32 scalar in [0, 1]: how much of the phase is behind.
   It is an argument and not a count kept in the state, so that a run planned in minutes and a run planned in
-  steps are one compiled program.
+  steps are one compiled program. It may take `rate` too, a further factor: what a plateau has made of it.
 
   Args:
     learning_rate: the peak.
@@ -57,9 +95,11 @@ def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.Gradien
     a stateless transformation.
   """
 
-  def update(updates: Any, state: Any, params: Any = None, *, progress: jax.Array, **extra: Any) -> Any:
+  def update(
+    updates: Any, state: Any, params: Any = None, *, progress: jax.Array, rate: jax.Array | float = 1.0, **extra: Any
+  ) -> Any:
     del params, extra
-    rate = -learning_rate * schedule(progress)
-    return jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates), state
+    scale = -learning_rate * schedule(progress) * rate
+    return jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -60,6 +60,16 @@ def trajectory(transform, **extra):
     pytest.param(Optimizer("adam", RATE, "constant"), optax.adam(RATE), id="adam"),
     pytest.param(Optimizer("adam", RATE, "cosine", b1=0.8, b2=0.9), optax.adam(cosine(), 0.8, 0.9), id="adam moments"),
     pytest.param(
+      Optimizer("adam", RATE, "cosine", weight_decay=0.1, coupled_decay=True),
+      optax.chain(optax.add_decayed_weights(0.1, mask=kernels), optax.adam(cosine())),
+      id="adam with coupled decay",
+    ),
+    pytest.param(
+      Optimizer("sgd", RATE, "constant", weight_decay=0.1, coupled_decay=True),
+      optax.chain(optax.add_decayed_weights(0.1, mask=kernels), optax.sgd(RATE, momentum=0.9, nesterov=True)),
+      id="sgd with coupled decay",
+    ),
+    pytest.param(
       Optimizer("adamw", RATE, "cosine", weight_decay=0.1),
       optax.adamw(cosine(), weight_decay=0.1, mask=kernels),
       id="adamw",
@@ -143,11 +153,35 @@ def test_schedule_factor_is_what_the_chain_uses():
     np.testing.assert_allclose(updates[0], -0.1 * optimizer.schedule_factor(jnp.float32(progress)), atol=1e-8)
 
 
+def test_the_rate_that_is_told_multiplies_the_schedule_s():
+  transform, gradient = Optimizer("sgd", 0.1, "plateau", momentum=0.0).build(), jnp.ones(1)
+  updates, _ = transform.update(gradient, transform.init(gradient), gradient, progress=jnp.float32(0.5), rate=0.25)
+  np.testing.assert_allclose(updates, [-0.025])
+
+
+def test_step_is_lowered_at_the_end_of_each_interval():
+  epochs, optimizer = 300, Optimizer(schedule="step", decay_factor=0.9, decay_start=50 / 300, decay_every=1 / 300)
+  found = [float(optimizer.schedule_factor(jnp.float32(epoch / epochs))) for epoch in range(epochs)]
+  np.testing.assert_allclose(found, [0.9 ** max(epoch - 50, 0) for epoch in range(epochs)], rtol=1e-4)
+
+
+def test_a_plateau_lowers_the_rate_once_each_time_the_patience_is_over():
+  optimizer = Optimizer(schedule="plateau", decay_factor=0.5, decay_patience=3)
+  assert [optimizer.lower_rate(worse) for worse in range(8)] == [1, 1, 1, 0.5, 1, 1, 0.5, 1]
+  assert Optimizer(schedule="cosine", decay_patience=3).lower_rate(3) == 1
+
+
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
     ({"name": "adamax"}, f"optimizer.name='adamax': expected one of {', '.join(OPTIMIZERS)}"),
-    ({"schedule": "step"}, "optimizer.schedule='step': expected one of constant, cosine, linear"),
+    ({"schedule": "steps"}, "optimizer.schedule='steps': expected one of constant, cosine, linear, one_cycle, plateau"),
+    ({"schedule": "one_cycle", "warmup": 0.1}, "optimizer.warmup=0.1: expected 0, for the schedule one_cycle"),
+    ({"decay_factor": 0.0}, "optimizer.decay_factor=0.0: expected 0 < factor <= 1"),
+    ({"decay_factor": 1.5}, "optimizer.decay_factor=1.5: expected 0 < factor <= 1"),
+    ({"decay_start": 1.0}, "optimizer.decay_start=1.0: expected a share of the phase"),
+    ({"decay_every": 0.0}, "optimizer.decay_every=0.0: expected a share of the phase"),
+    ({"decay_patience": 0}, "optimizer.decay_patience=0: expected evaluations, 1 or more"),
     ({"centralize": "both"}, "optimizer.centralize='both': expected one of empty, direction, gradient"),
     ({"warmup": 1.0}, "optimizer.warmup=1.0: expected a share of the phase"),
     ({"warmup": -0.1}, "optimizer.warmup=-0.1: expected a share of the phase"),
