@@ -33,7 +33,8 @@ class Clock:
     best_accuracy: the best validation accuracy, -1 before the first.
     best_step: the last step it was reached at, -1 before the first.
     worse: evaluations in this phase since it last improved.
-    phase_best: the best validation accuracy of this phase.
+    phase_best: the best of this phase by what it watches, the larger the better; None before the first.
+    rate: what plateaus of this phase have left of the learning rate.
   """
 
   phase: int = 0
@@ -44,7 +45,8 @@ class Clock:
   best_accuracy: float = _NOT_MEASURED
   best_step: int = -1
   worse: int = 0
-  phase_best: float = _NOT_MEASURED
+  phase_best: float | None = None
+  rate: float = 1.0
 
 
 class Checkpoints:
@@ -154,10 +156,11 @@ class Checkpoints:
     return restored.state
 
   def restore_variables(self, step: int) -> tuple[Any, Any]:
-    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays."""
+    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept."""
     self._manager.wait_until_finished()
     restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    return restored.state["params"], restored.state["stats"]
+    state = restored.state
+    return TrainState(**{**state, "average": state.get("average") or ()}).variables
 
   def _clock(self, step: int) -> Clock:
     return Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from fer_jax.data.augment import Augmentation
+from fer_jax.data.mixing import Mixing
+from fer_jax.data.views import PROTOCOLS
 from fer_jax.errors import UserError
 from fer_jax.models import MODELS, ModelSettings
 from fer_jax.objectives import OBJECTIVES, ObjectiveSettings
@@ -27,6 +29,7 @@ RESIDENCES = ("auto", "device", "host")
 DROPS = ("", "train_duplicates")
 FOLDS_BY = ("", "images", "groups", "subjects", "one_subject_out", "file")
 REPLICA_STRATEGIES = ("auto", "loop", "vmap")
+WATCHED = ("accuracy", "loss")
 _LARGEST_SEED = 2**31 - 1
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?)?\s*", re.IGNORECASE)
 
@@ -151,7 +154,10 @@ class PhaseSettings:
     optimizer: how gradients become updates.
     train: shell-style patterns of the layers that learn; the others stay bit for bit as they are.
     duration: of the phase; a share is one of the whole run.
-    patience: evaluations without a better validation accuracy before the phase ends early; 0 never.
+    patience: evaluations without a better result on the validation split before the phase ends early; 0 never.
+    watch: what a better result is: more "accuracy", or less "loss". The model is chosen by accuracy all the same.
+    average: decay a step of the moving average of parameters and statistics, which is evaluated and kept in the place
+      of the last ones, such as 0.999; 0 for none.
   """
 
   objective: ObjectiveSettings
@@ -159,6 +165,16 @@ class PhaseSettings:
   train: tuple[str, ...] = ("*",)
   duration: Duration = Duration(1.0, "share")
   patience: int = 0
+  watch: str = "accuracy"
+  average: float = 0.0
+
+  def __post_init__(self) -> None:
+    if self.watch not in WATCHED:
+      raise ValueError(f"watch={self.watch!r}: expected one of {', '.join(WATCHED)}")
+    if not 0 <= self.average < 1:
+      raise ValueError(f"average={self.average}: expected a decay, 0 <= average < 1")
+    if self.patience < 0:
+      raise ValueError(f"patience={self.patience}: expected evaluations, 0 for any number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,11 +215,15 @@ class Settings:
     model: which network.
     pretrained: weights to begin with.
     augmentation: of training images.
+    mixing: of training images with one another.
     schedule: the names of the phases, in order.
     phases: their settings, by name.
     duration: of the run.
     batch_size: rows of a global batch, over all devices.
     eval_batch_size: likewise, in evaluation.
+    views: of an image that are averaged in the end besides the one: "single" for no others, "flip" for its mirror image
+      too, "ten_crop" for centre and corners and their mirror images.
+    view_margin: of "ten_crop", pixels between the centre and a corner.
     evaluate_every: how often the validation split is read, and a checkpoint saved.
     checkpoint_every: how often a checkpoint is saved besides.
     log_every: how often metrics are written.
@@ -223,8 +243,11 @@ class Settings:
   replica_strategy: str = "auto"
   pretrained: PretrainedSettings = PretrainedSettings()
   augmentation: Augmentation = Augmentation()
+  mixing: Mixing = Mixing()
   batch_size: int = 128
   eval_batch_size: int = 256
+  views: str = "single"
+  view_margin: int = 3
   evaluate_every: Duration = Duration(1, "epochs")
   checkpoint_every: Duration = Duration(1, "epochs")
   log_every: Duration = Duration(10, "steps")
@@ -245,10 +268,16 @@ def parse(config: ConfigDict) -> Settings:
   unread = set(settings.phases) - set(settings.schedule)
   if unread:
     raise UserError(f"config.phases.{min(unread)}: config.schedule does not name it, so nothing would read it")
+  _check_values(settings)
+  return settings
+
+
+def _check_values(settings: Settings) -> None:
   choices = [
     ("precision", settings.precision, PRECISIONS),
     ("data.residence", settings.data.residence, RESIDENCES),
     ("data.drop", settings.data.drop, DROPS),
+    ("views", settings.views, tuple(PROTOCOLS)),
     ("replica_strategy", settings.replica_strategy, REPLICA_STRATEGIES),
   ]
   for key, value, allowed in choices:
@@ -257,13 +286,14 @@ def parse(config: ConfigDict) -> Settings:
   for key in ("batch_size", "eval_batch_size"):
     if getattr(settings, key) < 1:
       raise UserError(f"config.{key}={getattr(settings, key)}: expected 1 or more")
+  if settings.view_margin < 0:
+    raise UserError(f"config.view_margin={settings.view_margin}: expected pixels, 0 or more")
   if settings.replicas < 0 or (settings.replicas == 0 and not settings.folds.by):
     raise UserError(f"config.replicas={settings.replicas}: expected 1 or more, or 0 for all folds of config.folds.by")
   if not 0 <= settings.seed <= _LARGEST_SEED - max(settings.replicas, 1):
     raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, with the replicas after it")
   if not 0 <= settings.budget_minutes < math.inf:
     raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
-  return settings
 
 
 def complete(config: ConfigDict) -> ConfigDict:

@@ -68,6 +68,21 @@ def _add_up(results: Sequence[tuple[Any, np.ndarray]]) -> Evaluation:
   return Evaluation(loss / len(probability), confusion, probability)
 
 
+def averaged(views: Sequence[Evaluation], target: np.ndarray) -> Evaluation:
+  """Evaluates the mean of several probabilities of the same rows: views of an image, or several networks.
+
+  Args:
+    views: of the same split.
+    target: float [N, K], the rows' distributions over the classes.
+  """
+  probability = np.stack([each.probability for each in views]).mean(axis=0, dtype=np.float64)
+  label, predicted = target.argmax(axis=1), probability.argmax(axis=1)
+  confusion = np.zeros((target.shape[1],) * 2, np.int64)
+  np.add.at(confusion, (label, predicted), 1)
+  loss = -np.mean(np.sum(target * np.log(np.maximum(probability, np.finfo(np.float32).tiny)), axis=1))
+  return Evaluation(float(loss), confusion, np.asarray(probability, np.float32))
+
+
 def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[str, Any]]:
   """Returns precision, recall and F1 of each class as `sklearn.metrics` defines them; 0 where undefined."""
   rows = []

@@ -1,5 +1,6 @@
 """Trainings that take their steps together, from the first to the last: most often one, or several folds or seeds."""
 
+import dataclasses
 import functools
 import math
 import signal
@@ -9,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 from fer_jax.checkpoint import Checkpoints, Clock, newest_common
 from fer_jax.data import pipeline
+from fer_jax.data.views import PROTOCOLS
 from fer_jax.errors import Failure
 from fer_jax.evaluate import Evaluation
 from fer_jax.interruption import Interrupted, Signals
@@ -19,7 +22,7 @@ from fer_jax.phases import Phase
 from fer_jax.replicas import Replica
 from fer_jax.rig import Rig
 from fer_jax.run_log import Console, RunLog, Stopwatch
-from fer_jax.step import TrainState
+from fer_jax.step import Moment, TrainState
 from fer_jax.workdir import Workdir
 
 
@@ -45,6 +48,19 @@ class Member:
   def label(self) -> str:
     """How messages speak of it: nothing where it is the whole run."""
     return f"{self.replica.name.replace('_', ' ')}: " if self.replica.name else ""
+
+
+@dataclasses.dataclass
+class Tested:
+  """What one training's best parameters did in the end.
+
+  Attributes:
+    views: of the splits "validation" and "test", an evaluation of every view in turn, the image itself first.
+    notes: on how it was done.
+  """
+
+  views: dict[str, list[Evaluation]] = dataclasses.field(default_factory=dict)
+  notes: list[str] = dataclasses.field(default_factory=list)
 
 
 class Lockstep:
@@ -79,33 +95,41 @@ class Lockstep:
       self._next_phase()
       self._save(self.members, accuracies)
 
-  def test(self) -> list[tuple[Evaluation, list[str]]]:
-    """Reads the test splits, once, with the parameters that did best on validation.
+  def test(self) -> list[Tested]:
+    """Reads the test splits, once, with the parameters that did best on validation; returns what each training found.
 
-    Returns:
-      for each training what it found, and notes on how.
+    Validation is read with the same parameters, for whoever has to choose: a way to average views, an ensemble.
     """
+    tested = [Tested() for _ in self.members]
+    placed = self.placement.place(self._best_variables(tested))
+    for split in ("validation", "test"):
+      for view in range(PROTOCOLS[self.settings.views]):
+        for of, evaluation in zip(tested, self._evaluate(split, placed, view), strict=True):
+          of.views.setdefault(split, []).append(evaluation)
+    for member, of in zip(self.members, tested, strict=True):
+      test = of.views["test"][0]
+      member.log.evaluation("test", member.clock.best_step, self.phases[-1].name, test.accuracy, test.loss)
+    best = max(member.clock.best_step for member in self.members)
+    self._say_evaluation("test", best, [of.views["test"][0] for of in tested])
+    return tested
+
+  def _best_variables(self, tested: Sequence[Tested]) -> list[Any]:
+    """Returns (params, stats) of each training's best step, noting where that cannot be had."""
     variables: list[Any] = []
-    notes: list[list[str]] = []
     states: list[TrainState] = []
-    for number, member in enumerate(self.members):
-      notes.append([])
+    for number, (member, of) in enumerate(zip(self.members, tested, strict=True)):
       try:
         if member.clock.best_step >= 0:
           variables.append(member.checkpoints.restore_variables(member.clock.best_step))
           continue
       except Exception as error:  # orbax names no common ancestor for what a damaged file raises
-        notes[-1].append(
+        of.notes.append(
           f"the best checkpoint, of step {member.clock.best_step}, cannot be read; the last step was tested"
         )
-        self._event(member, f"warning: {notes[-1][0]} ({type(error).__name__})")
+        self._event(member, f"warning: {of.notes[0]} ({type(error).__name__})")
       states = states or self._states()
-      variables.append((states[number].params, states[number].stats))
-    found = self._evaluate("test", self.placement.place(variables))
-    for member, evaluation in zip(self.members, found, strict=True):
-      member.log.evaluation("test", member.clock.best_step, self.phases[-1].name, evaluation.accuracy, evaluation.loss)
-    self._say_evaluation("test", max(member.clock.best_step for member in self.members), found)
-    return list(zip(found, notes, strict=True))
+      variables.append(states[number].variables)
+    return variables
 
   def _run_phase(self, phase: Phase) -> None:
     """Takes the steps of a phase."""
@@ -127,6 +151,9 @@ class Lockstep:
       logged = clock.phase_step % log_every == 0 or clock.phase_step == 1
       unlogged = (active, clock.phase_step, progress, metrics) if logged else None
       if clock.phase_step % evaluate_every == 0 and clock.phase_step < phase.steps:
+        if unlogged is not None:  # at the learning rate that it had: what is seen now may lower it
+          self._log(phase, *unlogged)
+          unlogged = None
         self._save(active, self._validate(phase, active))
         self._hold(phase, active)
       elif clock.phase_step % checkpoint_every == 0:
@@ -142,8 +169,11 @@ class Lockstep:
     """Takes a step of those that are active; the others are given rows to read, and nobody reads what comes of it."""
     batches = {member: next(member.iterator) for member in active}
     filled = [batches.get(member, batches[active[0]]) for member in self.members]
-    seeds = [member.replica.seed for member in self.members]
-    self.state, metrics = self.rig.step(phase, self.state, filled, progress, seeds)
+    moments = [
+      Moment(np.float32(progress), np.int32(member.replica.seed), np.float32(member.clock.rate))
+      for member in self.members
+    ]
+    self.state, metrics = self.rig.step(phase, self.state, filled, moments)
     for member in active:
       member.clock.step += 1
       member.clock.phase_step += 1
@@ -171,8 +201,9 @@ class Lockstep:
       return by_steps
     arrays = self.members[0].replica.arrays
     rows = [len(arrays.rows(split)) for split in ("validation", "test")]
-    # What comes after training: both splits once more, the files, the report.
-    reserve = 15 + 1.3 * (self._eval_seconds or 20) * sum(rows) / max(rows[0], 1)
+    # What comes after training: validation once more, both splits in all views, the files, the report.
+    evaluated = rows[0] + PROTOCOLS[self.settings.views] * sum(rows)
+    reserve = 15 + 1.3 * (self._eval_seconds or 20) * evaluated / max(rows[0], 1)
     planned = [each.steps for each in self.phases]
     share = sum(planned[: clock.phase + 1]) / sum(planned)
     end = max(self._budget - reserve, 0.5 * self._budget) * share
@@ -185,7 +216,7 @@ class Lockstep:
     if not any(self.rig.network.classifier in each.trainable for each in reached):
       return {}
     start = time.monotonic()
-    everyone = self._evaluate("validation", (self.state.params, self.state.stats))
+    everyone = self._evaluate("validation", self.state.variables)
     self._eval_seconds = time.monotonic() - start
     found = {member: each for member, each in zip(self.members, everyone, strict=True) if member in those}
     for member, evaluation in found.items():
@@ -194,16 +225,18 @@ class Lockstep:
       clock, accuracy = member.clock, evaluation.accuracy
       member.log.evaluation("validation", clock.step, phase.name, accuracy, evaluation.loss)
       member.log.forget_rate()
-      clock.worse = 0 if accuracy > clock.phase_best else clock.worse + 1
-      clock.phase_best = max(clock.phase_best, accuracy)
+      score = phase.score(accuracy, evaluation.loss)
+      better = clock.phase_best is None or score > clock.phase_best
+      clock.worse, clock.phase_best = (0, score) if better else (clock.worse + 1, clock.phase_best)
+      clock.rate *= phase.lower_rate(clock.worse)
       if accuracy >= clock.best_accuracy:  # of equals the later, as the checkpoints' policy keeps it
         clock.best_accuracy, clock.best_step = accuracy, clock.step
     self._say_evaluation("validation", max(member.clock.step for member in found), list(found.values()))
     return {member: evaluation.accuracy for member, evaluation in found.items()}
 
-  def _evaluate(self, split: str, variables: Any) -> list[Evaluation]:
+  def _evaluate(self, split: str, variables: Any, view: int = 0) -> list[Evaluation]:
     with self.watch.timing("evaluate"):
-      return self.rig.evaluate(variables, [member.replica for member in self.members], split)
+      return self.rig.evaluate(variables, [member.replica for member in self.members], split, view)
 
   def _log(
     self, phase: Phase, active: Sequence[Member], phase_step: int, progress: float, metrics: dict[str, jax.Array]
@@ -213,7 +246,7 @@ class Lockstep:
     batch = self.settings.batch_size
     for member in active:
       values = {name: float(value) for name, value in self._part(fetched, member).items()}
-      values["learning_rate"] = phase.learning_rate(progress)
+      values["learning_rate"] = phase.learning_rate(progress) * member.clock.rate
       step = member.clock.step - member.clock.phase_step + phase_step
       member.log.train(step, step * batch / self.rig.epoch_rows, phase.name, values, batch_size=batch)
     mean = {
@@ -266,11 +299,11 @@ class Lockstep:
     for member in self.members:
       clock = member.clock
       clock.phase, clock.phase_step, clock.phase_seconds = clock.phase + 1, 0, self.watch.seconds
-      clock.worse, clock.phase_best, member.held = 0, Clock().phase_best, None
+      clock.worse, clock.phase_best, clock.rate, member.held = 0, None, 1.0, None
     if (number := self.members[0].clock.phase) < len(self.phases):
       begin = self.phases[number].begin
       self.state = self.placement.place(
-        [begin(member.clock.step, s.params, s.stats) for member, s in zip(self.members, states, strict=True)]
+        [begin(member.clock.step, *state.variables) for member, state in zip(self.members, states, strict=True)]
       )
 
   def _save(self, those: Sequence[Member], accuracies: dict[Member, float]) -> None:

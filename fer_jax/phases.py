@@ -23,24 +23,35 @@ class Phase:
     name: as in the config.
     trainable: the layers that learn.
     optimizer: over their parameters alone.
-    learning_rate: progress in [0, 1] -> learning rate, for the log.
+    learning_rate: progress in [0, 1] -> learning rate, for the log; what plateaus make of it comes on top.
+    lower_rate: evaluations without improvement -> what the learning rate is multiplied by.
     step: compiled (state, resident, batch, moment) -> (state, metrics).
     steps: planned; a time budget may end the phase before.
     patience: evaluations without improvement before it ends early; 0 never.
+    watch: what improvement is measured by, the validation split's "accuracy" or "loss".
+    averages: whether moving averages are kept of what is learned.
   """
 
   name: str
   trainable: frozenset[str]
   optimizer: optax.GradientTransformationExtraArgs
   learning_rate: Callable[[float], float]
+  lower_rate: Callable[[int], float]
   step: Callable[..., Any]
   steps: int
   patience: int
+  watch: str
+  averages: bool
 
   def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
     """Returns the state at the phase's start: the parameters so far, a fresh optimiser."""
     trained = {name: params[name] for name in params if name in self.trainable}
-    return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained))
+    average = (trained, {name: stats[name] for name in trained}) if self.averages else ()
+    return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained), average)
+
+  def score(self, accuracy: float, loss: float) -> float:
+    """Returns what improvement is measured by; the larger, the better."""
+    return accuracy if self.watch == "accuracy" else -loss
 
 
 def plan(settings: Settings, network: Network, placement: Placement, rows: int) -> tuple[Phase, ...]:
@@ -51,24 +62,40 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
     network: that will learn.
     placement: that the steps are compiled for.
     rows: of an epoch, for durations.
+
+  Raises:
+    UserError: a phase's layers or its objective do not fit the network.
   """
   whole = settings.duration.steps(1, rows, settings.batch_size)
   phases = []
   for name in settings.schedule:
     phase = settings.phases[name]
     trainable = _matching(network, phase.train, f"config.phases.{name}.train")
-    objective = phase.objective.build(network, trainable, placement.axis_name)
+    try:
+      objective = phase.objective.build(network, trainable, placement.axis_name)
+    except ValueError as error:
+      raise UserError(f"config.phases.{name}.objective: {error}") from None
     optimizer = phase.optimizer.build()
-    step = make_train_step(objective, optimizer, settings.augmentation, placement.axis_name)
+    step = make_train_step(
+      objective,
+      optimizer,
+      settings.augmentation,
+      placement.axis_name,
+      mixing=settings.mixing,
+      average=phase.average,
+    )
     phases.append(
       Phase(
         name=name,
         trainable=trainable,
         optimizer=optimizer,
         learning_rate=_learning_rate(phase.optimizer),
+        lower_rate=phase.optimizer.lower_rate,
         step=placement.compile_train(step),
         steps=phase.duration.steps(whole, rows, settings.batch_size),
         patience=phase.patience,
+        watch=phase.watch,
+        averages=bool(phase.average),
       )
     )
   return tuple(phases)

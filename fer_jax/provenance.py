@@ -52,6 +52,16 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def process_seconds() -> float | None:
+  """Returns the seconds since this process was started, the imports included; None where the system does not say."""
+  try:  # Linux: clock ticks and seconds since the machine was started
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+  except OSError:
+    return None
+  return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
   """Returns the processor's name and the cores that this process may use."""
   name = platform.processor() or platform.machine()

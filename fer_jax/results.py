@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.data import audit
-from fer_jax.data.augment import Augmentation
-from fer_jax.evaluate import Evaluation, per_class, worst_mistakes
+from fer_jax import provenance
+from fer_jax.config import Settings
+from fer_jax.data import audit, pipeline
+from fer_jax.data.arrays import Arrays
+from fer_jax.data.mixing import partners
+from fer_jax.data.views import PROTOCOLS
+from fer_jax.evaluate import Evaluation, averaged, per_class, worst_mistakes
 from fer_jax.intervals import student_interval
-from fer_jax.lockstep import Lockstep, Member
+from fer_jax.lockstep import Lockstep, Member, Tested
 from fer_jax.workdir import Workdir
 
 Result = dict[str, Any]
@@ -23,9 +27,27 @@ _WORST = 48  # mistakes kept for the report's gallery
 _SAMPLES = 24  # augmented training images kept for the report
 
 
-def of_training(run: Lockstep, number: int, test: Evaluation, notes: Sequence[str]) -> Result:
+# What a training's best parameters did: {split: {protocol of `data.views`: evaluation}}; "single" is always there.
+Answers = Mapping[str, Mapping[str, Evaluation]]
+
+
+def answers(member: Member, tested: Tested) -> Answers:
+  """Averages the views that were evaluated, by each protocol that they are enough for."""
+  target = pipeline.targets(member.replica.arrays)
+  return {
+    split: {
+      protocol: views[0] if count == 1 else averaged(views[:count], target[member.replica.arrays.rows(split)])
+      for protocol, count in PROTOCOLS.items()
+      if count <= len(views)
+    }
+    for split, views in tested.views.items()
+  }
+
+
+def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]) -> Result:
   """Returns what one training has found, as result.json holds it, but for where it was run."""
   member, rig = run.members[number], run.rig
+  test = found["test"]["single"]
   replica, clock = member.replica, member.clock
   together = len(run.members)
   seconds_a_step = member.log.seconds_a_step and member.log.seconds_a_step / together
@@ -38,12 +60,14 @@ def of_training(run: Lockstep, number: int, test: Evaluation, notes: Sequence[st
     "class_names": list(replica.arrays.class_names),
     "per_class": per_class(test.confusion, replica.arrays.class_names),
     "deduplicated": _deduplicated(member, test, rig.picture),
+    "views": _views(member, found, rig.picture),
     "validation": {"accuracy": clock.best_accuracy, "step": clock.best_step},
     "seconds": run.watch.seconds,
     "time": run.watch.times,
     "together": together,
     "stopped": member.stopped,
     "steps": clock.step,
+    "process_seconds": provenance.process_seconds(),
     "parameters": parameters,
     "peak_memory_bytes": run.placement.peak_memory() or _peak_resident_bytes(),
     "dataset": rig.settings.data.name,
@@ -56,14 +80,16 @@ def of_training(run: Lockstep, number: int, test: Evaluation, notes: Sequence[st
   }
 
 
-def write_predictions(member: Member, test: Evaluation, augmentation: Augmentation) -> None:
-  """Writes a training's predictions.npz: its test rows, their probabilities, the worst mistakes, samples."""
+def write_predictions(member: Member, found: Answers, settings: Settings, picture: np.ndarray) -> None:
+  """Writes a training's predictions.npz: its test rows, their probabilities, the worst mistakes, samples.
+
+  What `apps.ensemble` reads is there too: the probabilities on validation, and of averaged views.
+  """
   arrays = member.replica.arrays
-  rows = arrays.rows("test")
+  rows, validation = arrays.rows("test"), arrays.rows("validation")
   label = np.asarray(arrays.label)[rows]
+  test = found["test"]["single"]
   worst = worst_mistakes(test.probability, label, _WORST)
-  image = jnp.asarray(arrays.image[arrays.rows("train")[:_SAMPLES]])
-  keys = jax.random.split(jax.random.key(member.replica.seed), len(image))
   member.folder.write_arrays(
     "predictions.npz",
     index=rows,
@@ -71,8 +97,26 @@ def write_predictions(member: Member, test: Evaluation, augmentation: Augmentati
     probability=test.probability,
     worst=worst,
     worst_image=np.asarray(arrays.image)[rows[worst]],
-    sample_image=np.asarray(jax.vmap(augmentation)(image, keys)),
+    sample_image=_samples(arrays, settings, member.replica.seed),
+    seen=audit.seen_in_training(arrays, picture=picture),
+    validation_index=validation,
+    validation_label=np.asarray(arrays.label)[validation],
+    **{f"{split}_{protocol}": each.probability for split, of in found.items() for protocol, each in of.items()},
   )
+
+
+def _samples(arrays: Arrays, settings: Settings, seed: int) -> np.ndarray:
+  """Returns training images as they are shown to the network, but for their standardisation, uint8 [S, H, W, C]."""
+  rows = arrays.rows("train")[:_SAMPLES]
+  image, target = jnp.asarray(arrays.image[rows]), jnp.asarray(pipeline.targets(arrays)[rows])
+  augment_key, mix_key, partner_key = jax.random.split(jax.random.key(seed), 3)
+  shown = jax.jit(jax.vmap(settings.augmentation))(image, jax.random.split(augment_key, len(rows)))
+  if settings.mixing.active:
+    shown = shown.astype(jnp.float32)
+    other = partners(len(rows), partner_key)
+    keys = jax.random.split(mix_key, len(rows))
+    shown, _ = jax.jit(jax.vmap(settings.mixing))(shown, target, shown[other], target[other], keys)
+  return np.asarray(jnp.round(shown)).astype(np.uint8)
 
 
 def together(names: Sequence[str], results: Sequence[Result]) -> Result:
@@ -98,6 +142,7 @@ def together(names: Sequence[str], results: Sequence[Result]) -> Result:
     "class_names": first["class_names"],
     "per_class": per_class(confusion, first["class_names"]),
     "deduplicated": _mean_deduplicated([result["deduplicated"] for result in results]),
+    "views": _mean_views([result["views"] for result in results]),
     "validation": {"accuracy": validation, "step": None},
     "steps": statistics.fmean(result["steps"] for result in results),
     "stopped": ", ".join(sorted({result["stopped"] for result in results})),
@@ -150,7 +195,7 @@ def _run(name: str, result: Mapping[str, Any]) -> Result:
     "validation_accuracy": result["validation"]["accuracy"],
     "best_step": result["validation"]["step"],
     "images": int(np.sum(result["confusion_matrix"])),
-    **{key: result[key] for key in ("accuracy", "loss", "steps", "stopped", "seconds", "deduplicated")},
+    **{key: result[key] for key in ("accuracy", "loss", "steps", "stopped", "seconds", "deduplicated", "views")},
   }
 
 
@@ -163,12 +208,43 @@ def _deduplicated(member: Member, test: Evaluation, picture: np.ndarray) -> Resu
   return {"accuracy": accuracy, "images": int(fresh.sum()), "seen": int((~fresh).sum())}
 
 
-def _mean_deduplicated(found: Sequence[Mapping[str, Any]]) -> Result:
-  known = [each["accuracy"] for each in found if each["accuracy"] is not None]
+def _views(member: Member, found: Answers, picture: np.ndarray) -> dict[str, Result]:
+  """Returns the accuracies by protocol, where there are several to compare."""
+  if len(found["test"]) == 1:
+    return {}
   return {
-    "accuracy": statistics.fmean(known) if known else None,
+    protocol: {
+      "validation": found["validation"][protocol].accuracy,
+      "test": test.accuracy,
+      "deduplicated": _deduplicated(member, test, picture)["accuracy"],
+      "loss": test.loss,
+    }
+    for protocol, test in found["test"].items()
+  }
+
+
+def _mean_views(found: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
+  """Returns the mean of each figure over trainings, and the standard deviation of the accuracy."""
+  return {
+    protocol: {
+      **{key: statistics.fmean(each[protocol][key] for each in found) for key in ("validation", "test", "loss")},
+      "deduplicated": _mean_or_none([each[protocol]["deduplicated"] for each in found]),
+      "std": statistics.stdev(each[protocol]["test"] for each in found),
+    }
+    for protocol in found[0]
+  }
+
+
+def _mean_deduplicated(found: Sequence[Mapping[str, Any]]) -> Result:
+  return {
+    "accuracy": _mean_or_none([each["accuracy"] for each in found]),
     **{key: sum(each[key] for each in found) for key in ("images", "seen")},
   }
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  return statistics.fmean(known) if known else None
 
 
 def _peak_resident_bytes() -> int:

@@ -42,7 +42,8 @@ class Rig:
     self.settings, self.beginning, self.placement, self.epoch_rows = settings, beginning, placement, epoch_rows
     self.network = beginning.network
     self.phases = plan(settings, self.network, placement, epoch_rows)
-    self.eval_step = placement.compile_eval(make_eval_step(self.network, placement.axis_name))
+    eval_step = make_eval_step(self.network, placement.axis_name, margin=settings.view_margin)
+    self.eval_step = placement.compile_eval(eval_step)
     self.host = _stays_on_host(settings, arrays)
     self._image = arrays.image
     self.resident = Resident()
@@ -62,20 +63,22 @@ class Rig:
     """Returns the trainings' state of step 0, placed."""
     return self.placement.place([self.phases[0].begin(0, *self.beginning.variables(each.seed)) for each in replicas])
 
-  def step(self, phase: Phase, state: Any, batches: Sequence[Any], progress: float, seeds: Sequence[int]) -> Any:
+  def step(self, phase: Phase, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> Any:
     """Takes a step of every training; returns the new state and the metrics."""
-    return phase.step(*self.arguments(state, batches, progress, seeds))
+    return phase.step(*self.arguments(state, batches, moments))
 
-  def arguments(self, state: Any, batches: Sequence[Any], progress: float, seeds: Sequence[int]) -> tuple[Any, ...]:
+  def arguments(self, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> tuple[Any, ...]:
     """Returns what a step is called with."""
-    moment = self.placement.stack([Moment(np.float32(progress), np.int32(seed)) for seed in seeds])
-    return state, self.resident, self.placement.deal(batches), moment
+    return state, self.resident, self.placement.deal(batches), self.placement.stack(moments)
 
-  def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str) -> list[Evaluation]:
-    """Evaluates every training on its own split; the variables are placed."""
+  def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str, view: int = 0) -> list[Evaluation]:
+    """Evaluates every training on its own split, in one of the views; the variables are placed."""
     size = self.settings.eval_batch_size
     most = max(math.ceil(len(each.arrays.rows(split)) / size) for each in replicas)
-    batches = [pipeline.evaluation_batches(each.arrays, split, size, host=self.host, batches=most) for each in replicas]
+    batches = [
+      pipeline.evaluation_batches(each.arrays, split, size, host=self.host, batches=most, view=view)
+      for each in replicas
+    ]
     return evaluate(self.eval_step, self.placement, variables, self.resident, batches)
 
 
@@ -88,21 +91,21 @@ class Trial:
   """
 
   def __init__(self, rig: Rig, replicas: Sequence[Replica]):
-    self._rig, self._seeds = rig, [each.seed for each in replicas]
+    self._rig, self._moments = rig, [Moment(np.float32(0), np.int32(each.seed)) for each in replicas]
     self._state = rig.begin(replicas)
     self._batches = [rig.batches(each)[0] for each in replicas]
 
   def memory(self) -> int:
     """Compiles the first phase's step; returns the bytes that it takes on a device, 0 where that is not known."""
     rig = self._rig
-    return rig.phases[0].step.prepare(*rig.arguments(self._state, self._batches, 0.0, self._seeds))  # type: ignore[attr-defined]
+    return rig.phases[0].step.prepare(*rig.arguments(self._state, self._batches, self._moments))  # type: ignore[attr-defined]
 
   def seconds(self) -> float:
     """Takes a few steps; returns the median seconds of one."""
     taken = []
     for _ in range(1 + _TRIAL_STEPS):
       start = time.monotonic()
-      self._state, _ = self._rig.step(self._rig.phases[0], self._state, self._batches, 0.0, self._seeds)
+      self._state, _ = self._rig.step(self._rig.phases[0], self._state, self._batches, self._moments)
       jax.block_until_ready(self._state)
       taken.append(time.monotonic() - start)
     return statistics.median(taken[1:])

@@ -171,9 +171,10 @@ class _Run:
       run = Lockstep(rig, members, watch, console, signals, budget)
       run.train()
       found = []
-      for number, (test, notes) in enumerate(run.test()):
-        results.write_predictions(members[number], test, self.settings.augmentation)
-        found.append(results.of_training(run, number, test, notes) | self.origin)
+      for number, (member, tested) in enumerate(zip(members, run.test(), strict=True)):
+        answers = results.answers(member, tested)
+        results.write_predictions(member, answers, self.settings, rig.picture)
+        found.append(results.of_training(run, number, answers, tested.notes) | self.origin)
       for member, result in zip(members, found, strict=True):
         member.folder.write_json("result.json", result)
     return found

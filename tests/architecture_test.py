@@ -23,7 +23,10 @@ FLOORS = {
   "fer_jax.faces": ("errors",),
   "fer_jax.data": ("errors", "faces"),
   # Models and objectives only by their signatures.
-  "fer_jax.step": ("data.batch", "data.augment", "losses", "models.network", "objectives.objective"),
+  "fer_jax.step": (
+    *("data.augment", "data.batch", "data.mixing", "data.views", "losses", "models.network"),
+    "objectives.objective",
+  ),
   "fer_jax.parallel": ("errors", "provenance"),
   "fer_jax.evaluate": ("data.batch", "parallel"),
   "fer_jax.checkpoint": ("errors", "step"),
@@ -31,7 +34,7 @@ FLOORS = {
   "fer_jax.provenance": (),
   "fer_jax.workdir": ("errors", "provenance"),
   "fer_jax.pretrained": ("errors", "checkpoint"),
-  "fer_jax.config": ("errors", "data.augment", "models", "objectives", "optim"),
+  "fer_jax.config": ("errors", "data.augment", "data.mixing", "data.views", "models", "objectives", "optim"),
   "fer_jax.command_line": ("errors", "config"),
   "fer_jax.phases": ("errors", "config", "models.network", "parallel", "step"),
   "fer_jax.interruption": (),
@@ -42,7 +45,7 @@ FLOORS = {
     *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "replicas", "rig", "run_log", "step"),
     *("workdir",),
   ),
-  "fer_jax.results": ("data", "evaluate", "intervals", "lockstep", "workdir"),
+  "fer_jax.results": ("config", "data", "evaluate", "intervals", "lockstep", "provenance", "workdir"),
   "fer_jax.train": (
     *("config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "phases", "provenance"),
     *("replicas", "results", "rig", "run_log", "workdir"),

@@ -7,7 +7,7 @@ import sklearn.metrics
 
 from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
-from fer_jax.evaluate import Evaluation, evaluate, per_class, worst_mistakes
+from fer_jax.evaluate import Evaluation, averaged, evaluate, per_class, worst_mistakes
 from fer_jax.models.network import Network
 from fer_jax.parallel import Devices
 from fer_jax.step import Resident, make_eval_step
@@ -133,3 +133,27 @@ class TestWorstMistakes:
 
   def test_none(self):
     assert worst_mistakes(np.eye(3), np.arange(3), 5).tolist() == []
+
+
+class TestAveraged:
+  def test_is_the_evaluation_of_the_mean_probability(self):
+    generator = np.random.default_rng(0)
+    probability = generator.dirichlet(np.ones(CLASSES), (4, ROWS)).astype(np.float32)
+    label = generator.integers(0, CLASSES, ROWS)
+    views = [Evaluation(0.0, np.zeros((CLASSES, CLASSES), np.int64), each) for each in probability]
+    found = averaged(views, np.eye(CLASSES)[label])
+    mean = probability.astype(float).mean(axis=0)
+    np.testing.assert_allclose(found.probability, mean, rtol=1e-6)
+    np.testing.assert_array_equal(
+      found.confusion, sklearn.metrics.confusion_matrix(label, mean.argmax(1), labels=range(CLASSES))
+    )
+    assert found.loss == pytest.approx(sklearn.metrics.log_loss(label, mean, labels=range(CLASSES)))
+
+  def test_one_view_is_what_it_was(self, expected, arrays):
+    found = averaged([expected], pipeline.targets(arrays)[arrays.rows("test")])
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    assert found.loss == pytest.approx(expected.loss)
+
+  def test_a_probability_of_zero_costs_much_and_not_everything(self):
+    of = Evaluation(0.0, np.zeros((2, 2), np.int64), np.array([[1.0, 0.0]], np.float32))
+    assert 80 < averaged([of], np.array([[0.0, 1.0]])).loss < 90

@@ -10,6 +10,7 @@ import pytest
 
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
+from fer_jax.data.mixing import Mixing
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
@@ -20,6 +21,8 @@ from fer_jax.step import Moment, Resident, TrainState, make_eval_step, make_trai
 SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
 ROWS, CLASSES, EXAMPLES = 16, 3, 40
 OPTIMIZER = Optimizer(name="sgd", learning_rate=0.1, schedule="constant")
+SHIFTED, UNMIXED = Augmentation(flip=0.5, shift=2), Mixing()
+ALL_OF_IT = Augmentation(shift=1, rotation=(0.0, 20.0), crop=(0.7, 1.0), gamma=(0.5, 2.0), noise=0.01, erase=0.5)
 
 
 def moment(progress=0.0, seed=0):
@@ -29,14 +32,15 @@ def moment(progress=0.0, seed=0):
 class Rig:
   """A run's pieces on a number of devices."""
 
-  def __init__(self, objective, devices, precision=jnp.float32):
+  def __init__(self, objective, devices, precision=jnp.float32, augmentation=SHIFTED, mixing=UNMIXED, average=0.0):
     self.devices = Devices(jax.devices()[:devices])
     axis = self.devices.axis_name
     self.network = SETTINGS.build(CLASSES, precision, axis)
     trainable = frozenset(self.network.layers)
     optimizer = OPTIMIZER.build()
-    augmentation = Augmentation(flip=0.5, shift=2)
-    step = make_train_step(objective.build(self.network, trainable, axis), optimizer, augmentation, axis)
+    step = make_train_step(
+      objective.build(self.network, trainable, axis), optimizer, augmentation, axis, mixing=mixing, average=average
+    )
     self.step = self.devices.compile_train(step)
     self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis))
     generator = np.random.default_rng(0)
@@ -44,7 +48,9 @@ class Rig:
     self.target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, EXAMPLES)]
     self.resident = self.devices.replicate(Resident(self.image, self.target))
     params, stats = jax.jit(self.network.init)(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
-    self.state = self.devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params)))
+    kept = (params, stats) if average else ()
+    state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params), kept)
+    self.state = self.devices.replicate(state)
 
   def batch(self, k=0):
     index = np.random.default_rng(k).permutation(EXAMPLES)[:ROWS].astype(np.int32)
@@ -79,6 +85,40 @@ def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(n
   # And there was an update to compare.
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.params, one.state.params)
   assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_images_are_augmented_and_mixed_alike_on_any_number_of_devices():
+  one, four = (
+    rig_of(Backprop(), devices, augmentation=ALL_OF_IT, mixing=Mixing(mixup=0.5, cutmix=1.0)) for devices in (1, 4)
+  )
+  (alone, _), (spread, _), (plain, _) = one.take(1), four.take(1), rig_of(Backprop(), 1).take(1)
+  chex.assert_trees_all_close(spread.params, alone.params, rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(spread.stats, alone.stats, rtol=1e-5, atol=1e-5)
+  differs = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), alone.params, plain.params)
+  assert max(jax.tree.leaves(differs)) > 1e-3
+
+
+def test_the_average_follows_what_is_learned():
+  decay, rig = 0.25, rig_of(Backprop(), 1, average=0.25)
+  state, expected = rig.state, (rig.state.params, rig.state.stats)
+  for k in range(3):
+    state, _ = rig.step(state, rig.resident, rig.batch(k), moment())
+    kept = min(decay, (2 + k) / (11 + k))
+    expected = jax.tree.map(lambda mean, new, d=kept: d * mean + (1 - d) * new, expected, (state.params, state.stats))
+    chex.assert_trees_all_close(state.average, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(state.variables, state.average)
+  plain, _ = rig_of(Backprop(), 1).take(3)
+  chex.assert_trees_all_close(state.params, plain.params, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_equal(plain.variables, (plain.params, plain.stats))
+
+
+def test_the_rate_scales_the_update():
+  rig = rig_of(Backprop(), 1)
+  full, half = (
+    rig.step(rig.state, rig.resident, rig.batch(), moment()._replace(rate=np.float32(r)))[0] for r in (1, 0.5)
+  )
+  moved = jax.tree.map(lambda a, b, at: (a - at) - 2 * (b - at), full.params, half.params, rig.state.params)
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved)) < 1e-5
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -122,6 +162,18 @@ def test_rows_on_the_host_and_rows_on_the_device_are_the_same_to_a_step():
   one = rig.step(rig.state, rig.resident, batch, moment())
   two = rig.step(rig.state, Resident(), carried, moment())
   chex.assert_trees_all_close(one, two, rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_view_is_evaluated_as_the_image_that_it_shows(devices):
+  rig = rig_of(Backprop(), devices)
+  variables, batch = rig.devices.replicate((rig.state.params, rig.state.stats)), rig.batch()
+  view = np.full(batch.mask.shape, 1, np.int32)
+  _, mirrored = rig.eval_step(variables, rig.resident, batch._replace(view=view))
+  flipped = rig.devices.replicate(Resident(rig.image[:, :, ::-1], rig.target))
+  _, expected = rig.eval_step(variables, flipped, batch)
+  np.testing.assert_allclose(mirrored, expected, rtol=1e-6)
+  assert np.abs(np.asarray(mirrored) - np.asarray(rig.eval_step(variables, rig.resident, batch)[1])).max() > 1e-5
 
 
 @pytest.mark.parametrize("devices", [1, 4])

@@ -11,9 +11,11 @@ class Batch(NamedTuple):
     mask: bool [b], False for rows that only fill up the last batch of an evaluation.
     image: uint8 [b, H, W, C]; None where the data lives on the device.
     target: float32 [b, K], a distribution over the classes; None where the data lives on the device.
+    view: int32 [b], numbers of views (see `fer_jax.data.views`) to be evaluated; None for the images as they are.
   """
 
   index: Any
   mask: Any
   image: Any = None
   target: Any = None
+  view: Any = None

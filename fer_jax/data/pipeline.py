@@ -94,7 +94,7 @@ def training_iterator(batches: ShuffledBatches) -> grain.DatasetIterator:
 
 
 def evaluation_batches(
-  arrays: Arrays, split: str, batch_size: int, *, host: bool = False, batches: int = 0
+  arrays: Arrays, split: str, batch_size: int, *, host: bool = False, batches: int = 0, view: int = 0
 ) -> Iterator[Batch]:
   """Yields every row of a split once, in order, in batches of one size; the last is filled up under its mask.
 
@@ -104,15 +104,18 @@ def evaluation_batches(
     batch_size: rows of a global batch.
     host: gather images and targets here; otherwise a batch is indices alone.
     batches: at least so many, the surplus ones all under their masks: trainings in lockstep evaluate alike.
+    view: number of the view that is asked for; 0 for the images as they are.
   """
   gather = Gather(arrays) if host else None
   rows = arrays.rows(split)
+  views = np.full(batch_size, view, np.int32) if view else None
   n = len(rows)
   for start in range(0, max(n, batches * batch_size) if n else 0, batch_size):
     position = np.arange(start, start + batch_size)
     mask = position < n
     index = rows[np.minimum(position, n - 1)].astype(np.int32)
-    yield gather(index, mask) if gather else Batch(index, mask)
+    batch = gather(index, mask) if gather else Batch(index, mask)
+    yield batch._replace(view=views)
 
 
 def targets(arrays: Arrays) -> np.ndarray:

@@ -25,7 +25,7 @@ class Predictions:
     probability: `[N, K]` float32.
     worst: `[M]` int64, positions into the N rows, the most confident wrong answer first.
     worst_image: `[M, H, W, C]` uint8.
-    sample_image: `[S, H, W, C]` uint8, augmented training images as the network sees them, or None.
+    sample_image: `[S, H, W, C]` uint8, training images as they are shown to the network, or None.
     replica: `[N]` int32, of a run of several trainings the number of each row's training, else None.
   """
 

@@ -1,0 +1,133 @@
+"""What a run's recipe does to it: moving averages, plateaus, mixed images, averaged views; resumed, too."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from fer_jax import lockstep
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.errors import UserError
+from fer_jax.interruption import Interrupted
+from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after, tiny_arrays
+
+PHASE = "phases.deepening."
+RECIPE = {
+  "augmentation.flip": 0.5,
+  "augmentation.rotation": (0.0, 10.0),
+  "augmentation.erase": 0.5,
+  "mixing.mixup": 0.5,
+  "mixing.cutmix": 1.0,
+  "views": "ten_crop",
+  "view_margin": 1,
+  "phases.bottleneck.average": 0.5,
+  "evaluate_every": "2 steps",
+  "log_every": "1 steps",
+  PHASE + "average": 0.8,
+  PHASE + "watch": "loss",
+  PHASE + "optimizer.schedule": "plateau",
+  PHASE + "optimizer.warmup": 0.0,
+  PHASE + "optimizer.decay_factor": 0.5,
+  PHASE + "optimizer.decay_patience": 1,
+  PHASE + "optimizer.learning_rate": 1e-9,  # nothing is learned: the loss only moves as the average does
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(arrays_lib, "load", tiny_arrays)
+    yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("recipe")
+  return folder, run(folder, config(**RECIPE))
+
+
+def test_every_protocol_s_accuracy_follows_from_its_probabilities(whole):
+  folder, result = whole
+  assert list(result["views"]) == ["single", "flip", "ten_crop"]
+  with np.load(folder / "predictions.npz") as saved:
+    for protocol, figures in result["views"].items():
+      for split, label in (("test", saved["label"]), ("validation", saved["validation_label"])):
+        probability = saved[f"{split}_{protocol}"]
+        np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+        assert figures[split] == pytest.approx(np.mean(probability.argmax(1) == label))
+      likelihood = saved[f"test_{protocol}"][np.arange(len(saved["label"])), saved["label"]]
+      assert figures["loss"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-5)
+    np.testing.assert_array_equal(saved["test_single"], saved["probability"])
+    assert np.abs(saved["test_flip"] - saved["test_single"]).max() > 1e-6
+    assert np.abs(saved["test_ten_crop"] - saved["test_flip"]).max() > 1e-6
+    assert not saved["seen"].any()
+  assert result["accuracy"] == result["views"]["single"]["test"]
+  assert result["validation"]["accuracy"] == result["views"]["single"]["validation"]
+
+
+def test_the_samples_are_pictures(whole):
+  with np.load(whole[0] / "predictions.npz") as saved:
+    assert saved["sample_image"].dtype == np.uint8
+    assert saved["sample_image"].std() > 10
+
+
+def test_a_plateau_lowers_the_learning_rate_that_is_logged(whole):
+  folder, _ = whole
+  losses = [row["loss"] for row in rows(folder, "eval") if row["phase"] == "deepening" and row["split"] == "validation"]
+  rates = [row["learning_rate"] for row in rows(folder, "train") if row["phase"] == "deepening"]
+  lowered = sum(loss >= min(losses[:i]) for i, loss in enumerate(losses[:-1]) if i)
+  assert rates[0] == pytest.approx(1e-9)
+  assert rates[-1] == pytest.approx(1e-9 * 0.5**lowered)
+
+
+def test_a_stopped_and_resumed_run_ends_bit_for_bit_the_same(whole, tmp_path, monkeypatch):
+  stop_after(monkeypatch, 17)
+  with pytest.raises(Interrupted):
+    run(tmp_path / "run", config(**RECIPE))
+  run(tmp_path / "run", config(**RECIPE))
+  assert_same(final_state(tmp_path / "run"), final_state(whole[0]))
+  results = [json.loads((folder / "result.json").read_text()) for folder in (whole[0], tmp_path / "run")]
+  assert results[0]["views"] == results[1]["views"]
+
+
+def test_what_a_phase_has_averaged_is_what_the_next_begins_with(tmp_path, monkeypatch):
+  states = []
+  take_over = lockstep.Lockstep._next_phase
+
+  def watched(self):
+    states.append(self._states()[0])
+    take_over(self)
+    states.append(self._states()[0])
+
+  monkeypatch.setattr(lockstep.Lockstep, "_next_phase", watched)
+  run(tmp_path / "run", config(**{"phases.bottleneck.average": 0.9}))
+  before, after = states[:2]
+  averaged = set(before.average[0])
+  assert averaged and averaged <= set(before.params)
+  assert_same((after.params, after.stats), before.variables)
+  moved = jax.tree.map(lambda was, now: float(np.abs(was - now).max()), before.params, after.params)
+  assert max(jax.tree.leaves(moved)) > 1e-4
+  assert after.average == ()
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"views": "five_crop"}, "config.views='five_crop': expected one of single, flip, ten_crop"),
+    ({"view_margin": -1}, "config.view_margin=-1: expected pixels, 0 or more"),
+    ({PHASE + "watch": "f1"}, "config.phases.deepening: watch='f1': expected one of accuracy, loss"),
+    ({PHASE + "average": 1.0}, "config.phases.deepening: average=1.0: expected a decay, 0 <= average < 1"),
+    ({PHASE + "patience": -1}, "config.phases.deepening: patience=-1: expected evaluations, 0 for any number"),
+    (
+      {PHASE + "objective.class_weights": (1.0, 2.0)},
+      "config.phases.deepening.objective: objective.class_weights: 2 of them, expected 3 numbers",
+    ),
+    ({"mixing.mixup": -1.0}, "config.mixing: mixing.mixup=-1.0: expected the parameter of a Beta"),
+  ],
+)
+def test_wrong_values_are_named(tmp_path, changes, message):
+  with pytest.raises(UserError) as raised:
+    run(tmp_path / "run", config(**changes))
+  assert str(raised.value).startswith(message)
+  assert not (tmp_path / "run").exists()
