@@ -37,6 +37,8 @@ class Baseline(NamedTuple):
 BASELINES = {
   "alexnet": Baseline({"name": "alexnet"}, {"hidden": 512}),
   "bn_inception": Baseline({"name": "bn_inception"}, {"stem": "imagenet"}),
+  "resnet18": Baseline({"name": "resnet", "depth": 18}, {"width": 16, "stem": "imagenet"}),
+  "resnet34": Baseline({"name": "resnet", "depth": 34}, {"width": 16, "stem": "imagenet"}),
   "resnet50": Baseline({"name": "resnet", "depth": 50}, {"width": 16}),
   "vgg19": Baseline({"name": "vgg", "depth": 19, "batch_norm": True}, {"width": 16, "hidden": 512}),
   "se_resnet18": Baseline({"name": "resnet", "depth": 18, "squeeze_excite": True}, {"width": 16}),

@@ -18,6 +18,7 @@ from fer_jax.step import Moment, Resident
 VARIANTS = [
   *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")),
   *(("obsr", v) for v in ("", "ck_plus", "demo", "small,pretrained", "votes")),
+  *(("ca_resnet", v) for v in ("", "best,small", "speedrun", "named,step", "demo", "small,plain,resnet34")),
   *(("resnet", v) for v in ("", "first4", "demo", "kind=plain,small,subjects,single")),
 ]
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
@@ -25,6 +26,7 @@ NARROW = {
   "hsic": {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4},
   "obsr": {"depth": 18, "width": 2},  # and of two blocks, below
   "resnet": {"depth": 8, "width": 2},
+  "ca_resnet": {"width": 2},
 }
 
 
