@@ -15,6 +15,7 @@ from fer_jax.layers.coordinate_attention import CoordinateAttention
 from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.readout import read_out
 from fer_jax.models.network import Apply, Network
+from fer_jax.models.stages import in_turn, stages_of
 
 SLOPE = 0.25  # below zero, before anything is learned: He et al. 2015 (arXiv:1502.01852)
 _PRELU = partial(nn.PReLU, negative_slope_init=SLOPE)
@@ -117,24 +118,15 @@ class CaResNet:
       "stem": ConvNormAct(self.width, activation=_PRELU(), **common),
       "attention": MixedAttention(self.reduction, dtype=dtype),
     }
-    for stage, names in enumerate(self._stages()):
-      for i, name in enumerate(names):
-        layers[name] = block(features=self.width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
-    layers["classifier"] = LinearClassifier(
-      num_classes, dropout=self.dropout, kernel_init=nn.initializers.he_normal(), dtype=dtype
-    )
-    return Network(layers, self._walk, (("stem", "attention"), *self._stages()), "classifier")
+    blocks, stages = stages_of("layer", self.blocks, self.width, block)
 
-  def _stages(self) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(f"layer{stage}_{i}" for i in range(count)) for stage, count in enumerate(self.blocks, start=1))
+    def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+      if self.halve:
+        image = nn.avg_pool(image, (2, 2), strides=(2, 2), padding="SAME", count_include_pad=False)
+      x = apply("attention", apply("stem", image))
+      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      features = read_out(in_turn(apply, stages, x))
+      return apply("classifier", features), features
 
-  def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if self.halve:
-      image = nn.avg_pool(image, (2, 2), strides=(2, 2), padding="SAME", count_include_pad=False)
-    x = apply("attention", apply("stem", image))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for names in self._stages():
-      for name in names:
-        x = apply(name, x)
-    features = read_out(x)
-    return apply("classifier", features), features
+    head = LinearClassifier(num_classes, dropout=self.dropout, kernel_init=nn.initializers.he_normal(), dtype=dtype)
+    return Network({**layers, **blocks, "classifier": head}, walk, (("stem", "attention"), *stages), "classifier")

@@ -1,7 +1,7 @@
 """Deep residual networks: He et al. 2016 (arXiv:1512.03385); gated, SENet: Hu et al. 2018 (arXiv:1709.01507)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from fer_jax.layers.readout import read_out
 from fer_jax.layers.residual_block import ResidualBlock
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
+from fer_jax.models.stages import in_turn, stages_of
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 BOTTLENECK_FROM = 50
@@ -86,14 +87,14 @@ class ResNet:
     )
     first = f"{prefix}stem"
     layers: dict[str, nn.Module] = {first: stem(kernel_size=7, stride=2) if self.stem == "imagenet" else stem()}
-    blocks, stages = _stages(f"{prefix}layer", STAGES[self.depth], self.width, block)
+    blocks, stages = stages_of(f"{prefix}layer", STAGES[self.depth], self.width, block)
     layers |= blocks
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = apply(first, image)
       if self.stem == "imagenet":
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-      return _in_turn(apply, stages, x)
+      return in_turn(apply, stages, x)
 
     return Extractor(layers, walk, ((first,), *stages))
 
@@ -134,10 +135,10 @@ class CifarResNet:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
     common: dict[str, Any] = {"kernel_init": MSRA, "dtype": dtype, "axis_name": axis_name}
     block = partial(ResidualBlock, shortcut=self.kind == "residual", **common)
-    blocks, modules = _stages("module", (self.depth // 6,) * MODULES, self.width, block)
+    blocks, modules = stages_of("module", (self.depth // 6,) * MODULES, self.width, block)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-      features = read_out(_in_turn(apply, modules, apply("stem", image)))
+      features = read_out(in_turn(apply, modules, apply("stem", image)))
       return apply("classifier", features), features
 
     layers = {
@@ -146,33 +147,3 @@ class CifarResNet:
       "classifier": LinearClassifier(num_classes, kernel_init=nn.initializers.zeros, dtype=dtype),
     }
     return Network(layers, walk, (("stem",), *modules), "classifier")
-
-
-def _stages(
-  prefix: str, counts: Sequence[int], width: int, block: Callable[..., nn.Module]
-) -> tuple[dict[str, nn.Module], tuple[tuple[str, ...], ...]]:
-  """Makes the blocks of all stages, each with twice the channels of the one before on a map of half the side.
-
-  Args:
-    prefix: of the layers' names, before the stage's number from 1 and the block's from 0.
-    counts: of blocks, by stage.
-    width: channels of the first stage.
-    block: (features, stride=...) -> a block.
-
-  Returns:
-    the blocks by name, and the names stage by stage.
-  """
-  names = tuple(tuple(f"{prefix}{stage}_{i}" for i in range(count)) for stage, count in enumerate(counts, start=1))
-  layers = {
-    name: block(width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
-    for stage, in_stage in enumerate(names)
-    for i, name in enumerate(in_stage)
-  }
-  return layers, names
-
-
-def _in_turn(apply: Apply, stages: Sequence[Sequence[str]], x: jax.Array) -> jax.Array:
-  for names in stages:
-    for name in names:
-      x = apply(name, x)
-  return x

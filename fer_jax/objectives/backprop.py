@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fer_jax.losses import focal
 from fer_jax.losses.cross_entropy import cross_entropy
@@ -17,6 +16,7 @@ from fer_jax.objectives.objective import (
   Objective,
   count_correct,
   global_rows,
+  smoothed,
   sum_over_devices,
 )
 
@@ -89,8 +89,7 @@ class Backprop:
 
   def _losses(self, logits: jax.Array, target: jax.Array) -> jax.Array:
     """Returns each row's loss, float32 [b]."""
-    smoothed = optax.smooth_labels(target, self.label_smoothing) if self.label_smoothing else target
-    losses = self._unweighted(logits, smoothed)
+    losses = self._unweighted(logits, smoothed(target, self.label_smoothing))
     if self.class_weights:
       losses *= jnp.sum(target * jnp.asarray(self.class_weights, jnp.float32)[None], axis=-1)
     return losses

@@ -27,6 +27,7 @@ from fer_jax.objectives.objective import (
   Objective,
   count_correct,
   global_rows,
+  smoothed,
   sum_over_devices,
 )
 
@@ -221,7 +222,7 @@ class _LocalWalk:
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       logits, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
-      losses = cross_entropy(logits, self.batch.target, self.loss.label_smoothing)
+      losses = cross_entropy(logits, smoothed(self.batch.target, self.loss.label_smoothing))
       return jnp.sum(losses) / rows, (logits, stats)
 
     (loss, (logits, self.new_stats[name])), self.gradients[name] = jax.value_and_grad(loss_of, has_aux=True)(

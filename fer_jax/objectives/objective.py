@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fer_jax.models.network import Tree
 
@@ -47,6 +48,11 @@ def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
 def global_rows(rows: int, axis_name: str | None) -> int:
   """Returns the batch size over all devices, given one device's."""
   return rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
+
+
+def smoothed(target: jax.Array, label_smoothing: float) -> jax.Array:
+  """Mixes the uniform distribution into targets [b, K], with that weight; the targets themselves for none."""
+  return optax.smooth_labels(target, label_smoothing) if label_smoothing else target
 
 
 def count_correct(logits: jax.Array, target: jax.Array) -> jax.Array:

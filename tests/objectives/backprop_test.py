@@ -110,7 +110,7 @@ class TestClassWeights:
   def test_a_row_counts_as_its_target_says(self, learn, logits, batch):
     weights = np.array([1.0, 3.0, 0.5])
     settings = Backprop(label_smoothing=0.2, class_weights=tuple(weights))
-    expected = cross_entropy(logits, VOTES, 0.2) * (VOTES @ weights.astype(np.float32))
+    expected = cross_entropy(logits, 0.8 * VOTES + 0.2 / 3) * (VOTES @ weights.astype(np.float32))
     found = learn(settings, batch._replace(target=VOTES)).metrics["loss"]
     np.testing.assert_allclose(found, expected.sum() / len(VOTES), rtol=1e-5)
 
