@@ -111,6 +111,17 @@ def test_what_a_phase_has_averaged_is_what_the_next_begins_with(tmp_path, monkey
   assert after.average == ()
 
 
+def test_several_trainings_have_the_means_of_their_figures(tmp_path):
+  changes = {"duration": "4 steps", "evaluate_every": "2 steps", "views": "flip", PHASE + "average": 0.5}
+  result = run(tmp_path / "run", config(replicas=2, replica_strategy="loop", **changes), devices=2)
+  for protocol in ("single", "flip"):
+    of_each = [each["views"][protocol] for each in result["runs"]]
+    for key in ("validation", "test", "deduplicated", "loss"):
+      assert result["views"][protocol][key] == pytest.approx(np.mean([figures[key] for figures in of_each]))
+    assert result["views"][protocol]["std"] == pytest.approx(np.std([f["test"] for f in of_each], ddof=1))
+  assert result["runs"][0]["loss"] != result["runs"][1]["loss"]
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [

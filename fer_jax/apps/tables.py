@@ -7,9 +7,9 @@ Usage:
 
 The pages are the README and, of the `docs/*.md` beside it, those that hold a marker. A table stands between
 `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
-`results/b.json`; `bench` has a table for each of these files that a benchmark wrote, `sweep` for each that
-`launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file that is named and
-absent shows as "not yet measured".
+`results/b.json`, and `views` one for each way to average views of an image in them; `bench` has a table for each of
+these files that a benchmark wrote, `sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of
+the kind are shown, by name; a file that is named and absent shows as "not yet measured".
 """
 
 import argparse
@@ -46,6 +46,10 @@ _ACCURACY = [
   "steps",
   "device",
   "commit",
+]
+_VIEWS = [
+  *("run", "views", "validation accuracy", "test accuracy", "without images seen in training", "seeds", "seconds"),
+  *("device", "commit"),
 ]
 _HEADINGS = {
   "images_per_second": "images/s",
@@ -142,6 +146,37 @@ def _accuracy_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
   return _markdown(_ACCURACY, [_accuracy_row(name, results.get(name)) for name in names], texts=(0, 1, 2, 6, 7))
 
 
+def _views_rows(name: str, result: Mapping[str, Any] | None) -> list[list[str]]:
+  """Returns a row for each way to average views of an image, those of several trainings with their deviation."""
+  if result is None:
+    return [[name, "", "", NOT_MEASURED, "", "", "", "", ""]]
+  if not result.get("views"):
+    raise UserError(f"results/{name}.json: expected the key views for a table of views; name another file")
+  seconds = result.get("process_seconds") or result.get("seconds")
+  rows = []
+  for protocol, figures in result["views"].items():
+    deviation = "" if figures.get("std") is None else f" ± {percent(figures['std'])}"
+    unseen = NOT_MEASURED if figures.get("deduplicated") is None else percent(figures["deduplicated"])
+    rows.append(
+      [
+        name,
+        protocol.replace("_", " "),
+        percent(figures["validation"]),
+        percent(figures["test"]) + deviation,
+        unseen,
+        count(len(result.get("seeds") or [])),
+        NOT_MEASURED if seconds is None else f"{seconds:,.0f}",
+        str(result.get("device") or "not stated"),
+        f"`{short_commit(result.get('commit'))}`",
+      ]
+    )
+  return rows
+
+
+def _views_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
+  return _markdown(_VIEWS, [row for name in names for row in _views_rows(name, results.get(name))], texts=(0, 1, 7, 8))
+
+
 def _bench_table(name: str, bench: Record | None) -> str:
   if bench is None:
     return f"**{name}**: {NOT_MEASURED}"
@@ -184,21 +219,24 @@ def _sweep_table(name: str, sweep: Record | None) -> str:
 
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
   given = re.fullmatch(r"\s*(?:rows=(\S+))?\s*", options)
-  tables = {"bench": _bench_table, "sweep": _sweep_table}
-  if kind not in ("accuracy", *tables) or given is None:
+  by_file = {"bench": _bench_table, "sweep": _sweep_table}
+  of_all = {"accuracy": _accuracy_table, "views": _views_table}
+  if kind not in (*of_all, *by_file) or given is None:
     raise UserError(
-      f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or bench or sweep in place of accuracy, found "
+      f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or views, bench or sweep in place of accuracy, found "
       f"`results:{kind}{options}`; correct the marker"
     )
   if given[1]:
     names = [name for name in given[1].split(",") if name]
   else:
-    names = [name for name, result in results.items() if _kind(result) == kind]
+    names = [
+      name for name, result in results.items() if kind == _kind(result) or (kind == "views" and result.get(kind))
+    ]
   if not names:
     return f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."
-  if kind == "accuracy":
-    return _accuracy_table(names, results)
-  return "\n\n".join(tables[kind](name, results.get(name)) for name in names)
+  if kind in of_all:
+    return of_all[kind](names, results)
+  return "\n\n".join(by_file[kind](name, results.get(name)) for name in names)
 
 
 def render(page: str, results: Mapping[str, Record], where: str = "README.md") -> str:

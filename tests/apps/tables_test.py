@@ -123,6 +123,29 @@ def test_text_outside_the_markers_stays_and_a_second_run_changes_nothing(project
   assert (project / "README.md").read_text() == once
 
 
+def test_a_table_of_views_has_a_row_for_each_way_to_average_them(project: Path) -> None:
+  views = {
+    "single": {"validation": 0.71, "test": 0.7, "deduplicated": 0.69, "loss": 0.9, "std": 0.01},
+    "ten_crop": {"validation": 0.72, "test": 0.715, "deduplicated": None, "loss": 0.8},
+  }
+  result = {**RESULT, "views": views, "seeds": [0, 1], "process_seconds": 61.4}
+  (project / "results" / "crops.json").write_text(json.dumps(result))
+  page = render("<!-- results:views rows=crops,other -->\n<!-- /results -->\n", load_results(project / "results"))
+  rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+  assert rows[0][:5] == ["run", "views", "validation accuracy", "test accuracy", "without images seen in training"]
+  assert rows[2][:7] == ["crops", "single", "71.00 %", "70.00 % ± 1.00 %", "69.00 %", "2", "61"]
+  assert rows[3][:5] == ["crops", "ten crop", "72.00 %", "71.50 %", "not yet measured"]
+  assert rows[4][3] == "not yet measured"
+  of_all = render("<!-- results:views -->\n<!-- /results -->\n", load_results(project / "results"))
+  assert of_all.count("| crops |") == 2 and "| small |" not in of_all
+
+
+def test_a_run_of_one_view_has_no_row_in_a_table_of_views(project: Path) -> None:
+  results = {"small": {**RESULT, "views": {}}}
+  with pytest.raises(UserError, match=r"results/small\.json: expected the key views"):
+    render("<!-- results:views rows=small -->\n<!-- /results -->\n", results)
+
+
 def test_check_tells_a_difference_in_one_line_and_writes_nothing(
   project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
