@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fer_jax import lockstep
+from fer_jax.apps.ensemble import write_ensemble
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import UserError
 from fer_jax.interruption import Interrupted
@@ -109,6 +110,13 @@ def test_what_a_phase_has_averaged_is_what_the_next_begins_with(tmp_path, monkey
   moved = jax.tree.map(lambda was, now: float(np.abs(was - now).max()), before.params, after.params)
   assert max(jax.tree.leaves(moved)) > 1e-4
   assert after.average == ()
+
+
+def test_an_ensemble_of_the_run_alone_is_the_run(whole, tmp_path):
+  folder, result = whole
+  record = write_ensemble([folder], tmp_path / "out.json", "ten_crop")
+  assert record["accuracy"] == result["views"]["ten_crop"]["test"]
+  assert record["views"] == {protocol: pytest.approx(figures) for protocol, figures in result["views"].items()}
 
 
 def test_several_trainings_have_the_means_of_their_figures(tmp_path):

@@ -16,6 +16,7 @@ from fer_jax.apps.report_page.quantities import accuracy_estimate, percent
 from fer_jax.apps.report_page.run_files import Run, mapping, read_run, write_text
 from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
 from fer_jax.apps.report_page.trainings import trainings
+from fer_jax.apps.report_page.views import views
 from fer_jax.errors import run
 
 
@@ -26,6 +27,7 @@ def _page(of: Run, beside: Sequence[tuple[str, Run]], whole: Run | None = None) 
     paper_table(of),
     beside_table(of, beside),
     trainings(of),
+    views(of),
     curves(of, beside),
     classes(of),
     mistakes(of),

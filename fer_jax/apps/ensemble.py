@@ -1,0 +1,345 @@
+"""Averages the probabilities of finished runs, of different configs too; nothing is trained or evaluated again.
+
+Usage:
+  python -m fer_jax.apps.ensemble --out=FILE.json [--views=single|flip|ten_crop] [--choose=N|best] RUN [RUN ...]
+
+A run of several trainings counts as all of them. What is to be chosen is chosen on the validation split; the test
+split is only reported.
+"""
+
+import argparse
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax import provenance
+from fer_jax.apps.report_page.quantities import count, percent
+from fer_jax.apps.report_page.run_files import Record, read_json, replica_folders, write_text
+from fer_jax.data.views import PROTOCOLS
+from fer_jax.errors import UserError, run
+from fer_jax.evaluate import Evaluation, averaged, per_class
+
+ALL, BEST = "all", "best"
+_ROUNDS = 50  # of the forward selection: weights as fine as 2 %
+_RESULT = ("class_names", "commit", "config", "dataset", "device", "parameters", "seconds", "seeds", "steps")
+# What averaged networks must share of predictions.npz, as a message says it.
+_SHARED = {
+  "index": "test images",
+  "label": "test labels",
+  "validation_index": "validation images",
+  "validation_label": "validation labels",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+  """A training that has ended, and what it answered; N test rows, M validation rows, K classes.
+
+  Attributes:
+    name: by which tables speak of it.
+    folder: of the training.
+    result: its result.json.
+    arrays: of its predictions.npz: `index`, `label`, `seen` `[N]`; `validation_index`, `validation_label` `[M]`; and by
+      protocol `test_<protocol>` `[N, K]`, `validation_<protocol>` `[M, K]`.
+  """
+
+  name: str
+  folder: Path
+  result: Record
+  arrays: Mapping[str, np.ndarray]
+
+  @property
+  def protocols(self) -> list[str]:
+    """The ways to average views of an image that it was evaluated in, by their number of views."""
+    return [each for each in PROTOCOLS if {f"test_{each}", f"validation_{each}"} <= self.arrays.keys()]
+
+
+def forward_selection(probabilities: Sequence[np.ndarray], label: np.ndarray, rounds: int = _ROUNDS) -> list[int]:
+  """Chooses networks one by one, whichever makes the mean better, with replacement.
+
+  Caruana et al. 2004, "Ensemble selection from libraries of models", ICML: the best of the nested ensembles is
+  returned. Better is a higher accuracy; of equals, a lower loss; of equals, the earlier.
+
+  Args:
+    probabilities: of each network, [M, K].
+    label: int [M].
+    rounds: how many are chosen before the best beginning of them is taken.
+
+  Returns:
+    positions in `probabilities`, some of them perhaps more than once.
+  """
+  taken: list[int] = []
+  merits: list[tuple[float, float]] = []
+  total = np.zeros(probabilities[0].shape)
+  for size in range(1, rounds + 1):
+    found = [_merit(_evaluated([(total + each) / size], label)) for each in probabilities]
+    merits.append(max(found))
+    taken.append(found.index(merits[-1]))
+    total += probabilities[taken[-1]]
+  return taken[: merits.index(max(merits)) + 1]
+
+
+def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, choose: str = ALL) -> Record:
+  """Averages finished runs and writes what they answer together as a run's result.json would say it.
+
+  Args:
+    runs: workdirs.
+    out: the file to write.
+    views: a protocol of `fer_jax.data.views`; None for the largest that all have.
+    choose: "all"; a number N for the N that do best on validation; "best" for a forward selection.
+
+  Returns:
+    what was written.
+
+  Raises:
+    UserError: a run is not finished, of an older version or given twice, the runs do not share dataset, classes and
+      rows, one lacks the views, there are fewer than are to be chosen, or the file cannot be written.
+  """
+  number = _number(choose)
+  networks, seconds = _read_runs(runs)
+  for folder in (*runs, *(network.folder for network in networks)):
+    if out.resolve() == (folder / "result.json").resolve():
+      raise UserError(f"--out={out}: expected a file of its own, but it is the result of a run; give another")
+  _check_shared(networks)
+  protocol = _protocol(networks, views)
+  if number is not None and number > len(networks):
+    raise UserError(f"--choose={number}: expected at most {len(networks)}, the networks given; give more runs, or less")
+  validation = [each.arrays[f"validation_{protocol}"] for each in networks]
+  label = networks[0].arrays["validation_label"]
+  if choose == BEST:
+    chosen = forward_selection(validation, label)
+  else:
+    merits = [_merit(_evaluated([each], label)) for each in validation]
+    chosen = sorted(range(len(networks)), key=merits.__getitem__, reverse=True)[:number]
+  configs = dict.fromkeys(str(each.result["config"] or each.name) for each in networks)
+  flags = [f"--views={protocol}", *([f"--choose={choose}"] if choose != ALL else [])]
+  record = _record(networks, chosen, protocol) | {
+    "config": " ".join(["apps.ensemble", *flags, *configs]),
+    "seconds": seconds,
+    # The time is that of the trainings, so the device is theirs.
+    "device": ", ".join(dict.fromkeys(str(each.result["device"]) for each in networks)),
+    "versions": provenance.versions(),
+    "commit": provenance.commit(),
+    "commits": list(dict.fromkeys(str(each.result["commit"]) for each in networks)),
+  }
+  write_text(out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+  return record
+
+
+def table(record: Mapping[str, Any]) -> str:
+  """Returns, as text, the members of an ensemble and the ensemble, with what is worth saying below."""
+  rows = [("network", "weight", "validation", "test")]
+  for member in record["members"]:
+    weight = f"{member['weight']:.2f}" if member["weight"] else "-"
+    rows.append((member["name"], weight, percent(member["validation"]), percent(member["test"])))
+  rows.append(("ensemble", "", percent(record["validation"]["accuracy"]), percent(record["accuracy"])))
+  name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+  lines = [
+    f"{first:<{name}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    for first, *cells in rows
+  ]
+  fresh = record["deduplicated"]
+  if fresh["images"] and fresh["seen"]:
+    lines.append(
+      f"without the {count(fresh['seen'])} test images that stand in training: {percent(fresh['accuracy'])} over "
+      f"{count(fresh['images'])}"
+    )
+  return "\n".join(lines)
+
+
+def _read_runs(runs: Sequence[Path]) -> tuple[list[Network], float]:
+  """Returns every training of the runs, and the seconds that the runs took; trainings side by side share theirs."""
+  last = [folder.resolve().name for folder in runs]
+  networks: list[Network] = []
+  seconds = 0.0
+  for folder, short in zip(runs, last, strict=True):
+    name = short if last.count(short) == 1 else str(folder)
+    seconds += _read_result(folder)["seconds"]
+    replicas = replica_folders(folder)
+    networks += [_read(f"{name}/{each.name}", each) for each in replicas] or [_read(name, folder)]
+  places = [network.folder.resolve() for network in networks]
+  for position, place in enumerate(places):
+    if place in places[:position]:
+      raise UserError(f"{networks[position].folder}: given twice; give each run once (--choose=best finds weights)")
+  return networks, seconds
+
+
+def _read_result(folder: Path) -> Record:
+  path = folder / "result.json"
+  if not path.is_file():
+    raise UserError(f"{folder}: has no result.json, so no run has finished there; expected the workdir of one that has")
+  result = read_json(path)
+  missing = [key for key in _RESULT if key not in result]
+  if missing:
+    raise UserError(f"{path}: expected the result of a run, but it has no {', '.join(missing)}; give a run's workdir")
+  return result
+
+
+def _read(name: str, folder: Path) -> Network:
+  result, path = _read_result(folder), folder / "predictions.npz"
+  rows = ("index", "label", "seen")
+  try:
+    # Given a path, np.load would leave the file of a damaged archive open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+      arrays = {key: saved[key] for key in saved.files if key in rows or key.startswith(("test_", "validation_"))}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{path}: expected a run's predictions, cannot read them ({reason}); copy the run again") from None
+  missing = [key for key in (*rows, *_SHARED, "test_single", "validation_single") if key not in arrays]
+  if missing:
+    raise UserError(
+      f"{path}: has no {', '.join(dict.fromkeys(missing))}, as an older version wrote it; train the run again with this"
+    )
+  return Network(name, folder, result, arrays)
+
+
+def _check_shared(networks: Sequence[Network]) -> None:
+  """Raises UserError unless the networks classify the same images of one dataset."""
+  first, *others = networks
+  if not len(first.arrays["validation_label"]):
+    raise UserError(f"{first.folder}: has no validation images, by which networks are compared; give runs that have")
+  for other in others:
+    for key in ("dataset", "class_names"):
+      if other.result[key] != first.result[key]:
+        raise UserError(
+          f"{other.folder}: expected the {key} of {first.folder}, {first.result[key]}, found {other.result[key]}; "
+          "give runs of one dataset"
+        )
+    for key, what in _SHARED.items():
+      if not np.array_equal(other.arrays[key], first.arrays[key]):
+        raise UserError(
+          f"{other.folder}: expected the {what} of {first.folder}, found others; give runs that share both splits, not "
+          "folds, nor seeds that each draw a validation split"
+        )
+
+
+def _protocol(networks: Sequence[Network], views: str | None) -> str:
+  """Returns the way to average views that was asked for, or the largest that all have."""
+  if views is None:
+    return _common(networks)[-1]
+  for network in networks:
+    if views not in network.protocols:
+      raise UserError(
+        f"{network.folder}: was not evaluated with --views={views}, only with {', '.join(network.protocols)}; give "
+        f"another --views, or train it with --config.views={views}"
+      )
+  return views
+
+
+def _common(networks: Sequence[Network]) -> list[str]:
+  return [each for each in PROTOCOLS if all(each in network.protocols for network in networks)]
+
+
+def _number(choose: str) -> int | None:
+  """Returns how many are to be chosen, None where no number says it."""
+  if choose in (ALL, BEST):
+    return None
+  if not (choose.isascii() and choose.isdigit() and int(choose)):
+    raise UserError(f"--choose={choose}: expected a number of networks, 1 or more, or best")
+  return int(choose)
+
+
+def _evaluated(probabilities: Sequence[np.ndarray], label: np.ndarray) -> Evaluation:
+  """Evaluates the mean of probabilities [N, K] of the same rows by their labels."""
+  classes = probabilities[0].shape[1]
+  # Of what is averaged only the probabilities are read.
+  each = [Evaluation(math.nan, np.zeros((classes, classes), np.int64), one) for one in probabilities]
+  return averaged(each, np.eye(classes)[label])
+
+
+def _merit(evaluation: Evaluation) -> tuple[float, float]:
+  """Returns what is the greater, the better an evaluation is: by accuracy, of equals by loss."""
+  return evaluation.accuracy, -evaluation.loss
+
+
+def _record(networks: Sequence[Network], chosen: Sequence[int], protocol: str) -> Record:
+  """Returns what the chosen networks have found together, and every network for itself."""
+  weights = np.bincount(chosen, minlength=len(networks)) / len(chosen)
+  picked = [networks[position] for position in chosen]
+  used = [network for network, weight in zip(networks, weights, strict=True) if weight]
+  seen = np.any([each.arrays["seen"] for each in used], axis=0)  # by any of them
+  names = networks[0].result["class_names"]
+  test = _test(picked, protocol)
+  common = _common(networks)
+  return {
+    "accuracy": test.accuracy,
+    "loss": test.loss,
+    "confusion_matrix": test.confusion.tolist(),
+    "class_names": names,
+    "per_class": per_class(test.confusion, names),
+    "deduplicated": _deduplicated(picked, test, seen),
+    "validation": {"accuracy": _validation(picked, protocol).accuracy, "step": None},
+    "protocol": protocol,
+    "views": {each: _figures(picked, each, seen) for each in common} if len(common) > 1 else {},
+    "members": [
+      {
+        "name": network.name,
+        "weight": float(weight),
+        "validation": _validation([network], protocol).accuracy,
+        "test": _test([network], protocol).accuracy,
+        **{key: network.result[key] for key in ("config", "seeds", "commit")},
+      }
+      for network, weight in zip(networks, weights, strict=True)
+    ],
+    "seeds": sorted({seed for network in used for seed in network.result["seeds"]}),
+    "steps": sum(network.result["steps"] for network in networks),
+    "parameters": sum(network.result["parameters"] for network in used),
+    "dataset": networks[0].result["dataset"],
+  }
+
+
+def _test(networks: Sequence[Network], protocol: str) -> Evaluation:
+  return _evaluated([each.arrays[f"test_{protocol}"] for each in networks], networks[0].arrays["label"])
+
+
+def _validation(networks: Sequence[Network], protocol: str) -> Evaluation:
+  probabilities = [each.arrays[f"validation_{protocol}"] for each in networks]
+  return _evaluated(probabilities, networks[0].arrays["validation_label"])
+
+
+def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Record:
+  """Returns the figures of one way to average views, as a run's result has them."""
+  test = _test(networks, protocol)
+  return {
+    "validation": _validation(networks, protocol).accuracy,
+    "test": test.accuracy,
+    "deduplicated": _deduplicated(networks, test, seen)["accuracy"],
+    "loss": test.loss,
+  }
+
+
+def _deduplicated(networks: Sequence[Network], test: Evaluation, seen: np.ndarray) -> Record:
+  """Returns the accuracy over the test images that stand in no network's training split."""
+  right = test.probability.argmax(axis=1) == networks[0].arrays["label"]
+  accuracy = float(right[~seen].mean()) if not seen.all() else None
+  return {"accuracy": accuracy, "images": int((~seen).sum()), "seen": int(seen.sum())}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs the command line; prints the members, the ensemble and the file's path."""
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.ensemble",
+    description="Average the probabilities of finished runs; validation decides what is to be decided.",
+  )
+  parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a finished run")
+  parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the result is written")
+  parser.add_argument("--views", choices=tuple(PROTOCOLS), help="how views are averaged (default: the most all have)")
+  parser.add_argument(
+    "--choose",
+    default=ALL,
+    metavar="N|best",
+    help="the N that do best on validation; or best: those, and as often, as do best together (default: all)",
+  )
+  given = parser.parse_args(arguments)
+  record = write_ensemble(given.runs, given.out, given.views, given.choose)
+  print(f"{table(record)}\nWritten: {given.out}")
+
+
+if __name__ == "__main__":
+  run(main)
