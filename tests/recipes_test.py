@@ -8,11 +8,11 @@ import pytest
 
 from fer_jax import lockstep
 from fer_jax.apps.ensemble import write_ensemble
-from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import UserError
 from fer_jax.interruption import Interrupted
-from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after, tiny_arrays
+from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after
 
+pytestmark = pytest.mark.usefixtures("tiny_data")
 PHASE = "phases.deepening."
 RECIPE = {
   "augmentation.flip": 0.5,
@@ -33,13 +33,6 @@ RECIPE = {
   PHASE + "optimizer.decay_patience": 1,
   PHASE + "optimizer.learning_rate": 1e-9,  # nothing is learned: the loss only moves as the average does
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def data():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(arrays_lib, "load", tiny_arrays)
-    yield
 
 
 @pytest.fixture(scope="module")

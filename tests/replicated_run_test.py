@@ -16,6 +16,7 @@ from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
 from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after, tiny_arrays
 
+pytestmark = pytest.mark.usefixtures("tiny_data")
 FOLDS = 3
 # By two phases of 10 steps; a fold is evaluated after every fifth.
 CHANGES = {
@@ -46,13 +47,6 @@ def alone(fold, seed, **changes):
 
 def replica_folders(workdir):
   return sorted(path for path in (workdir / "replicas").iterdir() if path.is_dir())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def data():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(arrays_lib, "load", tiny_arrays)
-    yield
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,9 @@ from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
 from fer_jax.models import resnet
-from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, stop_after, tiny_arrays
+from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, stop_after
 
-
-@pytest.fixture(autouse=True, scope="module")
-def data():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(arrays_lib, "load", tiny_arrays)
-    yield
+pytestmark = pytest.mark.usefixtures("tiny_data")
 
 
 @pytest.fixture(scope="module")

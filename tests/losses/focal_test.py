@@ -10,21 +10,7 @@ import pytest
 from fer_jax.losses.class_weights import balanced, effective_number
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.losses.focal import one_vs_rest_focal, sigmoid_focal, softmax_focal
-
-B, K = 9, 7
-
-
-@pytest.fixture
-def logits():
-  return np.random.default_rng(0).normal(0, 3, (B, K)).astype(np.float32)
-
-
-@pytest.fixture(params=["one-hot", "votes"])
-def target(request):
-  rng = np.random.default_rng(1)
-  if request.param == "one-hot":
-    return np.eye(K, dtype=np.float32)[rng.integers(0, K, B)]
-  return rng.dirichlet(np.ones(K), B).astype(np.float32)
+from tests.losses.conftest import B, K
 
 
 def softmax(logits):
