@@ -18,7 +18,7 @@ from fer_jax.optim import Optimizer
 from fer_jax.parallel import Devices
 from fer_jax.step import Moment, Resident, TrainState, make_eval_step, make_train_step
 
-SETTINGS = HsicDense(blocks=2, convs=2, growth=4, stem=6, transition=6, pyramid=5)
+SETTINGS = HsicDense(blocks=1, convs=2, growth=4, stem=6, transition=6, pyramid=5)
 ROWS, CLASSES, EXAMPLES = 16, 3, 40
 OPTIMIZER = Optimizer(name="sgd", learning_rate=0.1, schedule="constant")
 SHIFTED, UNMIXED = Augmentation(flip=0.5, shift=2), Mixing()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import baselines
+from configs import baselines, ca_resnet
 from configs.sweeps import SIZES, hsic_baselines, obsr_ablation
 from fer_jax import command_line, config
 from fer_jax.apps.benchmarks import table1
@@ -184,8 +184,8 @@ class TestBaselines:
       sizes.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
     assert sizes[1] <= sizes[0]
 
-  def test_all_are_in_the_sweep(self) -> None:
-    assert list(hsic_baselines.NAMES) == list(baselines.BASELINES)
+  def test_all_are_in_a_sweep(self) -> None:
+    assert {*hsic_baselines.NAMES, *ca_resnet.NETWORKS} == set(baselines.BASELINES)
 
   @pytest.mark.parametrize("variant", ["", "small", "alexnet,vgg19", "lenet", "alexnet,small,demo"])
   def test_a_variant_names_one_network(self, variant: str) -> None:
