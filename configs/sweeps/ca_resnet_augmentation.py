@@ -27,7 +27,8 @@ def get_sweep(variant: str = "") -> Sweep:
 
   def member(name: str, recipe: str, augmentation: Mapping[str, Any], reported: float | None = None) -> Member:
     overrides = tuple(f"--config.augmentation.{key}={value}" for key, value in augmentation.items())
-    return size.member(name, FILE, network + recipe, overrides, reported=reported and {"validation accuracy": reported})
+    printed = {} if reported is None else {"validation accuracy": reported}
+    return size.member(name, FILE, network + recipe, overrides, reported=printed)
 
   alone = [member(name, ",plain", {name: TABLE1[name], "probability": TABLE1["probability"]}) for name in ALONE]
   return Sweep(
