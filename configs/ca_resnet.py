@@ -173,6 +173,7 @@ def _small(config: ConfigDict) -> None:
   config.precision = "float32"
   config.batch_size = 64
   config.eval_batch_size = 256
+  config.views = "flip"
   config.duration = "6 epochs"
   config.evaluate_every = "1 epoch"
   config.checkpoint_every = "1 epoch"

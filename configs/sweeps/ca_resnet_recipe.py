@@ -1,0 +1,53 @@
+"""What each part of our recipe for FER2013 is worth: everything but one thing, and one thing more.
+
+  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py           # three seeds, for a GPU
+  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:small     # narrow, 400 steps, two CPU cores
+  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:demo      # built-in faces, a handful of steps
+
+A short run is hampered by what keeps a long one from fitting the training set too well; only the first says what to do.
+"""
+
+from configs.ca_resnet import FILE
+from configs.sweeps import size_of
+from fer_jax.sweep import Figure, Sweep
+
+PHASE = "--config.phases.whole"
+# What differs from configs/ca_resnet.py:best, by the member's name.
+CHANGES = {
+  "without cutmix": ("--config.mixing.cutmix=0.0",),
+  "mixup in its place": ("--config.mixing.cutmix=0.0", "--config.mixing.mixup=0.2"),
+  "without averaged weights": (f"{PHASE}.average=0.0",),
+  "without label smoothing": (f"{PHASE}.objective.label_smoothing=0.0",),
+  "without erasing": ("--config.augmentation.erase=0.0",),
+  "without rotation and scale": ("--config.augmentation.rotation=(0.0, 0.0)", "--config.augmentation.scale=(1.0, 1.0)"),
+  "without shift": ("--config.augmentation.shift=0",),
+  "halved images": ("--config.model.halve=True",),
+  "AdamW": (
+    f"{PHASE}.optimizer.name=adamw",
+    f"{PHASE}.optimizer.learning_rate=0.001",
+    f"{PHASE}.optimizer.weight_decay=0.05",
+    f"{PHASE}.optimizer.coupled_decay=False",
+  ),
+  "one cycle": (f"{PHASE}.optimizer.schedule=one_cycle", f"{PHASE}.optimizer.warmup=0.0"),
+  "gradient centralization": (f"{PHASE}.optimizer.centralize=gradient",),
+  "focal loss, gamma 2": (f"{PHASE}.objective.loss=focal",),
+  "eq. 4 of the paper": (f"{PHASE}.objective.loss=focal_one_vs_rest",),
+  "without duplicates of the test images": ("--config.data.drop=train_duplicates",),
+}
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  size = size_of(variant)
+  whole = "our recipe"
+  return Sweep(
+    title="Our recipe, part by part",
+    citation="ours",
+    claim="No paper's: what was chosen, and what each choice gives on the validation set.",
+    members=(
+      size.member(whole, FILE, "best"),
+      *(size.member(name, FILE, "best", overrides) for name, overrides in CHANGES.items()),
+    ),
+    figures=(Figure("points", "validation accuracy"), Figure("points", "test accuracy")),
+    reference=whole,
+  )
