@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -46,7 +47,9 @@ class Phase:
   def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
     """Returns the state at the phase's start: the parameters so far, a fresh optimiser."""
     trained = {name: params[name] for name in params if name in self.trainable}
-    average = (trained, {name: stats[name] for name in trained}) if self.averages else ()
+    average: Any = ()
+    if self.averages:  # copied: a step is given the state's buffers to write to, and may not be given one twice
+      average = jax.tree.map(jnp.copy, (trained, {name: stats[name] for name in trained}))
     return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained), average)
 
   def score(self, accuracy: float, loss: float) -> float:

@@ -3,13 +3,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fer_jax import lockstep
 from fer_jax.apps.ensemble import write_ensemble
+from fer_jax.config import parse
 from fer_jax.errors import UserError
 from fer_jax.interruption import Interrupted
+from fer_jax.parallel import Devices
+from fer_jax.phases import plan
 from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -110,6 +114,15 @@ def test_an_ensemble_of_the_run_alone_is_the_run(whole, tmp_path):
   record = write_ensemble([folder], tmp_path / "out.json", "ten_crop")
   assert record["accuracy"] == result["views"]["ten_crop"]["test"]
   assert record["views"] == {protocol: pytest.approx(figures) for protocol, figures in result["views"].items()}
+
+
+def test_no_two_parts_of_a_state_share_a_buffer():
+  settings = parse(config(**RECIPE))
+  network = settings.model.build(3, jnp.float32, None)
+  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+  phase, *_ = plan(settings, network, Devices(jax.devices()[:1]), 60)
+  buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(phase.begin(0, params, stats))]
+  assert len(set(buffers)) == len(buffers)
 
 
 def test_several_trainings_have_the_means_of_their_figures(tmp_path):
