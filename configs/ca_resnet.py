@@ -16,7 +16,7 @@ Variants, joined by commas:
   step      the paper's other schedule: times 0.9 after each epoch from the 50th on
   named     the blocks of ResNet-34, (3, 4, 6, 3), which the text names; the default is (2, 2, 2, 2), as drawn
   best      maps of twice the side, cutmix, mild geometry, SGD, averaged weights
-  speedrun  the same for a tenth of the time
+  speedrun  the same for a tenth of the time; on two cores, of ResNet-18
   small     a narrow network and few epochs, for a CPU
   demo      a little network on the built-in faces
   resnet18, resnet34, vgg19, densenet121, se_resnet18   a network of table 2 in the place of the paper's
@@ -80,7 +80,7 @@ def get_config(variant: str = "") -> ConfigDict:
     _MAKE[name](config)
   if {"speedrun", "small"} <= set(chosen):
     _speedrun_on_two_cores(config)
-  if config.data.name == "fer2013":
+  if config.data.name == "fer2013" and "speedrun" not in chosen:
     _compare(config, networks[0] if networks else "")
   return complete(config)
 
@@ -185,10 +185,12 @@ def _small(config: ConfigDict) -> None:
 
 
 def _speedrun_on_two_cores(config: ConfigDict) -> None:
-  config.duration = "18 epochs"
-  config.evaluate_every = "3 epochs"
-  config.checkpoint_every = "3 epochs"
-  config.model.update({"width": 24, "halve": True})
+  # In the first steps it learns more than the network with attention, and each takes less time.
+  config.model = {"name": "resnet", "depth": 18, "stem": "imagenet", "width": 32}
+  config.duration = "14 epochs"
+  config.evaluate_every = "2 epochs"
+  config.checkpoint_every = "2 epochs"
+  config.views = "ten_crop"
   config.augmentation = {"flip": 0.5, "shift": 3}
   config.phases.whole.optimizer.update({"learning_rate": 0.05, "warmup": 0.05})
   config.phases.whole.average = 0.995
