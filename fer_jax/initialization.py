@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import pretrained
-from fer_jax.config import Settings
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
+from fer_jax.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fer_jax.config import Settings
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
 from fer_jax.parallel import Placement
+from fer_jax.settings import Settings
 from fer_jax.step import TrainState, make_train_step
 
 

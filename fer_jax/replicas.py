@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from fer_jax.config import Settings
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data import audit, splits
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.splits import Folds
 from fer_jax.errors import UserError
 from fer_jax.parallel import free_memory
+from fer_jax.settings import Settings
 
 _SPARE = 0.9  # of the free memory may be planned for; a program's own estimate leaves out the allocator's gaps
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import provenance
-from fer_jax.config import Settings
 from fer_jax.data import audit, pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.mixing import partners
@@ -19,6 +18,7 @@ from fer_jax.data.views import PROTOCOLS
 from fer_jax.evaluate import Evaluation, averaged, per_class, worst_mistakes
 from fer_jax.intervals import student_interval
 from fer_jax.lockstep import Lockstep, Member, Tested
+from fer_jax.settings import Settings
 from fer_jax.workdir import Workdir
 
 Result = dict[str, Any]

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax.config import Settings
 from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.audit import number_pictures
@@ -19,6 +18,7 @@ from fer_jax.initialization import Initialization
 from fer_jax.parallel import Placement
 from fer_jax.phases import Phase, plan
 from fer_jax.replicas import Replica
+from fer_jax.settings import Settings
 from fer_jax.step import Moment, Resident, make_eval_step
 
 _RESIDENT_BYTES = 2 * 1024**3  # a dataset up to this size lives on the device

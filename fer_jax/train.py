@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import phases, provenance, replicas, results
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.config import Settings, parse
+from fer_jax.config import parse
 from fer_jax.initialization import initialize
 from fer_jax.interruption import Signals
 from fer_jax.lockstep import Lockstep, Member
@@ -21,6 +21,7 @@ from fer_jax.parallel import Devices, Placement, Replicas, local_devices
 from fer_jax.replicas import Choice, Replica
 from fer_jax.rig import Rig, Trial
 from fer_jax.run_log import Console, RunLog, Stopwatch
+from fer_jax.settings import Settings
 from fer_jax.workdir import Workdir
 
 REPLICAS = "replicas"  # folder of the trainings of a run that is several
@@ -41,7 +42,7 @@ def train_and_evaluate(
   as if it had been trained alone.
 
   Args:
-    config: see `fer_jax.config.Settings`.
+    config: see `fer_jax.settings.Settings`.
     workdir: folder of the run; made when absent.
     source: where the config was read from, for the record.
     overrides: from the command line, for the record.

@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 
 from configs import hsic
 from fer_jax import config
-from fer_jax.config import Duration
 from fer_jax.errors import UserError
+from fer_jax.settings import Duration
 
 VARIANTS = ["", "paper", "small", "demo", "backprop", "demo,backprop", "backprop,demo", "paper,small,demo"]
 

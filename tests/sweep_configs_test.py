@@ -15,6 +15,7 @@ from fer_jax.command_line import load_config
 from fer_jax.errors import UserError
 from fer_jax.parallel import Devices
 from fer_jax.phases import plan as plan_phases
+from fer_jax.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem != "__init__")
@@ -30,7 +31,7 @@ def planned(name: str, variant: str = "") -> Plan:
   return plan(f"configs/sweeps/{name}.py" + (f":{variant}" if variant else ""), WORKDIR)
 
 
-def settings_of(arguments: tuple[str, ...]) -> config.Settings:
+def settings_of(arguments: tuple[str, ...]) -> Settings:
   command = command_line.parse(["sweep", *arguments])
   assert command is not None
   return config.parse(command.config)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.command_line import load_config
-from fer_jax.config import Settings, parse
+from fer_jax.config import parse
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
 from fer_jax.errors import UserError
@@ -20,6 +20,7 @@ from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import Optimizer
 from fer_jax.parallel import Devices
+from fer_jax.settings import Settings
 from fer_jax.step import Moment, Resident, TrainState, make_train_step
 
 Row = dict[str, Any]

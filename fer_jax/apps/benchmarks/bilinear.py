@@ -18,10 +18,10 @@ from fer_jax.apps.benchmarks.benchmark import (
   step_of,
   time_by_turns,
 )
-from fer_jax.config import Settings
 from fer_jax.errors import UserError
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.objectives.backprop import Backprop
+from fer_jax.settings import Settings
 
 OURS = "ours"
 # PyTorch's step, by how images lie in memory; the faster is what ours is compared with.
