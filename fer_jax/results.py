@@ -72,7 +72,12 @@ def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]
     "peak_memory_bytes": run.placement.peak_memory() or _peak_resident_bytes(),
     "dataset": rig.settings.data.name,
     "notes": [*replica.arrays.notes, *notes],
-    "measured": {"test accuracy": test.accuracy, "seconds a step": seconds_a_step, "parameters": parameters},
+    "measured": {
+      "test accuracy": test.accuracy,
+      "validation accuracy": found["validation"]["single"].accuracy,
+      "seconds a step": seconds_a_step,
+      "parameters": parameters,
+    },
     "pretrained": dataclasses.asdict(loaded.report) if loaded is not None else None,
     "fold": replica.fold,
     "seeds": [replica.seed],
@@ -152,6 +157,7 @@ def together(names: Sequence[str], results: Sequence[Result]) -> Result:
     "notes": list(dict.fromkeys(note for result in results for note in result["notes"])),
     "measured": {
       "test accuracy": statistics.fmean(accuracies),
+      "validation accuracy": validation,
       "seconds a step": statistics.median(known) if known else None,
       "parameters": first["parameters"],
     },
