@@ -138,7 +138,8 @@ class PhaseSettings:
     train: shell-style patterns of the layers that learn; the others stay bit for bit as they are.
     duration: of the phase; a share is one of the whole run.
     patience: evaluations without a better result on the validation split before the phase ends early; 0 never.
-    watch: what a better result is: more "accuracy", or less "loss". The model is chosen by accuracy all the same.
+    watch: what a better result is: more "accuracy", or less "loss", which is the cross-entropy whatever the objective.
+      The model is chosen by accuracy all the same.
     average: decay a step of the moving average of parameters and statistics, which is evaluated and kept in the place
       of the last ones, such as 0.999; 0 for none.
   """

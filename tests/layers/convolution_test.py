@@ -170,6 +170,14 @@ class TestOneNetwork:
       assert a.dtype == b.dtype
     assert operations(ours, *arguments) == operations(theirs, *arguments)
 
+  @pytest.mark.parametrize(("size", "kernel_size"), [((2, 2), (3, 3)), ((1, 6), (3, 3)), ((3, 4), (5, 1))])
+  @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+  def test_a_kernel_larger_than_the_map_is_a_product(self, size, kernel_size, strides):
+    arguments = [x[0] for x in example(1, strides, size=size, kernel_size=kernel_size)]
+    ours, theirs = (value_and_gradients(c, strides, "SAME") for c in (convolve, lax_convolve))
+    assert_close(jax.jit(ours)(*arguments), jax.jit(theirs)(*arguments))
+    assert "stablehlo.convolution(" not in traced(ours, *arguments)
+
   def test_is_one_convolution_and_one_for_each_gradient(self):
     arguments = [x[0] for x in example(1)]
     jaxpr = str(jax.make_jaxpr(value_and_gradients(convolve, (1, 1), "SAME"))(*arguments))
