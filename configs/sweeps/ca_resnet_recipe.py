@@ -1,7 +1,7 @@
 """What each part of our recipe for FER2013 is worth: everything but one thing, and one thing more.
 
   python launch/sweep.py configs/sweeps/ca_resnet_recipe.py           # three seeds, for a GPU
-  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:small     # narrow, 400 steps, two CPU cores
+  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:small     # narrow, halved images, 400 steps, two CPU cores
   python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:demo      # built-in faces, a handful of steps
 
 A short run is hampered by what keeps a long one from fitting the training set too well; only the first says what to do.
@@ -12,6 +12,7 @@ from configs.sweeps import size_of
 from fer_jax.sweep import Figure, Sweep
 
 PHASE = "--config.phases.whole"
+HALVED = "halved images"
 # What differs from configs/ca_resnet.py:best, by the member's name.
 CHANGES = {
   "without cutmix": ("--config.mixing.cutmix=0.0",),
@@ -21,7 +22,7 @@ CHANGES = {
   "without erasing": ("--config.augmentation.erase=0.0",),
   "without rotation and scale": ("--config.augmentation.rotation=(0.0, 0.0)", "--config.augmentation.scale=(1.0, 1.0)"),
   "without shift": ("--config.augmentation.shift=0",),
-  "halved images": ("--config.model.halve=True",),
+  HALVED: ("--config.model.halve=True",),
   "AdamW": (
     f"{PHASE}.optimizer.name=adamw",
     f"{PHASE}.optimizer.learning_rate=0.001",
@@ -40,13 +41,15 @@ def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at one of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   whole = "our recipe"
+  changes = dict(CHANGES)
+  always = (*changes.pop(HALVED), "--config.views=single") if variant else ()  # short of time
   return Sweep(
     title="Our recipe, part by part",
     citation="ours",
     claim="No paper's: what was chosen, and what each choice gives on the validation set.",
     members=(
-      size.member(whole, FILE, "best"),
-      *(size.member(name, FILE, "best", overrides) for name, overrides in CHANGES.items()),
+      size.member(whole, FILE, "best", always),
+      *(size.member(name, FILE, "best", (*always, *overrides)) for name, overrides in changes.items()),
     ),
     figures=(Figure("points", "validation accuracy"), Figure("points", "test accuracy")),
     reference=whole,
