@@ -117,14 +117,16 @@ class TestTogether:
       np.testing.assert_array_equal(pooled["worst_image"], images)
       assert len(pooled["worst"]) == min((~right).sum(), 48)
 
-  def test_the_division_is_saved_and_can_be_used_again(self, whole, singles, tmp_path):
-    again = alone(1, seed=1, **{"folds.by": "file", "folds.file": str(whole[0] / "splits.json")})
-    assert run(tmp_path / "again", again)["confusion_matrix"] == singles[1][1]["confusion_matrix"]
-
   def test_what_was_chosen_is_said(self, whole):
     folder, result = whole
     assert any("3 trainings" in row["text"] for row in rows(folder, "event"))
     assert result["strategy"]["strategy"] in ("loop", "vmap")
+
+
+@pytest.mark.parametrize("whole", ["loop"], indirect=True)  # a division knows of no placement
+def test_the_division_is_saved_and_can_be_used_again(whole, singles, tmp_path):
+  again = alone(1, seed=1, **{"folds.by": "file", "folds.file": str(whole[0] / "splits.json")})
+  assert run(tmp_path / "again", again)["confusion_matrix"] == singles[1][1]["confusion_matrix"]
 
 
 @pytest.mark.parametrize("strategy", ["loop", "vmap"])
@@ -150,8 +152,8 @@ def judge_by_hand(monkeypatch):
   evaluate = rig.Rig.evaluate
   seen = collections.Counter()
 
-  def judged(self, variables, those, split):
-    found = evaluate(self, variables, those, split)
+  def judged(self, variables, those, split, view):
+    found = evaluate(self, variables, those, split, view)
     if split == "test":
       return found
     seen.update(each.fold for each in those)
