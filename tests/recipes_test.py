@@ -79,6 +79,7 @@ def test_a_plateau_lowers_the_learning_rate_that_is_logged(whole):
   assert rates[-1] == pytest.approx(1e-9 * 0.5**lowered)
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_run_ends_bit_for_bit_the_same(whole, tmp_path, monkeypatch):
   stop_after(monkeypatch, 17)
   with pytest.raises(Interrupted):

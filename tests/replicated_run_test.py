@@ -56,7 +56,9 @@ def singles(tmp_path_factory):
   return [(root / str(fold), run(root / str(fold), alone(fold, seed=fold))) for fold in range(FOLDS)]
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(
+  scope="module", params=["loop", "vmap", "vmap on two", pytest.param("loop on two", marks=pytest.mark.slow)]
+)
 def whole(request, tmp_path_factory):
   strategy, devices = WAYS[request.param]
   folder = tmp_path_factory.mktemp("together") / "run"
