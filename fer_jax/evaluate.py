@@ -83,6 +83,19 @@ def averaged(views: Sequence[Evaluation], target: np.ndarray) -> Evaluation:
   return Evaluation(float(loss), confusion, np.asarray(probability, np.float32))
 
 
+def deduplicated(evaluation: Evaluation, label: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
+  """Returns the accuracy over the images that do not stand in training, and how many do not and do.
+
+  Args:
+    evaluation: of N rows.
+    label: int [N].
+    seen: bool [N], whether a row's image stands in training, too.
+  """
+  right = evaluation.probability.argmax(axis=1) == label
+  accuracy = float(right[~seen].mean()) if not seen.all() else None
+  return {"accuracy": accuracy, "images": int((~seen).sum()), "seen": int(seen.sum())}
+
+
 def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[str, Any]]:
   """Returns precision, recall and F1 of each class as `sklearn.metrics` defines them; 0 where undefined."""
   rows = []

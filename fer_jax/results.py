@@ -15,7 +15,7 @@ from fer_jax.data import audit, pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.mixing import partners
 from fer_jax.data.views import PROTOCOLS
-from fer_jax.evaluate import Evaluation, averaged, per_class, worst_mistakes
+from fer_jax.evaluate import Evaluation, averaged, deduplicated, per_class, worst_mistakes
 from fer_jax.intervals import student_interval
 from fer_jax.lockstep import Lockstep, Member, Tested
 from fer_jax.settings import Settings
@@ -48,6 +48,7 @@ def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]
   """Returns what one training has found, as result.json holds it, but for where it was run."""
   member, rig = run.members[number], run.rig
   test = found["test"]["single"]
+  seen = audit.seen_in_training(member.replica.arrays, picture=rig.picture)
   replica, clock = member.replica, member.clock
   together = len(run.members)
   seconds_a_step = member.log.seconds_a_step and member.log.seconds_a_step / together
@@ -59,8 +60,8 @@ def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]
     "confusion_matrix": test.confusion.tolist(),
     "class_names": list(replica.arrays.class_names),
     "per_class": per_class(test.confusion, replica.arrays.class_names),
-    "deduplicated": _deduplicated(member, test, rig.picture),
-    "views": _views(member, found, rig.picture),
+    "deduplicated": deduplicated(test, _test_label(member), seen),
+    "views": _views(member, found, seen),
     "validation": {"accuracy": clock.best_accuracy, "step": clock.best_step},
     "seconds": run.watch.seconds,
     "time": run.watch.times,
@@ -92,7 +93,7 @@ def write_predictions(member: Member, found: Answers, settings: Settings, pictur
   """
   arrays = member.replica.arrays
   rows, validation = arrays.rows("test"), arrays.rows("validation")
-  label = np.asarray(arrays.label)[rows]
+  label = _test_label(member)
   test = found["test"]["single"]
   worst = worst_mistakes(test.probability, label, _WORST)
   member.folder.write_arrays(
@@ -205,16 +206,12 @@ def _run(name: str, result: Mapping[str, Any]) -> Result:
   }
 
 
-def _deduplicated(member: Member, test: Evaluation, picture: np.ndarray) -> Result:
-  """Returns the accuracy over the test images that do not stand, pixel by pixel, in the training split."""
+def _test_label(member: Member) -> np.ndarray:
   arrays = member.replica.arrays
-  fresh = ~audit.seen_in_training(arrays, picture=picture)
-  right = test.probability.argmax(axis=1) == np.asarray(arrays.label)[arrays.rows("test")]
-  accuracy = float(right[fresh].mean()) if fresh.any() else None
-  return {"accuracy": accuracy, "images": int(fresh.sum()), "seen": int((~fresh).sum())}
+  return np.asarray(arrays.label)[arrays.rows("test")]
 
 
-def _views(member: Member, found: Answers, picture: np.ndarray) -> dict[str, Result]:
+def _views(member: Member, found: Answers, seen: np.ndarray) -> dict[str, Result]:
   """Returns the accuracies by protocol, where there are several to compare."""
   if len(found["test"]) == 1:
     return {}
@@ -222,7 +219,7 @@ def _views(member: Member, found: Answers, picture: np.ndarray) -> dict[str, Res
     protocol: {
       "validation": found["validation"][protocol].accuracy,
       "test": test.accuracy,
-      "deduplicated": _deduplicated(member, test, picture)["accuracy"],
+      "deduplicated": deduplicated(test, _test_label(member), seen)["accuracy"],
       "loss": test.loss,
     }
     for protocol, test in found["test"].items()

@@ -23,7 +23,7 @@ from fer_jax.apps.report_page.quantities import count, percent
 from fer_jax.apps.report_page.run_files import Record, read_json, replica_folders, write_text
 from fer_jax.data.views import PROTOCOLS
 from fer_jax.errors import UserError, run
-from fer_jax.evaluate import Evaluation, averaged, per_class
+from fer_jax.evaluate import Evaluation, averaged, deduplicated, per_class
 
 ALL, BEST = "all", "best"
 _ROUNDS = 50  # of the forward selection: weights as fine as 2 %
@@ -273,7 +273,7 @@ def _record(networks: Sequence[Network], chosen: Sequence[int], protocol: str) -
     "confusion_matrix": test.confusion.tolist(),
     "class_names": names,
     "per_class": per_class(test.confusion, names),
-    "deduplicated": _deduplicated(picked, test, seen),
+    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen),
     "validation": {"accuracy": _validation(picked, protocol).accuracy, "step": None},
     "protocol": protocol,
     "views": {each: _figures(picked, each, seen) for each in common} if len(common) > 1 else {},
@@ -309,16 +309,9 @@ def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Re
   return {
     "validation": _validation(networks, protocol).accuracy,
     "test": test.accuracy,
-    "deduplicated": _deduplicated(networks, test, seen)["accuracy"],
+    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen)["accuracy"],
     "loss": test.loss,
   }
-
-
-def _deduplicated(networks: Sequence[Network], test: Evaluation, seen: np.ndarray) -> Record:
-  """Returns the accuracy over the test images that stand in no network's training split."""
-  right = test.probability.argmax(axis=1) == networks[0].arrays["label"]
-  accuracy = float(right[~seen].mean()) if not seen.all() else None
-  return {"accuracy": accuracy, "images": int((~seen).sum()), "seen": int(seen.sum())}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -152,7 +152,8 @@ def _views_rows(name: str, result: Mapping[str, Any] | None) -> list[list[str]]:
     return [[name, "", "", NOT_MEASURED, "", "", "", "", ""]]
   if not result.get("views"):
     raise UserError(f"results/{name}.json: expected the key views for a table of views; name another file")
-  seconds = result.get("process_seconds") or result.get("seconds")
+  # A process counts its own start; a run that was resumed, the processes before as well.
+  seconds = max((result[key] for key in ("process_seconds", "seconds") if result.get(key)), default=None)
   rows = []
   for protocol, figures in result["views"].items():
     deviation = "" if figures.get("std") is None else f" ± {percent(figures['std'])}"

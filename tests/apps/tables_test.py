@@ -128,7 +128,7 @@ def test_a_table_of_views_has_a_row_for_each_way_to_average_them(project: Path) 
     "single": {"validation": 0.71, "test": 0.7, "deduplicated": 0.69, "loss": 0.9, "std": 0.01},
     "ten_crop": {"validation": 0.72, "test": 0.715, "deduplicated": None, "loss": 0.8},
   }
-  result = {**RESULT, "views": views, "seeds": [0, 1], "process_seconds": 61.4}
+  result = {**RESULT, "views": views, "seeds": [0, 1], "seconds": 60.0, "process_seconds": 61.4}
   (project / "results" / "crops.json").write_text(json.dumps(result))
   page = render("<!-- results:views rows=crops,other -->\n<!-- /results -->\n", load_results(project / "results"))
   rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
@@ -136,6 +136,8 @@ def test_a_table_of_views_has_a_row_for_each_way_to_average_them(project: Path) 
   assert rows[2][:7] == ["crops", "single", "71.00 %", "70.00 % ± 1.00 %", "69.00 %", "2", "61"]
   assert rows[3][:5] == ["crops", "ten crop", "72.00 %", "71.50 %", "not yet measured"]
   assert rows[4][3] == "not yet measured"
+  resumed = {"crops": {**result, "seconds": 500.0}}
+  assert "| 500 |" in render("<!-- results:views rows=crops -->\n<!-- /results -->\n", resumed)
   of_all = render("<!-- results:views -->\n<!-- /results -->\n", load_results(project / "results"))
   assert of_all.count("| crops |") == 2 and "| small |" not in of_all
 
