@@ -4,10 +4,12 @@ XLA turns a convolution that is mapped over maps and kernels into a grouped one,
 above all for the gradient with respect to the kernel. Here such a convolution and its two gradients are each patches
 times one batched matrix product. So is, mapped or not, one whose kernel is larger than the map, as in the last stage
 of a deep network on a small image: on a CPU, lax takes 11 times as long for 3x3 kernels on 256 maps of 2x2, and 48
-times for 512. All others are `jax.lax.conv_general_dilated` as ever.
+times for 512. Convolutions of each channel apart are `depthwise`'s. All others are `jax.lax.conv_general_dilated` as
+ever.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
@@ -16,6 +18,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from fer_jax.layers.depthwise import depthwise
+from fer_jax.layers.geometry import Axis
 
 _Pair = tuple[int, int]
 
@@ -41,11 +46,12 @@ def convolve(
 ) -> jax.Array:
   """Convolves as `jax.lax.conv_general_dilated` does, but under `jax.vmap` over maps and kernels by matrix products.
 
-  Values and gradients of what is not mapped, and of no larger kernel than map, are those of lax to the bit; else they
-  are sums in another order.
+  Values and gradients of what is not mapped, in one group, and of no larger kernel than map, are those of lax to the
+  bit; else they are sums in another order.
   Products of 16-bit numbers are added up in float32. For the backward pass only maps and kernel are kept, never
-  patches. Can be differentiated in reverse, any number of times, not forward (`jax.jvp`). Grouped and dilated
-  convolutions, other layouts than NHWC and HWIO, and other than two spatial axes are lax's, mapped or not.
+  patches. Can be differentiated in reverse, any number of times, not forward (`jax.jvp`). A group for each channel is
+  `depthwise`'s. Convolutions of other groups, dilated ones, other layouts than NHWC and HWIO, and other than two
+  spatial axes are lax's, mapped or not.
 
   Args:
     maps: [B, H, W, I].
@@ -75,7 +81,7 @@ def convolve(
   simple = (
     maps.ndim == 4
     and lax.conv_dimension_numbers(maps.shape, kernel.shape, dimension_numbers) == _NHWC
-    and feature_group_count == 1
+    and (feature_group_count == 1 or maps.shape[3] == kernel.shape[3] == feature_group_count)
     and {*(lhs_dilation or ()), *(rhs_dilation or ())} <= {1}
     and math.prod(result.shape) > 0
   )
@@ -84,8 +90,8 @@ def convolve(
   size, kernel_size, strides = maps.shape[1:3], kernel.shape[:2], tuple(window_strides)
   pads = lax.padtype_to_pads(size, kernel_size, strides, padding) if isinstance(padding, str) else padding
   axes = zip(size, kernel_size, strides, pads, result.shape[1:3], strict=True)
-  geometry = tuple(_Axis(n, k, stride, (low, high), out) for n, k, stride, (low, high), out in axes)
-  return _derivative(_Form(geometry, precision), "result", maps, kernel)
+  geometry = tuple(Axis(n, k, stride, (low, high), out) for n, k, stride, (low, high), out in axes)
+  return _derivative(_Form(geometry, precision, feature_group_count > 1), "result", maps, kernel)
 
 
 class Conv(nn.Module):
@@ -125,16 +131,6 @@ class Conv(nn.Module):
     return x
 
 
-class _Axis(NamedTuple):
-  """A spatial axis: its length in the maps, the kernel and the result, and how the kernel walks along it."""
-
-  length: int
-  kernel: int
-  stride: int
-  padding: _Pair
-  result: int
-
-
 class _Form(NamedTuple):
   """The sum of result * convolution(maps, kernel): linear in each of its three arrays.
 
@@ -142,8 +138,9 @@ class _Form(NamedTuple):
   convolution's gradients: each a function of the other two arrays, which are passed in the order of `_AXES`.
   """
 
-  axes: tuple[_Axis, ...]
+  axes: tuple[Axis, ...]
   precision: lax.PrecisionLike
+  depthwise: bool
 
 
 def _others(name: str) -> list[str]:
@@ -153,6 +150,8 @@ def _others(name: str) -> list[str]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _derivative(form: _Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
   """Returns the derivative with respect to one array at the other two: by lax, or as a product."""
+  if form.depthwise:
+    return depthwise(form.axes, name, a, b, form.precision)
   plain, product = _WAYS[name]
   if any(axis.length < axis.kernel for axis in form.axes):
     plain = _of_one_network(product)
@@ -228,7 +227,7 @@ def _transpose_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Ar
 
 
 def _product_result(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Array:
-  patches = _patches(maps, *((axis.padding, axis.kernel, axis.stride, axis.result) for axis in form.axes))
+  patches = _patches(maps, *form.axes)
   columns = kernel.reshape(len(kernel), -1, kernel.shape[-1])  # [R, h w I, O]
   return _multiply(form, patches, columns, (4,), (1,))
 
@@ -236,7 +235,7 @@ def _product_result(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Arra
 def _product_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Array:
   if math.prod(axis.kernel for axis in form.axes) > 1:
     maps = _after(result, maps)
-  patches = _patches(maps, *((axis.padding, axis.kernel, axis.stride, axis.result) for axis in form.axes))
+  patches = _patches(maps, *form.axes)
   columns = _multiply(form, patches, result, (1, 2, 3), (1, 2, 3))
   return columns.reshape(len(maps), *(axis.kernel for axis in form.axes), maps.shape[-1], result.shape[-1])
 
@@ -264,7 +263,8 @@ def _product_maps(form: _Form, kernel: jax.Array, result: jax.Array) -> jax.Arra
   kernel = _pad(kernel, {i: (0, c.taps * c.places - c.kernel, 0) for i, c in enumerate(cells, start=1)})
   kernel = kernel.reshape(networks, taps_m, m, taps_n, n, channels, features)[:, ::-1, :, ::-1]
   columns = kernel.transpose(0, 1, 3, 6, 2, 4, 5).reshape(networks, taps_m * taps_n * features, m * n * channels)
-  patches = _patches(result, *((cell.padding, cell.taps, 1, cell.cells) for cell in cells))
+  windows = zip(form.axes, cells, strict=True)
+  patches = _patches(result, *(Axis(axis.result, cell.taps, 1, cell.padding, cell.cells) for axis, cell in windows))
   maps = _multiply(form, patches, columns, (4,), (1,))
   maps = maps.reshape(*maps.shape[:4], m, n, channels)
   maps = _pad(maps, {i: (0, c.stride - c.places, 0) for i, c in enumerate(cells, start=4)})
@@ -295,7 +295,7 @@ class _Cells(NamedTuple):
   crop: tuple[int, int, int]
 
   @classmethod
-  def of(cls, axis: _Axis) -> "_Cells":
+  def of(cls, axis: Axis) -> "_Cells":
     low, _ = axis.padding
     first, last = low // axis.stride, (low + axis.length - 1) // axis.stride
     taps, cells = -(-axis.kernel // axis.stride), last + 1 - first
@@ -305,16 +305,12 @@ class _Cells(NamedTuple):
     return cls(axis.kernel, axis.stride, min(axis.kernel, axis.stride), taps, cells, padding, crop)
 
 
-def _patches(x: jax.Array, *axes: tuple[_Pair, int, int, int]) -> jax.Array:
-  """Lays shifted maps side by side: [R, B, H, W, C] -> [R, B, H', W', h w C].
-
-  Args:
-    x: maps.
-    *axes: padding, shifts, stride and H' or W' of the two axes.
-  """
-  x = _pad(x, {i: (*padding, 0) for i, (padding, *_) in enumerate(axes, start=2)})
-  spans = [[slice(i, i + stride * (out - 1) + 1, stride) for i in range(shifts)] for _, shifts, stride, out in axes]
-  return jnp.concatenate([x[:, :, rows, columns] for rows in spans[0] for columns in spans[1]], axis=-1)
+def _patches(x: jax.Array, *axes: Axis) -> jax.Array:
+  """Lays shifted maps side by side: [R, B, H, W, C] -> [R, B, H', W', h w C]."""
+  down, across = axes
+  x = _pad(x, {i: (*axis.padding, 0) for i, axis in enumerate(axes, start=2)})
+  shifts = itertools.product(range(down.kernel), range(across.kernel))
+  return jnp.concatenate([x[:, :, down.read(i), across.read(j)] for i, j in shifts], axis=-1)
 
 
 def _pad(x: jax.Array, widths: dict[int, tuple[int, int, int]]) -> jax.Array:
