@@ -17,7 +17,8 @@ class SeparableConv(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel_size: of the depthwise convolution, both axes; odd.
+    kernel_size: of the depthwise convolution, both axes.
+    padding: zeros on each side; None for kernel_size // 2.
     activation: None for none.
     epsilon: added to the variance.
     dtype: of the computation; parameters and statistics stay float32.
@@ -26,6 +27,7 @@ class SeparableConv(nn.Module):
 
   features: int
   kernel_size: int = 3
+  padding: int | None = None
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   epsilon: float = 1e-5
   dtype: jnp.dtype = jnp.float32
@@ -33,11 +35,12 @@ class SeparableConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, features]."""
+    """Maps [B, H, W, C] to [B, H + 2 padding - kernel_size + 1, the same of W, features]."""
+    padding = self.kernel_size // 2 if self.padding is None else self.padding
     x = Conv(
       x.shape[-1],
       self.kernel_size,
-      padding=self.kernel_size // 2,
+      padding=padding,
       groups=x.shape[-1],
       use_bias=False,
       dtype=self.dtype,

@@ -28,6 +28,20 @@ class Outputs(NamedTuple):
   taps: tuple[jax.Array, ...] = ()
 
 
+class Extractor(NamedTuple):
+  """A network without its classifier, to stand alone or beside another one.
+
+  Attributes:
+    layers: linen modules by name.
+    walk: (apply, image [B, H, W, C]) -> the last maps [B, h, w, D].
+    blocks: the layers' names, in walk order, in the groups that belong together.
+  """
+
+  layers: dict[str, nn.Module]
+  walk: Callable[[Apply, jax.Array], jax.Array]
+  blocks: tuple[tuple[str, ...], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """A network as a walk over named layers.

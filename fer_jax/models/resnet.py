@@ -1,9 +1,8 @@
 """Deep residual networks: He et al. 2016 (arXiv:1512.03385); gated, SENet: Hu et al. 2018 (arXiv:1709.01507)."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +13,7 @@ from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.residual_block import ResidualBlock
 from fer_jax.models.choices import STEMS, check_choice
-from fer_jax.models.network import Apply, Network
+from fer_jax.models.network import Apply, Extractor, Network
 from fer_jax.models.stages import in_turn, stages_of
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -23,20 +22,6 @@ MODULES = 3  # of the CIFAR family, with as many blocks each
 KINDS = ("residual", "plain")
 # He et al. 2015 (arXiv:1502.01852): not truncated, as Caffe's filler "msra" is not.
 MSRA = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-class Extractor(NamedTuple):
-  """A ResNet without its classifier, to stand alone or beside another one.
-
-  Attributes:
-    layers: linen modules by name, the stem and the residual blocks.
-    walk: (apply, image [B, H, W, C]) -> the last stage's maps [B, h, w, D].
-    blocks: the layers' names, the stem and then stage by stage.
-  """
-
-  layers: dict[str, nn.Module]
-  walk: Callable[[Apply, jax.Array], jax.Array]
-  blocks: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
