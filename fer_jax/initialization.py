@@ -20,7 +20,7 @@ class Initialization:
 
   Attributes:
     network: that will learn.
-    shapes: (params, stats) as `jax.ShapeDtypeStruct`.
+    shapes: (params, stats) as `jax.ShapeDtypeStruct`; among the statistics is what the objectives keep.
     loaded: the layers that are not random, and where they come from; None where all are.
   """
 
@@ -56,11 +56,27 @@ def initialize(settings: Settings, network: Network, image_shape: tuple[int, ...
     height, width, _ = image_shape
     raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
   loaded = _load(settings, network, shapes)
+  kept = _kept_by_objectives(settings, network, shapes, image)
 
   def random(seed: int) -> tuple[Tree, Tree]:
-    return init(jax.random.key(seed), jnp.zeros(image.shape, image.dtype))
+    params, stats = init(jax.random.key(seed), jnp.zeros(image.shape, image.dtype))
+    return params, {**stats, **kept}
 
-  return Initialization(network, shapes, loaded, random)
+  params, stats = shapes
+  return Initialization(network, (params, {**stats, **jax.eval_shape(lambda: kept)}), loaded, random)
+
+
+def _kept_by_objectives(
+  settings: Settings, network: Network, shapes: tuple[Tree, Tree], image: jax.ShapeDtypeStruct
+) -> Tree:
+  """Returns what the objectives of all phases keep from step to step, as it is before the first."""
+  outputs, _ = jax.eval_shape(network.apply, *shapes, image)
+  sizes = outputs.features.shape[-1], outputs.logits.shape[-1]
+  return {
+    name: value
+    for phase in settings.schedule
+    for name, value in settings.phases[phase].objective.statistics(*sizes).items()
+  }
 
 
 def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:

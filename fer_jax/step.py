@@ -30,7 +30,7 @@ class TrainState:
   Attributes:
     step: int32 scalar, steps taken since the run began. Randomness is a function of it and the seed.
     params: {layer name: parameters}, all layers.
-    stats: {layer name: batch statistics}, all layers.
+    stats: {layer name: batch statistics}, all layers, and what the objective keeps by a name of its own.
     opt_state: the optax state of the phase's trainable layers.
     average: the exponential moving average of the trainable layers' (parameters, statistics); () where none is kept.
   """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import lockstep
+from fer_jax import lockstep, pretrained
 from fer_jax.apps.ensemble import write_ensemble
 from fer_jax.config import parse
 from fer_jax.errors import UserError
@@ -30,6 +30,7 @@ RECIPE = {
   "evaluate_every": "2 steps",
   "log_every": "1 steps",
   PHASE + "average": 0.8,
+  PHASE + "objective.center_weight": 0.01,
   PHASE + "watch": "loss",
   PHASE + "optimizer.schedule": "plateau",
   PHASE + "optimizer.warmup": 0.0,
@@ -43,6 +44,16 @@ RECIPE = {
 def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp("recipe")
   return folder, run(folder, config(**RECIPE))
+
+
+def test_centres_are_kept_with_the_statistics_and_are_nothing_to_begin_another_network_with(whole):
+  folder, _ = whole
+  params, stats = final_state(folder)
+  centers = stats["center_loss"]["centers"]
+  assert centers.shape[0] == 3
+  assert np.abs(centers).max() > 0
+  _, stats = pretrained.run_folder.read(folder)
+  assert set(stats) == set(params)
 
 
 def test_every_protocol_s_accuracy_follows_from_its_probabilities(whole):

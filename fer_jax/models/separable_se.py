@@ -31,7 +31,7 @@ class SeparableSe:
   before its activation; a separable one has neither between its two parts; the gates have biases, and ReLU between
   their matrices; dropout stands before the classifier.
 
-  Table 1 has 5,134,175 parameters so, and 5,835,265 are printed. With `residual` there are 5,834,335: what is printed is
+  Table 1 has 5,134,175 parameters so, 5,835,265 are printed. With `residual` there are 5,834,335: printed is, it seems,
   the network "embedded in a residual structure" (section 1.4), whose shortcut branches the table leaves out. The paper
   has too little on biases and normalisation to say where the last 930 are.
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from fer_jax.models.network import Network
+from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Objective
@@ -13,6 +13,9 @@ class ObjectiveSettings(Protocol):
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective for the layers named in `trainable`, over the devices of `axis_name`."""
+
+  def statistics(self, features: int, classes: int) -> Tree:
+    """Returns what the objective keeps from step to step, as it is at step 0, by a name that no layer has."""
 
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"backprop": Backprop, "hsic_bottleneck": HsicBottleneck}

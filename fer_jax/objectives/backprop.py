@@ -1,4 +1,4 @@
-"""Back-propagation of a loss of the logits through all trainable layers at once."""
+"""Back-propagation of a loss of the logits, and of the features if asked for, through all trainable layers at once."""
 
 import dataclasses
 import math
@@ -6,10 +6,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fer_jax.losses import focal
+from fer_jax.losses import center, focal
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.choices import check_choice
-from fer_jax.models.network import Network, Tree
+from fer_jax.models.network import Network, Outputs, Tree
 from fer_jax.objectives.objective import (
   Examples,
   Learned,
@@ -20,6 +20,7 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
+CENTERS = "center_loss"  # among the statistics: no layer has this name
 LOSSES = ("cross_entropy", "focal", "focal_one_vs_rest", "focal_sigmoid")
 
 
@@ -37,6 +38,9 @@ class Backprop:
     label_smoothing: weight of the uniform distribution in the target.
     class_weights: one number a class, or none. A row counts as its target says, sum_k target_k weight_k, whatever
       the label smoothing; `losses.class_weights` makes them of the classes' counts.
+    center_weight: of the centre loss of the features, whose mean over the rows is added; 0 for none. Wen et al. 2016
+      (`losses.center`) have 0.003. The centres begin at zero, and are statistics of the network as far as others know.
+    center_rate: by which the centres follow the features.
   """
 
   loss: str = "cross_entropy"
@@ -44,18 +48,26 @@ class Backprop:
   alpha: float = 0.25
   label_smoothing: float = 0.0
   class_weights: tuple[float, ...] = ()
+  center_weight: float = 0.0
+  center_rate: float = 0.5
 
   def __post_init__(self) -> None:
     check_choice("objective.loss", self.loss, LOSSES)
     if not 0 <= self.gamma < math.inf:
       raise ValueError(f"objective.gamma={self.gamma}: expected a number, 0 or more")
-    for field in ("alpha", "label_smoothing"):
+    if not 0 <= self.center_weight < math.inf:
+      raise ValueError(f"objective.center_weight={self.center_weight}: expected a number, 0 or more")
+    for field in ("alpha", "label_smoothing", "center_rate"):
       if not 0 <= getattr(self, field) <= 1:
         raise ValueError(f"objective.{field}={getattr(self, field)}: expected a number, 0 to 1")
     if self.class_weights and not (
       all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
     ):
       raise ValueError(f"objective.class_weights={self.class_weights}: expected numbers, 0 or more, not all of them 0")
+
+  def statistics(self, features: int, classes: int) -> Tree:
+    """Returns the centres of step 0, beside the layers' statistics; nothing without a centre loss."""
+    return {CENTERS: {"centers": jnp.zeros((classes, features), jnp.float32)}} if self.center_weight else {}
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective; layers that are not trainable are run as in evaluation.
@@ -68,15 +80,25 @@ class Backprop:
     def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> Learned:
       rows = global_rows(batch.image.shape[0], axis_name)
 
-      def loss_of(trained: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+      def loss_of(trained: Tree) -> tuple[jax.Array, tuple[Outputs, Tree, jax.Array]]:
         outputs, new_stats = network.apply({**params, **trained}, stats, batch.image, key=key, trainable=trainable)
         losses = self._losses(outputs.logits, batch.target)
-        return jnp.sum(losses) / rows, (count_correct(outputs.logits, batch.target), new_stats)
+        away = jnp.zeros(())
+        if self.center_weight:
+          away = jnp.sum(center.center_loss(outputs.features, batch.target, stats[CENTERS]["centers"])) / rows
+        return jnp.sum(losses) / rows + self.center_weight * away, (outputs, new_stats, away)
 
       trained = {name: params[name] for name in params if name in trainable}
-      (loss, (correct, new_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
-      gradients, loss, correct = sum_over_devices((gradients, loss, correct), axis_name)
-      return Learned(gradients, new_stats, {"loss": loss, "accuracy": correct / rows})
+      (loss, (outputs, new_stats, away)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+      correct = count_correct(outputs.logits, batch.target)
+      gradients, loss, correct, away = sum_over_devices((gradients, loss, correct, away), axis_name)
+      metrics = {"loss": loss, "accuracy": correct / rows}
+      if self.center_weight:
+        metrics["center_loss"] = away
+        centers = stats[CENTERS]["centers"]
+        pulled = sum_over_devices(center.pull(outputs.features, batch.target, centers), axis_name)
+        new_stats = {**new_stats, CENTERS: {"centers": center.moved(centers, *pulled, self.center_rate)}}
+      return Learned(gradients, new_stats, metrics)
 
     return objective
 

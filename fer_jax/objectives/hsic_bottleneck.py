@@ -58,6 +58,11 @@ class HsicBottleneck(LayerLoss):
     if self.unit == "block" and self.group == "layer":
       raise ValueError("objective.unit='block': expected objective.group='block' or 'network', not 'layer'")
 
+  def statistics(self, features: int, classes: int) -> Tree:
+    """Returns nothing: a batch is all that the objective knows of."""
+    del features, classes
+    return {}
+
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective for the hidden layers in `trainable`, and for the classifier if it is among them.
 

@@ -27,7 +27,7 @@ class Learned(NamedTuple):
 
   Attributes:
     gradients: of the trainable layers, {layer name: tree like its parameters}.
-    stats: the new batch statistics of all layers.
+    stats: the new batch statistics of all layers, and what the objective keeps.
     metrics: float32 scalars by name; `loss` always, `accuracy` where the classifier was run.
   """
 

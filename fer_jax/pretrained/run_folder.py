@@ -33,9 +33,10 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
   try:
     with Checkpoints(checkpoints) as saved:
-      return saved.restore_variables(step)
+      params, stats = saved.restore_variables(step)
   except Exception as error:  # orbax names no common ancestor for what a damaged file raises
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     raise UserError(
       f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or name another run"
     ) from None
+  return params, {name: value for name, value in stats.items() if name in params}  # and not what an objective kept

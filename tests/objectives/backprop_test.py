@@ -144,3 +144,81 @@ class TestClassWeights:
 def test_settings_out_of_range(wrong):
   with pytest.raises(ValueError, match=rf"objective\.{next(iter(wrong))}=.*: expected"):
     Backprop(**wrong)
+
+
+WITH_CENTERS = Backprop(center_weight=0.1, center_rate=0.25)
+
+
+@pytest.fixture(scope="module")
+def with_centers(network, variables, batch):
+  """Parameters, and statistics with centres that are not at zero any more."""
+  params, stats = variables
+  features = jax.eval_shape(network.apply, params, stats, batch.image)[0].features.shape[-1]
+  ((name, kept),) = WITH_CENTERS.statistics(features, 3).items()
+  assert name not in network.layers
+  assert [(x.shape, x.dtype) for x in kept.values()] == [((3, features), jnp.float32)]
+  return params, {**stats, name: jax.tree.map(lambda x: x + jnp.linspace(-1, 1, x.size).reshape(x.shape), kept)}
+
+
+def taught(settings, network, trainable, variables, batch):
+  return jax.jit(settings.build(network, frozenset(trainable), None))(*variables, batch, jax.random.key(3))
+
+
+class TestCenterLoss:
+  @staticmethod
+  def centers_of(stats):
+    return stats["center_loss"]["centers"]
+
+  def test_is_the_sum_of_both_losses_and_their_gradients(self, network, with_centers, batch):
+    params, stats = with_centers
+    key = jax.random.key(3)
+
+    def away(params):
+      features = network.apply(params, stats, batch.image, key=key)[0].features
+      difference = features - self.centers_of(stats)[jnp.argmax(batch.target, -1)]
+      return 0.5 * jnp.sum(difference**2, -1).mean()
+
+    joint, plain = (taught(each, network, network.layers, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
+    value, gradients = jax.jit(jax.value_and_grad(away))(params)
+    np.testing.assert_allclose(joint.metrics["center_loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(joint.metrics["loss"], plain.metrics["loss"] + 0.1 * value, rtol=1e-5)
+    expected = jax.tree.map(lambda a, b: a + 0.1 * b, plain.gradients, gradients)
+    chex.assert_trees_all_close(joint.gradients, expected, rtol=1e-3, atol=1e-5)
+
+  def test_the_centres_follow_the_features(self, network, with_centers, batch):
+    params, stats = with_centers
+    before = np.asarray(self.centers_of(stats), np.float64)
+    learned = taught(WITH_CENTERS, network, network.layers, with_centers, batch)
+    features = jax.jit(network.apply)(params, stats, batch.image, key=jax.random.key(3))[0].features
+    expected = before.copy()
+    for k in range(3):
+      rows = np.asarray(features, np.float64)[np.argmax(batch.target, -1) == k]
+      expected[k] -= 0.25 * np.sum(before[k] - rows, axis=0) / (1 + len(rows))
+    np.testing.assert_allclose(self.centers_of(learned.stats), expected, rtol=1e-4, atol=1e-5)
+
+  def test_on_several_devices_they_are_those_of_one(self, network, with_centers, batch, on_devices):
+    trainable = frozenset(network.layers)
+    one = taught(WITH_CENTERS, network, trainable, with_centers, batch)
+    many = on_devices(WITH_CENTERS, 4, trainable, with_centers)
+    chex.assert_trees_all_close(self.centers_of(many.stats), self.centers_of(one.stats), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(many.gradients, one.gradients, rtol=1e-3, atol=1e-5)
+
+  def test_frozen_layers_learn_nothing_from_it_and_the_centres_follow_all_the_same(self, network, with_centers, batch):
+    joint, plain = (taught(each, network, {"classifier"}, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
+    chex.assert_trees_all_close(joint.gradients, plain.gradients, rtol=1e-6)
+    assert (self.centers_of(joint.stats) != self.centers_of(with_centers[1])).any()
+
+  def test_without_one_nothing_is_kept(self):
+    assert Backprop().statistics(5, 3) == {}
+
+  @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+      ({"center_weight": -1.0}, "objective.center_weight=-1.0: expected a number, 0 or more"),
+      ({"center_rate": 1.5}, "objective.center_rate=1.5: expected a number, 0 to 1"),
+    ],
+  )
+  def test_numbers_out_of_their_range_are_refused(self, settings, message):
+    with pytest.raises(ValueError, match=message):
+      Backprop(**settings)

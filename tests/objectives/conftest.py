@@ -37,7 +37,7 @@ def batch():
 def on_devices(variables, batch):
   """Returns a function that learns from the batch with the rows dealt over several devices."""
 
-  def learn(settings, devices, trainable):
+  def learn(settings, devices, trainable, variables=variables):
     spread = SETTINGS.build(CLASSES, jnp.float32, "d")
     objective = settings.build(spread, trainable, "d")
     learned = jax.pmap(

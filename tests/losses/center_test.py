@@ -1,0 +1,69 @@
+"""The centre loss against loops over rows in NumPy, several steps of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.losses.center import center_loss, moved, pull
+
+B, D, K = 9, 5, 7
+FEATURES = np.random.default_rng(2).normal(1, 2, (B, D)).astype(np.float32)
+CENTERS = np.random.default_rng(3).normal(0, 1, (K, D)).astype(np.float32)
+
+
+def loss_of_rows(features, target, centers):
+  return [
+    sum(t * 0.5 * np.sum((x - c) ** 2) for t, c in zip(row, centers, strict=True))
+    for x, row in zip(features, target, strict=True)
+  ]
+
+
+def next_centers(features, target, centers, rate):
+  """Eq. 4 of Wen et al., a class at a time; a row counts for a class by its share."""
+  found = []
+  for k, center in enumerate(centers):
+    difference = sum(row[k] * (center - x) for x, row in zip(features, target, strict=True))
+    found.append(center - rate * difference / (1 + sum(row[k] for row in target)))
+  return np.array(found)
+
+
+def test_loss_equals_a_rendering_in_float64(target):
+  expected = loss_of_rows(FEATURES.astype(np.float64), target.astype(np.float64), CENTERS.astype(np.float64))
+  np.testing.assert_allclose(center_loss(FEATURES, target, CENTERS), expected, rtol=1e-5)
+
+
+def test_gradient_is_the_way_to_the_centre():
+  label = np.random.default_rng(4).integers(0, K, B)
+  gradient = jax.grad(lambda x: center_loss(x, jnp.eye(K)[label], CENTERS).sum())(FEATURES)
+  np.testing.assert_allclose(gradient, FEATURES - CENTERS[label], rtol=1e-5)
+
+
+def test_centres_move_as_in_float64_for_several_steps(target):
+  centers, expected = jnp.asarray(CENTERS), CENTERS.astype(np.float64)
+  for step in range(4):
+    features = FEATURES * (1 + step)
+    centers = moved(centers, *pull(features, target, centers), 0.5)
+    expected = next_centers(features.astype(np.float64), target.astype(np.float64), expected, 0.5)
+  np.testing.assert_allclose(centers, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_that_is_absent_does_not_move():
+  target = np.eye(K, dtype=np.float32)[[1, 1, 4, 1, 4, 4, 1, 1, 1]]
+  found = np.asarray(moved(jnp.asarray(CENTERS), *pull(FEATURES, target, CENTERS), 0.5))
+  still = (found == CENTERS).all(axis=1)
+  assert still.tolist() == [k not in (1, 4) for k in range(K)]
+
+
+def test_parts_of_a_batch_sum_to_the_whole():
+  target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
+  parts = [pull(FEATURES[rows], target[rows], CENTERS) for rows in (slice(0, 4), slice(4, B))]
+  whole = pull(FEATURES, target, CENTERS)
+  for together, *each in zip(whole, *parts, strict=True):
+    np.testing.assert_allclose(together, sum(each), rtol=1e-5, atol=1e-5)
+
+
+def test_arithmetic_is_float32_whatever_the_features_are():
+  target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
+  half = jnp.asarray(FEATURES, jnp.bfloat16)
+  assert center_loss(half, target, CENTERS).dtype == jnp.float32
+  assert {x.dtype for x in pull(half, target, CENTERS)} == {jnp.dtype(jnp.float32)}
