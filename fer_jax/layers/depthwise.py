@@ -79,7 +79,8 @@ def _sum_of_shifts(axes: Sequence[Axis], padded: jax.Array, kernel: jax.Array) -
 
 def _places(axes: Sequence[Axis]) -> Iterator[tuple[int, int]]:
   """Returns the places of the kernel, row by row."""
-  return itertools.product(*(range(axis.kernel) for axis in axes))
+  down, across = axes
+  return itertools.product(range(down.kernel), range(across.kernel))
 
 
 def _pad(x: jax.Array, widths: Sequence[tuple[int, int, int]]) -> jax.Array:

@@ -96,8 +96,8 @@ class Backprop:
       if self.center_weight:
         metrics["center_loss"] = away
         centers = stats[CENTERS]["centers"]
-        pulled = sum_over_devices(center.pull(outputs.features, batch.target, centers), axis_name)
-        new_stats = {**new_stats, CENTERS: {"centers": center.moved(centers, *pulled, self.center_rate)}}
+        ways, counts = sum_over_devices(center.pull(outputs.features, batch.target, centers), axis_name)
+        new_stats = {**new_stats, CENTERS: {"centers": center.moved(centers, ways, counts, self.center_rate)}}
       return Learned(gradients, new_stats, metrics)
 
     return objective
