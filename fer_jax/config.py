@@ -62,6 +62,16 @@ def _check_values(settings: Settings) -> None:
     raise UserError(f"config.view_margin={settings.view_margin}: expected pixels, 0 or more")
   if settings.replicas < 0 or (settings.replicas == 0 and not settings.folds.by):
     raise UserError(f"config.replicas={settings.replicas}: expected 1 or more, or 0 for all folds of config.folds.by")
+  if settings.expansion.protocol == "paper" and not settings.folds.by:
+    raise UserError(
+      "config.expansion.protocol='paper' divides what it has expanded, and config.folds.by is empty: expected a "
+      "division, such as config.folds.by='images', or config.expansion.protocol='honest'"
+    )
+  if settings.expansion.protocol == "paper" and settings.data.drop:
+    raise UserError(
+      f"config.data.drop={settings.data.drop!r} would leave out what config.expansion.protocol='paper' puts into "
+      "training, copies of test pictures: expected config.data.drop='' or config.expansion.protocol='honest'"
+    )
   if not 0 <= settings.seed <= _LARGEST_SEED - max(settings.replicas, 1):
     raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, with the replicas after it")
   if not 0 <= settings.budget_minutes < math.inf:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from fer_jax.data import arrays as arrays_lib
-from fer_jax.data import audit, splits
+from fer_jax.data import audit, expansion, splits
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.splits import Folds
 from fer_jax.errors import UserError
@@ -41,7 +43,8 @@ class Plan:
   Attributes:
     replicas: in order, at least one.
     folds: that the dataset is divided into; None with its own splits.
-    epoch_rows: training rows that count as an epoch; of folds the mean, so that all take the same number of steps.
+    epoch_rows: training rows, augmented copies included, that count as an epoch; of folds the mean, so that all take
+      the same number of steps.
   """
 
   replicas: tuple[Replica, ...]
@@ -68,15 +71,17 @@ def plan(settings: Settings) -> Plan:
   if not len(arrays.rows("test")):
     raise UserError(f"{data.name} has no test split of its own: divide it, for example with --config.folds.by=subjects")
   names = _names("seed", [seed for seed, _ in divided])
+  finish = _finishing(settings, arrays, arrays.rows("train"))
   replicas = tuple(
-    Replica(name, seed, None, _without_dropped(settings, its_own))
-    for name, (seed, its_own) in zip(names, divided, strict=True)
+    Replica(name, seed, None, finish(its_own)) for name, (seed, its_own) in zip(names, divided, strict=True)
   )
   return Plan(replicas, None, len(replicas[0].arrays.rows("train")))
 
 
 def _folded(settings: Settings, arrays: Arrays) -> Plan:
-  wanted, share = settings.folds, settings.data.validation_share
+  wanted, share, protocol = settings.folds, settings.data.validation_share, settings.expansion.protocol
+  if protocol == "paper":
+    arrays = expansion.expand(arrays, settings.expansion)
   if wanted.file:
     folds = splits.load_folds(Path(wanted.file).expanduser(), arrays)
   else:
@@ -88,20 +93,35 @@ def _folded(settings: Settings, arrays: Arrays) -> Plan:
       f"config.folds.number={wanted.number} with config.replicas={settings.replicas}: there are {folds.count} folds, "
       f"0 to {folds.count - 1}"
     )
+  finish = _finishing(settings, arrays)
   replicas = tuple(
-    Replica(
-      name,
-      settings.seed + i,
-      number,
-      _without_dropped(settings, splits.for_fold(arrays, folds, number, share, wanted.seed)),
-    )
+    Replica(name, settings.seed + i, number, finish(splits.for_fold(arrays, folds, number, share, wanted.seed)))
     for i, (number, name) in enumerate(zip(numbers, _names("fold", numbers), strict=True))
   )
-  return Plan(replicas, folds, splits.epoch_rows(arrays, folds, share, wanted.seed))
+  rows = expansion.factors(arrays, settings.expansion) if protocol == "honest" else None
+  return Plan(replicas, folds, splits.epoch_rows(arrays, folds, share, wanted.seed, rows))
 
 
-def _without_dropped(settings: Settings, arrays: Arrays) -> Arrays:
-  return audit.without_train_duplicates(arrays) if settings.data.drop == "train_duplicates" else arrays
+def _finishing(settings: Settings, arrays: Arrays, rows: np.ndarray | None = None) -> Callable[[Arrays], Arrays]:
+  """Returns what is done to a dataset once it is divided: pictures are left out, copies come in. Images are shared.
+
+  Args:
+    settings: of the run.
+    arrays: the dataset, however it is divided.
+    rows: that may be in training, int [n]; None for all.
+  """
+  protocol = settings.expansion.protocol
+  whole = expansion.expand(arrays, settings.expansion, rows) if protocol == "honest" else arrays
+  picture = audit.number_pictures(whole) if protocol else None
+
+  def finish(divided: Arrays) -> Arrays:
+    if settings.data.drop == "train_duplicates":
+      divided = audit.without_train_duplicates(divided)
+    if protocol == "honest":
+      divided = expansion.with_training_copies(divided, whole)
+    return divided if picture is None else expansion.with_notes(divided, settings.expansion, picture)
+
+  return finish
 
 
 def _names(kind: str, numbers: Sequence[int]) -> list[str]:

@@ -45,15 +45,15 @@ class Rig:
     eval_step = make_eval_step(self.network, placement.axis_name, margin=settings.view_margin)
     self.eval_step = placement.compile_eval(eval_step)
     self.host = _stays_on_host(settings, arrays)
-    self._image = arrays.image
+    self._arrays = arrays
     self.resident = Resident()
     if not self.host:
       self.resident = placement.replicate(Resident(np.asarray(arrays.image), pipeline.targets(arrays)))
 
   @functools.cached_property
   def picture(self) -> np.ndarray:
-    """The number of each example's picture, int32 [N]; equal pictures share one, however the dataset is divided."""
-    return number_pictures(self._image)
+    """The number of each example's picture, int32 [N], as `number_pictures` has it, however the dataset is divided."""
+    return number_pictures(self._arrays)
 
   def batches(self, replica: Replica) -> pipeline.ShuffledBatches:
     """Returns the endless stream of a training's batches."""

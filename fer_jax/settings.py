@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fer_jax.data.augment import Augmentation
+from fer_jax.data.expansion import Expansion
 from fer_jax.data.mixing import Mixing
 from fer_jax.errors import UserError
 from fer_jax.models import ModelSettings
@@ -198,6 +199,7 @@ class Settings:
       whichever a few steps show to be the faster ("auto").
     model: which network.
     pretrained: weights to begin with.
+    expansion: of the dataset by augmented copies, before training.
     augmentation: of training images.
     mixing: of training images with one another.
     schedule: the names of the phases, in order.
@@ -226,6 +228,7 @@ class Settings:
   replicas: int = 1
   replica_strategy: str = "auto"
   pretrained: PretrainedSettings = PretrainedSettings()
+  expansion: Expansion = Expansion()
   augmentation: Augmentation = Augmentation()
   mixing: Mixing = Mixing()
   batch_size: int = 128

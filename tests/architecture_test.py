@@ -34,7 +34,7 @@ FLOORS = {
   "fer_jax.provenance": (),
   "fer_jax.workdir": ("errors", "provenance"),
   "fer_jax.pretrained": ("errors", "checkpoint"),
-  "fer_jax.settings": ("errors", "data.augment", "data.mixing", "models", "objectives", "optim"),
+  "fer_jax.settings": ("errors", "data.augment", "data.expansion", "data.mixing", "models", "objectives", "optim"),
   "fer_jax.config": ("errors", "data.views", "models", "objectives", "settings"),
   "fer_jax.command_line": ("errors", "config"),
   "fer_jax.phases": ("errors", "models.network", "parallel", "settings", "step"),

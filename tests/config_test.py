@@ -5,6 +5,8 @@ from ml_collections import ConfigDict
 
 from configs import hsic
 from fer_jax import config
+from fer_jax.data.augment import Augmentation
+from fer_jax.data.expansion import CopyAugmentation
 from fer_jax.errors import UserError
 from fer_jax.settings import Duration
 
@@ -49,7 +51,10 @@ def at(mapping, path):
 
 FULL = hsic.get_config().to_dict()
 # These sections hold names that the user chooses.
-FREE = {("phases",), ("paper", "reported"), ("paper", "by_class"), ("phases", "bottleneck", "objective", "layer_beta")}
+FREE = {
+  *(("phases",), ("paper", "reported"), ("paper", "by_class"), ("expansion", "by_class")),
+  ("phases", "bottleneck", "objective", "layer_beta"),
+}
 SECTIONS = [path for path in sections(FULL) if path not in FREE]
 LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported") and path not in FREE]
 
@@ -146,6 +151,11 @@ class TestComplete:
     assert completed["model"]["name"] == "hsic_dense"
     assert config.parse(small_config()) == config.parse(ConfigDict(completed))
 
+  def test_a_section_keeps_its_own_defaults_where_a_few_are_given(self):
+    partly = config.parse(small_config(expansion={"augmentation": {"flip": 0.0}})).expansion.augmentation
+    assert partly == CopyAugmentation(flip=0.0)
+    assert partly.rotation != Augmentation().rotation
+
   def test_the_argument_is_left_as_it_was(self):
     given = small_config()
     before = given.to_dict()
@@ -202,6 +212,32 @@ class TestWrongValues:
       ({"data": {"name": 3}}, "config.data.name=3: expected str, not int"),
       ({"data": 3}, "config.data=3: expected a section with name, "),
       ({"augmentation": {"flip": 2.0}}, "config.augmentation: augmentation.flip=2.0: expected a probability"),
+      (
+        {"expansion": {"protocol": "fair"}},
+        "config.expansion: expansion.protocol='fair': expected one of empty, paper, ",
+      ),
+      ({"expansion": {"factor": 0}}, "config.expansion: expansion.factor=0: expected 1 (no copies) or more"),
+      ({"expansion": {"factor": 1.5}}, "config.expansion.factor=1.5: expected int, not float"),
+      ({"expansion": {"by_class": {"sad": 0}}}, "config.expansion: expansion.by_class.sad=0: expected 1 (no copies)"),
+      ({"expansion": {"by_class": {"sad": "5"}}}, "config.expansion.by_class.sad='5': expected int, not str"),
+      ({"expansion": {"seed": 2**31}}, "config.expansion: expansion.seed=2147483648: expected 0 to 2147483647"),
+      (
+        {"expansion": {"protocol": "honest"}},
+        "config.expansion: expansion.protocol='honest' with expansion.factor=1: ",
+      ),
+      (
+        {"expansion": {"augmentation": {"flip": 2.0}}},
+        "config.expansion.augmentation: augmentation.flip=2.0: expected",
+      ),
+      ({"expansion": {"protocol": "paper", "factor": 2}}, "config.expansion.protocol='paper' divides what it has "),
+      (
+        {
+          "expansion": {"protocol": "paper", "by_class": {"sad": 2}},
+          "folds": {"by": "images"},
+          "data": {"drop": "train_duplicates"},
+        },
+        "config.data.drop='train_duplicates' would leave out what config.expansion.protocol='paper' puts into",
+      ),
       ({"model": {"name": "nobody"}}, "config.model.name='nobody': expected one of hsic_dense"),
       ({"model": {"blocks": 3}}, "config.model.name is missing: expected one of hsic_dense"),
       ({"paper": {"reported": {"accuracy": "high"}}}, "config.paper.reported.accuracy='high': expected float, not str"),

@@ -1,8 +1,17 @@
-"""How many trainings go side by side, decided without a training."""
+"""Which trainings there are, and how many go side by side, decided without a training."""
 
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
 import pytest
 
 from fer_jax import replicas
+from fer_jax.config import parse
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.data import audit
+from fer_jax.errors import UserError
+from tests.tiny_run import config, tiny_arrays
 
 GIB = 2**30
 
@@ -84,3 +93,120 @@ def test_waves_take_all_in_order(count, together, sizes):
   found = replicas.waves(range(count), together)
   assert [len(wave) for wave in found] == sizes
   assert [number for wave in found for number in wave] == list(range(count))
+
+
+def without_validation(*args, **kwargs):
+  arrays = tiny_arrays()
+  return dataclasses.replace(arrays, split=np.where(arrays.split == "test", "test", "train"))
+
+
+def doubled(*args, **kwargs):
+  """Ten pictures of the test split stand in training, too."""
+  arrays = tiny_arrays()
+  arrays.image[:10], arrays.label[:10] = arrays.image[-10:], arrays.label[-10:]
+  return arrays
+
+
+class TestExpansion:
+  """What trainings see of a dataset that is expanded: 101 pictures of three classes and seven people."""
+
+  FACTORS: ClassVar = np.array([4, 2, 4])
+
+  def plan(self, monkeypatch, protocol, load=tiny_arrays, **changes):
+    monkeypatch.setattr(arrays_lib, "load", load)
+    given = config(**changes)
+    given.expansion = {"protocol": protocol, "factor": 4, "by_class": {"b": 2}}
+    return replicas.plan(parse(given))
+
+  @pytest.mark.parametrize(
+    "changes",
+    [
+      {"folds.by": "subjects", "folds.count": 3, "replicas": 0},
+      {"folds.by": "images", "folds.count": 3, "replicas": 2},
+      {"folds.by": "one_subject_out", "replicas": 1, "folds.number": 4},
+      {"replicas": 2},
+    ],
+    ids=["subjects", "images", "one subject out", "own splits"],
+  )
+  @pytest.mark.parametrize("load", [tiny_arrays, without_validation])
+  def test_honest_expands_training_alone(self, monkeypatch, changes, load):
+    whole = load()
+    monkeypatch.setattr(arrays_lib, "load", load)
+    plain = replicas.plan(parse(config(**changes)))
+    plan = self.plan(monkeypatch, "honest", load, **changes)
+    for replica, before in zip(plan.replicas, plain.replicas, strict=True):
+      arrays = replica.arrays
+      assert arrays.image is plan.replicas[0].arrays.image
+      for split in ("validation", "test"):
+        np.testing.assert_array_equal(arrays.rows(split), before.arrays.rows(split))
+      train, pictures = arrays.rows("train"), before.arrays.rows("train")
+      assert set(arrays.origin[train].tolist()) == set(pictures.tolist())
+      np.testing.assert_array_equal(np.bincount(arrays.origin[train])[pictures], self.FACTORS[whole.label[pictures]])
+      assert not audit.seen_in_training(arrays).any()
+      assert arrays.notes[: len(before.arrays.notes)] == before.arrays.notes
+      assert f"the {len(pictures)} training examples became {len(train)} (a " in arrays.notes[-2]
+      assert " test examples 0 have the same picture, or a copy of it, in training" in arrays.notes[-1]
+    sizes = [len(each.arrays.rows("train")) for each in plan.replicas]
+    if plan.folds is None:
+      assert plan.epoch_rows == sizes[0]
+    elif len(sizes) == plan.folds.count:
+      assert plan.epoch_rows == round(np.mean(sizes))
+    assert plan.epoch_rows > 2 * plain.epoch_rows
+
+  def test_own_splits_make_copies_of_training_examples_only(self, monkeypatch):
+    assert len(self.plan(monkeypatch, "honest").replicas[0].arrays) == 101 + 20 * 3 + 20 + 20 * 3
+
+  def test_honest_leaves_out_copies_with_their_pictures(self, monkeypatch):
+    changes = {"data.drop": "train_duplicates", "replicas": 1}
+    (replica,) = self.plan(monkeypatch, "honest", doubled, **changes).replicas
+    assert not np.isin(replica.arrays.origin[replica.arrays.rows("train")], np.arange(10)).any()
+    (kept,) = self.plan(monkeypatch, "honest", doubled, replicas=1).replicas
+    assert audit.seen_in_training(kept.arrays).tolist() == [False] * 11 + [True] * 10
+
+  def test_paper_divides_copies_like_any_pictures(self, monkeypatch, tmp_path):
+    changes = {"folds.by": "images", "folds.count": 3, "replicas": 0}
+    plan = self.plan(monkeypatch, "paper", **changes)
+    label = tiny_arrays().label
+    n = int(self.FACTORS[label].sum())
+    assert len(plan.folds.number) == n
+    tests = [replica.arrays.rows("test") for replica in plan.replicas]
+    assert sorted(np.concatenate(tests).tolist()) == list(range(n))
+    for replica, test in zip(plan.replicas, tests, strict=True):
+      arrays = replica.arrays
+      assert arrays.image is plan.replicas[0].arrays.image
+      assert len(test) in (n // 3, n // 3 + 1)
+      assert len(test) + len(arrays.rows("train")) + len(arrays.rows("validation")) == n
+      seen = np.isin(arrays.origin[test], arrays.origin[arrays.rows("train")])
+      np.testing.assert_array_equal(audit.seen_in_training(arrays), seen)
+      assert 0.5 < seen.mean() < 1
+      assert f"the 101 examples became {n} (a 34 x 4 = 136, b 34 x 2 = 68, c 33 x 4 = 132)" in arrays.notes[-2]
+      assert arrays.notes[-1].startswith(
+        f"of the {len(test)} test examples {seen.sum()} have the same picture, or a copy of it, in training: this is "
+        "the paper's protocol, not a measure of new faces; "
+      )
+    assert plan.epoch_rows == round(np.mean([len(each.arrays.rows("train")) for each in plan.replicas]))
+    plan.folds.save(tmp_path / "splits.json")
+    again = self.plan(
+      monkeypatch, "paper", **{"folds.by": "file", "folds.file": str(tmp_path / "splits.json"), "replicas": 0}
+    )
+    for one, other in zip(again.replicas, plan.replicas, strict=True):
+      np.testing.assert_array_equal(one.arrays.split, other.arrays.split)
+    with pytest.raises(UserError, match=f"the examples differ: {n} in the file, 101 here"):
+      self.plan(monkeypatch, "honest", **{"folds.by": "file", "folds.file": str(tmp_path / "splits.json")})
+
+  @pytest.mark.parametrize("by", ["groups", "subjects"])
+  def test_copies_stay_with_their_group_and_their_person(self, monkeypatch, by):
+    plan = self.plan(monkeypatch, "paper", **{"folds.by": by, "folds.count": 3})
+    (replica,) = plan.replicas
+    assert not audit.seen_in_training(replica.arrays).any()
+    assert "the paper's protocol" not in replica.arrays.notes[-1]
+    np.testing.assert_array_equal(plan.folds.number, plan.folds.number[replica.arrays.origin])
+
+  def test_honest_folds_are_of_the_pictures(self, monkeypatch):
+    changes = {"folds.by": "images", "folds.count": 3}
+    assert len(self.plan(monkeypatch, "honest", **changes).folds.number) == 101
+
+  def test_without_expansion_nothing_has_an_origin(self, monkeypatch):
+    (replica,) = self.plan(monkeypatch, "").replicas
+    assert replica.arrays.origin is None
+    assert not any("expan" in note for note in replica.arrays.notes)

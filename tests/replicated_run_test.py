@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fer_jax import parallel, replicas, rig
+from fer_jax.apps.report import write_report
 from fer_jax.config import parse
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import Failure, UserError
@@ -231,6 +232,28 @@ def test_what_stands_in_training_is_told_and_can_be_dropped(tmp_path, monkeypatc
   dropped = run(tmp_path / "dropped", several(**short, **{"data.drop": "train_duplicates"}))
   assert dropped["deduplicated"] == {"accuracy": dropped["accuracy"], "images": 42, "seen": 0}
   assert any("10 of the 60 training examples are left out" in note for note in dropped["notes"])
+
+
+def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_them(tmp_path):
+  short = {"duration": "2 steps", "replicas": 2, "views": "flip"}
+  expanded = several(**short)
+  expanded.expansion = {"protocol": "paper", "factor": 20}
+  result = run(tmp_path / "run", expanded)
+  first = result["runs"][0]
+  assert first["images"] == 101 * 20 // FOLDS
+  assert first["deduplicated"] == {"accuracy": None, "images": 0, "seen": first["images"]}
+  assert result["deduplicated"] == {
+    "accuracy": None,
+    "images": 0,
+    "seen": sum(each["images"] for each in result["runs"]),
+  }
+  assert result["views"]["flip"]["deduplicated"] is None
+  assert sum("examples became 2,020 (a 34 x 20 = 680" in note for note in result["notes"]) == 1
+  assert json.loads((tmp_path / "run" / "splits.json").read_text())["examples"] == 2020
+  page = write_report(tmp_path / "run").read_text()
+  assert "test images stand in training, too" in page
+  assert "not a measure of new faces" in page
+  assert "all 673 test images stand in training, too" in write_report(tmp_path / "run/replicas/fold_0").read_text()
 
 
 def test_auto_measures_both(tmp_path, capsys):

@@ -49,6 +49,8 @@ class Arrays:
     class_names: K names, in the order of the labels.
     soft_label: float32 [N, K], rows that sum to 1 (annotators' votes); None where labels are hard.
     notes: what a user should know about how the arrays came about (rows left out and why, say).
+    origin: int32 [N], the row of the picture that each row was made of, itself for an original; originals come first.
+      None where nothing was expanded (`data.expansion`).
   """
 
   image: np.ndarray
@@ -59,6 +61,7 @@ class Arrays:
   class_names: tuple[str, ...]
   soft_label: np.ndarray | None = None
   notes: tuple[str, ...] = ()
+  origin: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.label)

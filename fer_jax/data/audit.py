@@ -61,11 +61,19 @@ class Overlap(NamedTuple):
   group: int
 
 
-def number_pictures(image: np.ndarray) -> np.ndarray:
-  """Numbers the distinct pictures of uint8 [N, H, W, C], int32 [N], in the order in which they appear."""
+def number_pictures(arrays: Arrays) -> np.ndarray:
+  """Numbers the distinct pictures of a dataset, int32 [N], in the order in which they appear.
+
+  Pictures are the same that are equal pixel by pixel. An augmented copy (`data.expansion`) is the picture that it was
+  made of.
+  """
+  image = arrays.image
+  if arrays.origin is not None:
+    image = image[: np.count_nonzero(arrays.origin == np.arange(len(arrays)))]
   numbers: dict[bytes, int] = {}
   digests = (hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in image)
-  return np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int32, len(image))
+  number = np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int32, len(image))
+  return number if arrays.origin is None else number[arrays.origin]
 
 
 def constant(image: np.ndarray) -> np.ndarray:
@@ -135,7 +143,7 @@ def find_duplicates(arrays: Arrays, threshold: int = NEAR) -> Duplicates:
     arrays: the dataset; its images are read in turn, so they may be memory-mapped.
     threshold: bits in which the hashes of near duplicates may differ, of 64.
   """
-  picture = number_pictures(arrays.image)
+  picture = number_pictures(arrays)
   row = np.unique(picture, return_index=True)[1]
   code, known = perceptual_hash(arrays.image)
   hashed = np.flatnonzero(known[row])
@@ -197,9 +205,9 @@ def seen_in_training(arrays: Arrays, split: str = "test", picture: np.ndarray | 
   Args:
     arrays: the dataset.
     split: which part of it.
-    picture: what `number_pictures` makes of its images, int32 [N], where that is known already.
+    picture: what `number_pictures` makes of it, int32 [N], where that is known already.
   """
-  picture = number_pictures(arrays.image) if picture is None else picture
+  picture = number_pictures(arrays) if picture is None else picture
   return np.isin(picture[arrays.rows(split)], picture[arrays.rows("train")])
 
 
@@ -211,7 +219,7 @@ def without_train_duplicates(arrays: Arrays) -> Arrays:
   Returns:
     The dataset with the `split` of these examples set to "" and a note that says how many they are.
   """
-  picture = number_pictures(arrays.image)
+  picture = number_pictures(arrays)
   train = arrays.rows("train")
   evaluated = np.concatenate([arrays.rows(split) for split in SPLITS if split != "train"])
   dropped = train[np.isin(picture[train], picture[evaluated])]
@@ -230,7 +238,7 @@ def audit(arrays: Arrays) -> list[str]:
   Returns:
     A line for each finding; none for a dataset without any.
   """
-  picture = number_pictures(arrays.image)
+  picture = number_pictures(arrays)
   copies = np.bincount(picture)
   lines = []
   if len(copies) < len(arrays):

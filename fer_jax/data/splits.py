@@ -163,10 +163,19 @@ def for_fold(arrays: Arrays, folds: Folds, number: int, validation_share: float,
   return dataclasses.replace(arrays, split=split, notes=(*arrays.notes, note))
 
 
-def epoch_rows(arrays: Arrays, folds: Folds, validation_share: float, seed: int) -> int:
-  """Returns the number of training examples of a fold, rounded, in the mean of all folds; see `for_fold`."""
+def epoch_rows(arrays: Arrays, folds: Folds, validation_share: float, seed: int, rows: np.ndarray | None = None) -> int:
+  """Returns the number of training rows of a fold, rounded, in the mean of all folds; see `for_fold`.
+
+  Args:
+    arrays: the dataset.
+    folds: of this dataset.
+    validation_share: of the examples outside a fold.
+    seed: chooses the validation examples.
+    rows: of each example, int [N], how many rows it is in training; None for one of each.
+  """
+  rows = np.ones(len(arrays), np.int64) if rows is None else rows
   splits = (_fold_splits(arrays, folds, number, validation_share, seed) for number in range(folds.count))
-  return round(sum(int(np.sum(split == "train")) for split in splits) / folds.count)
+  return round(sum(int(rows[split == "train"].sum()) for split in splits) / folds.count)
 
 
 def with_validation(arrays: Arrays, fraction: float = 0.1, seed: int = 0) -> Arrays:
@@ -212,7 +221,7 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
   if by == "images":
     return np.arange(len(arrays), dtype=np.int32)
   if by == "groups":
-    group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays.image)
+    group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays)
     groups = int(group.max(initial=-1)) + 1
     nodes = groups + int(picture.max(initial=-1)) + 1
     links = coo_array((np.ones(len(arrays), bool), (group, groups + picture)), shape=(nodes, nodes))

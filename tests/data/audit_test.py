@@ -57,14 +57,23 @@ def planted():
 
 class TestPictures:
   def test_equal_pictures_have_one_number_in_the_order_of_appearance(self, planted):
-    number = audit.number_pictures(planted.image)
+    number = audit.number_pictures(planted)
     assert number.dtype == np.int32
     assert number.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
 
   def test_one_pixel_makes_a_difference(self):
     image = np.repeat(photographs(1), 2, axis=0)
     image[1, 47, 47] ^= 1
-    assert audit.number_pictures(image).tolist() == [0, 1]
+    assert audit.number_pictures(dataset(image, [0, 0], ["train"] * 2)).tolist() == [0, 1]
+
+  def test_an_augmented_copy_is_the_picture_that_it_was_made_of(self, planted):
+    rows = [*range(10), 6, 8, 8, 9]
+    expanded = dataclasses.replace(
+      dataset(planted.image[rows], planted.label[rows], planted.split[rows]),
+      image=np.concatenate([planted.image, photographs(4, seed=1)]),
+      origin=np.array(rows, np.int32),
+    )
+    assert audit.number_pictures(expanded).tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5, 1, 4, 4, 5]
 
   def test_memory_mapped_images_serve_and_stay_as_they_are(self, planted, tmp_path):
     np.save(tmp_path / "image.npy", planted.image)
