@@ -45,6 +45,7 @@ BASELINES = {
   "densenet121": Baseline({"name": "densenet"}, {"growth": 12, "stem": "imagenet"}),
   "mobilenet_v3": Baseline({"name": "mobilenet_v3"}, {"size": "small"}),
   "mini_xception": Baseline({"name": "mini_xception"}, {}),
+  "xception": Baseline({"name": "xception"}, {"width": 8}),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
+CHOOSING = tuple(name for name in POINTS if not name.startswith("test"))  # nothing is chosen on the test split
 QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",)}  # by a figure's kind
 
 
@@ -86,6 +87,8 @@ class Sweep:
     timings: a benchmark's JSON, whose rows give the members' `seconds_a_step` if it was given a config of theirs;
       otherwise the seconds are those of the trainings.
     reference: name of the member that the others' accuracies are subtracted from, seed by seed; empty for none.
+    choose: where the members are candidates for one value, the quantity of CHOOSING by whose mean one of them is
+      chosen; empty where they are not.
   """
 
   title: str
@@ -96,6 +99,7 @@ class Sweep:
   swept: str = ""
   timings: str = ""
   reference: str = ""
+  choose: str = ""
 
   def __post_init__(self) -> None:
     names = [member.name for member in self.members]
@@ -116,3 +120,5 @@ class Sweep:
           raise ValueError(f"member {member.name!r} in a figure of lines: expected a series, and a number as its value")
     if self.reference and self.reference not in names:
       raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")
+    if self.choose and self.choose not in CHOOSING:
+      raise ValueError(f"choose={self.choose!r}: expected {' or '.join(CHOOSING)}; the test split has no say")

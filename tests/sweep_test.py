@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from configs.sweeps import SIZES, separable_se_fusion
 from fer_jax.sweep import Figure, Member, Sweep
 
 MEMBER = Member("one", "configs/hsic.py:demo")
@@ -26,6 +27,8 @@ MEMBER = Member("one", "configs/hsic.py:demo")
       "names of members",
     ),
     (lambda: Sweep("t", "c", "c", (MEMBER,), (Figure("lines", "test accuracy"),)), "a series, and a number"),
+    (lambda: Sweep("t", "c", "c", (MEMBER,), (), choose="test accuracy"), "the test split has no say"),
+    (lambda: Sweep("t", "c", "c", (MEMBER,), (), choose="validation"), "expected validation accuracy"),
     (lambda: Sweep("t", "c", "c", (), ()), "one or more"),
     (lambda: Sweep("t", "c", "c", (MEMBER, MEMBER), ()), "each name once"),
   ],
@@ -33,3 +36,15 @@ MEMBER = Member("one", "configs/hsic.py:demo")
 def test_a_mistake_is_a_value_error(make, said):
   with pytest.raises(ValueError, match=re.escape(said)):
     make()
+
+
+@pytest.mark.parametrize("variant", SIZES)
+def test_the_fusion_coefficient_is_chosen_among_those_from_end_to_end(variant):
+  sweep = separable_se_fusion.get_sweep(variant)
+  assert sweep.choose == "validation accuracy"
+  assert [member.value for member in sweep.members] == [0, 0.25, 0.5, 0.75, 1]
+  assert sweep.members[1].overrides[-1] == "--config.model.fusion=0.25"
+  assert {figure.quantity for figure in sweep.figures} == {"validation accuracy", "test accuracy"}
+  assert {member.config for member in sweep.members} == {
+    f"configs/separable_se.py:{variant}{',' * bool(variant)}two_channel,honest"
+  }

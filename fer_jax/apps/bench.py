@@ -11,6 +11,7 @@ from fer_jax import errors, provenance
 from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.bilinear import bilinear
 from fer_jax.apps.benchmarks.centralization import gc, layouts
+from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.objectives import communication, objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.replicas import replicas
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
   "strategies": strategies,
   "layouts": layouts,
   "gc": gc,
+  "inference": inference,
 }
 
 
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "on several devices; table1: the dense network against known ones; bilinear: the bilinear network against the "
     "same in PyTorch; pipeline: batches a second; replicas: folds as one program against runs in sequence; "
     "strategies: a step of several trainings in turn, side by side, on all devices; "
-    "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs.",
+    "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
+    "inference: latency, images a second and bytes of weights of every network, beside that of --config.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")

@@ -53,18 +53,19 @@ def _maps(axes: Sequence[Axis], kernel: jax.Array, result: jax.Array) -> jax.Arr
 
 
 def _kernel(axes: Sequence[Axis], maps: jax.Array, result: jax.Array) -> jax.Array:
-  """Sums image by image: an image stays in the cache while all places of the kernel meet it."""
+  """Sums over the images first, one by one: an image stays in the cache while all places of the kernel meet it."""
   down, across = axes
   sums = jnp.promote_types(maps.dtype, jnp.float32)
   padded = _pad(maps, [(*axis.padding, 0) for axis in axes])
 
-  def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+  def add(totals: list[jax.Array], image: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], None]:
     shown, wanted = (x.astype(sums) for x in image)
-    found = [jnp.sum(shown[down.read(i), across.read(j)] * wanted, axis=(0, 1)) for i, j in _places(axes)]
-    return total + jnp.stack(found), None
+    met = (shown[down.read(i), across.read(j)] * wanted for i, j in _places(axes))
+    return [total + product for total, product in zip(totals, met, strict=True)], None
 
-  total, _ = lax.scan(add, jnp.zeros((down.kernel * across.kernel, maps.shape[-1]), sums), (padded, result))
-  return total.reshape(down.kernel, across.kernel, 1, -1).astype(maps.dtype)
+  totals, _ = lax.scan(add, [jnp.zeros(result.shape[1:], sums) for _ in _places(axes)], (padded, result))
+  kernel = jnp.stack([total.sum(axis=(0, 1)) for total in totals])
+  return kernel.reshape(down.kernel, across.kernel, 1, -1).astype(maps.dtype)
 
 
 def _sum_of_shifts(axes: Sequence[Axis], padded: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -10,11 +10,14 @@ from fer_jax.models.baselines.densenet import DenseNet
 from fer_jax.models.baselines.mini_xception import MiniXception
 from fer_jax.models.baselines.mobilenet_v3 import MobileNetV3
 from fer_jax.models.baselines.vgg import Vgg
+from fer_jax.models.baselines.xception import Xception
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
 from fer_jax.models.resnet import CifarResNet, ResNet
+from fer_jax.models.separable_se import SeparableSe
+from fer_jax.models.two_channel import TwoChannel
 
 
 class ModelSettings(Protocol):
@@ -30,10 +33,13 @@ MODELS: dict[str, type[ModelSettings]] = {
   "cifar_resnet": CifarResNet,
   "ca_resnet": CaResNet,
   "bilinear": Bilinear,
+  "separable_se": SeparableSe,
+  "two_channel": TwoChannel,
   "alexnet": AlexNet,
   "bn_inception": BnInception,
   "vgg": Vgg,
   "densenet": DenseNet,
   "mobilenet_v3": MobileNetV3,
   "mini_xception": MiniXception,
+  "xception": Xception,
 }

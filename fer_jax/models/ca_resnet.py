@@ -13,6 +13,7 @@ from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
 from fer_jax.layers.coordinate_attention import CoordinateAttention
 from fer_jax.layers.linear import LinearClassifier
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.models.network import Apply, Network
 from fer_jax.models.stages import in_turn, stages_of
@@ -124,7 +125,7 @@ class CaResNet:
       if self.halve:
         image = nn.avg_pool(image, (2, 2), strides=(2, 2), padding="SAME", count_include_pad=False)
       x = apply("attention", apply("stem", image))
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
       features = read_out(in_turn(apply, stages, x))
       return apply("classifier", features), features
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.residual_block import ResidualBlock
 from fer_jax.models.choices import STEMS, check_choice
@@ -78,7 +79,7 @@ class ResNet:
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = apply(first, image)
       if self.stem == "imagenet":
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
       return in_turn(apply, stages, x)
 
     return Extractor(layers, walk, ((first,), *stages))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.layers.squeeze_excite import SqueezeExcite
@@ -105,7 +106,7 @@ class SeparableSe:
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = in_turn(apply, [stem], image)
       for i, names in enumerate(stages):
-        y = nn.max_pool(in_turn(apply, [names], x), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        y = max_pool(in_turn(apply, [names], x), (3, 3), (2, 2), ((1, 1), (1, 1)))
         x = y + apply(shortcuts[i], x) if shortcuts else y
       return in_turn(apply, [last], x)
 

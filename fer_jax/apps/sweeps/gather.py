@@ -88,6 +88,7 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
       row["gap"] = None if row is reference else _gap(row, reference)
   finished = [t.result for t in {t.run.workdir: t for t in trainings}.values() if t.result is not None]
   states = {row["status"] for row in rows}
+  chosen = _chosen(rows, sweep.choose) if sweep.choose else None
   return {
     "sweep": plan.source,
     "title": sweep.title,
@@ -95,6 +96,9 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
     "claim": sweep.claim,
     "swept": sweep.swept,
     "reference": sweep.reference,
+    "choose": sweep.choose,
+    "chosen": chosen,
+    "chosen_by_fold": _chosen_by_fold(trainings) if chosen else None,
     "overrides": measured_overrides(plan.overrides),
     "status": _together(states),
     "timings": sweep.timings,
@@ -134,6 +138,44 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, fl
     "steps": _mean(t.result["steps"] for t in finished if t.result),
     "seconds": sum(t.result.get("seconds") or 0.0 for t in finished if t.result),
     "runs": [_run(t) for t in trainings],
+  }
+
+
+def _chosen(rows: Sequence[Record], quantity: str) -> str | None:
+  """Returns the name of the member whose mean is the greatest; None until all members have finished.
+
+  Of those with the same mean it is the one with the smaller standard deviation, and of these the first.
+  """
+  if any(row["status"] != "finished" or row["measured"][quantity] is None for row in rows):
+    return None
+
+  def merit(row: Record) -> tuple[float, float]:
+    # Rounded: the same images, summed up in another order, make the same mean.
+    return round(row["measured"][quantity], 9), -round(row["std"].get(quantity, math.inf), 9)
+
+  return str(max(rows, key=merit)["name"])
+
+
+def _chosen_by_fold(trainings: Sequence[Training]) -> Record | None:
+  """Returns what the choice comes to if each fold makes its own; None where the trainings are not of folds.
+
+  What one fold validates on, others test on, so that a choice by the mean over all folds has seen every test image. A
+  fold's own validation part is apart from its test part.
+  """
+  candidates: dict[tuple[int, str], list[tuple[str, Record]]] = {}
+  for training in trainings:
+    result = mapping(training.result)
+    for fold in (result.get("runs") or []) if result.get("folds") else []:
+      candidates.setdefault((training.run.seed, fold["name"]), []).append((training.run.member, fold))
+  everyone = list(dict.fromkeys(training.run.member for training in trainings))
+  if not candidates or any([name for name, _ in of] != everyone for of in candidates.values()):
+    return None
+  picks = [max(of, key=lambda one: one[1]["validation_accuracy"]) for of in candidates.values()]
+  accuracies = [fold["accuracy"] for _, fold in picks]
+  return {
+    "test accuracy": _mean(accuracies),
+    "interval_95": list(student_interval(accuracies)) if len(accuracies) > 1 else None,
+    "picks": dict(Counter(name for name, _ in picks)),
   }
 
 

@@ -6,7 +6,7 @@ from html import escape
 from urllib.parse import quote
 
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
-from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, short_commit
+from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, percent_range, short_commit
 from fer_jax.apps.report_page.run_files import Metrics, Record
 from fer_jax.apps.report_page.trainings import SHARED
 from fer_jax.apps.sweeps.figures import curves, lines, points
@@ -117,8 +117,8 @@ def _members(content: Record) -> Section:
   head, rows = member_table(content)
   cells = [[f'<span class="member">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
   notes = [
-    "The test split is read once for each run, with the parameters that did best on validation. To choose among the "
-    "members, go by validation."
+    "The test split is read once for each run, with the parameters that did best on validation.",
+    choice(content) if content["choose"] else "To choose among the members, go by validation.",
   ]
   intervals = dict.fromkeys(row["interval"] for row in content["rows"] if row["interval"])
   if intervals:
@@ -138,6 +138,35 @@ def _members(content: Record) -> Section:
   return Section(
     "members", "Paper and measured", f'<div class="members">{table(head, cells)}</div><div class="apart">{lead}</div>'
   )
+
+
+def choice(content: Record) -> str:
+  """Says which of the candidates is chosen, and on what grounds."""
+  ground = f"{content['choose']}, mean over the {_spread_over(content['rows'])}"
+  if content["chosen"] is None:
+    return f"One member is chosen, by {ground}, when all have finished."
+  chosen = next(row for row in content["rows"] if row["name"] == content["chosen"])
+  said = (
+    f"Chosen by {ground}: {chosen['name']}. Its test accuracy, {percent(chosen['measured']['test accuracy'])}, is the "
+    "honest one, since no test accuracy had a say in the choice; the highest of the column would be too good."
+  )
+  own = content["chosen_by_fold"]
+  if own is None:
+    return said
+  interval = f" ({percent_range(*own['interval_95'])})" if own["interval_95"] else ""
+  picks = ", ".join(f"{name} {count(folds)} \N{MULTIPLICATION SIGN}" for name, folds in own["picks"].items())
+  return (
+    f"{said} Yet what one fold validates on others test on: with the choice left to each fold's own validation part "
+    f"({picks}), test accuracy is {percent(own['test accuracy'])}{interval}."
+  )
+
+
+def _spread_over(rows: Sequence[Record]) -> str:
+  """Says what the trainings of a member differ in."""
+  trainings = {run["trainings"] or "" for row in rows for run in row["runs"]}
+  folds = any("folds" in of for of in trainings)
+  seeds = any(len(row["seeds"]) > 1 for row in rows) or any("seeds" in of for of in trainings)
+  return " and ".join(["folds"] * folds + ["seeds"] * seeds) or "runs"
 
 
 def _runs(content: Record, trainings: Sequence[Training]) -> Section:

@@ -16,7 +16,7 @@ def quantities_of(content: Mapping[str, Any]) -> list[str]:
 
 
 def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-  """Returns the head and the rows, as plain text, of a sweep.json's content."""
+  """Returns the head and the rows, as plain text, of a sweep.json's content; the chosen member is called so."""
   names = quantities_of(content)
   printed = {name for name in names for row in content["rows"] if name in row["reported"]}
   gaps = bool(content.get("reference"))
@@ -30,7 +30,7 @@ def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
   several = any(_trainings(row) for row in content["rows"])
   rows = []
   for row in content["rows"]:
-    cells = [row["name"]]
+    cells = [f"{row['name']} (chosen)" if row["name"] == content.get("chosen") else row["name"]]
     for name in names:
       cells.append(_measured(row, name))
       if spread and name == "test accuracy":

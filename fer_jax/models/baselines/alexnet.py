@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier, LinearUnit
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
@@ -62,6 +63,6 @@ class AlexNet:
     for i in range(1, 6):
       x = apply(f"conv{i}", x)
       if f"conv{i}" in POOLED:
-        x = nn.max_pool(x, (3, 3), strides=(2, 2))
+        x = max_pool(x, (3, 3), (2, 2))
     features = apply("fc7", apply("fc6", read_out(x, self.grid)))
     return apply("classifier", features), features

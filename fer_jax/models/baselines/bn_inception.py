@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
@@ -70,8 +71,8 @@ class InceptionModule(nn.Module):
     y = conv("double_reduce", widths.double[0], x, size=1)
     y = conv("double1", widths.double[1], y)
     branches.append(conv("double2", widths.double[1], y, stride=stride))
-    pool = nn.avg_pool if widths.pool == "avg" else nn.max_pool
-    y = pool(x, (3, 3), strides=(stride, stride), padding="SAME")
+    pool = nn.avg_pool if widths.pool == "avg" else max_pool
+    y = pool(x, (3, 3), (stride, stride), "SAME")
     branches.append(conv("projection", widths.projection, y, size=1) if widths.projection else y)
     return jnp.concatenate(branches, axis=-1)
 
@@ -111,7 +112,7 @@ class BnInception:
     return Network(layers, self._walk, tuple(map(tuple, stages.values())), "classifier")
 
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    halve = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding="SAME")
+    halve = partial(max_pool, window=(3, 3), strides=(2, 2), padding="SAME")
     x = apply("conv1", image)
     if self.stem == "imagenet":
       x = halve(x)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
 from fer_jax.layers.linear import LinearClassifier
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
@@ -123,7 +124,7 @@ class DenseNet:
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = apply("stem", image)
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     maps = [x]
     for block, names in enumerate(self._blocks(), start=1):
       if block > 1:

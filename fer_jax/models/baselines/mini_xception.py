@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.models.network import Apply, Network
@@ -40,7 +41,7 @@ class XceptionModule(nn.Module):
     )
     y = separable(name="conv1")(x, train=train)
     y = separable(activation=None, name="conv2")(y, train=train)
-    return nn.max_pool(y, (3, 3), strides=(2, 2), padding="SAME") + downsample(x, train=train)
+    return max_pool(y, (3, 3), (2, 2), "SAME") + downsample(x, train=train)
 
 
 class ConvClassifier(nn.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier, LinearUnit
+from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Network
@@ -66,6 +67,6 @@ class Vgg:
     for names in self._stages():
       for name in names:
         x = apply(name, x)
-      x = nn.max_pool(x, (2, 2), strides=(2, 2))
+      x = max_pool(x, (2, 2), (2, 2))
     features = apply("fc7", apply("fc6", read_out(x, self.grid)))
     return apply("classifier", features), features

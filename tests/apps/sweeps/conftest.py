@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ SWEEP = """
 from fer_jax.sweep import Figure, Member, Sweep
 
 def get_sweep(variant=""):
-  if variant not in ("", "three", "drawn", "against", "lines"):
-    raise ValueError(f"no variant {variant!r}: expected three, drawn, against, lines, or none")
+  if variant not in ("", "three", "drawn", "against", "choose", "lines"):
+    raise ValueError(f"no variant {variant!r}: expected three, drawn, against, choose, lines, or none")
   seeds = (0, 1, 2) if variant not in ("", "lines") else (0,)
   curves = (
     Figure("curves", "validation accuracy", "A note."), Figure("curves", "training loss"),
@@ -41,6 +42,7 @@ def get_sweep(variant=""):
     ),
     figures=lines if variant == "lines" else points,
     reference="2 blocks" if variant == "against" else "",
+    choose="validation accuracy" if variant == "choose" else "",
   )
 """
 
@@ -65,6 +67,14 @@ class Launch:
     self._monkeypatch.setenv("FAKE_RUNS", json.dumps(told))
     program = [sys.executable, "-S", str(Path(__file__).with_name("fake_main.py"))]
     return Launcher(self.plan(variant=variant), Local(program)).run()
+
+  def measure(self, variant: str, blocks: int, validation: Sequence[float | None], test: float) -> None:
+    """Gives the runs of so many blocks, one for each seed, other accuracies."""
+    runs = [run for run in self.plan(variant=variant).runs if run.member == f"{blocks} blocks"]
+    for run, accuracy in zip(runs, validation, strict=True):
+      path = run.workdir / "result.json"
+      result = json.loads(path.read_text())
+      path.write_text(json.dumps({**result, "accuracy": test, "validation": {"accuracy": accuracy, "step": 20}}))
 
   def calls(self) -> list[str]:
     names = self._calls.read_text().split() if self._calls.exists() else []

@@ -126,6 +126,59 @@ class TestGap:
     assert (less["gap"]["seeds"], less["gap"]["interval_95"]) == (1, None)
 
 
+class TestChoosing:
+  def test_goes_by_mean_validation_accuracy_then_by_spread_then_by_order(self, launch: Launch) -> None:
+    launch.run(variant="choose")  # one block has 60, 62 and 67 %, a mean of 63
+    for second, third, chosen in (
+      ((0.64, 0.64, 0.64), (0.60, 0.70, 0.61), 2),  # means of 64.0 and 63.7 %
+      ((0.63, 0.64, 0.65), (0.64, 0.64, 0.64), 3),  # the same mean: less spread
+      ((0.65, 0.64, 0.63), (0.63, 0.64, 0.65), 2),  # the same spread: the first
+      ((0.60, 0.61, 0.64), (0.60, 0.61, 0.64), 1),
+    ):
+      launch.measure("choose", 2, second, test=0.5)
+      launch.measure("choose", 3, third, test=0.9 if chosen != 3 else 0.4)  # which has no say
+      content = gathered(launch, "choose")
+      assert (content["choose"], content["chosen"]) == ("validation accuracy", f"{chosen} blocks")
+      assert content["chosen_by_fold"] is None  # there are no folds
+    launch.measure("choose", 2, (None,) * 3, test=0.5)  # no validation split
+    assert gathered(launch, "choose")["chosen"] is None
+
+  def test_waits_for_all_members(self, launch: Launch) -> None:
+    launch.run(variant="choose", blocks1="fail")
+    assert gathered(launch, "choose")["chosen"] is None
+    launch.run(variant="choose")
+    assert gathered(launch, "choose")["chosen"] == "1 blocks"
+    (launch.plan(variant="choose").runs[-1].workdir / "result.json").unlink()
+    assert gathered(launch, "choose")["chosen"] is None
+
+  def test_each_fold_may_choose_by_its_own_validation_part(self, launch: Launch) -> None:
+    launch.run(variant="choose", blocks1="folds", blocks2="folds", blocks3="folds", demo="folds")
+    runs = launch.plan(variant="choose").runs
+    for run in runs:
+      # Test and validation accuracy of each fold. Two blocks have the best mean, and one fold alone of their own.
+      of = {
+        "1 blocks": [(0.5, 0.9), (0.2, 0.1), (0.3, 0.1)],
+        "2 blocks": [(0.9, 0.8), (0.6, 0.8), (0.9, 0.8)],
+        "3 blocks": [(0.1, 0.1), (0.9, 0.1), (0.7, 0.9)],
+      }[run.member]
+      path = run.workdir / "result.json"
+      folds = [{"name": f"fold_{n}", "accuracy": t, "validation_accuracy": v} for n, (t, v) in enumerate(of)]
+      mean = {"step": None, "accuracy": sum(v for _, v in of) / 3}
+      path.write_text(json.dumps({**json.loads(path.read_text()), "runs": folds, "validation": mean}))
+    content = gathered(launch, "choose")
+    assert content["chosen"] == "2 blocks"
+    by_fold = content["chosen_by_fold"]
+    assert by_fold["test accuracy"] == pytest.approx((0.5 + 0.6 + 0.7) / 3)
+    assert by_fold["picks"] == {f"{n} blocks": 3 for n in (1, 2, 3)}  # once in each of three seeds
+    # Nine folds, variance 0.06 / 8; tables of Student's t have 2.306 for 95 % and eight degrees of freedom.
+    half = 2.306 * (0.06 / 8) ** 0.5 / 3
+    assert by_fold["interval_95"] == pytest.approx([0.6 - half, 0.6 + half], abs=1e-4)
+
+  def test_otherwise_nothing_is_chosen(self, launch: Launch) -> None:
+    content = gathered(launch, "three")
+    assert (content["choose"], content["chosen"]) == ("", None)
+
+
 def test_what_a_run_measured(launch: Launch) -> None:
   launch.run()
   log = launch.plan().runs[0].workdir / "metrics.jsonl"

@@ -166,6 +166,31 @@ class TestTable:
     assert "Student t, over 3 folds by subjects" in page.text
     assert "rather too narrow" in page.text
 
+  def test_the_chosen_member_is_called_so(self, launch: Launch) -> None:
+    launch.run(variant="three")
+    launch.measure("three", 2, (0.8, 0.8, 0.81), test=0.5)
+    launch.run(variant="choose")  # the same runs
+    page = page_of(launch, "choose")
+    names = [row[0] for row in page.rows]
+    assert names.count("2 blocks (chosen)") == 1
+    assert "1 blocks (chosen)" not in names
+    assert "Chosen by validation accuracy, mean over the seeds: 2 blocks. Its test accuracy, 50.00 %, is" in page.text
+    assert "To choose among the members" not in page.text
+
+  def test_what_folds_choose_for_themselves_is_said(self, launch: Launch) -> None:
+    launch.run(variant="choose", blocks1="folds", blocks2="folds", demo="folds")
+    page = page_of(launch, "choose")
+    assert "Chosen by validation accuracy, mean over the folds and seeds: 1 blocks." in page.text
+    # Nine folds of 60, 62 and 67 %, validation the same for all members: the first in each.
+    assert "own validation part (1 blocks 9 \N{MULTIPLICATION SIGN}), test accuracy is 63.00 % (" in page.text
+
+  def test_of_candidates_none_is_chosen_before_all_have_finished(self, launch: Launch) -> None:
+    launch.run(variant="choose", blocks1="fail", blocks2="folds")
+    page = page_of(launch, "choose")
+    expected = "One member is chosen, by validation accuracy, mean over the folds and seeds, when all have finished."
+    assert expected in page.text
+    assert "(chosen)" not in page.text
+
   def test_every_run_is_listed_and_linked(self, launch: Launch) -> None:
     launch.run()
     workdir = launch.plan().runs[0].workdir

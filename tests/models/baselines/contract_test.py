@@ -23,7 +23,7 @@ from fer_jax.objectives.objective import Examples
 from tests.layers.variables import drawn
 from tests.models.baselines.shapes import image_of, traced
 
-NAMES = ("resnet", "alexnet", "bn_inception", "vgg", "densenet", "mobilenet_v3", "mini_xception")
+NAMES = ("resnet", "alexnet", "bn_inception", "vgg", "densenet", "mobilenet_v3", "mini_xception", "xception")
 NETWORKS = {
   **{name: MODELS[name]() for name in NAMES},
   "resnet50 imagenet": ResNet(50, "imagenet", squeeze_excite=True),

@@ -1,0 +1,50 @@
+"""How much of the texture, how much of the image: the fusion coefficient of Li et al.'s two channels, chosen.
+
+  python launch/sweep.py configs/sweeps/separable_se_fusion.py           # ten folds of each; for a GPU
+  python launch/sweep.py configs/sweeps/separable_se_fusion.py:small     # five folds, narrow networks, two CPU cores
+  python launch/sweep.py configs/sweeps/separable_se_fusion.py:demo      # minutes, three folds of drawn people
+
+The paper chooses the coefficient by cross-validation, and says neither between which, nor which it was. Here each
+candidate is trained on all folds over people, as replicas of one run, and chosen is the one of the highest validation
+accuracy, mean over the folds: nobody in it is in the training part. At 1 there are the features of the local binary
+patterns alone, at 0 those of the image.
+"""
+
+from configs.sweeps import size_of
+from fer_jax.sweep import Figure, Member, Sweep
+
+CONFIG = "configs/separable_se.py"
+CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# What makes all folds of five members bearable on two cores: fewer folds, and fewer copies of a picture.
+SHORTER = {
+  "": (),
+  "small": ("--config.folds.count=5", "--config.expansion.factor=3"),
+  "demo": ("--config.folds.count=3", "--config.expansion.factor=2", "--config.replicas=0"),
+}
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the sweep at one of `configs.sweeps.SIZES`; each run is of all folds."""
+  size_of(variant)
+  ends = "0: the image alone; 1: its local binary patterns alone."
+  return Sweep(
+    title="Fusion of the two channels",
+    citation="Li et al., an improved method of expression recognition by depthwise separable convolution, introduction",
+    claim="Two channels complement each other: one for small features, one for the whole. The coefficient of their "
+    "fusion is chosen by cross-validation. No figures are printed.",
+    members=tuple(_member(variant, value) for value in CANDIDATES),
+    figures=(Figure("lines", "validation accuracy", ends), Figure("lines", "test accuracy", ends)),
+    swept="fusion coefficient",
+    choose="validation accuracy",
+  )
+
+
+def _member(variant: str, value: float) -> Member:
+  words = [word for word in (variant, "two_channel", "honest") if word]
+  return Member(
+    f"fusion {value:g}",
+    f"{CONFIG}:{','.join(words)}",
+    (*SHORTER[variant], f"--config.model.fusion={value}"),
+    value=value,
+    series="two channels",
+  )
