@@ -84,8 +84,8 @@ class Sweep:
     members: in the order in which they are trained and shown.
     figures: of the page, in order.
     swept: name of what the members' values are values of.
-    timings: a benchmark's JSON, whose rows give the members' `seconds_a_step` if it was given a config of theirs;
-      otherwise the seconds are those of the trainings.
+    timings: a benchmark's JSON, whose rows give the members' `seconds_a_step`, or `seconds_1500` for so many images in
+      evaluation, if it was given a config of theirs; otherwise seconds a step are those of the trainings.
     reference: name of the member that the others' accuracies are subtracted from, seed by seed; empty for none.
     choose: where the members are candidates for one value, the quantity of CHOOSING by whose mean one of them is
       chosen; empty where they are not.

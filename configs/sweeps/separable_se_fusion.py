@@ -10,7 +10,7 @@ accuracy, mean over the folds: nobody in it is in the training part. At 1 there 
 patterns alone, at 0 those of the image.
 """
 
-from configs.sweeps import size_of
+from configs.sweeps import SIZES, size_of
 from fer_jax.sweep import Figure, Member, Sweep
 
 CONFIG = "configs/separable_se.py"
@@ -19,7 +19,7 @@ CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHORTER = {
   "": (),
   "small": ("--config.folds.count=5", "--config.expansion.factor=3"),
-  "demo": ("--config.folds.count=3", "--config.expansion.factor=2", "--config.replicas=0"),
+  "demo": (*SIZES["demo"].overrides, "--config.folds.count=3", "--config.expansion.factor=2"),
 }
 
 
@@ -40,7 +40,7 @@ def get_sweep(variant: str = "") -> Sweep:
 
 
 def _member(variant: str, value: float) -> Member:
-  words = [word for word in (variant, "two_channel", "honest") if word]
+  words = [word for word in ("drawn" if variant == "demo" else "", variant, "two_channel", "honest") if word]
   return Member(
     f"fusion {value:g}",
     f"{CONFIG}:{','.join(words)}",

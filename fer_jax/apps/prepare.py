@@ -28,6 +28,9 @@ _CONFIGS = {
   "kdef": ("configs/resnet.py", "kdef_ck_plus"),
   "kdef_ck_plus": ("configs/resnet.py", "kdef_ck_plus"),
   "drawn_kdef_ck_plus": ("configs/resnet.py:demo", "drawn_kdef_ck_plus"),
+  "jaffe": ("configs/separable_se.py:jaffe", "jaffe"),
+  "drawn_jaffe": ("configs/separable_se.py:demo", "drawn_jaffe"),
+  "oulu_casia": ("configs/separable_se.py:oulu_casia", "oulu_casia/paper"),
 }
 
 

@@ -59,7 +59,7 @@ def _backward(
 ) -> tuple[jax.Array]:
   maps, largest = kept
   each = zip(maps.shape[1:3], window, strides, pads, largest.shape[1:3], strict=True)
-  axes = tuple(Axis(*lengths) for lengths in each)
+  axes = [Axis(*lengths) for lengths in each]
 
   def by_lax(maps: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
     pull_back = jax.vjp(lambda maps: nn.max_pool(maps, window, strides=strides, padding=pads), maps)[1]
@@ -72,7 +72,7 @@ def _backward(
 _max_pool.defvjp(_forward, _backward)
 
 
-def _by_places(axes: tuple[Axis, Axis], maps: jax.Array, largest: jax.Array, cotangent: jax.Array) -> jax.Array:
+def _by_places(axes: Sequence[Axis], maps: jax.Array, largest: jax.Array, cotangent: jax.Array) -> jax.Array:
   """Gives each window's cotangent to the first place of the window that holds its largest value.
 
   The maps are cut into cells of stride x stride places. A place of the window is at the same place of a cell for all

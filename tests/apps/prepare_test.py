@@ -145,7 +145,10 @@ def test_every_dataset_has_a_config_to_train_it_with(monkeypatch, capsys, tmp_pa
   ("flags", "words"),
   [
     (["--dataset=fer2013"], "error: fer2013 needs --manual_dir=DIR"),
-    (["--dataset=fer2014"], "error: dataset 'fer2014' is unknown; known are ck_plus, drawn_kdef_ck_plus, fer2013, "),
+    (
+      ["--dataset=fer2014"],
+      "error: dataset 'fer2014' is unknown; known are ck_plus, drawn_jaffe, drawn_kdef_ck_plus, ",
+    ),
     (["--dataset=ck_plus/first", "--manual_dir=MANUAL"], "the configurations of ck_plus are: default, neutral, last"),
     (["--dataset=kdef", "--manual_dir=MANUAL"], "holds no KDEF; looked for folders of sessions such as AF01/"),
     (["--dataset=fer2013", "--manual_dir=MANUAL"], "fer2013.csv, row 4: 2 columns, expected 3"),

@@ -262,5 +262,5 @@ def test_arguments_out_of_range_are_errors(data_dir):
     arrays.load("fer2013", data_dir, labels="soft")
   with pytest.raises(UserError, match="image_size=0"):
     arrays.load("fer2013", data_dir, image_size=0)
-  with pytest.raises(UserError, match="'jaffe' is unknown"):
-    arrays.load("jaffe", data_dir)
+  with pytest.raises(UserError, match="'affectnet' is unknown"):
+    arrays.load("affectnet", data_dir)

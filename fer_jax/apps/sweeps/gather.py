@@ -24,6 +24,8 @@ QUANTITIES = (
   "parameters",
   "seconds a step",
 )
+# What a benchmark may tell of a member, and the key of its rows that does.
+TIMED = {"seconds a step": "seconds_a_step", "seconds for 1,500 images": "seconds_1500"}
 CONVERGED = 0.99  # of the best validation accuracy
 LAST_BATCHES = 10  # of those logged, over which training accuracy is averaged
 
@@ -103,6 +105,7 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
     "status": _together(states),
     "timings": sweep.timings,
     "timed_on": timed_on,
+    "timed": sorted({name for of in timings.values() for name in of}),
     "datasets": _distinct(result.get("dataset") for result in finished),
     "devices": _distinct(result.get("device") for result in finished),
     "versions": _versions(finished),
@@ -114,12 +117,12 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
   }
 
 
-def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, float]) -> Record:
+def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, Mapping[str, float]]) -> Record:
   finished = [t for t in trainings if t.result is not None]
   measured = [_quantities(t) for t in finished]
   means = {name: _mean(m[name] for m in measured) for name in QUANTITIES}
-  if timings:
-    means["seconds a step"] = timings.get(member.timing)
+  for name in {name for of in timings.values() for name in of}:
+    means[name] = timings.get(member.timing, {}).get(name)
   states = {t.status for t in trainings}
   return {
     "name": member.name,
@@ -301,18 +304,22 @@ def _run(training: Training) -> Record:
   }
 
 
-def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, float], str]:
-  """Returns a benchmark's seconds a step by row, and its device; nothing where it is absent or of other configs."""
+def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, dict[str, float]], str]:
+  """Returns what a benchmark timed, by row, and its device; nothing where it is absent or of other configs."""
   if not path.is_file():
     return {}, ""
   bench = read_json(path)
   try:
     if bench["config"] not in configs:
       return {}, ""
-    return {row["name"]: float(row["seconds_a_step"]) for row in bench["rows"]}, str(bench["device"])
+    timed = {row["name"]: {name: float(row[key]) for name, key in TIMED.items() if key in row} for row in bench["rows"]}
+    if not all(timed.values()):
+      raise KeyError
+    return timed, str(bench["device"])
   except (KeyError, TypeError, ValueError):
     raise UserError(
-      f"{path}: expected a benchmark's config, device and rows with name and seconds_a_step; run the benchmark again"
+      f"{path}: expected a benchmark's config, device and rows with name and {' or '.join(TIMED.values())}; "
+      "run the benchmark again"
     ) from None
 
 

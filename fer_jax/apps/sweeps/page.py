@@ -14,7 +14,7 @@ from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
 from fer_jax.apps.sweeps.table import class_table, member_table, quantities_of
 from fer_jax.sweep import Figure
 
-_BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus"}
+_BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus", "drawn_jaffe"}
 
 
 def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
@@ -132,8 +132,9 @@ def _members(content: Record) -> Section:
     notes.append(
       f"Steps to converge: until validation accuracy first comes to {percent(CONVERGED, 0)} of its best in the run."
     )
-  timed = f"{content['timings']}, on {content['timed_on']}" if content["timed_on"] else "medians of the trainings"
-  notes.append(f"Seconds a step: {timed}.")
+  notes += [f"{name.capitalize()}: {content['timings']}, on {content['timed_on']}." for name in content["timed"]]
+  if "seconds a step" not in content["timed"]:
+    notes.append("Seconds a step: medians of the trainings.")
   lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
   return Section(
     "members", "Paper and measured", f'<div class="members">{table(head, cells)}</div><div class="apart">{lead}</div>'

@@ -33,11 +33,15 @@ _DATASETS = {
     "CkPlus",
     "cohn-kanade-images/ and Emotion/ (or Emotion_labels/), or CK+48/<class>/*.png, or ckextended.csv",
   ),
+  "drawn_jaffe": _Dataset("fer_jax.data.builders.jaffe.builder", "DrawnJaffe"),
   "drawn_kdef_ck_plus": _Dataset("fer_jax.data.builders.kdef_ck_plus.builder", "DrawnKdefCkPlus"),
   "fer2013": _Dataset(
     "fer_jax.data.builders.fer2013.builder",
     "Fer2013",
     "fer2013.csv or icml_face_data.csv (beside it fer2013new.csv for FER+), or Kaggle's train/ and test/",
+  ),
+  "jaffe": _Dataset(
+    "fer_jax.data.builders.jaffe.builder", "Jaffe", "pictures such as KA.AN1.39.tiff, anywhere below it"
   ),
   "kdef": _Dataset(
     "fer_jax.data.builders.kdef.builder",
@@ -48,6 +52,11 @@ _DATASETS = {
     "fer_jax.data.builders.kdef_ck_plus.builder",
     "KdefCkPlus",
     "KDEF's folders AF01/ to BM35/ and CK+'s cohn-kanade-images/ and Emotion/, anywhere below it",
+  ),
+  "oulu_casia": _Dataset(
+    "fer_jax.data.builders.oulu_casia.builder",
+    "OuluCasia",
+    "OriginalImg/VL/Strong/P001/<expression>/*.jpeg, or PreProcess_Img/VL_Acropped/Strong/P001/<expression>/*.jpeg",
   ),
   "synthetic_faces": _Dataset("fer_jax.data.builders.synthetic_faces.builder", "SyntheticFaces"),
 }

@@ -2,8 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
+import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import cv2
@@ -19,6 +22,8 @@ Square = tuple[float, float, float]
 
 _LITTER = ("thumbs.db", "desktop.ini")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
+# What TensorFlow, with which others may read a prepared dataset, does not decode: TIFF, little-endian or big-endian.
+_FOREIGN = (b"II*\0", b"MM\0*")
 _END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 # Of 255, on average over a picture: a portrait lies far above, even of dark hair before a dark wall.
 _NEAR_BLACK = 20
@@ -36,7 +41,8 @@ class Photograph:
     subject: the person; "" where the source does not say.
     group: the sequence or the pose that its picture shares with others.
     read: returns the encoded picture.
-    needs_encoding: whether it is stored as PNG because its own bytes do not decode to the dataset's channels.
+    needs_encoding: whether it is stored as PNG because its own bytes do not decode to the dataset's channels, or do not
+      decode everywhere (TIFF).
   """
 
   file: str
@@ -96,6 +102,40 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in inside if not path.is_dir() and path.name.lower() not in _LITTER]
 
 
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files in a folder and in those below it, as `files_in` does; nothing is looked at twice by links."""
+  found: list[pathlib.Path] = []
+  seen: set[str] = set()
+  for place, inside, _ in os.walk(folder, followlinks=True):
+    real = os.path.realpath(place)
+    inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
+    found += [] if real in seen else files_in(pathlib.Path(place))
+    seen.add(real)
+  return found
+
+
+def frames_in(
+  folder: pathlib.Path, root: pathlib.Path, number_of: Callable[[pathlib.Path], int | str]
+) -> tuple[list[pathlib.Path], list[Reject]]:
+  """Lists the frames of a sequence in order of time, and the files that are none.
+
+  Args:
+    folder: holds them.
+    root: what the rejects' names are relative to.
+    number_of: says which frame a file is or, in words, what is wrong with its name.
+  """
+  frames: dict[int, pathlib.Path] = {}
+  rejects = []
+  for path in files_in(folder):
+    number = number_of(path)
+    if isinstance(number, int) and number not in frames:
+      frames[number] = path
+    else:
+      reason = number if isinstance(number, str) else "a second picture of its frame"
+      rejects.append(Reject(path.relative_to(root).as_posix(), reason))
+  return [frames[number] for number in sorted(frames)], rejects
+
+
 def find_folders(root: pathlib.Path, is_wanted: Callable[[pathlib.Path], bool]) -> list[pathlib.Path]:
   """Returns the folders that are wanted, `root` or a few levels below it; what lies inside one is not looked at."""
   level, found = [root], []
@@ -129,7 +169,8 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
   Args:
     found: what a reader found.
     dataset: its name, for messages.
-    channels: 1 for grey, 3 for colour; pictures whose bytes decode to other channels are marked `needs_encoding`.
+    channels: 1 for grey, 3 for colour; pictures whose bytes decode to other channels are marked `needs_encoding`, and
+      so are TIFF files.
 
   Returns:
     `found` with unreadable files among `rejects`, pictures of odd size and near-black ones among `warnings`, and the
@@ -154,7 +195,7 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
       continue
     shown_channels = image.shape[2] if image.ndim == 3 else 1
     # Readers of the prepared dataset repeat a grey channel; they do not mix colours to grey, nor cut 16 bits to 8.
-    fits = image.dtype == np.uint8 and shown_channels in (1, channels)
+    fits = image.dtype == np.uint8 and shown_channels in (1, channels) and not data.startswith(_FOREIGN)
     kept.append(dataclasses.replace(photograph, needs_encoding=not fits))
     sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", []).append(photograph.file)
     if image.mean() * (255 / np.iinfo(image.dtype).max) < _NEAR_BLACK:
@@ -204,6 +245,51 @@ def count_warning(dataset: str, counts: Mapping[str, int], published: Mapping[st
     f"these pictures of {dataset} are not those that were published: {', '.join(differing)}. Results on them cannot be "
     "compared with published ones"
   ]
+
+
+def count_table(
+  counts: Mapping[str, int], published: Mapping[str, int], title: str, reasons: Mapping[str, str] | None = None
+) -> list[str]:
+  """Returns a table that sets the number of pictures of each class beside a published one.
+
+  Args:
+    counts: of the pictures that are here.
+    published: the classes in their order, and their counts.
+    title: of the published column.
+    reasons: why a class differs, where that is known.
+  """
+  lines = [f"class       here   {title}"]
+  for name, count in published.items():
+    line = table_line(name, counts.get(name, 0), count)
+    reason = (reasons or {}).get(name) if counts.get(name, 0) != count else None
+    lines.append(f"{line}   {reason}" if reason else line)
+  return [*lines, table_line("total", sum(counts.get(name, 0) for name in published), sum(published.values()))]
+
+
+def table_line(name: str, here: int, published: int) -> str:
+  """Returns a line of `count_table`."""
+  return f"{name:<10}{here:>6}{published:>8}"
+
+
+def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], Found], trees: str) -> Found:
+  """Returns what a reader finds in drawn trees, which are gone afterwards: the pictures are in memory.
+
+  Args:
+    write: draws the trees into a folder.
+    read: reads them, and checks every picture.
+    trees: whose they are, in words.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    write(pathlib.Path(folder))
+    found = read(pathlib.Path(folder))
+    pictures = tuple(
+      dataclasses.replace(photograph, read=functools.partial(bytes, photograph.read()))
+      for photograph in found.photographs
+    )
+  # What sets the pictures beside the published ones, and the place of the folder, mean nothing here.
+  origin = {key: found.origin[key] for key in ("contents", "sha256")}
+  origin |= {"form": "drawn", "path": f"drawn in {trees}"}
+  return dataclasses.replace(found, photographs=pictures, origin=origin, warnings=(), comparison=())
 
 
 def _decode(data: bytes) -> np.ndarray | None:

@@ -238,6 +238,17 @@ class TestTimings:
   def test_seconds_come_from_the_benchmark(self, timed: Launch) -> None:
     assert self.seconds(timed, BENCH) == ([0.125, None, None], "gpu: H200")
 
+  def test_seconds_of_evaluation_stand_beside_those_of_the_trainings(self, timed: Launch) -> None:
+    evaluated = {**BENCH, "rows": [{"name": "one, backprop", "seconds_1500": 19.5}]}
+    assert self.seconds(timed, evaluated) == ([0.5, 0.5, 0.5], "gpu: H200")
+    content = gathered(timed)
+    assert content["timed"] == ["seconds for 1,500 images"]
+    assert [row["measured"]["seconds for 1,500 images"] for row in content["rows"]] == [19.5, None, None]
+
+  def test_a_row_without_seconds_is_named(self, timed: Launch) -> None:
+    with pytest.raises(UserError, match="name and seconds_a_step or seconds_1500"):
+      self.seconds(timed, {**BENCH, "rows": [{"name": "one, backprop"}]})
+
   @pytest.mark.parametrize("bench", [None, {**BENCH, "config": "configs/hsic.py"}])
   def test_without_one_of_these_configs_they_are_the_trainings(
     self, timed: Launch, bench: dict[str, Any] | None

@@ -140,21 +140,19 @@ def _code(path: pathlib.Path) -> int:
 
 def _read_sequence(folder: pathlib.Path, images: pathlib.Path, label: str, rejects: list[Reject]) -> _Sequence:
   """Lists the frames of a sequence in order of time."""
-  frames = {}
-  for path in photographs.files_in(folder):
-    name = _FRAME.fullmatch(path.stem)
-    if name is None or path.suffix.lower() not in photographs.SUFFIXES:
-      reason = "the name is not that of a frame such as S005_001_00000011.png"
-    elif f"{name[1].upper()}/{name[2]}" != _key(folder):
-      reason = "the name does not belong in its folder"
-    elif name[3] in frames:
-      reason = "a second picture of its frame"
-    else:
-      frames[name[3]] = path
-      continue
-    rejects.append(Reject(path.relative_to(images.parent).as_posix(), reason))
+  frames, faults = photographs.frames_in(folder, images.parent, _number)
+  rejects += faults
   subject = folder.parent.name.upper()
-  return _Sequence(f"{subject}_{folder.name}", subject, tuple(frames[number] for number in sorted(frames)), label)
+  return _Sequence(f"{subject}_{folder.name}", subject, tuple(frames), label)
+
+
+def _number(path: pathlib.Path) -> int | str:
+  """Returns the number of a frame, or what is wrong with its name."""
+  name = _FRAME.fullmatch(path.stem)
+  if name is None or path.suffix.lower() not in photographs.SUFFIXES:
+    return "the name is not that of a frame such as S005_001_00000011.png"
+  belongs = f"{name[1].upper()}/{name[2]}" == _key(path.parent)
+  return int(name[3]) if belongs else "the name does not belong in its folder"
 
 
 def _select(sequence: _Sequence, images: pathlib.Path, selection: Selection, rejects: list[Reject]) -> list[Photograph]:

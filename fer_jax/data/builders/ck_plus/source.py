@@ -55,4 +55,15 @@ def read_official(folder: pathlib.Path, images: pathlib.Path, selection: Selecti
 def _finished(found: Found, selection: Selection) -> Found:
   found = photographs.checked(found, "CK+", channels=1)
   warnings = (*found.warnings, *photographs.count_warning("CK+", found.counts(), selection.counts))
-  return dataclasses.replace(found, warnings=warnings)
+  comparison = _comparison(found, selection) if selection.reported else []
+  return dataclasses.replace(found, warnings=warnings, comparison=tuple(comparison))
+
+
+def _comparison(found: Found, selection: Selection) -> list[str]:
+  """Returns a table that sets the pictures beside those of the paper that takes the same classes."""
+  title = "table 2 of the paper on separable convolutions"
+  lines = photographs.count_table(found.counts(), selection.reported, title)
+  people = len({photograph.subject for photograph in found.photographs} - {""})
+  if people:
+    lines.append(photographs.table_line("people", people, selection.reported_people))
+  return [*lines, "The paper does not say which frames of which people it took."]

@@ -3,11 +3,10 @@
 import dataclasses
 import functools
 import pathlib
-import tempfile
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import required_files
+from fer_jax.data.builders import photographs, required_files
 from fer_jax.data.builders.ck_plus import builder as ck_plus
 from fer_jax.data.builders.kdef import builder as kdef
 from fer_jax.data.builders.kdef_ck_plus import mixture
@@ -59,16 +58,10 @@ class DrawnKdefCkPlus(PhotographBuilder):
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
     """Draws the pictures, and returns them."""
     del dl_manager  # Nothing to download.
-    with tempfile.TemporaryDirectory() as folder:
-      # Other seeds draw other people: nobody is in both.
-      for seed, name in enumerate(("kdef", "ck_plus")):
-        layouts.write_tree(name, pathlib.Path(folder, name), self.PEOPLE, seed, self.SCALE)
-      found = mixture.read(pathlib.Path(folder), cut=False)
-      drawn = tuple(
-        dataclasses.replace(photograph, read=functools.partial(bytes, photograph.read()))
-        for photograph in found.photographs
-      )
-    # What sets the pictures beside the published ones, and the place of the folder, mean nothing here.
-    origin = {key: found.origin[key] for key in ("contents", "sha256")}
-    origin |= {"form": "drawn", "path": "drawn in the official trees of KDEF and CK+"}
-    return dataclasses.replace(found, photographs=drawn, origin=origin, warnings=(), comparison=())
+    read = functools.partial(mixture.read, cut=False)
+    return photographs.drawn(self._write, read, "the official trees of KDEF and CK+")
+
+  def _write(self, folder: pathlib.Path) -> None:
+    # Other seeds draw other people: nobody is in both.
+    for seed, name in enumerate(("kdef", "ck_plus")):
+      layouts.write_tree(name, folder / name, self.PEOPLE, seed, self.SCALE)

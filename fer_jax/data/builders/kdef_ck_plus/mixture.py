@@ -101,20 +101,18 @@ def comparison(portraits: Found, frames: Found, left_out: Sequence[Photograph]) 
   """Returns a table that sets the mixture's classes beside the paper's, with the reasons where they differ."""
   of_kdef, of_ck = portraits.counts(), frames.counts()
   cut = collections.Counter(photograph.label for photograph in left_out)
-  lines = ["class       here   paper's table 3"]
+  counts, reasons = {}, {}
   for label in EXPRESSIONS:
-    here = of_kdef[label] + of_ck[label] - cut[label]
-    reasons = [
+    counts[label] = of_kdef[label] + of_ck[label] - cut[label]
+    because = [
       f"{dataset} has {found[label]} where the paper has {published.get(label, 0)}"
       for dataset, found, published in (("KDEF", of_kdef, kdef.COUNTS), ("CK+", of_ck, selection.LAST.counts))
       if found[label] != published.get(label, 0)
     ]
-    if here % 10:
-      reasons.append("none left out to make a multiple of ten")
-    line = f"{label:<10}{here:>6}{TABLE_3[label]:>8}"
-    lines.append(line if here == TABLE_3[label] else f"{line}   {'; '.join(reasons)}")
-  total = sum(of_kdef.values()) + sum(of_ck.values()) - len(left_out)
-  return [*lines, f"{'total':<10}{total:>6}{sum(TABLE_3.values()):>8}"]
+    if counts[label] % 10:
+      because.append("none left out to make a multiple of ten")
+    reasons[label] = "; ".join(because)
+  return photographs.count_table(counts, TABLE_3, "paper's table 3", reasons)
 
 
 def _prefixed(found: Found, prefix: str) -> Found:

@@ -147,6 +147,7 @@ class Layout:
 
 
 _FRAMES = 6
+_OULU_FRAMES = 8
 _CK_PLUS = {
   **{"angry": "anger", _CONTEMPT: _CONTEMPT, "disgust": "disgust", "fear": "fear"},
   **{"happy": "happy", "sad": "sadness", "surprise": "surprise"},
@@ -209,9 +210,9 @@ def _oulu_casia(root: str, suffix: str) -> Callable[[int], Iterator[_File]]:
 
   def files(subject: int) -> Iterator[_File]:
     for (repetition, folder), expression in itertools.product(enumerate(folders), _OULU):
-      for frame in range(_FRAMES):
+      for frame in range(_OULU_FRAMES):
         path = f"{folder}/P{subject + 1:03d}/{_OULU[expression]}/{frame:03d}.jpeg"
-        yield _File(path, expression, repetition, frame / (_FRAMES - 1))
+        yield _File(path, expression, repetition, frame / (_OULU_FRAMES - 1))
 
   return files
 
@@ -226,7 +227,9 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def write_tree(name: str, directory: Path, subjects: int = 2, seed: int = 0, scale: float = 1.0) -> None:
+def write_tree(
+  name: str, directory: Path, subjects: int = 2, seed: int = 0, scale: float = 1.0, within: str = ""
+) -> None:
   """Writes a small copy of a dataset's official tree.
 
   Args:
@@ -235,11 +238,12 @@ def write_tree(name: str, directory: Path, subjects: int = 2, seed: int = 0, sca
     subjects: how many people; JAFFE has at most ten.
     seed: seed of the pictures.
     scale: size of the pictures as a share of the official one.
+    within: a folder of the tree, such as "OriginalImg/VL/Strong/", to write nothing else.
   """
   layout = LAYOUTS[name]
   height, width = round(layout.height * scale), round(layout.width * scale)
   for subject in range(subjects):
-    for file in layout.files(subject):
+    for file in (file for file in layout.files(subject) if file.path.startswith(within)):
       image = picture(
         seed,
         subject,

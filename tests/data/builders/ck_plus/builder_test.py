@@ -64,6 +64,23 @@ def test_neutral_is_the_first_frame_and_contempt_is_out(prepared, tree):
   assert "and so are 2 of contempt" in found.metadata["origin"]["contents"]
 
 
+def test_neutral_stands_beside_the_paper_that_takes_these_classes(prepared, tree, tmp_path):
+  found = prepared("ck_plus/neutral", tree)
+  header, *lines = (line.split() for line in found.metadata["comparison"])
+  assert header[:4] == ["class", "here", "table", "2"]
+  assert lines[:-1] == [
+    *(["angry", "6", "95"], ["disgust", "6", "79"], ["fear", "6", "72"], ["happy", "6", "108"]),
+    *(["sad", "6", "110"], ["surprise", "6", "108"], ["neutral", "12", "228"], ["total", "48", "800"]),
+    ["people", "2", "70"],
+  ]
+  assert " ".join(lines[-1]) == "The paper does not say which frames of which people it took."
+  for name in ("default", "last"):
+    assert prepared(f"ck_plus/{name}", tree).metadata["comparison"] == []
+  write_table(tmp_path / "table")
+  in_table = prepared("ck_plus/neutral", tmp_path / "table").metadata["comparison"]
+  assert len(in_table) == len(lines), "without a line of the people, whom the table does not name"
+
+
 def test_last_is_one_frame_a_sequence(prepared, tree):
   found = prepared("ck_plus/last", tree)
   assert found.class_names == SIX

@@ -143,6 +143,13 @@ def test_oulu_casia(name: str, root: str, tmp_path: pathlib.Path) -> None:
   }
 
 
+def test_a_part_of_a_tree_is_the_same_as_in_the_whole(tmp_path: pathlib.Path) -> None:
+  part = tree("kdef", tmp_path / "part", subjects=2, scale=0.05, within="BM01/")
+  whole = tree("kdef", tmp_path / "whole", subjects=2, scale=0.05)
+  assert part == [name for name in whole if name.startswith("BM01/")] and len(part) == 35
+  assert all((tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in part)
+
+
 @pytest.mark.parametrize(
   ("name", "shape"),
   [

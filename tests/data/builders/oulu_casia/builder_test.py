@@ -1,0 +1,291 @@
+"""Oulu-CASIA in its two trees, whole and damaged."""
+
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax.data import builders
+from fer_jax.data.builders.oulu_casia import selection
+from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.errors import UserError
+
+SIX = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
+FOLDERS = ["Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise"]
+FRAMES = 8  # of a drawn sequence; real ones have nine or more
+CONFIGURATIONS = ("default", "neutral", "paper", "vl_weak", "vl_dark", "ni_strong", "ni_weak", "ni_dark")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+  """Both trees, whole: two people, who look alike, in the original one, and one in the cropped one."""
+  folder = tmp_path_factory.mktemp("drawn")
+  layouts.write_tree("oulu_casia", folder, subjects=1, scale=0.1)
+  for person in sorted(folder.glob("OriginalImg/*/*/P001")):
+    shutil.copytree(person, person.with_name("P002"))
+  layouts.write_tree("oulu_casia_cropped", folder, subjects=1, scale=0.3)
+  return folder
+
+
+def original(drawn, root):
+  """Copies of the original tree what is in visible, strong light."""
+  return pathlib.Path(shutil.copytree(drawn / "OriginalImg" / "VL" / "Strong", root / "VL" / "Strong"))
+
+
+def cropped(drawn, root):
+  """Likewise of the cropped tree."""
+  place = pathlib.Path("VL_Acropped", "Strong")
+  return pathlib.Path(shutil.copytree(drawn / "PreProcess_Img" / place, root / place))
+
+
+@pytest.fixture
+def tree(drawn, tmp_path):
+  """VL/Strong of two people, six sequences of eight frames each."""
+  return original(drawn, tmp_path / "manual" / "OriginalImg")
+
+
+def frames(person, folder, numbers, place="VL/Strong"):
+  return [f"{place}/{person}/{folder}/{number:03d}.jpeg" for number in numbers]
+
+
+def test_the_default_has_three_last_frames_of_six_expressions(prepared, tree, tmp_path):
+  found = prepared("oulu_casia", tmp_path / "manual")
+  assert found.class_names == SIX
+  sequences = [(person, folder) for person in ("P001", "P002") for folder in FOLDERS]
+  assert found.column("file") == [file for sequence in sequences for file in frames(*sequence, (5, 6, 7))]
+  assert found.column("group") == [f"{person}_{folder}" for person, folder in sequences for _ in range(3)]
+  assert found.column("subject") == ["P001"] * 18 + ["P002"] * 18
+  assert [record["label"] for record in found.records] == [label for label in range(6) for _ in range(3)] * 2
+  origin = found.metadata["origin"]
+  assert (origin["form"], origin["path"]) == ("original", str(tree.parents[1]))
+  assert origin["contents"] == "VL/Strong: 12 sequences of 2 people"
+  assert (found.metadata["framing"], found.metadata["image_size"]) == ("photograph", 128)
+  assert found.metadata["fixed_squares"] == {"": [0.5, 0.5, 0.7]}
+  assert found.metadata["comparison"] == []
+
+
+def test_colour_frames_become_grey_to_the_pixel_and_grey_ones_keep_their_bytes(prepared, tree, tmp_path):
+  grey = tree / "P001" / "Anger" / "006.jpeg"
+  cv2.imwrite(str(grey), np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8))
+  first, second = prepared("oulu_casia", tmp_path / "manual").records[:2]
+  colour = cv2.imread(str(tree / "P001" / "Anger" / "005.jpeg"), cv2.IMREAD_UNCHANGED)
+  assert colour.ndim == 3
+  stored = cv2.imdecode(np.frombuffer(first["image"], np.uint8), cv2.IMREAD_UNCHANGED)
+  expected = cv2.imread(str(tree / "P001" / "Anger" / "005.jpeg"), cv2.IMREAD_GRAYSCALE)
+  np.testing.assert_array_equal(stored, expected)
+  assert second["image"] == grey.read_bytes()
+
+
+def test_neutral_is_the_first_frame(prepared, tree, tmp_path):
+  found = prepared("oulu_casia/neutral", tmp_path / "manual")
+  assert found.class_names == [*SIX, "neutral"]
+  assert found.counts() == {**dict.fromkeys(SIX, 6), "neutral": 12}
+  assert found.column("file")[4:8] == frames("P001", "Disgust", (0, 5, 6, 7))
+  assert [record["label"] for record in found.records[4:8]] == [6, 1, 1, 1]
+  assert set(found.column("group")[4:8]) == {"P001_Disgust"}
+
+
+def test_the_papers_are_the_last_six_and_all_earlier_ones_as_neutral(prepared, tree, tmp_path):
+  shutil.copy(tree / "P002" / "Fear" / "007.jpeg", tree / "P002" / "Fear" / "008.jpeg")
+  found = prepared("oulu_casia/paper", tmp_path / "manual")
+  assert found.class_names == [*SIX, "neutral"]
+  assert found.counts() == {**dict.fromkeys(SIX, 12), "neutral": 2 * 12 + 1}
+  rows = [row for row, group in enumerate(found.column("group")) if group == "P002_Fear"]
+  assert [found.column("file")[row] for row in rows] == frames("P002", "Fear", range(9))
+  assert [found.records[row]["label"] for row in rows] == [6] * 3 + [2] * 6
+  lines = found.metadata["comparison"]
+  assert lines[0].startswith("class       here   table 2")
+  assert [line.split() for line in lines[1:9]] == [
+    *(["angry", "12", "476"], ["disgust", "12", "462"], ["fear", "12", "505"], ["happy", "12", "484"]),
+    *(["sad", "12", "453"], ["surprise", "12", "484"], ["neutral", "25", "8016"], ["total", "97", "10880"]),
+  ]
+  assert lines[9].startswith("Inferred, the paper does not say it: the last 6 frames")
+  assert "2,864 frames of 480 sequences: 5.97 of each" in lines[10]
+
+
+def test_every_camera_and_light_has_a_configuration(prepared, drawn):
+  assert builders.configurations("oulu_casia") == CONFIGURATIONS
+  for name in CONFIGURATIONS[3:]:
+    camera, light = name.split("_")
+    place = f"{camera.upper()}/{light.capitalize()}"
+    found = prepared(f"oulu_casia/{name}", drawn / "OriginalImg")
+    assert found.class_names == SIX and found.counts() == dict.fromkeys(SIX, 6)
+    assert found.column("file")[:3] == frames("P001", "Anger", (5, 6, 7), place)
+    assert found.metadata["origin"]["contents"].startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize("root", ["", "OriginalImg", "download/Oulu_CASIA/originalimg"])
+def test_the_original_tree_may_lie_anywhere(prepared, drawn, tmp_path, root):
+  original(drawn, tmp_path / "manual" / root)
+  found = prepared("oulu_casia", tmp_path / "manual")
+  assert len(found.records) == 36
+  assert found.metadata["origin"]["path"] == str(tmp_path / "manual" / root)
+
+
+@pytest.mark.parametrize("root", ["", "PreProcess_Img", "PreProcessImg", "PreProcess", "a/b/preprocess_img"])
+def test_the_cropped_tree_has_faces(prepared, drawn, tmp_path, root):
+  cropped(drawn, tmp_path / "manual" / root)
+  found = prepared("oulu_casia", tmp_path / "manual")
+  assert found.column("file")[:3] == frames("P001", "Anger", (5, 6, 7), "VL_Acropped/Strong")
+  assert (found.metadata["origin"]["form"], found.metadata["framing"]) == ("cropped", "face")
+  assert (found.metadata["image_size"], found.metadata["fixed_squares"]) == (48, {})
+  assert len(found.metadata["warnings"]) == 1, "only that these are not the published pictures"
+
+
+@pytest.mark.parametrize("roots", [("OriginalImg", "PreProcess_Img"), ("", "")])
+def test_of_both_trees_the_original_one_is_read_and_a_warning_says_so(prepared, drawn, tmp_path, roots):
+  original(drawn, tmp_path / "manual" / roots[0])
+  other = cropped(drawn, tmp_path / "manual" / roots[1])
+  found = prepared("oulu_casia", tmp_path / "manual")
+  assert found.metadata["origin"]["form"] == "original"
+  assert f"the cropped pictures ({other}) are there as well and are not read" in found.warning("as well")
+
+
+def test_where_the_original_tree_lacks_a_light_the_cropped_one_is_read(prepared, drawn, tree, tmp_path):
+  shutil.copytree(drawn / "PreProcess_Img", tmp_path / "manual" / "PreProcess_Img")
+  found = prepared("oulu_casia/ni_dark", tmp_path / "manual")
+  assert found.metadata["origin"]["form"] == "cropped"
+  assert found.column("file")[0] == "NI_Acropped/Dark/P001/Anger/005.jpeg"
+
+
+def test_capitals_suffixes_and_zeros_of_numbers_do_not_matter(prepared, tree, tmp_path):
+  anger = tree / "P001" / "Anger"
+  for path in sorted(anger.iterdir()):
+    path.rename(anger / f"{int(path.stem) + 4}.JPG")  # 4 to 11: by name 10 and 11 come first
+  anger.rename(tree / "P001" / "ANGER")
+  (tree / "P001" / "Fear").rename(tree / "P001" / "fear")
+  for path in sorted((tree / "P002" / "Fear").iterdir()):
+    path.rename(path.with_suffix(".jpg"))
+  for litter in (".DS_Store", "Thumbs.db"):
+    (tree / "P002" / "Fear" / litter).write_bytes(b"x")
+  (tree / "P001").rename(tree / "p001")
+  tree.rename(tree.with_name("strong"))
+  tree.parent.rename(tree.parent.with_name("vl"))
+  found = prepared("oulu_casia", tmp_path / "manual")
+  assert found.counts() == dict.fromkeys(SIX, 6)
+  assert [pathlib.Path(file).name for file in found.column("file")[:3]] == ["9.JPG", "10.JPG", "11.JPG"]
+  assert set(found.column("subject")) == {"P001", "P002"}
+  assert found.column("group")[0] == "P001_Anger" and "P001_Fear" in found.column("group")
+  assert len(found.metadata["warnings"]) == 1, "only that these are not the published pictures"
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree, tmp_path):
+  one, two = tree / "P001", tree / "P002"
+  shutil.rmtree(one / "Anger")
+  for path in (one / "Disgust").iterdir():
+    path.unlink()
+  for number in range(2, FRAMES):
+    (one / "Fear" / f"{number:03d}.jpeg").unlink()
+  (one / "Happiness" / "007.jpeg").write_bytes(b"")
+  (one / "Sadness" / "007.jpeg").write_bytes((one / "Sadness" / "007.jpeg").read_bytes()[:300])
+  (one / "Surprise" / "007.jpeg").rename(one / "Surprise" / "last.jpeg")
+  (one / "Contempt").mkdir()
+  (two / "anger").mkdir()
+  (two / "Fear" / "more").mkdir()
+  shutil.copy(two / "Fear" / "007.jpeg", two / "Fear" / "007.jpg")
+  (two / "Disgust" / "notes.txt").write_text("x")
+  (two / "readme.txt").write_text("x")
+  (tree / "list.txt").write_text("x")
+  (tree / "Q001").mkdir()
+  found = prepared("oulu_casia", tmp_path / "manual")
+  place = "VL/Strong"
+  expected = {
+    "a sequence that is not there": [f"{place}/P001/Anger/"],
+    "a sequence without frames": [f"{place}/P001/Disgust/"],
+    "a sequence of fewer than 3 frames": [f"{place}/P001/Fear/"],
+    "empty (0 bytes)": [f"{place}/P001/Happiness/007.jpeg"],
+    "not a readable picture": [f"{place}/P001/Sadness/007.jpeg"],
+    "not that of a frame such as 000.jpeg": [f"{place}/P001/Surprise/last.jpeg", f"{place}/P002/Disgust/notes.txt"],
+    "a folder of no expression such as Anger": [f"{place}/P001/Contempt/"],
+    "a second folder of its expression": [f"{place}/P002/anger/"],
+    "a folder in a sequence": [f"{place}/P002/Fear/more/"],
+    "a second picture of its frame": [f"{place}/P002/Fear/007.jpg"],
+    "lies in no sequence's folder": [f"{place}/list.txt", f"{place}/P002/readme.txt"],
+    "a folder of no person": [f"{place}/Q001/"],
+  }
+  for words, files in expected.items():
+    line = found.warning(words)
+    assert line.startswith(f"{len(files)} left out (")
+    assert line.endswith(f"): {', '.join(files)}")
+  assert found.counts() == {"angry": 3, "disgust": 3, "fear": 3, "happy": 5, "sad": 5, "surprise": 6}
+  assert found.metadata["origin"]["contents"] == "VL/Strong: 10 sequences of 2 people"
+
+
+@pytest.mark.parametrize(("name", "needed"), [("neutral", 4), ("paper", 7)])
+def test_a_sequence_has_a_frame_before_its_last_ones_where_that_is_neutral(prepared, tree, tmp_path, name, needed):
+  for number in range(needed, FRAMES):
+    (tree / "P001" / "Anger" / f"{number:03d}.jpeg").unlink()
+  (tree / "P002" / "Anger" / "000.jpeg").unlink()
+  for number in range(needed, FRAMES):
+    (tree / "P002" / "Anger" / f"{number:03d}.jpeg").unlink()
+  found = prepared(f"oulu_casia/{name}", tmp_path / "manual")
+  line = found.warning(f"a sequence of fewer than {needed} frames")
+  assert line.endswith(": VL/Strong/P002/Anger/")
+  assert "P001_Anger" in found.column("group")
+
+
+def test_a_whole_copy_has_no_warning_and_a_missing_sequence_is_one(prepared, tree, tmp_path, monkeypatch):
+  monkeypatch.setattr(selection, "PEOPLE", 2)
+  for name in CONFIGURATIONS[:3]:
+    assert prepared(f"oulu_casia/{name}", tmp_path / "manual").metadata["warnings"] == []
+  shutil.rmtree(tree / "P002" / "Sadness")
+  for name, counted in zip(CONFIGURATIONS, ("sad 3 of 6", "sad 3 of 6, neutral 11 of 12", "sad 6 of 12"), strict=False):
+    found = prepared(f"oulu_casia/{name}", tmp_path / "manual")
+    assert found.warning("a sequence that is not there").endswith("): VL/Strong/P002/Sadness/")
+    assert f"not those that were published: {counted}. Results" in found.warning("not those that were published")
+
+
+def only_archive(drawn, folder):
+  folder.mkdir()
+  (folder / "OriginalImg.rar").write_bytes(b"x")
+
+
+def two_trees(drawn, folder):
+  for place in ("a", "b"):
+    original(drawn, folder / place)
+
+
+def no_people(drawn, folder):
+  (folder / "VL" / "Strong").mkdir(parents=True)
+
+
+def no_sequences(drawn, folder):
+  (folder / "VL" / "Strong" / "P001" / "Anger").mkdir(parents=True)
+
+
+def unreadable(drawn, folder):
+  original(drawn, folder)
+  for path in folder.rglob("*.jpeg"):
+    path.write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+  ("name", "write", "words"),
+  [
+    (
+      "oulu_casia",
+      only_archive,
+      "holds no Oulu-CASIA VL/Strong; looked for folders such as OriginalImg/VL/Strong/P001/Anger/ or "
+      "PreProcess_Img/VL_Acropped/Strong/P001/Anger/; unpack OriginalImg.rar there first",
+    ),
+    ("oulu_casia/ni_dark", original, "holds no Oulu-CASIA NI/Dark; looked for folders such as OriginalImg/NI/Dark/"),
+    ("oulu_casia", two_trees, "holds Oulu-CASIA's original pictures 2 times .*: give the folder of one"),
+    ("oulu_casia", no_people, "VL/Strong has no usable sequence of 3 frames or more: it is empty"),
+    (
+      "oulu_casia/paper",
+      no_sequences,
+      r"VL/Strong has no usable sequence of 7 frames or more: 1 left out \(a sequence without frames\): .*P001/Anger/; "
+      r"5 left out \(a sequence that is not there\)",
+    ),
+    ("oulu_casia", unreadable, "no usable picture of Oulu-CASIA; left out: 36 not a readable picture: unpack it again"),
+    ("oulu_casia/x", no_people, "'oulu_casia/x' is unknown; the configurations of oulu_casia are: default, neutral, "),
+  ],
+)
+def test_what_is_not_the_dataset_is_one_line(drawn, tmp_path, name, write, words):
+  write(drawn, tmp_path / "manual")
+  with pytest.raises(UserError, match=words) as caught:
+    builders.prepare(name, str(tmp_path / "data"), str(tmp_path / "manual"))
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "data").exists()
