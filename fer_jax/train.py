@@ -63,10 +63,13 @@ def train_and_evaluate(
   if folder.result is not None:
     print(f"{workdir} holds a finished run; its result is shown again")
     return folder.result
+  # Before the plan, which may touch the devices to make augmented copies: afterwards no core can be made one.
+  found = list(devices or local_devices(settings.replicas or provenance.cores()))
   plan = replicas.plan(settings)
-  devices = list(devices or local_devices(len(plan.replicas)))
-  run = _Run(config, settings, plan, devices, source, overrides, folder)
-  folder.claim(config, source, overrides, provenance.device(devices))
+  if devices is None and len(plan.replicas) == 1 and not settings.replicas and found[0].platform == "cpu":
+    found = found[:1]  # there was only one fold left, and its steps keep all cores busy
+  run = _Run(config, settings, plan, found, source, overrides, folder)
+  folder.claim(config, source, overrides, provenance.device(found))
   if plan.folds is not None:
     plan.folds.save(workdir / "splits.json")
   with Signals() as signals:

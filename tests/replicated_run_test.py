@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import parallel, replicas, rig
+from fer_jax import parallel, replicas, rig, train
 from fer_jax.apps.report import write_report
 from fer_jax.config import parse
 from fer_jax.data import arrays as arrays_lib
@@ -254,6 +254,30 @@ def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_t
   assert "test images stand in training, too" in page
   assert "not a measure of new faces" in page
   assert "all 673 test images stand in training, too" in write_report(tmp_path / "run/replicas/fold_0").read_text()
+
+
+@pytest.mark.parametrize(("wanted", "parted"), [(1, 1), (3, 3), (0, 2)])
+def test_cores_become_devices_before_the_data_may_touch_one(tmp_path, monkeypatch, wanted, parted):
+  asked = []
+  monkeypatch.setattr(train, "local_devices", lambda trainings: asked.append(trainings) or jax.devices()[:1])
+  monkeypatch.setattr(train.provenance, "cores", lambda: 2)
+
+  def plan(settings):
+    assert asked == [parted]
+    raise UserError("planned")
+
+  monkeypatch.setattr(replicas, "plan", plan)
+  with pytest.raises(UserError, match="planned"):
+    train.train_and_evaluate(several(replicas=wanted), tmp_path / "run")
+
+
+def test_the_last_fold_alone_keeps_the_cores_together(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, "local_devices", lambda trainings: jax.devices()[:2])
+  seen = []
+  monkeypatch.setattr(train._Run, "alone", lambda self, signals, started: seen.append(self.devices) or {})
+  changes = {"folds.number": FOLDS - 1, "batch_size": 11}  # which two devices could not share
+  train.train_and_evaluate(several(**changes), tmp_path / "run")
+  assert seen == [jax.devices()[:1]]
 
 
 def test_auto_measures_both(tmp_path, capsys):

@@ -8,8 +8,9 @@ Usage:
 The pages are the README and, of the `docs/*.md` beside it, those that hold a marker. A table stands between
 `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
 `results/b.json`, and `views` one for each way to average views of an image in them; `bench` has a table for each of
-these files that a benchmark wrote, `sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of
-the kind are shown, by name; a file that is named and absent shows as "not yet measured".
+these files that a benchmark wrote, with all its columns or those of `columns=key,key`, `sweep` for each that
+`launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file that is named and
+absent shows as "not yet measured".
 """
 
 import argparse
@@ -157,7 +158,7 @@ def _views_rows(name: str, result: Mapping[str, Any] | None) -> list[list[str]]:
   rows = []
   for protocol, figures in result["views"].items():
     deviation = "" if figures.get("std") is None else f" ± {percent(figures['std'])}"
-    unseen = NOT_MEASURED if figures.get("deduplicated") is None else percent(figures["deduplicated"])
+    unseen = "no image" if figures["deduplicated"] is None else percent(figures["deduplicated"])
     rows.append(
       [
         name,
@@ -178,13 +179,17 @@ def _views_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
   return _markdown(_VIEWS, [row for name in names for row in _views_rows(name, results.get(name))], texts=(0, 1, 7, 8))
 
 
-def _bench_table(name: str, bench: Record | None) -> str:
+def _bench_table(name: str, bench: Record | None, columns: Sequence[str] = ()) -> str:
   if bench is None:
     return f"**{name}**: {NOT_MEASURED}"
   if _kind(bench) != "bench":
     raise UserError(f"results/{name}.json: expected a benchmark's keys what and rows; name another file")
   rows: list[Record] = bench["rows"]
-  keys = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
+  known = list(dict.fromkeys(key for row in rows for key in row if key != "name"))
+  for key in columns:
+    if key not in known:
+      raise UserError(f"results/{name}.json: has no column {key!r}; expected some of {', '.join(known)}")
+  keys = columns or known
   head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   cells = [[str(row.get("name", "")), *(_figure(key, row) for key in keys)] for row in rows]
   made = _made([bench.get("device", "device not stated")], bench.get("versions"), [bench.get("commit")])
@@ -219,10 +224,9 @@ def _sweep_table(name: str, sweep: Record | None) -> str:
 
 
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
-  given = re.fullmatch(r"\s*(?:rows=(\S+))?\s*", options)
-  by_file = {"bench": _bench_table, "sweep": _sweep_table}
+  given = re.fullmatch(r"\s*(?:rows=(\S+))?(?:\s+columns=(\S+))?\s*", options)
   of_all = {"accuracy": _accuracy_table, "views": _views_table}
-  if kind not in (*of_all, *by_file) or given is None:
+  if kind not in (*of_all, "bench", "sweep") or given is None or (given[2] and kind != "bench"):
     raise UserError(
       f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or views, bench or sweep in place of accuracy, found "
       f"`results:{kind}{options}`; correct the marker"
@@ -237,7 +241,10 @@ def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -
     return f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."
   if kind in of_all:
     return of_all[kind](names, results)
-  return "\n\n".join(by_file[kind](name, results.get(name)) for name in names)
+  if kind == "sweep":
+    return "\n\n".join(_sweep_table(name, results.get(name)) for name in names)
+  columns = [key for key in (given[2] or "").split(",") if key]
+  return "\n\n".join(_bench_table(name, results.get(name), columns) for name in names)
 
 
 def render(page: str, results: Mapping[str, Record], where: str = "README.md") -> str:

@@ -134,7 +134,7 @@ def test_a_table_of_views_has_a_row_for_each_way_to_average_them(project: Path) 
   rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
   assert rows[0][:5] == ["run", "views", "validation accuracy", "test accuracy", "without images seen in training"]
   assert rows[2][:7] == ["crops", "single", "71.00 %", "70.00 % ± 1.00 %", "69.00 %", "2", "61"]
-  assert rows[3][:5] == ["crops", "ten crop", "72.00 %", "71.50 %", "not yet measured"]
+  assert rows[3][:5] == ["crops", "ten crop", "72.00 %", "71.50 %", "no image"]
   assert rows[4][3] == "not yet measured"
   resumed = {"crops": {**result, "seconds": 500.0}}
   assert "| 500 |" in render("<!-- results:views rows=crops -->\n<!-- /results -->\n", resumed)
@@ -228,6 +228,18 @@ def test_small_and_large_figures_of_a_benchmark_can_be_read() -> None:
   assert "| layouts | before | `optax.centralize` | ours | from (95 %) |" in made
   assert "| Conv | 0.08067 | 0.02574 | 2.384e-09 | -1.2e-05 |" in made
   assert "| bias | 0 | 0.02574 | 1 | -1.2e-05 |" in made
+
+
+def test_a_benchmark_s_columns_can_be_chosen() -> None:
+  row = {"name": "Conv", "before": 0.25, "after": 0.5, "between": 0.375}
+  bench = {**BENCH, "what": "layouts", "rows": [row]}
+  page = "<!-- results:{} rows=layouts columns={} -->\n<!-- /results -->\n"
+  made = render(page.format("bench", "after,before"), {"layouts": bench})
+  assert "| layouts | after | before |" in made and "| Conv | 0.5 | 0.25 |" in made
+  with pytest.raises(UserError, match="layouts.json: has no column 'later'; expected some of before, after, between"):
+    render(page.format("bench", "later"), {"layouts": bench})
+  with pytest.raises(UserError, match="correct the marker"):
+    render(page.format("accuracy", "before"), {"layouts": RESULT})
 
 
 def test_without_rows_all_results_of_the_kind_are_shown(project: Path) -> None:

@@ -79,12 +79,13 @@ def _row(one: Mapping[str, Any], known: set[str], seen: bool) -> list[str]:
   heading = escape(name_of(name))
   if name in known:
     heading = f'<a href="../replicas/{quote(name)}/report/index.html">{heading}</a>'
-  unseen = mapping(one.get("deduplicated")).get("accuracy")
+  fresh = mapping(one.get("deduplicated"))
+  unseen = "no image" if fresh and fresh.get("accuracy") is None else said(percent(fresh.get("accuracy")))
   return [
     f'<span class="nowrap">{heading}</span>',
     escape(str(one.get("seed", ""))),
     said(percent(one.get("accuracy"))),
-    *([said(percent(unseen))] if seen else []),
+    *([unseen] if seen else []),
     said(percent(one.get("validation_accuracy"))),
     *(said(count(one.get(key))) for key in ("best_step", "steps", "images")),
     said(duration(one.get("seconds"))),

@@ -107,6 +107,15 @@ def test_what_is_not_finished_says_so(workdir: Path) -> None:
   assert (workdir / "replicas" / "fold_1" / "report" / "index.html").is_file()
 
 
+def test_where_all_test_images_stand_in_training_none_is_left(workdir: Path) -> None:
+  write_folds(workdir)
+  result = json.loads((workdir / "result.json").read_text())
+  result["runs"][1]["deduplicated"] = {"accuracy": None, "images": 0, "seen": 40}
+  (workdir / "result.json").write_text(json.dumps(result))
+  rows = Page(write_report(workdir)).rows
+  assert [row[3] == "no image" for row in rows if row[0].startswith("fold")] == [False, True, False]
+
+
 def test_nor_what_has_only_begun(workdir: Path) -> None:
   write_folds(workdir, ended=0)
   shutil.rmtree(workdir / "replicas")
