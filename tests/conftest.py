@@ -1,6 +1,9 @@
 """The rules that every test runs under: four CPU devices, strict rank promotion, no key used twice."""
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 # Before jax wakes up: tests compile hundreds of small programs and run each a few times.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -8,6 +11,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import jax
 import pytest
 
+# Where the programs of one session are kept, for tests, workers and processes that need the same ones. Nothing is
+# taken from an earlier session: what cannot be compiled any more would go unseen.
+COMPILED = Path(tempfile.gettempdir()) / f"fer_jax-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -22,3 +32,8 @@ def tiny_data():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(arrays, "load", tiny_arrays)
     yield
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+  if not hasattr(config, "workerinput"):  # the one that outlives the workers
+    shutil.rmtree(COMPILED, ignore_errors=True)
