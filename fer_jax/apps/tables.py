@@ -197,8 +197,9 @@ def _bench_table(name: str, bench: Record | None, columns: Sequence[str] = ()) -
 
 
 def _figure(key: str, row: Record) -> str:
-  # What a paper does not print is nothing that could still be measured.
-  return "" if key.startswith("paper_") and key not in row else quantity(key, row.get(key))
+  # What a paper does not print, or one row does not have to be compared with, could not be measured either.
+  optional = key.startswith("paper_") or "_over_" in key
+  return "" if optional and key not in row else quantity(key, row.get(key))
 
 
 def _made(devices: Sequence[str], versions: Mapping[str, str] | None, commits: Sequence[str | None]) -> str:

@@ -232,10 +232,12 @@ def test_small_and_large_figures_of_a_benchmark_can_be_read() -> None:
 
 def test_a_benchmark_s_columns_can_be_chosen() -> None:
   row = {"name": "Conv", "before": 0.25, "after": 0.5, "between": 0.375}
-  bench = {**BENCH, "what": "layouts", "rows": [row]}
+  bench = {**BENCH, "what": "layouts", "rows": [row, {"name": "bias", "after_over_before": 2.0}]}
   page = "<!-- results:{} rows=layouts columns={} -->\n<!-- /results -->\n"
   made = render(page.format("bench", "after,before"), {"layouts": bench})
   assert "| layouts | after | before |" in made and "| Conv | 0.5 | 0.25 |" in made
+  made = render(page.format("bench", "after,after_over_before"), {"layouts": bench})
+  assert "| Conv | 0.5 |  |" in made and "| bias | not yet measured | 2 |" in made
   with pytest.raises(UserError, match="layouts.json: has no column 'later'; expected some of before, after, between"):
     render(page.format("bench", "later"), {"layouts": bench})
   with pytest.raises(UserError, match="correct the marker"):
