@@ -188,7 +188,7 @@ def test_files_are_asked_for_only_where_they_are_needed(data_dir):
 
 
 def test_an_unknown_dataset_is_an_error_that_lists_the_known():
-  with pytest.raises(UserError, match="'affectnet' is unknown; known are ck_plus, drawn_kdef_ck_plus, fer2013, "):
+  with pytest.raises(UserError, match="'affectnet' is unknown; known are ck_plus, drawn_jaffe, drawn_kdef_ck_plus, "):
     builders.make_builder("affectnet")
 
 
