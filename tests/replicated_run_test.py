@@ -251,9 +251,9 @@ def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_t
   assert sum("examples became 2,020 (a 34 x 20 = 680" in note for note in result["notes"]) == 1
   assert json.loads((tmp_path / "run" / "splits.json").read_text())["examples"] == 2020
   page = write_report(tmp_path / "run").read_text()
-  assert "test images stand in training, too" in page
+  assert "test images stand in training, themselves or as copies" in page
   assert "not a measure of new faces" in page
-  assert "all 673 test images stand in training, too" in write_report(tmp_path / "run/replicas/fold_0").read_text()
+  assert "all 673 test images stand in training, themselves or as copies" in write_report(tmp_path / "run/replicas/fold_0").read_text()
 
 
 @pytest.mark.parametrize(("wanted", "parted"), [(1, 1), (3, 3), (0, 2)])

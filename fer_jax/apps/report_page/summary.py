@@ -86,7 +86,7 @@ def _besides(result: Mapping[str, Any]) -> list[str]:
       f"without the {count(fresh['seen'])} test images that stand in training: "
       f"{mean}{percent(fresh['accuracy'])} over {count(fresh['images'])}"
       if fresh["images"]
-      else f"all {count(fresh['seen'])} test images stand in training, too"
+      else f"all {count(fresh['seen'])} test images stand in training, themselves or as copies"
     )
   return found
 
