@@ -2,7 +2,7 @@
 
   python launch/sweep.py configs/sweeps/separable_se_protocols.py           # real photographs, three seeds; for a GPU
   python launch/sweep.py configs/sweeps/separable_se_protocols.py:small     # narrow networks, two CPU cores
-  python launch/sweep.py configs/sweeps/separable_se_protocols.py:demo      # minutes, five folds of drawn people
+  python launch/sweep.py configs/sweeps/separable_se_protocols.py:demo      # five folds of drawn people, two CPU cores
 
 As the paper has it, a dataset is expanded by augmented copies and then divided, so that nearly every test picture has
 copies in training. Honestly, it is divided into ten folds over people, and then the training side alone is expanded.
