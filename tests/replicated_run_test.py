@@ -253,7 +253,8 @@ def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_t
   page = write_report(tmp_path / "run").read_text()
   assert "test images stand in training, themselves or as copies" in page
   assert "not a measure of new faces" in page
-  assert "all 673 test images stand in training, themselves or as copies" in write_report(tmp_path / "run/replicas/fold_0").read_text()
+  of_fold = write_report(tmp_path / "run/replicas/fold_0").read_text()
+  assert "all 673 test images stand in training, themselves or as copies" in of_fold
 
 
 @pytest.mark.parametrize(("wanted", "parted"), [(1, 1), (3, 3), (0, 2)])
