@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import pytest
 from absl import logging
-from jax.experimental.compilation_cache import compilation_cache
 
 from fer_jax import main as training
 from fer_jax.apps import audit, prepare, report
@@ -90,28 +88,8 @@ def train(arguments: Sequence[str]) -> int:
   return status
 
 
-@pytest.fixture(scope="module")
-def shared_compilations(tmp_path_factory):
-  """Lets a training take the programs that an earlier one compiled."""
-  changes = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {key: getattr(jax.config, key) for key in changes}
-  configure_jax(changes)
-  yield
-  configure_jax(before)
-
-
-def configure_jax(values: dict) -> None:
-  for key, value in values.items():
-    jax.config.update(key, value)
-  compilation_cache.reset_cache()  # it is opened at the first compilation
-
-
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.layout)
-def journey(request, tmp_path_factory, shared_compilations):
+def journey(request, tmp_path_factory):
   """Draws a layout, and gives the commands of a user, one after the other."""
   case, folder = request.param, tmp_path_factory.mktemp(request.param.layout)
   layouts.write_tree(case.layout, folder / "manual", PEOPLE, scale=case.scale, within=case.within)

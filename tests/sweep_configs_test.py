@@ -9,7 +9,7 @@ import pytest
 from configs import baselines, ca_resnet
 from configs.sweeps import SIZES, hsic_baselines, obsr_ablation, separable_se_table5
 from fer_jax import command_line, config
-from fer_jax.apps.benchmarks import table1
+from fer_jax.apps.benchmarks import inference, table1
 from fer_jax.apps.sweeps.plan import Plan, plan
 from fer_jax.command_line import load_config
 from fer_jax.errors import UserError
@@ -197,3 +197,13 @@ class TestBaselines:
   def test_a_variant_names_one_network(self, variant: str) -> None:
     with pytest.raises(UserError, match="expected one of alexnet, bn_inception, .*, alone or with ,small or ,demo"):
       load_config(f"configs/baselines.py:{variant}")
+
+
+def test_table_5_of_the_separable_network_is_the_same_for_the_sweep_and_the_benchmark() -> None:
+  sweep = {member.timing: member.reported for member in planned("separable_se_table5").sweep.members}
+  for name, printed in inference.PRINTED.items():
+    assert sweep[name] == {
+      "test accuracy": printed.accuracy,
+      "seconds for 1,500 images": printed.seconds,
+      "parameters": printed.parameters,
+    }

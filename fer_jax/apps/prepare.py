@@ -29,7 +29,7 @@ _CONFIGS = {
   "kdef_ck_plus": ("configs/resnet.py", "kdef_ck_plus"),
   "drawn_kdef_ck_plus": ("configs/resnet.py:demo", "drawn_kdef_ck_plus"),
   "jaffe": ("configs/separable_se.py:jaffe", "jaffe"),
-  "drawn_jaffe": ("configs/separable_se.py:demo", "drawn_jaffe"),
+  "drawn_jaffe": ("configs/separable_se.py:drawn,demo", "drawn_jaffe"),
   "oulu_casia": ("configs/separable_se.py:oulu_casia", "oulu_casia/paper"),
 }
 

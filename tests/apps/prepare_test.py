@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fer_jax.apps import prepare
+from fer_jax.command_line import load_config
 from fer_jax.data import builders
 from fer_jax.data.builders.kdef_ck_plus.builder import DrawnKdefCkPlus
 from fer_jax.data.builders.synthetic_faces import layouts
@@ -139,6 +141,12 @@ def test_every_dataset_has_a_config_to_train_it_with(monkeypatch, capsys, tmp_pa
   output = run_main(capsys, "--dataset=drawn_kdef_ck_plus", f"--data_dir={tmp_path}")
   assert "--config=configs/resnet.py:demo --config.data.data_dir" in output
   assert set(prepare._CONFIGS) == set(builders.names())
+
+
+@pytest.mark.parametrize(("config", "dataset"), prepare._CONFIGS.values())
+def test_the_config_that_is_named_trains_on_what_is_said(config, dataset, monkeypatch):
+  monkeypatch.chdir(Path(__file__).resolve().parents[2])
+  assert load_config(config).data.name == dataset
 
 
 @pytest.mark.parametrize(
