@@ -18,7 +18,8 @@ from fer_jax.data import builders
 from fer_jax.errors import UserError
 from fer_jax.faces.crop import resize
 from fer_jax.faces.detection import HaarDetector
-from fer_jax.faces.framing import Framing
+from fer_jax.faces.framing import SMALLEST_FACE, Framing
+from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 LABELS = ("original", "ferplus_hard", "ferplus_soft")
 CROPS = ("auto", "none", "fixed", "detector")
+_CUT = ("fixed", "detector")
 
 # Raised when what the cache holds changes, so that older caches are rebuilt.
 _CACHE_FORMAT = 2
@@ -51,6 +53,8 @@ class Arrays:
     notes: what a user should know about how the arrays came about (rows left out and why, say).
     origin: int32 [N], the row of the picture that each row was made of, itself for an original; originals come first.
       None where nothing was expanded (`data.expansion`).
+    crop: how the images were cut: "face" where they were faces already; of photographs "detector", "fixed" or "none",
+      as `load` has them.
   """
 
   image: np.ndarray
@@ -62,6 +66,7 @@ class Arrays:
   soft_label: np.ndarray | None = None
   notes: tuple[str, ...] = ()
   origin: np.ndarray | None = None
+  crop: str = "face"
 
   def __len__(self) -> int:
     return len(self.label)
@@ -116,7 +121,8 @@ def load(
   builder = builders.make_builder(name, data_dir)
   if not builders.is_prepared(builder):
     builder = _prepare_or_explain(name, data_dir, builder)
-  columns, notes = _cached_columns(builder, image_size, _resolve_crop(name, builder, crop))
+  crop = _resolve_crop(name, builder, crop)
+  columns, notes = _cached_columns(builder, image_size, crop)
   arrays = Arrays(
     image=columns["image"],
     label=columns["label"],
@@ -125,6 +131,7 @@ def load(
     split=columns["split"],
     class_names=tuple(builder.info.features["label"].names),
     notes=(*(builder.info.metadata or {}).get("warnings", ()), *notes),
+    crop=crop,
   )
   return (
     arrays
@@ -178,12 +185,12 @@ def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare
 
 
 def _resolve_crop(name: str, builder: "tfds.core.DatasetBuilder", crop: str) -> str:
-  """Returns "none", "fixed" or "detector"."""
+  """Returns "none", "fixed" or "detector" for photographs, "face" for faces."""
   if (builder.info.metadata or {}).get("framing") == "photograph":
     return "detector" if crop == "auto" else crop
   if crop in ("fixed", "detector"):
     raise UserError(f"crop={crop!r} is for photographs, and the images of {name} are faces already; use crop='auto'")
-  return "none"
+  return "face"
 
 
 def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> _Columns:
@@ -191,7 +198,7 @@ def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None,
   *shape, channels = builder.info.features["image"].shape
   size = image_size or (builder.info.metadata or {}).get("image_size")
   height, width = (size, size) if size else shape
-  kind = "" if crop == "none" else f"-{crop}"
+  kind = f"-{crop}" if crop in _CUT else ""
   folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{channels}{kind}")
   cached = _open_cache(folder)
   if cached is not None:
@@ -214,9 +221,8 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
   total = sum(builder.info.splits[split].num_examples for split in splits)
   image = np.empty((total, height, width, builder.info.features["image"].shape[2]), np.uint8)
   framing = None
-  if crop != "none":
-    # People look into the camera from near by: what is smaller than this is no face.
-    detector = HaarDetector(smallest_face=0.3) if crop == "detector" else None
+  if crop in _CUT:
+    detector = HaarDetector(smallest_face=SMALLEST_FACE) if crop == "detector" else None
     framing = Framing(height, builder.info.metadata["fixed_squares"], detector)
   fields: dict[str, list[Any]] = {
     key: [] for key in builder.info.features if key in ("label", "subject", "group", "votes")
@@ -229,14 +235,14 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
       for record in tfds_utils.tqdm(
         _records(source), total=len(source), desc="Cropping", unit=" pictures", leave=False, disable=quiet
       ):
-        picture = _decode(record["image"], image.shape[3])
+        picture = in_channels(decode(record["image"]), image.shape[3])
         if framing is not None:
           picture = framing(picture, record["subject"].decode(), record["file"].decode())
         image[row] = resize(picture, height, width).reshape(image.shape[1:])
         row += 1
         for key, values in fields.items():
           values.append(record[key])
-  except (OSError, ValueError, RuntimeError, IndexError, cv2.error) as error:
+  except (OSError, ValueError, RuntimeError, IndexError, UnreadablePicture, cv2.error) as error:
     raise UserError(
       f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
       "run fer_jax.apps.prepare with --overwrite"
@@ -256,15 +262,6 @@ def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
   """Yields the records of a split, a few read at a time."""
   for start in range(0, len(source), _RECORDS_AT_ONCE):
     yield from source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source))))  # type: ignore[attr-defined]
-
-
-def _decode(data: bytes, channels: int) -> np.ndarray:
-  """Decodes an image file to uint8, [H, W] in grey or [H, W, 3] in RGB."""
-  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-  if image is None:
-    raise ValueError("the image cannot be decoded")
-  return image
 
 
 def _number_groups(groups: list[bytes]) -> np.ndarray:

@@ -18,14 +18,26 @@ def crop_face(image: np.ndarray, box: Box, size: int, margin: float = 0.2) -> np
   Returns:
     uint8 [size, size] or [size, size, C]; beyond the picture's edge its last pixels are repeated.
   """
+  return _cut(image, *face_square(box, margin), size)
+
+
+def face_square(box: Box, margin: float) -> tuple[int, int, int]:
+  """Returns the square that `crop_face` cuts out: left, top and side in pixels; parts may lie beyond the picture."""
   side = max(box.width, box.height) * (1 + margin)
-  return crop_square(image, box.x + box.width / 2, box.y + box.height / 2, side, size)
+  return _square(box.x + box.width / 2, box.y + box.height / 2, side)
 
 
 def crop_square(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
   """Cuts out the square around (x, y); arguments in pixels, the rest as in `crop_face`."""
+  return _cut(image, *_square(x, y, side), size)
+
+
+def _square(x: float, y: float, side: float) -> tuple[int, int, int]:
   pixels = max(1, round(side))
-  left, top = round(x - pixels / 2), round(y - pixels / 2)
+  return round(x - pixels / 2), round(y - pixels / 2), pixels
+
+
+def _cut(image: np.ndarray, left: int, top: int, pixels: int, size: int) -> np.ndarray:
   height, width = image.shape[:2]
   before, above = max(0, -left), max(0, -top)
   after, below = max(0, left + pixels - width), max(0, top + pixels - height)

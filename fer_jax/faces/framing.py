@@ -7,6 +7,9 @@ import numpy as np
 from fer_jax.faces.crop import crop_face, crop_square
 from fer_jax.faces.detection import Detector
 
+# As a share of a photograph's shorter side: people look into a dataset's camera from near by, and what is smaller is no
+# face.
+SMALLEST_FACE = 0.3
 _NAMED_AT_MOST = 5
 
 

@@ -43,6 +43,7 @@ def portraits(manual_dir):
 def test_photographs_are_cropped_by_the_detector_to_128_pixels(load, manual_dir):
   loaded = load("kdef")
   assert loaded.image.shape == (70, 128, 128, 3)
+  assert loaded.crop == "detector"
   detector = HaarDetector(smallest_face=0.3)
   faceless = 0
   for image, shown in zip(portraits(manual_dir), loaded.image, strict=True):
@@ -67,6 +68,7 @@ def test_the_fixed_crop_is_the_same_part_of_every_picture(load, manual_dir):
 def test_without_a_crop_the_whole_picture_is_squeezed(load, manual_dir):
   loaded = load("kdef", crop="none", image_size=24)
   np.testing.assert_array_equal(loaded.image, [resize(image, 24, 24) for image in portraits(manual_dir)])
+  assert loaded.crop == "none"
 
 
 def test_each_part_of_the_mixture_has_its_own_fixed_place(load, manual_dir):
@@ -84,7 +86,7 @@ def test_where_no_face_is_found_the_fixed_place_is_taken_noted_and_cached(load, 
   blind = load("kdef/frontal", image_size=32)
   (note,) = (note for note in blind.notes if "no face" in note)
   assert "in 14 of 14 images: cropped at the fixed place (AF01/AF01AFS.JPG, AF01/AF01ANS.JPG, " in note
-  monkeypatch.setattr(cv2, "imdecode", None)
+  monkeypatch.setattr(arrays, "decode", None)
   again = load("kdef/frontal", image_size=32)
   assert again.notes == blind.notes
   np.testing.assert_array_equal(again.image, blind.image)
@@ -109,7 +111,7 @@ def test_sets_of_faces_are_not_cropped(tmp_path):
   builders.prepare("fer2013", str(tmp_path), str(tmp_path / "fer"))
   for name in ("ck_plus", "fer2013"):
     load = functools.partial(arrays.load, name, str(tmp_path))
-    assert load().image.shape[1:] == (48, 48, 1)
+    assert (load().image.shape[1:], load().crop) == ((48, 48, 1), "face")
     np.testing.assert_array_equal(load(crop="none").image, load().image)
     for crop in ("fixed", "detector"):
       with pytest.raises(UserError, match=f"crop='{crop}' is for photographs, and the images of {name} are faces"):

@@ -1,5 +1,6 @@
 """Finding faces: drawn ones, a photograph, and none."""
 
+import concurrent.futures
 import pathlib
 
 import cv2
@@ -12,6 +13,9 @@ from fer_jax.errors import UserError
 from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
 
 SIDE = 160
+# x, y, width, height, score.
+HOPPER = [152.5, 105.0, 223.75, 223.75, 57.059]
+PROFILE = [94.0, 60.0, 121.0, 121.0, 56.271]
 
 
 def drawn(subject: int, expression: str, yaw: float) -> np.ndarray:
@@ -85,6 +89,39 @@ def test_nothing_is_found_where_there_is_no_face():
   assert HaarDetector()(np.full((120, 90), 128, np.uint8)) == []
   assert HaarDetector()(np.zeros((120, 90, 3), np.uint8)) == []
   assert HaarDetector()(np.zeros((1, 1), np.uint8)) == []
+
+
+def test_threads_find_what_one_finds():
+  images = [drawn(subject, "happy", yaw) for subject in range(6) for yaw in (0.0, 0.7)]
+  detector = HaarDetector()
+  alone = [detector(image) for image in images]
+  assert sum(map(bool, alone)) > 8
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    for _ in range(3):
+      assert list(pool.map(detector, images)) == alone
+
+
+def test_without_arguments_the_faces_are_those_that_training_cuts_out(photograph):
+  """Figures of the detector before it could be made faster: what was trained on its squares still fits."""
+  for image in (photograph, drawn(1, "happy", 0.7)):
+    same = HaarDetector(smallest_face=0.2, longest_side=480, scale_factor=1.1, profiles=True)
+    assert HaarDetector()(image) == same(image)
+  assert [round(value, 3) for value in HaarDetector(smallest_face=0.3)(photograph)[0]] == HOPPER
+  assert [round(value, 3) for value in HaarDetector()(drawn(1, "happy", 0.7))[0]] == PROFILE
+
+
+def test_a_fast_detector_finds_faces_from_the_front_and_looks_for_no_others():
+  fast = HaarDetector(longest_side=320, scale_factor=1.2, profiles=False)
+  assert sum(bool(fast(drawn(subject, "neutral", 0.0))) for subject in range(6)) >= 5
+  profiles = [drawn(subject, "surprise", 0.7) for subject in range(6)]
+  without = [HaarDetector(profiles=False)(image) for image in profiles]
+  assert any(boxes and not frontal for boxes, frontal in zip(map(HaarDetector(), profiles), without, strict=True))
+
+
+def test_a_larger_step_looks_in_other_sizes(photograph):
+  coarse, fine = HaarDetector(scale_factor=1.3)(photograph)[0], HaarDetector()(photograph)[0]
+  assert coarse.width != fine.width
+  np.testing.assert_allclose(coarse[:4], fine[:4], atol=40)
 
 
 class FakeYuNet:

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import cv2
-import numpy as np
 from tensorflow_datasets.core import utils as tfds_utils
 
 from fer_jax.errors import UserError
+from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels, is_plain
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -22,9 +22,6 @@ Square = tuple[float, float, float]
 
 _LITTER = ("thumbs.db", "desktop.ini")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
-# What TensorFlow, with which others may read a prepared dataset, does not decode: TIFF, little-endian or big-endian.
-_FOREIGN = (b"II*\0", b"MM\0*")
-_END_OF_FILE = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 # Of 255, on average over a picture: a portrait lies far above, even of dark hair before a dark wall.
 _NEAR_BLACK = 20
 _NAMED_AT_MOST = 20
@@ -41,8 +38,8 @@ class Photograph:
     subject: the person; "" where the source does not say.
     group: the sequence or the pose that its picture shares with others.
     read: returns the encoded picture.
-    needs_encoding: whether it is stored as PNG because its own bytes do not decode to the dataset's channels, or do not
-      decode everywhere (TIFF).
+    needs_encoding: whether it is stored as PNG because other programs would see something else in its own bytes than
+      is seen here in the dataset's channels, or nothing (TIFF): they do not turn a picture upright, nor mix colours.
   """
 
   file: str
@@ -169,8 +166,7 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
   Args:
     found: what a reader found.
     dataset: its name, for messages.
-    channels: 1 for grey, 3 for colour; pictures whose bytes decode to other channels are marked `needs_encoding`, and
-      so are TIFF files.
+    channels: 1 for grey, 3 for colour; for `needs_encoding`.
 
   Returns:
     `found` with unreadable files among `rejects`, pictures of odd size and near-black ones among `warnings`, and the
@@ -189,16 +185,15 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
       rejects.append(Reject(photograph.file, f"cannot be read: {error.strerror or error}"))
       continue
     digest.update(f"{photograph.file} {len(data)}\n".encode() + data)
-    image = _decode(data)
-    if image is None:
-      rejects.append(Reject(photograph.file, "not a readable picture" if data else "empty (0 bytes)"))
+    try:
+      image = decode(data)
+    except UnreadablePicture as error:
+      # What follows the colon would give each kind of damage a line of its own.
+      rejects.append(Reject(photograph.file, str(error).partition(":")[0]))
       continue
-    shown_channels = image.shape[2] if image.ndim == 3 else 1
-    # Readers of the prepared dataset repeat a grey channel; they do not mix colours to grey, nor cut 16 bits to 8.
-    fits = image.dtype == np.uint8 and shown_channels in (1, channels) and not data.startswith(_FOREIGN)
-    kept.append(dataclasses.replace(photograph, needs_encoding=not fits))
+    kept.append(dataclasses.replace(photograph, needs_encoding=not is_plain(data, channels)))
     sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", []).append(photograph.file)
-    if image.mean() * (255 / np.iinfo(image.dtype).max) < _NEAR_BLACK:
+    if image.mean() < _NEAR_BLACK:
       dark.append(photograph.file)
   if not kept:
     raise UserError(f"{found.origin['path']} holds no usable picture of {dataset}; {_reasons(rejects)}")
@@ -219,11 +214,13 @@ def encoded(photograph: Photograph, channels: int) -> bytes:
   data = photograph.read()
   if not photograph.needs_encoding:
     return data
-  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-  if image is None:
-    raise UserError(f"{photograph.file} has changed since it was checked, and cannot be read any more: start again")
-  return cv2.imencode(".png", image)[1].tobytes()
+  try:
+    image = in_channels(decode(data), channels)
+  except UnreadablePicture:
+    raise UserError(
+      f"{photograph.file} has changed since it was checked, and cannot be read any more: start again"
+    ) from None
+  return cv2.imencode(".png", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def reject_lines(rejects: Sequence[Reject]) -> list[str]:
@@ -290,15 +287,6 @@ def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], 
   origin = {key: found.origin[key] for key in ("contents", "sha256")}
   origin |= {"form": "drawn", "path": f"drawn in {trees}"}
   return dataclasses.replace(found, photographs=pictures, origin=origin, warnings=(), comparison=())
-
-
-def _decode(data: bytes) -> np.ndarray | None:
-  """Returns a picture as it is in its file; None where it is none, or cut short."""
-  for start, end in _END_OF_FILE.items():
-    # OpenCV's older versions decode the first part of such a file, and leave the rest grey.
-    if data.startswith(start) and end not in data[-4096:]:
-      return None
-  return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
 
 
 def _odd_sizes(dataset: str, sizes: Mapping[str, Sequence[str]]) -> list[str]:
