@@ -1,5 +1,6 @@
 """How a program ends when something other than the code is wrong: one line and an exit status, no traceback."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -22,10 +23,12 @@ class Failure(UserError):
 
 
 def run(program: Callable[[], int | None]) -> NoReturn:
-  """Runs a command-line program and exits with its status (None is 0), or with that of the error it raised."""
+  """Runs a program and exits with its status (None is 0) or that of the error it raised; after Ctrl-C, with 130."""
   try:
     status = program()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.status)
+  except KeyboardInterrupt:
+    sys.exit(128 + signal.SIGINT)
   sys.exit(status)

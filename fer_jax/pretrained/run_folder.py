@@ -1,6 +1,7 @@
 """The parameters that a finished run of ours found, out of its folder."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     folder: the run's workdir.
 
   Raises:
-    UserError: no run has finished there, or its checkpoint cannot be read.
+    UserError: no run has finished there, it is several trainings, or its checkpoint cannot be read.
   """
   record = folder / RESULT
   if not record.is_file():
     raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
   try:
     result = json.loads(record.read_text(encoding="utf-8"))
+    if result["validation"]["step"] is None:
+      raise UserError(_several(folder, result["runs"]))
     best, last = int(result["validation"]["step"]), int(result["steps"])
   except (OSError, ValueError, KeyError, TypeError):
     raise UserError(f"{record}: not the {RESULT} of a run; expected the folder of a finished run") from None
@@ -40,3 +43,11 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
       f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or name another run"
     ) from None
   return params, {name: value for name, value in stats.items() if name in params}  # and not what an objective kept
+
+
+def _several(folder: Path, runs: Sequence[Mapping[str, Any]]) -> str:
+  best = max(runs, key=lambda run: run["validation_accuracy"])
+  return (
+    f"{folder}: is a run of {len(runs)} trainings; name one of them: "
+    f"{folder / 'replicas' / best['name']} is the best on its validation split"
+  )

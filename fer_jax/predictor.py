@@ -1,0 +1,147 @@
+"""From pictures to expressions: faces are found, cut as training cut its own, and classified together."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax import classifier as classifiers
+from fer_jax.classifier import LARGEST_BATCH, Classifier, softmax
+from fer_jax.faces.crop import crop_face, resize
+from fer_jax.faces.detection import Box, Detector, HaarDetector
+from fer_jax.faces.pictures import in_channels
+
+# Faces smaller than this share of a picture's shorter side are not looked for.
+SMALLEST_FACE = 0.1
+FACES = ("auto", "detector", "whole")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What stands in some pictures. Let F be the faces, in the order of the pictures, and K the classes.
+
+  A picture without a face has no row.
+
+  Attributes:
+    picture: int32 [F], the position of each face's picture.
+    box: float32 [F, 4], where it is: x and y of the upper left corner, width, height, in pixels.
+    score: float32 [F], the detector's; scores of one detector can be compared with each other, not with another's.
+    logits: float32 [F, K].
+    class_names: K names.
+  """
+
+  picture: np.ndarray
+  box: np.ndarray
+  score: np.ndarray
+  logits: np.ndarray
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.picture)
+
+  @property
+  def probability(self) -> np.ndarray:
+    """The probability of each class, float32 [F, K]."""
+    return softmax(self.logits)
+
+  @property
+  def label(self) -> list[str]:
+    """The name of each face's most probable class."""
+    return [self.class_names[k] for k in self.logits.argmax(axis=1)]
+
+
+class Predictor:
+  """Finds the faces in pictures and says what they express.
+
+  Args:
+    classifier: a trained network.
+    detector: finds the faces, the largest first; None takes every picture whole, as one face.
+  """
+
+  def __init__(self, classifier: Classifier, detector: Detector | None):
+    self.classifier, self.detector = classifier, detector
+
+  def find(self, image: np.ndarray) -> list[Box]:
+    """Returns the faces in a picture, the largest first.
+
+    Args:
+      image: uint8 [H, W] grey or [H, W, 3] RGB.
+    """
+    # In the channels of training, so that the detector sees what it saw there.
+    return [_whole(image)] if self.detector is None else self.detector(self._in_channels(image))
+
+  def cut(self, image: np.ndarray, box: Box) -> np.ndarray:
+    """Returns a face as the network takes it, uint8 [h, w, C], cut and resized as in training.
+
+    Args:
+      image: uint8 [H, W] grey or [H, W, 3] RGB.
+      box: from `find`.
+    """
+    height, width, _ = self.classifier.shape
+    image = self._in_channels(image)
+    if self.detector is not None:
+      image = crop_face(image, box, max(height, width), self.classifier.margin)
+    return resize(image, height, width).reshape(self.classifier.shape)
+
+  def predict(self, images: Sequence[np.ndarray], batch_size: int = LARGEST_BATCH) -> Prediction:
+    """Finds and classifies the faces in pictures.
+
+    Args:
+      images: uint8 [H, W] grey or [H, W, 3] RGB, each of a size of its own.
+      batch_size: how many faces go through the network at once.
+
+    Raises:
+      ValueError: an image has another shape or type.
+    """
+    found = [(number, box) for number, image in enumerate(map(checked, images)) for box in self.find(image)]
+    faces = [self.cut(images[number], box) for number, box in found]
+    return Prediction(
+      picture=np.array([number for number, _ in found], np.int32),
+      box=np.array([box[:4] for _, box in found], np.float32).reshape(-1, 4),
+      score=np.array([box.score for _, box in found], np.float32),
+      logits=self.classifier.logits(stacked(faces, self.classifier.shape), batch_size),
+      class_names=self.classifier.class_names,
+    )
+
+  def _in_channels(self, image: np.ndarray) -> np.ndarray:
+    return in_channels(image, self.classifier.shape[2])
+
+
+def load(workdir: str | Path, *, face: str = "auto", detector: Detector | None = None) -> Predictor:
+  """Loads what a finished run has learned, to be asked about pictures.
+
+  Args:
+    workdir: the run's folder; of a run of several trainings, the folder of one, such as workdir/replicas/fold_0.
+    face: "detector" looks for faces; "whole" takes every picture as one face, cut already; "auto" looks for them,
+      unless the run was trained on photographs that were not cut.
+    detector: finds the faces; None is `HaarDetector`.
+
+  Raises:
+    UserError: no run has finished there, it is several trainings, or its files are damaged.
+    ValueError: `face` is none of these.
+  """
+  if face not in FACES:
+    raise ValueError(f"face={face!r}: expected one of {', '.join(FACES)}")
+  found = classifiers.load(workdir)
+  if face == "auto":
+    face = "whole" if found.crop == "none" else "detector"
+  return Predictor(found, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE))
+
+
+def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+  """Returns faces, uint8 [h, w, C] each, as one array [N, h, w, C], of none as well."""
+  return np.stack(faces) if faces else np.zeros((0, *shape), np.uint8)
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+  """Returns a picture; raises ValueError where it is none."""
+  is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+  if image.dtype != np.uint8 or not is_picture or 0 in image.shape:
+    raise ValueError(f"a picture is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")
+  return image
+
+
+def _whole(image: np.ndarray) -> Box:
+  height, width = image.shape[:2]
+  return Box(0.0, 0.0, float(width), float(height), 1.0)
