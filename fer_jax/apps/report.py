@@ -1,14 +1,14 @@
 """Writes the report of a training run: one page that needs nothing outside itself.
 
 Usage:
-  python -m fer_jax.apps.report --workdir=W [--beside=W2 ...]
+  python -m fer_jax.apps.report --workdir=W [--beside=W2 ...] [--explain]
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fer_jax.apps.report_page.classes import classes, mistakes, samples
+from fer_jax.apps.report_page.classes import Explanation, classes, mistakes, samples
 from fer_jax.apps.report_page.curves import curves
 from fer_jax.apps.report_page.markup import Section, document
 from fer_jax.apps.report_page.provenance import provenance
@@ -20,7 +20,9 @@ from fer_jax.apps.report_page.views import views
 from fer_jax.errors import run
 
 
-def _page(of: Run, beside: Sequence[tuple[str, Run]], whole: Run | None = None) -> str:
+def _page(
+  of: Run, beside: Sequence[tuple[str, Run]], explained: Mapping[Path, Explanation], whole: Run | None = None
+) -> str:
   estimate = accuracy_estimate(mapping(of.result))
   title = of.source if estimate is None else f"{of.source}: {percent(estimate.value)}"
   parts = [
@@ -30,7 +32,7 @@ def _page(of: Run, beside: Sequence[tuple[str, Run]], whole: Run | None = None) 
     views(of),
     curves(of, beside),
     classes(of),
-    mistakes(of),
+    mistakes(of, explained.get(of.workdir)),
     samples(of),
     provenance(of),
   ]
@@ -38,7 +40,7 @@ def _page(of: Run, beside: Sequence[tuple[str, Run]], whole: Run | None = None) 
   return document(title, headline(of, whole), sections)
 
 
-def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:
+def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = False) -> Path:
   """Writes `workdir/report/index.html`, whole or not at all, and returns its path.
 
   An interrupted run gets a page of what it logged, which says so. Of a run of several trainings, each that has begun
@@ -47,15 +49,22 @@ def write_report(workdir: Path, beside: Sequence[Path] = ()) -> Path:
   Args:
     workdir: a training run's workdir, with at least `config.json` and `metrics.jsonl`.
     beside: workdirs of runs to compare with; their validation accuracy joins the curves.
+    explained: load what the run has learned, and show where it found its reasons for its worst mistakes.
 
   Raises:
-    UserError: a workdir is none, a file in one is damaged, or the page cannot be written.
+    UserError: a workdir is none, a file in one is damaged, or the page cannot be written; the run is to be explained,
+      and has not finished or is not there whole. No page is written before that is known.
   """
   others = [read_run(other) for other in beside]
   whole = read_run(workdir)
+  explanations: Mapping[Path, Explanation] = {}
+  if explained:
+    from fer_jax.apps.report_page.explanations import explain  # JAX, which no other part of a page needs
+
+    explanations = explain(whole)
   for replica in whole.replicas:
-    write_text(_path(replica.workdir), _page(replica, (), whole))
-  write_text(_path(workdir), _page(whole, list(zip(names_of(others), others, strict=True))))
+    write_text(_path(replica.workdir), _page(replica, (), explanations, whole))
+  write_text(_path(workdir), _page(whole, list(zip(names_of(others), others, strict=True)), explanations))
   return _path(workdir)
 
 
@@ -76,8 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default=[],
     help="workdir of a run to compare with; may be repeated",
   )
+  parser.add_argument(
+    "--explain",
+    action="store_true",
+    help="load what the run has learned, and show what speaks for its worst mistakes in each picture (Grad-CAM)",
+  )
   given = parser.parse_args(arguments)
-  print(write_report(given.workdir, given.beside))
+  print(write_report(given.workdir, given.beside, given.explain))
 
 
 if __name__ == "__main__":

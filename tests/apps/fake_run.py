@@ -7,9 +7,12 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
+from fer_jax.classifier import Classifier
 from fer_jax.intervals import student_interval
+from fer_jax.models.network import Network
 
 NAMES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 TRICKY = '<b>sad</b> & "blue"'
@@ -262,3 +265,28 @@ def pool(workdir: Path, count: int) -> None:
     worst_image=parts[-1]["worst_image"],
     sample_image=parts[0]["sample_image"],
   )
+
+
+class _Places(nn.Module):
+  """Puts out the maps that it has as a parameter, whatever it is shown."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    maps = self.param("maps", nn.initializers.zeros, (6, 6, 7))
+    return maps[None] + 0 * x.mean(axis=(1, 2, 3))[:, None, None, None]
+
+
+class _Average(nn.Module):
+  @nn.compact
+  def __call__(self, x, train):
+    return x.mean(axis=(1, 2))
+
+
+def seer(row: int, channels: int = 1) -> Classifier:
+  """Returns a classifier that sees class k, up to 5, in row `row` and column k of 6x6 places, and the last nowhere."""
+  walk = lambda apply, image: (apply("head", apply("places", image)), image)  # noqa: E731
+  network = Network({"places": _Places(), "head": _Average()}, walk, (("places",),), "head")
+  maps = np.zeros((6, 6, 7), np.float32)
+  maps[row, range(6), range(6)] = 1
+  params = {"places": {"maps": maps}, "head": {}}
+  return Classifier(network, params, {"places": {}, "head": {}}, tuple(NAMES), (48, 48, channels), "face", {})

@@ -1,6 +1,7 @@
 """The sections about classes and pictures: confusion matrix, per-class figures, mistakes, samples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -11,6 +12,23 @@ from fer_jax.apps.report_page.run_files import Record, Run, mapping
 from fer_jax.apps.report_page.trainings import name_of
 
 _STRONG = 0.55  # from this share on, a cell's colour calls for light digits
+
+
+@dataclass(frozen=True)
+class Explanation:
+  """The M worst mistakes, each painted over with what speaks for a class in it.
+
+  Attributes:
+    predicted: `[M, H, W, 3]` uint8, for the class that was said.
+    true: `[M, H, W, 3]` uint8, for the class that it is.
+    scale: `[1, N, 3]` uint8, the colours from nothing to the most.
+    reference: where the method is from.
+  """
+
+  predicted: np.ndarray
+  true: np.ndarray
+  scale: np.ndarray
+  reference: str
 
 
 def _name(names: Sequence[str], label: int) -> str:
@@ -108,23 +126,52 @@ def classes(run: Run) -> Section | None:
   return Section("classes", "Classes", f'<div class="columns">{left}<div>{right}</div></div>')
 
 
-def mistakes(run: Run) -> Section | None:
-  """Shows the most confident wrong answers over the test split, the worst first."""
+def _explained(image: np.ndarray, explanation: Explanation, place: int, said: str, names: tuple[str, str]) -> str:
+  """Returns a face between what speaks in it for the class that was said, and what for the class that it is."""
+  true, predicted = names
+  pictures = (
+    (explanation.predicted[place], f"said {predicted}", f"what speaks for {predicted}"),
+    (image, "the face", said),
+    (explanation.true[place], f"is {true}", f"what speaks for {true}"),
+  )
+  return "".join(
+    f"<figure>{picture(pixels, alternative)}<figcaption>{escape(caption)}</figcaption></figure>"
+    for pixels, caption, alternative in pictures
+  )
+
+
+def _legend(explanation: Explanation) -> str:
+  scale = picture(explanation.scale, "grey, violet, red, yellow")
+  return (
+    '<p class="lead">On the left of each face, where the network found its reasons for the class that it said; on the '
+    "right, where it sees signs of the class that it is. Colour says how much a place speaks for the class, against "
+    f'the picture\'s strongest place: <span class="scale">not {scale} most</span>. A face that stays grey all over '
+    "speaks for the class nowhere. The maps are as coarse as the network's last ones, and enlarged. "
+    f"({escape(explanation.reference)})</p>"
+  )
+
+
+def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None:
+  """Shows the most confident wrong answers over the test split, the worst first, with their reasons if given."""
   if run.predictions is None or not len(run.predictions.worst):
     return None
   of = run.predictions
   names = mapping(run.result).get("class_names") or []
   trainings = [str(one.get("name", "")) for one in mapping(run.result).get("runs") or []]
   items = []
-  for position, image in zip(of.worst.tolist(), of.worst_image, strict=True):
+  for number, (position, image) in enumerate(zip(of.worst.tolist(), of.worst_image, strict=True)):
     probability = of.probability[position]
     true, predicted = int(of.label[position]), int(np.argmax(probability))
     said = f"{_name(names, true)} \N{RIGHTWARDS ARROW} {_name(names, predicted)}"
     place = f"row {int(of.index[position])}"
     if of.replica is not None:
       place += f", {name_of(trainings[of.replica[position]])}"
+    shown = picture(image, said)
+    if explanation is not None:
+      pictures = _explained(image, explanation, number, said, (_name(names, true), _name(names, predicted)))
+      shown = f'<div class="explained">{pictures}</div>'
     items.append(
-      f"<li>{picture(image, said)}{escape(said)}<br>"
+      f"<li>{shown}{escape(said)}<br>"
       f'<span class="muted">{percent(float(probability[predicted]), 1)} \N{MIDDLE DOT} '
       f"{percent(float(probability[true]), 1)}<br>{escape(place)}</span></li>"
     )
@@ -133,7 +180,10 @@ def mistakes(run: Run) -> Section | None:
     "below, the probability given to the predicted and to the true class, and the image's row in the "
     "dataset.</p>"
   )
-  return Section("mistakes", "Worst mistakes", f'{lead}<ul class="pictures">{"".join(items)}</ul>')
+  if explanation is not None:
+    lead += _legend(explanation)
+  kind = "pictures" if explanation is None else "pictures broad"
+  return Section("mistakes", "Worst mistakes", f'{lead}<ul class="{kind}">{"".join(items)}</ul>')
 
 
 def samples(run: Run) -> Section | None:

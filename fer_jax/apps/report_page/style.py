@@ -161,6 +161,12 @@ ul.pictures img {
   margin-bottom: 0.35rem;
 }
 ul.pictures.small img { margin: 0; }
+ul.pictures.broad { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.4rem; }
+.explained { display: grid; grid-template-columns: repeat(3, 1fr); gap: 0.4rem; margin-bottom: 0.35rem; }
+ul.pictures .explained img { margin: 0; }
+.explained figcaption { margin: 0.15rem 0 0; font-size: 0.75rem; font-weight: 400; color: var(--muted); }
+.scale { white-space: nowrap; }
+.scale img { width: 6rem; height: 0.7rem; vertical-align: -0.05em; border-radius: 2px; }
 
 .stack {
   display: flex; height: 0.6rem; margin: 0.25rem 0 0.5rem; border-radius: 2px; overflow: hidden;
@@ -195,6 +201,7 @@ pre {
   table.confusion .corner { width: 3.9rem; }
   ul.pictures { grid-template-columns: repeat(3, 1fr); gap: 0.9rem 0.6rem; }
   ul.pictures.small { grid-template-columns: repeat(4, 1fr); }
+  ul.pictures.broad { grid-template-columns: 1fr; }
 }
 @media print, (max-width: 44rem) {
   table.confusion thead th:not(.corner) {
