@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.benchmarks import inference as benchmark
-from fer_jax.apps.benchmarks.benchmark import settings_of
+from fer_jax.apps.benchmarks.benchmark import random_variables, settings_of
 from fer_jax.models import MODELS
 
 TINY = """
@@ -88,7 +88,7 @@ def test_every_model_has_a_row_at_its_published_size():
 
 def test_random_weights_keep_activations_finite():
   network = settings_of("configs/baselines.py:mini_xception").model.build(7, np.dtype("float32"), None)
-  params, stats = benchmark._random_variables(network, (2, 48, 48, 1))
+  params, stats = random_variables(network, (2, 48, 48, 1))
   image = jax.random.normal(jax.random.key(0), (2, 48, 48, 1))
   logits = jax.jit(network.apply)(params, stats, image)[0].logits
   assert np.isfinite(logits).all()

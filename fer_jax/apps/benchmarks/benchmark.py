@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fer_jax.classifier import Classifier
 from fer_jax.command_line import load_config
 from fer_jax.config import parse
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
 from fer_jax.errors import UserError
 from fer_jax.models import ModelSettings
-from fer_jax.models.network import Network
+from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import Optimizer
@@ -24,8 +25,9 @@ from fer_jax.settings import Settings
 from fer_jax.step import Moment, Resident, TrainState, make_train_step
 
 Row = dict[str, Any]
+EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 FER2013 = (28709, 48, 48, 1)  # the training split's size
-CLASSES = 7
+CLASSES = len(EXPRESSIONS)
 
 
 class Benchmark(NamedTuple):
@@ -81,6 +83,37 @@ def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: 
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
   batch = Batch(index, np.ones(len(index), bool))
   return Rig(network, state, devices.replicate(Resident(image, target)), batch, Moment(np.float32(0.5), np.int32(0)))
+
+
+def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
+  """Returns parameters and statistics that keep activations finite.
+
+  They are drawn here, as compiling the initialisers of all networks would take longer than the benchmark.
+  """
+  generator = np.random.default_rng(0)
+
+  def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    if len(leaf.shape) > 1:
+      deviation = np.float32(np.sqrt(2 / max(1, np.prod(leaf.shape[:-1]))))
+      return jnp.asarray(deviation * generator.standard_normal(leaf.shape, np.float32), leaf.dtype)
+    return (jnp.ones if path[-1].key in ("scale", "var") else jnp.zeros)(leaf.shape, leaf.dtype)
+
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+  params, stats = jax.tree_util.tree_map_with_path(draw, shapes)
+  return params, stats
+
+
+def random_classifier(config: str, crop: str = "face") -> Classifier:
+  """Returns the network of a config, FILE.py:VARIANT, with random parameters, for grey faces as `crop` says.
+
+  What a face takes does not depend on what the network has learned.
+  """
+  settings = settings_of(config)
+  network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
+  size = settings.data.image_size or FER2013[1]
+  shape = (size, size, FER2013[3])
+  params, stats = random_variables(network, (1, *shape))
+  return Classifier(network, params, stats, EXPRESSIONS, shape, crop, {"config": config})
 
 
 def step_of(objective: Objective) -> Callable[..., Any]:

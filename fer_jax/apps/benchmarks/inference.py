@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, random_variables, settings_of
 from fer_jax.data.augment import standardize
 from fer_jax.models import ModelSettings
 from fer_jax.models.network import Network, Tree
@@ -146,7 +146,7 @@ def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]
   """Compiles a network for each form of its weights, for one grey image and for BATCH."""
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, (BATCH, size, size, FER2013[3]), dtype=np.uint8)
-  params, stats = _random_variables(network, image[:1].shape)
+  params, stats = random_variables(network, image[:1].shape)
 
   def classify(weights: Tree, stats: Tree, image: jax.Array) -> jax.Array:
     outputs, _ = network.apply(dequantize(weights), stats, standardize(image))
@@ -163,24 +163,6 @@ def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]
     facts = {"image_size": size, "parameters": parameters, "weight_bytes": bytes_of(weights)}
     served[name] = _Served(compiled(weights, image[:1]), compiled(weights, image), facts)
   return served
-
-
-def _random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
-  """Returns parameters and statistics that keep activations finite.
-
-  They are drawn here, as compiling the initialisers of all networks would take longer than the benchmark.
-  """
-  generator = np.random.default_rng(0)
-
-  def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    if len(leaf.shape) > 1:
-      deviation = np.float32(np.sqrt(2 / max(1, np.prod(leaf.shape[:-1]))))
-      return jnp.asarray(deviation * generator.standard_normal(leaf.shape, np.float32), leaf.dtype)
-    return (jnp.ones if path[-1].key in ("scale", "var") else jnp.zeros)(leaf.shape, leaf.dtype)
-
-  shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-  params, stats = jax.tree_util.tree_map_with_path(draw, shapes)
-  return params, stats
 
 
 def _by_turns(runs: Mapping[str, Run], turns: int, enough: float, calls: int = 0) -> dict[str, list[float]]:

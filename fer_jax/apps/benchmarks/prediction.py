@@ -1,0 +1,78 @@
+"""How fast photographs become rows, and whether the batch size changes what they say."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax import provenance
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
+from fer_jax.apps.predictions.answers import Answerer
+from fer_jax.apps.predictions.inputs import File, listing
+from fer_jax.apps.predictions.pictures import Looker
+from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.faces.detection import HaarDetector
+from fer_jax.faces.pictures import MOST_PIXELS
+from fer_jax.predictor import SMALLEST_FACE, Predictor
+
+PHOTOGRAPHS = 1000
+BATCH_SIZES = (64, 1, 7, 256)
+_OF_A_PERSON = 70  # photographs in KDEF's tree
+
+
+def prediction(config: str, rounds: int) -> Benchmark:
+  """Measures `apps.predict` on 1,000 drawn photographs of KDEF's size, 562x762 in colour, with `HaarDetector`.
+
+  The network has random parameters; that changes neither the time nor whether batches agree.
+
+  Args:
+    config: whose network classifies, FILE.py:VARIANT.
+    rounds: how many times the photographs are gone through with each batch size.
+
+  Returns:
+    a row for each batch size, the first of which is the headline: `images_per_second` of the fastest round, the time of
+    compiling left out; `faces`; the largest difference of a probability from the headline's; how many labels differ.
+  """
+  classifier = random_classifier(config, crop="detector")
+  predictor = Predictor(classifier, HaarDetector(smallest_face=SMALLEST_FACE))
+  with tempfile.TemporaryDirectory() as folder:
+    layouts.write_tree("kdef", Path(folder), subjects=-(-PHOTOGRAPHS // _OF_A_PERSON))
+    files = listing([folder], ()).files[:PHOTOGRAPHS]
+    found: dict[int, np.ndarray] = {}
+    rows = []
+    for batch_size in BATCH_SIZES:
+      seconds = []
+      for _ in range(1 + rounds):
+        start = time.perf_counter()
+        found[batch_size] = _probabilities(predictor, files, batch_size)
+        seconds.append(time.perf_counter() - start)
+      rows.append(_row(batch_size, min(seconds[1:]), found[batch_size], found[BATCH_SIZES[0]]))
+  return Benchmark(rows[0]["name"], rows)
+
+
+def _probabilities(predictor: Predictor, files: list[File], batch_size: int) -> np.ndarray:
+  """Returns the probabilities of all faces, float32 [F, K], as `apps.predict` finds them."""
+  look = Looker(
+    predictor,
+    most_pixels=MOST_PIXELS,
+    every=1,
+    keep=False,
+    threads=max(2, provenance.cores()),
+    announce=lambda pictures: None,
+  )
+  answer = Answerer(predictor, batch_size, 0.0, None)
+  rows = [row for rows in answer(look(files)) for row in rows]
+  assert answer.counts.pictures == len(files)
+  return np.array([row.probability for row in rows if row.probability is not None])
+
+
+def _row(batch_size: int, seconds: float, found: np.ndarray, reference: np.ndarray) -> Row:
+  return {
+    "name": f"batches of {batch_size}",
+    "images_per_second": PHOTOGRAPHS / seconds,
+    "photographs": PHOTOGRAPHS,
+    "faces": len(found),
+    "largest_difference": float(np.abs(found - reference).max()),
+    "labels_that_differ": int((found.argmax(axis=1) != reference.argmax(axis=1)).sum()),
+  }

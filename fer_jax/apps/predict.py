@@ -1,0 +1,135 @@
+"""Says what faces express: `python -m fer_jax.apps.predict --checkpoint=WORKDIR --out=FILE.csv faces/ clip.mp4`."""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fer_jax import errors, predictor, provenance
+from fer_jax.apps.predictions.annotation import Gallery
+from fer_jax.apps.predictions.answers import Answerer, Counts
+from fer_jax.apps.predictions.copies import Copies
+from fer_jax.apps.predictions.inputs import Listing, listing
+from fer_jax.apps.predictions.options import add_detector_options, detector_of
+from fer_jax.apps.predictions.pictures import Looker
+from fer_jax.apps.predictions.rows import Output, check_output
+from fer_jax.classifier import LARGEST_BATCH
+from fer_jax.errors import UserError
+from fer_jax.faces.pictures import MOST_PIXELS
+
+_NAMED_AT_MOST = 6
+_SECONDS_A_LINE = 30  # of progress, in a log
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns 1 where a file could not be read, else 0."""
+  options = _options(arguments)
+  check_output(options.out)
+  files = listing(options.inputs, sys.stdin)
+  _check_copies(options, files)
+  model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options))
+  started = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    copies = None
+    if options.annotate is not None:
+      copies = Copies(stack.enter_context(Gallery(options.annotate)), model, options.explain)
+    output = stack.enter_context(Output(options.out, model.classifier.class_names))
+    bar = stack.enter_context(_bar(len(files.files)))
+    look = Looker(
+      model,
+      most_pixels=round(1e6 * options.megapixels),
+      every=options.every,
+      keep=copies is not None,
+      threads=max(2, provenance.cores()),
+      announce=lambda pictures: _lengthen(bar, pictures - 1),
+    )
+    answer = Answerer(model, options.batch_size, options.smoothing, copies)
+    for rows in answer(look(files.files)):
+      for row in rows:
+        output.write(row)
+      bar.update()
+  print(_summary(answer.counts, files, time.monotonic() - started))
+  print(f"rows: {options.out}" + (f"; annotated copies: {options.annotate}" if options.annotate else ""))
+  return 1 if answer.counts.unreadable else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m fer_jax.apps.predict",
+    description="Say what the faces in pictures and videos express: a row for each face, one that says so where "
+    "there is none, and one with the reason where a file cannot be read (the exit status then is 1).",
+  )
+  parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern in quotes, or - for a list")
+  parser.add_argument("--checkpoint", type=Path, required=True, metavar="WORKDIR", help="folder of a finished run")
+  parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what is written: .csv or .jsonl")
+  add_detector_options(parser)
+  parser.add_argument("--annotate", type=Path, metavar="DIR", help="also write copies with boxes and words here")
+  parser.add_argument(
+    "--explain", action="store_true", help="on the copies, show what the network looked at (Grad-CAM)"
+  )
+  parser.add_argument(
+    "--smoothing",
+    type=float,
+    default=0.5,
+    metavar="SECONDS",
+    help="half-life of the probabilities in a video; 0 for none (default: %(default)s)",
+  )
+  parser.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame of a video")
+  parser.add_argument("--batch_size", type=int, default=LARGEST_BATCH, help="faces at once (default: %(default)s)")
+  parser.add_argument(
+    "--megapixels", type=float, default=MOST_PIXELS / 1e6, help="larger pictures are not read (default: %(default)s)"
+  )
+  options = parser.parse_args(arguments)
+  for name, least in (("every", 1), ("batch_size", 1), ("smoothing", 0.0)):
+    if not getattr(options, name) >= least:
+      raise UserError(f"--{name}={getattr(options, name)}: expected {least:g} or more")
+  if not 0 < options.megapixels < 1e6:
+    raise UserError(f"--megapixels={options.megapixels}: expected millions of pixels, above 0")
+  if options.explain and options.annotate is None:
+    raise UserError("--explain draws on the annotated copies: expected --annotate=DIR as well")
+  return options
+
+
+def _check_copies(options: argparse.Namespace, files: Listing) -> None:
+  """Raises UserError where a copy would replace a file that is looked at."""
+  if options.annotate is None:
+    return
+  read = {file.path.resolve() for file in files.files}
+  for file in files.files:
+    copy = options.annotate / (file.name + Gallery.ending(file.is_video))
+    if copy.resolve() in read:
+      raise UserError(f"--annotate={options.annotate}: {copy} is one of the inputs; give another folder")
+
+
+def _bar(pictures: int) -> tqdm:
+  if sys.stderr.isatty():
+    return tqdm(total=pictures, unit=" pictures", leave=False, dynamic_ncols=True)
+  return tqdm(total=pictures, unit=" pictures", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
+
+
+def _lengthen(bar: tqdm, pictures: int) -> None:
+  bar.total += pictures
+  bar.refresh()
+
+
+def _summary(counts: Counts, files: Listing, seconds: float) -> str:
+  rate = f"{counts.pictures / seconds:.0f} a second" if seconds > 0 else "at once"
+  text = (
+    f"{counts.pictures} pictures in {seconds:.1f} s ({rate}): {counts.faces} faces, "
+    f"{counts.faceless} pictures without one, {counts.unreadable} files that cannot be read"
+  )
+  if files.passed_over:
+    endings = ", ".join(f"{count} {ending}" for ending, count in files.passed_over.most_common(_NAMED_AT_MOST))
+    text += f"; not looked at, as they end like no picture and no video: {files.passed_over.total()} files ({endings})"
+  return text
+
+
+if __name__ == "__main__":
+  # A scheduler's signal to stop ends the program like Ctrl-C, so that nothing half-written stays.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  errors.run(main)

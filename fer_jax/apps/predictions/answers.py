@@ -1,0 +1,101 @@
+"""From pictures that were looked at to rows: faces of many pictures classified together, those of a video smoothed."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from fer_jax.apps.predictions.copies import Copies
+from fer_jax.apps.predictions.pictures import Looked
+from fer_jax.apps.predictions.rows import NO_FACE, Row
+from fer_jax.classifier import softmax
+from fer_jax.faces.tracking import Tracker
+from fer_jax.predictor import Predictor, stacked
+
+_HELD_BYTES = 256 * 2**20  # of images that wait for the others of their batch
+
+
+@dataclasses.dataclass
+class Counts:
+  """What was seen so far.
+
+  Attributes:
+    pictures: photographs and frames.
+    faces: in them.
+    faceless: pictures without one.
+    unreadable: files that could not be read, or not to their end.
+  """
+
+  pictures: int = 0
+  faces: int = 0
+  faceless: int = 0
+  unreadable: int = 0
+
+
+class Answerer:
+  """Classifies the faces in pictures.
+
+  Args:
+    predictor: with the classifier.
+    batch_size: faces that go through the network at once.
+    half_life: seconds in which a video's earlier frames lose half their weight; 0 leaves every frame alone.
+    copies: draws what was found; None where nothing is to be drawn.
+  """
+
+  def __init__(self, predictor: Predictor, batch_size: int, half_life: float, copies: Copies | None):
+    self._predictor, self._batch_size, self._half_life, self._copies = predictor, batch_size, half_life, copies
+    self._tracker, self._tracked = Tracker(half_life), ""
+    self.counts = Counts()
+
+  def __call__(self, pictures: Iterable[Looked]) -> Iterator[list[Row]]:
+    """Yields the rows of each picture, in order; a picture waits until those before and after it fill a batch."""
+    waiting: list[Looked] = []
+    faces = held = 0
+    for picture in pictures:
+      waiting.append(picture)
+      faces += len(picture.faces)
+      held += 0 if picture.image is None else picture.image.nbytes
+      if faces >= self._batch_size or held >= _HELD_BYTES or len(waiting) >= 4 * self._batch_size:
+        yield from self._answer(waiting)
+        waiting, faces, held = [], 0, 0
+    yield from self._answer(waiting)
+
+  def _answer(self, pictures: Sequence[Looked]) -> Iterator[list[Row]]:
+    classifier = self._predictor.classifier
+    faces = stacked([face for picture in pictures for face in picture.faces], classifier.shape)
+    probability = softmax(classifier.logits(faces, self._batch_size))
+    start = 0
+    for picture in pictures:
+      stop = start + len(picture.faces)
+      rows = self._rows(picture, probability[start:stop])
+      if self._copies is not None and picture.image is not None:
+        self._copies.add(picture.source, picture.image, rows, faces[start:stop])
+      start = stop
+      yield rows
+
+  def _rows(self, picture: Looked, probability: np.ndarray) -> list[Row]:
+    source = picture.source
+    row = Row(str(source.file.path), frame=source.frame, time=source.time)
+    if picture.error:
+      self.counts.unreadable += 1
+      return [row._replace(status=f"error: {picture.error}")]
+    self.counts.pictures += 1
+    self.counts.faces += len(picture.boxes)
+    tracks: Sequence[int | None] = [None] * len(picture.boxes)
+    if source.time is not None:
+      tracks, probability = self._smoothed(picture, source.time, probability)
+    if not picture.boxes:
+      self.counts.faceless += 1
+      return [row._replace(status=NO_FACE)]
+    return [
+      row._replace(face=number, track=track, box=box, probability=of_face)
+      for number, (track, box, of_face) in enumerate(zip(tracks, picture.boxes, probability, strict=True))
+    ]
+
+  def _smoothed(self, picture: Looked, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """Returns the tracks of a frame's faces, and their probabilities over the frames so far."""
+    if picture.source.file.name != self._tracked:
+      self._tracker, self._tracked = Tracker(self._half_life), picture.source.file.name
+    tracks = self._tracker.update(time, picture.boxes)
+    smooth = [self._tracker.smooth(track, time, each) for track, each in zip(tracks, probability, strict=True)]
+    return tracks, np.array(smooth, np.float32).reshape(probability.shape)

@@ -1,0 +1,64 @@
+"""What was found, drawn on copies of the pictures; on request with what the network looked at."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from fer_jax.apps.predictions.annotation import Gallery, annotated, with_map
+from fer_jax.apps.predictions.pictures import Source
+from fer_jax.apps.predictions.rows import Row
+from fer_jax.faces.crop import crop_face, face_square
+from fer_jax.faces.detection import Box
+from fer_jax.faces.pictures import in_channels
+from fer_jax.predictor import Predictor
+from fer_jax.saliency import Explainer, paint
+
+
+class Copies:
+  """Draws pictures into a gallery.
+
+  Args:
+    gallery: that they are written to.
+    predictor: whose answers are drawn.
+    explain: whether Grad-CAM's map of each face is drawn on it (see `fer_jax.saliency`).
+  """
+
+  def __init__(self, gallery: Gallery, predictor: Predictor, explain: bool):
+    self._gallery, self._predictor = gallery, predictor
+    self._explainer = Explainer(predictor.classifier) if explain else None
+
+  def add(self, source: Source, image: np.ndarray, rows: Sequence[Row], faces: np.ndarray) -> None:
+    """Draws a picture.
+
+    Args:
+      source: where it is.
+      image: uint8 [H, W] or [H, W, 3].
+      rows: of the picture.
+      faces: as they were classified, uint8 [N, h, w, C].
+    """
+    found = [(row.box, row.probability) for row in rows if row.box is not None and row.probability is not None]
+    boxes, best = [box for box, _ in found], np.array([int(p.argmax()) for _, p in found], np.int32)
+    canvas = image
+    if self._explainer is not None and found:
+      for box, map_ in zip(boxes, self._explainer.explain(faces, best), strict=True):
+        canvas = self._explained(canvas, image, box, map_)
+    names = self._predictor.classifier.class_names
+    drawn = annotated(canvas, boxes, [f"{names[p.argmax()]} {p.max():.0%}" for _, p in found])
+    if source.rate is None:
+      self._gallery.add_picture(source.file.name, drawn)
+    else:
+      self._gallery.add_frame(source.file.name, drawn, source.rate)
+
+  def _explained(self, canvas: np.ndarray, image: np.ndarray, box: Box, map_: np.ndarray) -> np.ndarray:
+    """Paints the map of a face, float32 [h, w], onto the canvas, in the resolution of the picture."""
+    if self._predictor.detector is None:
+      return _painted(image, map_)
+    margin = self._predictor.classifier.margin
+    _, _, side = face_square(box, margin)
+    return with_map(canvas, box, margin, _painted(crop_face(image, box, side, margin), map_))
+
+
+def _painted(face: np.ndarray, map_: np.ndarray) -> np.ndarray:
+  height, width = face.shape[:2]
+  return paint(in_channels(face, 3), cv2.resize(map_, (width, height), interpolation=cv2.INTER_LINEAR))
