@@ -19,7 +19,7 @@ def bilinear_pool(a: jax.Array, b: jax.Array) -> jax.Array:
     float32 [B, C D], the features of `a` in the outer loop.
   """
   pooled = jnp.einsum("bhwc,bhwd->bcd", a, b, preferred_element_type=jnp.float32)
-  return pooled.reshape(len(pooled), -1)
+  return pooled.reshape(pooled.shape[0], -1)
 
 
 def signed_sqrt(x: jax.Array) -> jax.Array:

@@ -1,0 +1,99 @@
+"""What every exported file computes and says of itself."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import fer_jax
+from fer_jax.classifier import Classifier, classify, softmax
+from fer_jax.errors import Failure, UserError
+
+INPUT, OUTPUT = "faces", "probabilities"
+TOLERANCE = 1e-4  # of a probability
+
+# uint8 [B, H, W, C] -> float32 [B, K].
+Program = Callable[[Any], Any]
+
+
+def program(classifier: Classifier) -> Program:
+  """Returns what is exported: uint8 faces [B, H, W, C] to probabilities, float32 [B, K]; pure, to be traced."""
+
+  def probabilities(faces: jax.Array) -> jax.Array:
+    return jax.nn.softmax(classify(classifier.network, classifier.params, classifier.stats, faces))
+
+  return probabilities
+
+
+def faces_of(classifier: Classifier) -> jax.ShapeDtypeStruct:
+  """Returns the program's input: uint8 [B, H, W, C], B being any number."""
+  (batch,) = jax.export.symbolic_shape("B")
+  return jax.ShapeDtypeStruct((batch, *classifier.shape), np.uint8)
+
+
+def metadata(classifier: Classifier) -> dict[str, Any]:
+  """Returns what a file says of itself, as JSON: of its network, of the faces that it expects, of the versions."""
+  origin = {key: value for key, value in classifier.origin.items() if key != "versions"}
+  return {
+    "fer_jax": fer_jax.__version__,
+    "jax": jax.__version__,
+    **origin,
+    "class_names": list(classifier.class_names),
+    "shape": list(classifier.shape),
+    "crop": classifier.crop,
+    "margin": classifier.margin,
+  }
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+  """Yields where to write a file that is to stand at `path`; it is moved there at the end, and lost after an error.
+
+  Raises:
+    UserError: the folder or the file cannot be written.
+  """
+  partial = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    if path.is_dir():
+      raise IsADirectoryError("it is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      partial.touch()  # before the work that fills it
+      yield partial
+      partial.replace(path)
+    finally:
+      partial.unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f"{path}: expected to write here, but {error}; free the place or choose another") from None
+
+
+def check(run: Program, classifier: Classifier, sizes: Sequence[int], tolerance: float = TOLERANCE) -> float:
+  """Compares a file with the network that it was made of, on random faces.
+
+  Args:
+    run: computes the file.
+    classifier: what it was made of.
+    sizes: of the batches that it is tried with.
+    tolerance: of a probability.
+
+  Returns:
+    the largest difference of a probability.
+
+  Raises:
+    Failure: it is larger than the tolerance.
+  """
+  faces = np.random.default_rng(0).integers(0, 256, (max(sizes), *classifier.shape), dtype=np.uint8)
+  expected = softmax(classifier.logits(faces))
+  # A difference that is not a number is a large one.
+  differences = [np.abs(np.asarray(run(faces[:size])) - expected[:size]).max() for size in sizes]
+  difference = float(np.max(np.nan_to_num(differences, nan=np.inf)))
+  if difference > tolerance:
+    raise Failure(
+      f"the exported program's probabilities differ from the network's by {difference:.2g}, more than {tolerance:g}; "
+      "nothing is written: choose the other format"
+    )
+  return difference

@@ -1,0 +1,219 @@
+"""Exported networks, run by onnxruntime and by a process that cannot import fer_jax, against the classifier itself."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fer_jax
+from fer_jax import classifier as classifiers
+from fer_jax.apps import export
+from fer_jax.apps.exports import onnx, stablehlo
+from fer_jax.classifier import Classifier, softmax
+from fer_jax.errors import Failure, UserError
+from fer_jax.models.baselines.mini_xception import MiniXception
+from fer_jax.models.bilinear import Bilinear
+from fer_jax.models.ca_resnet import CaResNet
+from fer_jax.models.hsic_dense import HsicDense
+from fer_jax.models.network import Network
+from fer_jax.models.resnet import CifarResNet
+from fer_jax.models.two_channel import TwoChannel
+
+NAMES = ("angry", "happy", "ärgerlich 'q'")
+NETWORKS = {
+  "hsic": (HsicDense(blocks=2, convs=1, growth=4, stem=4, transition=4, pyramid=4, head_grid=3), (16, 16, 1)),
+  "resnet": (CifarResNet(depth=8, width=4), (12, 16, 1)),
+  "ca_resnet": (CaResNet(width=4, blocks=(1,)), (16, 16, 1)),
+  "bilinear": (Bilinear(depth=18, width=2, shared=True), (32, 32, 3)),
+  "two_channel": (TwoChannel(width=2, separable=(1,), neighbours=4), (16, 16, 1)),
+  "mini_xception": (MiniXception(width=2), (32, 32, 1)),
+}
+
+
+def classifier_of(network, shape):
+  """A network with random parameters and statistics, small enough that no class gets all."""
+  generator = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    noise = 0.2 * generator.standard_normal(leaf.shape, np.float32)
+    if path[-1].key in ("scale", "var"):
+      return np.exp(noise)
+    return noise if len(leaf.shape) < 2 else noise * np.float32(5 / np.sqrt(np.prod(leaf.shape[:-1])))
+
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  params, stats = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), image))
+  origin = {"config": "configs/some.py:variant", "dataset": "faces", "step": 7, "accuracy": 0.5, "commit": "abc"}
+  return Classifier(network, params, stats, NAMES, shape, "detector", {**origin, "versions": {"jax": "0"}})
+
+
+SYSTEMS = [name for name in NETWORKS if name != "mini_xception"]
+
+
+@pytest.fixture(scope="module", params=[*SYSTEMS, pytest.param("mini_xception", marks=pytest.mark.slow)])
+def classifier(request):
+  settings, shape = NETWORKS[request.param]
+  return classifier_of(settings.build(len(NAMES), jnp.float32, None), shape)
+
+
+def linear(walk):
+  """A classifier of few operations, for what does not depend on the network."""
+  return classifier_of(Network({}, walk, (), "classifier"), (4, 4, 1))
+
+
+def plain(apply, image):
+  features = image.reshape(image.shape[0], -1)
+  return features[:, :3], features
+
+
+def faces_of(classifier, count=8):
+  return np.random.default_rng(1).integers(0, 256, (count, *classifier.shape), dtype=np.uint8)
+
+
+def probabilities(classifier, faces):
+  return softmax(classifier.logits(faces, batch_size=4))  # as many as the program's own check fills up to
+
+
+def in_another_process(folder, file, faces):
+  """Runs the loader where importing fer_jax is an error; returns the names and the probabilities that it prints."""
+  np.save(folder / "faces.npy", faces)
+  program = "import runpy, sys; sys.modules['fer_jax'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+  command = [sys.executable, "-I", "-c", program, stablehlo.LOADER, file.name, "faces.npy"]
+  done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
+  return tuple(rows[0]), np.array([list(row.values()) for row in rows])
+
+
+class TestOnnx:
+  def test_it_agrees_with_the_classifier_for_any_number_of_faces(self, classifier, tmp_path):
+    import onnxruntime
+
+    difference = onnx.write(classifier, tmp_path / "faces.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "faces.onnx")
+    faces = faces_of(classifier)
+    expected = probabilities(classifier, faces)
+    assert expected.max() < 0.99 and expected.std(axis=0).max() > 1e-4, "the classes of this network say nothing"
+    for batch in (faces[:1], faces[:3], faces):
+      (found,) = session.run(["probabilities"], {"faces": batch})
+      assert found.dtype == np.float32
+      np.testing.assert_allclose(found, expected[: len(batch)], atol=1e-5)
+    assert difference < 1e-5
+
+  def test_it_says_what_it_is(self, tmp_path):
+    import onnxruntime
+
+    classifier = linear(plain)
+    onnx.write(classifier, tmp_path / "new" / "faces.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "new" / "faces.onnx")
+    (given,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("faces", "tensor(uint8)", ["B", 4, 4, 1])
+    assert (result.name, result.type, result.shape) == ("probabilities", "tensor(float)", ["B", 3])
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["class_names"]) == list(NAMES) and json.loads(said["shape"]) == [4, 4, 1]
+    assert said["fer_jax"] == fer_jax.__version__ and said["config"] == "configs/some.py:variant"
+    assert said["commit"] == "abc" and said["dataset"] == "faces"
+    assert said["crop"] == "detector" and float(said["margin"]) == classifier.margin
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["faces.onnx"]
+
+  def test_what_cannot_be_converted_is_named(self, tmp_path):
+    def walk(apply, image):
+      logits, features = plain(apply, image)
+      shape = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
+      return jax.pure_callback(lambda x: x, shape, logits), features
+
+    with pytest.raises(UserError, match=r"configs/some\.py:variant .*'pure_callback'.*stablehlo"):
+      onnx.write(linear(walk), tmp_path / "faces.onnx")
+    assert not list(tmp_path.iterdir())
+
+  def test_a_network_of_bfloat16_is_written_in_float32(self, tmp_path):
+    def walk(apply, image):
+      logits, features = plain(apply, image.astype(jnp.bfloat16) * jnp.bfloat16(1.1))
+      return logits.astype(jnp.float32), features
+
+    assert 1e-4 < onnx.write(linear(walk), tmp_path / "faces.onnx") < 0.02
+
+  @pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
+  def test_without_the_converter_the_extra_is_named(self, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package}.*pip install fer_jax\[export\]"):
+      onnx.write(linear(plain), tmp_path / "faces.onnx")
+
+
+class TestStableHlo:
+  @pytest.mark.slow
+  @pytest.mark.parametrize("classifier", ["bilinear", "two_channel", "ca_resnet"], indirect=True)
+  def test_it_agrees_with_the_classifier(self, classifier, tmp_path):
+    assert stablehlo.write(classifier, tmp_path / "faces.npz") < 1e-6
+
+  @pytest.mark.parametrize("classifier", ["resnet"], indirect=True)
+  def test_it_runs_where_there_is_no_fer_jax(self, classifier, tmp_path):
+    stablehlo.write(classifier, tmp_path / "faces.npz")
+    faces = faces_of(classifier, 2)
+    names, found = in_another_process(tmp_path, tmp_path / "faces.npz", faces)
+    assert names == NAMES
+    np.testing.assert_allclose(found, probabilities(classifier, faces), atol=1e-6)
+
+  def test_it_says_what_it_is_and_where_it_runs(self, tmp_path):
+    from fer_jax.apps.exports.loader import load
+
+    classifier = linear(plain)
+    stablehlo.write(classifier, tmp_path / "faces.npz")
+    _, _, said = load(tmp_path / "faces.npz")
+    assert said["class_names"] == list(NAMES) and said["shape"] == [4, 4, 1] and said["margin"] == classifier.margin
+    assert {key: said[key] for key in ("fer_jax", "config", "dataset", "commit", "crop", "step")} == {
+      **{"fer_jax": fer_jax.__version__, "config": "configs/some.py:variant", "dataset": "faces", "commit": "abc"},
+      **{"crop": "detector", "step": 7},
+    }
+    with np.load(tmp_path / "faces.npz") as arrays:
+      exported = jax.export.deserialize(bytearray(arrays["program"]))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.npz", stablehlo.LOADER]
+
+
+class Different(Classifier):
+  """One whose own logits are not what its network computes."""
+
+  def logits(self, faces, batch_size=1):
+    return super().logits(faces) + np.array([self.origin["step"], 0, 0], np.float32)
+
+
+@pytest.mark.parametrize("write", [stablehlo.write, onnx.write])
+@pytest.mark.parametrize("error", [0.01, np.nan])
+def test_a_file_that_differs_from_the_network_does_not_appear(write, error, tmp_path):
+  classifier = linear(plain)
+  fields = {field.name: getattr(classifier, field.name) for field in dataclasses.fields(classifier)}
+  (tmp_path / "faces").write_text("an earlier one")
+  with pytest.raises(Failure, match="differ from the network's"):
+    write(Different(**{**fields, "origin": {"step": error}}), tmp_path / "faces")
+  assert [path.name for path in tmp_path.iterdir()] == ["faces"]
+  assert (tmp_path / "faces").read_text() == "an earlier one"
+
+
+class TestProgram:
+  @pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+  def test_it_writes_the_file_and_says_so(self, form, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifiers, "load", {tmp_path / "run": linear(plain)}.get)
+    out = tmp_path / "faces.file"
+    export.main([f"--checkpoint={tmp_path / 'run'}", f"--format={form}", f"--out={out}"])
+    assert out.is_file()
+    said = capsys.readouterr()
+    assert not said.err
+    assert str(out) in said.out and "angry, happy" in said.out and "faces of 4x4, grey" in said.out
+    assert (stablehlo.LOADER in said.out) == (form == "stablehlo")
+
+  def test_no_finished_run(self, tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)):
+      export.main([f"--checkpoint={tmp_path}", "--format=onnx", f"--out={tmp_path / 'faces.onnx'}"])
+
+  @pytest.mark.parametrize("write", [stablehlo.write, onnx.write])
+  def test_a_place_that_cannot_be_written(self, write, tmp_path):
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path, "folder"), (tmp_path / "file" / "faces", "file")):
+      with pytest.raises(UserError, match=reason):
+        write(linear(plain), path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
