@@ -12,8 +12,10 @@ from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.bilinear import bilinear
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
+from fer_jax.apps.benchmarks.live import live
 from fer_jax.apps.benchmarks.objectives import communication, objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
+from fer_jax.apps.benchmarks.prediction import prediction
 from fer_jax.apps.benchmarks.replicas import replicas
 from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.table1 import table1
@@ -33,6 +35,8 @@ BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
   "layouts": layouts,
   "gc": gc,
   "inference": inference,
+  "predict": prediction,
+  "live": live,
 }
 
 
@@ -46,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "same in PyTorch; pipeline: batches a second; replicas: folds as one program against runs in sequence; "
     "strategies: a step of several trainings in turn, side by side, on all devices; "
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
-    "inference: latency, images a second and bytes of weights of every network, beside that of --config.",
+    "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
+    "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
+    "delay of the live window's threads, without the window.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")

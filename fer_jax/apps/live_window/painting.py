@@ -1,0 +1,81 @@
+"""Pictures as Qt has them, and the green boxes around the faces in them."""
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetricsF, QImage, QPainter, QPen
+
+from fer_jax.apps.live_window.recognition import Recognized
+from fer_jax.apps.live_window.style import BOX, ON_BOX
+from fer_jax.faces.detection import Box
+from fer_jax.faces.pictures import in_channels
+
+_FONT_PIXELS, _PEN_PIXELS, _CHOSEN_PEN_PIXELS, _RADIUS_PIXELS = 14, 2, 3, 5
+
+
+def image_of(picture: np.ndarray) -> QImage:
+  """Returns Qt's copy of a picture, uint8 [H, W] or [H, W, 3]."""
+  rgb = np.ascontiguousarray(in_channels(picture, 3))
+  height, width, _ = rgb.shape
+  return QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy()
+
+
+def annotated(found: Recognized, chosen: int | None = None) -> QImage:
+  """Returns the picture with its faces marked, in its own size."""
+  image = image_of(found.image)
+  painter = QPainter(image)
+  painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+  paint_faces(painter, found, chosen, QPointF(0, 0), 1.0, max(1.0, min(image.width(), image.height()) / 480))
+  painter.end()
+  return image
+
+
+def caption(found: Recognized, face: int) -> str:
+  """Returns the word for a face and its percentage."""
+  probability = found.probability[face]
+  best = int(probability.argmax())
+  return f"{found.class_names[best]} {100 * probability[best]:.0f} %"
+
+
+def placed(box: Box, origin: QPointF, scale: float) -> QRectF:
+  """Returns where a face's box lies in a picture that is drawn from `origin` on, `scale` times as large."""
+  return QRectF(origin.x() + scale * box.x, origin.y() + scale * box.y, scale * box.width, scale * box.height)
+
+
+def paint_faces(
+  painter: QPainter, found: Recognized, chosen: int | None, origin: QPointF, scale: float, unit: float
+) -> None:
+  """Draws a box around each face, and its word and percentage above.
+
+  Args:
+    painter: of what the picture was drawn on.
+    found: the faces.
+    chosen: track of the face whose box is drawn stronger.
+    origin: where the picture's upper left corner is.
+    scale: how many times as large as itself it was drawn.
+    unit: size of a pixel of text and lines.
+  """
+  font = QFont(painter.font())
+  font.setPixelSize(round(_FONT_PIXELS * unit))
+  font.setWeight(QFont.Weight.DemiBold)
+  painter.setFont(font)
+  metrics = QFontMetricsF(font)
+  radius = _RADIUS_PIXELS * unit
+  # The largest is drawn last, above the others.
+  for face, (box, track) in reversed(list(enumerate(zip(found.boxes, found.tracks, strict=True)))):
+    place = placed(box, origin, scale)
+    width = (_CHOSEN_PEN_PIXELS if track == chosen else _PEN_PIXELS) * unit
+    painter.setBrush(Qt.BrushStyle.NoBrush)
+    painter.setPen(QPen(QColor(0, 0, 0, 90), width + 2 * unit))
+    painter.drawRoundedRect(place, radius, radius)
+    painter.setPen(QPen(BOX, width))
+    painter.drawRoundedRect(place, radius, radius)
+    text = caption(found, face)
+    label = QRectF(place.x(), place.y(), metrics.horizontalAdvance(text) + 14 * unit, metrics.height() + 4 * unit)
+    above = label.translated(0, -label.height() - 3 * unit)
+    if above.top() >= origin.y():
+      label = above
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.setBrush(BOX)
+    painter.drawRoundedRect(label, radius, radius)
+    painter.setPen(ON_BOX)
+    painter.drawText(label, Qt.AlignmentFlag.AlignCenter, text)

@@ -1,0 +1,43 @@
+"""The live benchmark on a network of a handful of filters, for moments."""
+
+import numpy as np
+
+from fer_jax.apps.benchmarks import live as benchmark
+
+
+def test_both_paces_are_measured_and_faces_are_found(config, monkeypatch):
+  monkeypatch.setattr(benchmark, "SECONDS", 0.25)
+  monkeypatch.setattr(benchmark, "RATE", 20.0)
+  monkeypatch.setattr(benchmark, "_SCENES", 6)
+  headline, (row, detection) = benchmark.live(config, 2)
+  assert headline == row["name"] == config
+  assert detection["name"] == "detection alone"
+  for each in (row, detection):
+    assert each["delay_p95_ms"] >= each["delay_p50_ms"] > 0
+    assert each["frames_per_second"] > 0
+    assert each["faces"] > 0.9
+  assert detection["frames"] == 12
+  assert 0 <= row["dropped"] < 1
+  assert row["image_size"] == 48
+
+
+def test_a_slow_network_drops_frames(monkeypatch):
+  monkeypatch.setattr(benchmark, "SECONDS", 0.3)
+  monkeypatch.setattr(benchmark, "RATE", 100.0)
+
+  class Slow:
+    class_names, shape, origin = ("a", "b"), (8, 8, 1), {}
+
+    def logits(self, faces):
+      benchmark.time.sleep(0.05)
+      return np.zeros((len(faces), 2), np.float32)
+
+  row = benchmark._measured(benchmark.Predictor(Slow(), lambda image: []), [benchmark.scene(0)], 1)
+  assert row["dropped"] > 0
+  assert row["faces"] == 0
+
+
+def test_a_scene_is_a_picture_of_a_camera():
+  first, other = benchmark.scene(0), benchmark.scene(10)
+  assert (first.dtype, first.shape) == (np.uint8, (480, 640, 3))
+  assert (first != other).any()
