@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from fer_jax import command_line
 from fer_jax.apps import tables
+from fer_jax.data.builders.synthetic_faces.pictures import picture
 from fer_jax.errors import UserError
+from tests import tiny_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,8 +96,22 @@ def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.M
   assert commands(text, r"python -m fer_jax\.\w") == ["python -m fer_jax.a --b", "python -m fer_jax.c"]
 
 
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory, tiny_data: None) -> Path:
+  """A folder with what an example of use finds in its own: a finished run, and a picture of two people."""
+  folder = tmp_path_factory.mktemp("used")
+  tiny_run.run(folder / "workdir" / "separable_se_demo", tiny_run.config(duration="10 steps"))
+  people = [picture(0, subject, "happy", 0, 240, yaw=0.0) for subject in (0, 1)]
+  cv2.imwrite(str(folder / "party.jpg"), np.concatenate(people, axis=1))
+  return folder
+
+
 @pytest.mark.parametrize("example", [example for page in PAGES for example in examples(page)])
-def test_an_example_runs_by_itself(example: str) -> None:
+def test_an_example_runs_by_itself(
+  example: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  if "workdir/" in example:
+    monkeypatch.chdir(request.getfixturevalue("used"))
   for name, package in OPTIONAL.items():
     if re.search(rf"^import {name}\b", example, flags=re.MULTILINE):
       pytest.importorskip(name, reason=f"{name} is not installed: pip install {package}")

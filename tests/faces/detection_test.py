@@ -1,6 +1,7 @@
 """Finding faces: drawn ones, a photograph, and none."""
 
 import concurrent.futures
+import itertools
 import pathlib
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 from fer_jax.errors import UserError
+from fer_jax.faces import detection
 from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
 
 SIDE = 160
@@ -83,6 +85,31 @@ def test_the_largest_face_comes_first():
   areas = [box.width * box.height for box in boxes]
   assert areas == sorted(areas, reverse=True)
   assert boxes[0].x > 180
+
+
+class FakeCascade:
+  """Finds what it is told to, from the front."""
+
+  def __init__(self, rows):
+    self._rows = rows
+
+  def detectMultiScale3(self, grey, **arguments):
+    return [row[:4] for row in self._rows], None, [row[4] for row in self._rows]
+
+
+def test_equally_large_faces_come_in_one_order_whatever_opencvs_threads_do(monkeypatch):
+  rows = [(200, 0, 50, 50, 3.0), (0, 0, 50, 50, 9.0), (100, 0, 50, 50, 3.0), (300, 0, 60, 60, 1.0)]
+  for order in itertools.permutations(rows):
+    monkeypatch.setattr(detection, "_cascade", lambda name, order=order: FakeCascade(order))
+    found = HaarDetector()(np.zeros((60, 400), np.uint8))
+    assert [box.x for box in found] == [300, 0, 100, 200]
+
+
+def test_of_faces_that_lie_on_each_other_the_first_is_taken(monkeypatch):
+  rows = [(0, 0, 90, 90, 5.0), (20, 50, 30, 30, 9.0), (60, 0, 90, 90, 4.0), (71, 60, 50, 50, 1.0)]
+  monkeypatch.setattr(detection, "_cascade", lambda name: FakeCascade(rows))
+  # A mouth is left out; a neighbour, of whom a third is covered, is kept; that one's chin is left out.
+  assert [box[:2] for box in HaarDetector()(np.zeros((150, 200), np.uint8))] == [(0, 0), (60, 0)]
 
 
 def test_nothing_is_found_where_there_is_no_face():

@@ -103,7 +103,9 @@ class Recognizer:
 
   def __init__(self, predictor: Predictor, smoothing: float, detector: Detector | None = None):
     self._predictor, self._smoothing = predictor, smoothing
-    self._moving = predictor if detector is None else Predictor(predictor.classifier, detector)
+    # Of a predictor that takes pictures whole, no detector has anything to find.
+    replaces = detector is not None and predictor.detector is not None
+    self._moving = Predictor(predictor.classifier, detector) if replaces else predictor
     self._session: int | None = None
 
   def prepare(self) -> None:

@@ -12,6 +12,7 @@ from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Ready, Recognition, Recognizer, Run, Still, Trouble, live_detector
 from fer_jax.classifier import softmax
 from fer_jax.errors import UserError
+from fer_jax.predictor import Predictor
 from tests.apps.live_window.stand_ins import NAMES, Brightness, lit, predictor_of
 
 LEFT, RIGHT = (2, 2, 20, 20), (30, 4, 16, 16)
@@ -58,6 +59,11 @@ def test_pictures_that_move_have_a_detector_of_their_own():
   fast = predictor_of(RIGHT).detector
   recognize = Recognizer(predictor_of(LEFT), 0.5, fast)
   assert [recognize(at(time)).boxes[0][:4] for time in (0.0, None)] == [RIGHT, LEFT]
+
+
+def test_pictures_that_are_taken_whole_are_so_when_they_move():
+  recognize = Recognizer(Predictor(Brightness(), None), 0.5, predictor_of(RIGHT).detector)
+  assert [recognize(at(time)).boxes[0][:4] for time in (0.0, None)] == [(0, 0, 60, 40)] * 2
 
 
 class Thread:
