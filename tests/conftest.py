@@ -34,6 +34,16 @@ def tiny_data():
     yield
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, tiny_data):
+  """The folder of a finished run of tests.tiny_run."""
+  from tests import tiny_run
+
+  folder = tmp_path_factory.mktemp("runs") / "run"
+  tiny_run.run(folder, tiny_run.config(duration="10 steps"))
+  return folder
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
   if not hasattr(config, "workerinput"):  # the one that outlives the workers
     shutil.rmtree(COMPILED, ignore_errors=True)

@@ -22,13 +22,6 @@ from tests import tiny_run
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, tiny_data):
-  folder = tmp_path_factory.mktemp("runs") / "run"
-  tiny_run.run(folder, tiny_run.config(duration="10 steps"))
-  return folder
-
-
-@pytest.fixture(scope="module")
 def replicas(tmp_path_factory, tiny_data):
   folder = tmp_path_factory.mktemp("runs") / "replicas"
   tiny_run.run(folder, tiny_run.config(duration="4 steps", replicas=2))
@@ -36,14 +29,14 @@ def replicas(tmp_path_factory, tiny_data):
 
 
 @pytest.fixture(scope="module")
-def model(workdir):
-  return classifiers.load(workdir)
+def model(finished_run):
+  return classifiers.load(finished_run)
 
 
-def test_a_run_answers_as_it_did_on_its_test_split(workdir, model):
+def test_a_run_answers_as_it_did_on_its_test_split(finished_run, model):
   arrays = tiny_run.tiny_arrays()
   rows = arrays.rows("test")
-  with np.load(workdir / "predictions.npz") as file:
+  with np.load(finished_run / "predictions.npz") as file:
     expected = file["probability"]
   found = softmax(model.logits(np.asarray(arrays.image[rows])))
   np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -52,10 +45,10 @@ def test_a_run_answers_as_it_did_on_its_test_split(workdir, model):
   assert model.origin["config"] == "a config"
 
 
-def test_an_image_of_training_gives_the_same_logits_through_predict(workdir, model):
+def test_an_image_of_training_gives_the_same_logits_through_predict(finished_run, model):
   arrays = tiny_run.tiny_arrays()
   images = [np.asarray(image)[..., 0] for image in arrays.image[:9]]
-  found = predictor.load(workdir, face="whole").predict(images)
+  found = predictor.load(finished_run, face="whole").predict(images)
   np.testing.assert_array_equal(found.logits, model.logits(np.asarray(arrays.image[:9])))
   np.testing.assert_array_equal(found.picture, np.arange(9))
   np.testing.assert_array_equal(found.box[0], (0, 0, 16, 16))
@@ -136,16 +129,16 @@ def test_softmax_is_that_of_jax_and_survives_large_logits():
   assert softmax(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 
-def test_the_package_loads_a_run_by_name(workdir, model):
-  found = fer_jax.load(str(workdir), face="whole")
+def test_the_package_loads_a_run_by_name(finished_run, model):
+  found = fer_jax.load(str(finished_run), face="whole")
   assert isinstance(found.classifier, Classifier)
   with pytest.raises(ValueError, match="expected one of auto, detector, whole"):
-    fer_jax.load(str(workdir), face="hole")
+    fer_jax.load(str(finished_run), face="hole")
 
 
-def test_photographs_that_training_did_not_cut_are_taken_whole(workdir, tmp_path):
+def test_photographs_that_training_did_not_cut_are_taken_whole(finished_run, tmp_path):
   folder = tmp_path / "run"
-  shutil.copytree(workdir, folder)
+  shutil.copytree(finished_run, folder)
   result = json.loads((folder / "result.json").read_text())
   result["input"]["crop"] = "none"
   (folder / "result.json").write_text(json.dumps(result))
@@ -165,17 +158,17 @@ class TestRefusals:
       classifiers.load(tmp_path)
 
   @pytest.mark.parametrize("change", [{"input": None}, {"input": {"shape": [16, 16, 1], "crop": "oval"}}])
-  def test_a_run_that_does_not_say_how_its_pictures_were_cut(self, workdir, tmp_path, change):
+  def test_a_run_that_does_not_say_how_its_pictures_were_cut(self, finished_run, tmp_path, change):
     folder = tmp_path / "run"
-    shutil.copytree(workdir, folder)
+    shutil.copytree(finished_run, folder)
     result = json.loads((folder / "result.json").read_text()) | change
     (folder / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="does not say how its pictures were cut.*train again"):
       classifiers.load(folder)
 
-  def test_a_damaged_config(self, workdir, tmp_path):
+  def test_a_damaged_config(self, finished_run, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(workdir, folder)
+    shutil.copytree(finished_run, folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json: cannot be read"):
       classifiers.load(folder)

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from fer_jax import command_line
 from fer_jax.apps import tables
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 from fer_jax.errors import UserError
-from tests import tiny_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,10 +97,10 @@ def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory, tiny_data: None) -> Path:
+def used(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
   """A folder with what an example of use finds in its own: a finished run, and a picture of two people."""
   folder = tmp_path_factory.mktemp("used")
-  tiny_run.run(folder / "workdir" / "separable_se_demo", tiny_run.config(duration="10 steps"))
+  shutil.copytree(finished_run, folder / "workdir" / "separable_se_demo")
   people = [picture(0, subject, "happy", 0, 240, yaw=0.0) for subject in (0, 1)]
   cv2.imwrite(str(folder / "party.jpg"), np.concatenate(people, axis=1))
   return folder

@@ -58,7 +58,7 @@ def check_display() -> None:
   try:
     importlib.import_module("PySide6.QtWidgets")
   except ModuleNotFoundError:
-    raise UserError("the window needs PySide6, which is not installed: pip install fer_jax[app]") from None
+    raise UserError("the window needs PySide6, which is not installed: pip install PySide6-Essentials") from None
   except ImportError as error:
     raise UserError(f"Qt cannot start ({error}): install the system's package with that library") from None
   platform = os.environ.get("QT_QPA_PLATFORM")

@@ -140,7 +140,7 @@ class TestOnnx:
   @pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
   def test_without_the_converter_the_extra_is_named(self, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"{package}.*pip install fer_jax\[export\]"):
+    with pytest.raises(UserError, match=rf"{package}.*pip install jax2onnx"):
       onnx.write(linear(plain), tmp_path / "faces.onnx")
 
 

@@ -357,7 +357,7 @@ class TestTheProgram:
       monkeypatch.setattr(live.importlib, "import_module", find)
 
     refuse(ModuleNotFoundError("No module named 'PySide6'", name="PySide6"))
-    with pytest.raises(UserError, match=r"pip install fer_jax\[app\]"):
+    with pytest.raises(UserError, match=r"pip install PySide6-Essentials"):
       live.check_display()
     refuse(ImportError("libEGL.so.1: cannot open shared object file"))
     with pytest.raises(UserError, match="Qt cannot start .libEGL.so.1: .*install the system's package"):

@@ -23,15 +23,8 @@ CLASSES = ("a", "b", "c")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, tiny_data):
-  folder = tmp_path_factory.mktemp("runs") / "run"
-  tiny_run.run(folder, tiny_run.config(duration="10 steps"))
-  return folder
-
-
-@pytest.fixture(scope="module")
-def model(workdir):
-  return predictor.load(workdir)
+def model(finished_run):
+  return predictor.load(finished_run)
 
 
 def scene(people=1, size=240):
@@ -56,8 +49,8 @@ def folder(tmp_path_factory):
   return folder
 
 
-def run(workdir, out, *arguments):
-  status = predict.main([f"--checkpoint={workdir}", f"--out={out}", *map(str, arguments)])
+def run(finished_run, out, *arguments):
+  status = predict.main([f"--checkpoint={finished_run}", f"--out={out}", *map(str, arguments)])
   if out.suffix == ".jsonl":
     return status, [json.loads(line) for line in out.read_text().splitlines()]
   with out.open(newline="") as file:
@@ -69,8 +62,8 @@ def of(rows, name):
 
 
 @pytest.fixture(scope="module")
-def predicted(workdir, folder, tmp_path_factory):
-  return run(workdir, tmp_path_factory.mktemp("out") / "out.csv", folder)
+def predicted(finished_run, folder, tmp_path_factory):
+  return run(finished_run, tmp_path_factory.mktemp("out") / "out.csv", folder)
 
 
 def test_a_folder_becomes_rows(predicted, folder):
@@ -115,8 +108,8 @@ def test_rows_are_what_the_predictor_says(predicted, folder, model):
     np.testing.assert_allclose([float(row[f"p_{name}"]) for name in CLASSES], probability, atol=2e-6)
 
 
-def test_json_lines_hold_the_same(workdir, folder, predicted, tmp_path):
-  status, rows = run(workdir, tmp_path / "out.jsonl", folder)
+def test_json_lines_hold_the_same(finished_run, folder, predicted, tmp_path):
+  status, rows = run(finished_run, tmp_path / "out.jsonl", folder)
   assert status == 1
   for line, row in zip(rows, predicted[1], strict=True):
     assert (line["file"], line["status"], line["label"] or "") == (row["file"], row["status"], row["label"])
@@ -127,8 +120,8 @@ def test_json_lines_hold_the_same(workdir, folder, predicted, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_the_batch_size_changes_nothing(workdir, folder, predicted, tmp_path, batch_size):
-  _, rows = run(workdir, tmp_path / "out.csv", folder, f"--batch_size={batch_size}")
+def test_the_batch_size_changes_nothing(finished_run, folder, predicted, tmp_path, batch_size):
+  _, rows = run(finished_run, tmp_path / "out.csv", folder, f"--batch_size={batch_size}")
   numbers = [f"p_{name}" for name in CLASSES]
   for row, other in zip(rows, predicted[1], strict=True):
     assert {k: v for k, v in row.items() if k not in numbers} == {k: v for k, v in other.items() if k not in numbers}
@@ -136,23 +129,23 @@ def test_the_batch_size_changes_nothing(workdir, folder, predicted, tmp_path, ba
       assert float(row[name] or 0) == pytest.approx(float(other[name] or 0), abs=5e-6)
 
 
-def test_a_training_image_given_whole_is_classified_as_in_training(workdir, model, tmp_path):
+def test_a_training_image_given_whole_is_classified_as_in_training(finished_run, model, tmp_path):
   image = np.asarray(tiny_run.tiny_arrays().image[:4])
   for n in range(4):
     cv2.imwrite(str(tmp_path / f"{n}.png"), image[n])
-  status, rows = run(workdir, tmp_path / "out.jsonl", "--face=whole", tmp_path / "*.png")
+  status, rows = run(finished_run, tmp_path / "out.jsonl", "--face=whole", tmp_path / "*.png")
   assert status == 0
   expected = Predictor(model.classifier, None).predict([each[..., 0] for each in image]).probability
   np.testing.assert_allclose([list(row["probability"].values()) for row in rows], expected, atol=1e-6)
   assert [row["box"] for row in rows] == [[0, 0, 16, 16]] * 4
 
 
-def test_every_second_frame(workdir, folder, tmp_path):
-  _, rows = run(workdir, tmp_path / "out.csv", folder / "clip.avi", "--every=2")
+def test_every_second_frame(finished_run, folder, tmp_path):
+  _, rows = run(finished_run, tmp_path / "out.csv", folder / "clip.avi", "--every=2")
   assert [row["frame"] for row in rows] == ["0", "2", "4"]
 
 
-def test_frames_are_smoothed_unless_that_is_refused(workdir, tmp_path):
+def test_frames_are_smoothed_unless_that_is_refused(finished_run, tmp_path):
   clip = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (240, 240))
   for frame in range(4):
     shade = 255 if frame % 2 else 90
@@ -160,14 +153,14 @@ def test_frames_are_smoothed_unless_that_is_refused(workdir, tmp_path):
   clip.release()
   spread = {}
   for seconds in (0, 2):
-    _, rows = run(workdir, tmp_path / "out.jsonl", tmp_path / "clip.avi", f"--smoothing={seconds}")
+    _, rows = run(finished_run, tmp_path / "out.jsonl", tmp_path / "clip.avi", f"--smoothing={seconds}")
     probability = np.array([list(row["probability"].values()) for row in rows if row["probability"]])
     spread[seconds] = np.abs(np.diff(probability, axis=0)).max()
   assert 0 < spread[2] < 0.2 * spread[0]
 
 
-def test_annotated_copies_keep_the_pictures_and_show_what_was_found(workdir, folder, tmp_path):
-  run(workdir, tmp_path / "out.csv", folder, f"--annotate={tmp_path / 'copies'}")
+def test_annotated_copies_keep_the_pictures_and_show_what_was_found(finished_run, folder, tmp_path):
+  run(finished_run, tmp_path / "out.csv", folder, f"--annotate={tmp_path / 'copies'}")
   copies = sorted(str(path.relative_to(tmp_path / "copies")) for path in (tmp_path / "copies").rglob("*.*"))
   assert copies == ["below/one.jpg.png", "clip.avi.mp4", "two.png.png", "wall.png.png"]
   two = cv2.imread(str(tmp_path / "copies" / "two.png.png"))
@@ -182,10 +175,10 @@ def test_annotated_copies_keep_the_pictures_and_show_what_was_found(workdir, fol
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_explained_copies_show_colours_on_the_face_alone(workdir, tmp_path, colour):
+def test_explained_copies_show_colours_on_the_face_alone(finished_run, tmp_path, colour):
   image = scene()
   cv2.imwrite(str(tmp_path / "one.png"), cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if colour else image)
-  run(workdir, tmp_path / "out.csv", tmp_path / "one.png", f"--annotate={tmp_path / 'copies'}", "--explain")
+  run(finished_run, tmp_path / "out.csv", tmp_path / "one.png", f"--annotate={tmp_path / 'copies'}", "--explain")
   copy = cv2.imread(str(tmp_path / "copies" / "one.png.png")).astype(int)
   coloured = np.ptp(copy, axis=2) > 12
   assert 0.05 < coloured.mean() < 0.9
@@ -201,9 +194,9 @@ class TestInputs:
     files = inputs.listing(["-", str(folder / "two.png")], lines).files
     assert [file.name for file in files] == ["two.png", "missing.png", "two.png_2"]
 
-  def test_a_missing_file_of_a_list_is_a_row(self, workdir, tmp_path, monkeypatch):
+  def test_a_missing_file_of_a_list_is_a_row(self, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", iter([f"{tmp_path}/missing.png\n", f"{tmp_path}/missing.mp4\n"]))
-    status, rows = run(workdir, tmp_path / "out.csv", "-")
+    status, rows = run(finished_run, tmp_path / "out.csv", "-")
     assert status == 1
     assert [row["status"] for row in rows] == ["error: does not exist"] * 2
 
@@ -249,50 +242,56 @@ class TestRefusals:
       ("--yunet=model.onnx", "does not exist"),
     ],
   )
-  def test_bad_options(self, workdir, folder, tmp_path, monkeypatch, option, message):
+  def test_bad_options(self, finished_run, folder, tmp_path, monkeypatch, option, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-      predict.main([f"--checkpoint={workdir}", "--out=out.csv", str(folder), option])
+      predict.main([f"--checkpoint={finished_run}", "--out=out.csv", str(folder), option])
     assert not list(tmp_path.iterdir())
 
-  def test_copies_never_replace_inputs(self, workdir, tmp_path):
+  def test_copies_never_replace_inputs(self, finished_run, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), scene())
     cv2.imwrite(str(tmp_path / "a.png.png"), scene())
     with pytest.raises(UserError, match=r"a.png.png is one of the inputs"):
-      run(workdir, tmp_path / "out.csv", tmp_path, f"--annotate={tmp_path}")
+      run(finished_run, tmp_path / "out.csv", tmp_path, f"--annotate={tmp_path}")
 
   def test_a_run_that_is_none(self, folder, tmp_path):
     with pytest.raises(UserError, match="no run has finished there"):
       run(tmp_path, tmp_path / "out.csv", folder)
 
-  def test_an_output_that_cannot_be_written(self, workdir, folder, tmp_path):
+  def test_an_output_that_cannot_be_written(self, finished_run, folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-      run(workdir, tmp_path / "file" / "out.csv", folder)
+      run(finished_run, tmp_path / "file" / "out.csv", folder)
 
-  def test_nothing_half_written_stays(self, workdir, folder, tmp_path, monkeypatch):
+  def test_nothing_half_written_stays(self, finished_run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "cut", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-      run(workdir, tmp_path / "out.csv", folder)
+      run(finished_run, tmp_path / "out.csv", folder)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_larger_picture_than_allowed_is_a_row(workdir, folder, tmp_path):
-  _, rows = run(workdir, tmp_path / "out.csv", folder / "two.png", "--megapixels=0.1")
+def test_a_larger_picture_than_allowed_is_a_row(finished_run, folder, tmp_path):
+  _, rows = run(finished_run, tmp_path / "out.csv", folder / "two.png", "--megapixels=0.1")
   assert rows[0]["status"].startswith("error: 480x240 pixels, above the limit")
 
 
-def test_a_video_that_is_cut_short_says_so(workdir, folder, tmp_path):
+def test_a_video_that_is_cut_short_says_so(finished_run, folder, tmp_path):
   data = (folder / "clip.avi").read_bytes()
   (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
-  status, rows = run(workdir, tmp_path / "out.csv", tmp_path / "cut.avi")
+  status, rows = run(finished_run, tmp_path / "out.csv", tmp_path / "cut.avi")
   assert status == 1
   assert rows[-1]["status"].startswith("error: ")
 
 
 @pytest.mark.slow
-def test_the_program_ends_with_the_status(workdir, folder, tmp_path):
-  command = [sys.executable, "-m", "fer_jax.apps.predict", f"--checkpoint={workdir}", f"--out={tmp_path / 'o.csv'}"]
+def test_the_program_ends_with_the_status(finished_run, folder, tmp_path):
+  command = [
+    sys.executable,
+    "-m",
+    "fer_jax.apps.predict",
+    f"--checkpoint={finished_run}",
+    f"--out={tmp_path / 'o.csv'}",
+  ]
   done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
   assert done.returncode == 1
   assert "8 pictures" in done.stdout and "1 files that cannot be read" in done.stdout

@@ -93,7 +93,7 @@ class FakeCascade:
   def __init__(self, rows):
     self._rows = rows
 
-  def detectMultiScale3(self, grey, **arguments):
+  def detectMultiScale3(self, grey, **arguments):  # noqa: N802 - as OpenCV has it
     return [row[:4] for row in self._rows], None, [row[4] for row in self._rows]
 
 

@@ -1,4 +1,4 @@
-"""Classifies faces with an exported network; needs jax and numpy.
+"""Classifies faces with an exported network; needs jax, numpy, and flatbuffers, with which jax.export reads its files.
 
 python load_exported.py FILE.npz FACES.npy   # uint8 [B, H, W, C], or one face [H, W, C]
 """

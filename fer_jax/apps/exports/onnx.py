@@ -76,7 +76,7 @@ def _packages() -> tuple[Any, Any, Any]:
     from jax2onnx import to_onnx
     from onnx.helper import set_model_props
   except ImportError as error:
-    raise UserError(f"--format=onnx: {error}; expected jax2onnx: pip install fer_jax[export]") from None
+    raise UserError(f"--format=onnx: {error}; expected jax2onnx: pip install jax2onnx") from None
   return to_onnx, set_model_props, onnxruntime
 
 
