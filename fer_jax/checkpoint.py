@@ -159,8 +159,7 @@ class Checkpoints:
     """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept."""
     self._manager.wait_until_finished()
     restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    state = restored.state
-    return TrainState(**{**state, "average": state.get("average") or ()}).variables
+    return _variables(restored.state)
 
   def _clock(self, step: int) -> Clock:
     return Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
@@ -169,6 +168,17 @@ class Checkpoints:
   def newest_step(self) -> int | None:
     """The step of the newest checkpoint; None where there is none."""
     return self._manager.latest_step()
+
+
+def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
+  """Returns (params, stats) of one checkpoint, as `Checkpoints.restore_variables`, and leaves the folder as it is.
+
+  Args:
+    folder: of the checkpoints.
+    step: of the one.
+  """
+  with ocp.StandardCheckpointer() as checkpointer:
+    return _variables(checkpointer.restore(folder.absolute() / str(step) / "state"))
 
 
 def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:
@@ -197,6 +207,10 @@ def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock]
     if all(found):
       return [max(steps) for steps in found]
   return None
+
+
+def _variables(state: dict[str, Any]) -> tuple[Any, Any]:
+  return TrainState(**{**state, "average": state.get("average") or ()}).variables
 
 
 def _forget_damaged_metrics(folder: Path) -> None:

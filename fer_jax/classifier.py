@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def load(workdir: str | Path) -> Classifier:
     UserError: no run has finished there, it is several trainings, its files are damaged, or it is of a version of
       fer_jax that did not yet record how its pictures were cut.
   """
-  folder = Path(workdir).expanduser()
+  folder = Path(os.path.expanduser(workdir))
   params, stats = run_folder.read(folder)
   result = _json(folder / run_folder.RESULT)
   config = _json(folder / "config.json")
@@ -149,7 +150,6 @@ def load(workdir: str | Path) -> Classifier:
     face = result["input"]
     height, width, channels = map(int, face["shape"])
     names = tuple(map(str, result["class_names"]))
-    settings = parse(ConfigDict(config["config"]))
     # MARGINS names every crop, so an unknown one is found here.
     MARGINS[face["crop"]]
   except (KeyError, TypeError, ValueError):
@@ -157,6 +157,10 @@ def load(workdir: str | Path) -> Classifier:
       f"{folder / run_folder.RESULT}: does not say how its pictures were cut, as runs of older versions do not; "
       "expected `input`: train again"
     ) from None
+  try:
+    settings = parse(ConfigDict(config["config"]))
+  except (KeyError, TypeError, ValueError):
+    raise UserError(f"{folder / 'config.json'}: not the config.json of a run; copy the whole folder again") from None
   step = result["validation"]["step"]
   return Classifier(
     network=settings.model.build(len(names), jnp.dtype(settings.precision), None),

@@ -94,6 +94,8 @@ class Predictor:
     Raises:
       ValueError: an image has another shape or type.
     """
+    if isinstance(images, np.ndarray) and images.ndim < (4 if images.shape[-1] == 3 else 3):
+      raise ValueError(f"one picture of {list(images.shape)}: expected several; give [image]")
     found = [(number, box) for number, image in enumerate(map(checked, images)) for box in self.find(image)]
     faces = [self.cut(images[number], box) for number, box in found]
     return Prediction(
@@ -136,6 +138,10 @@ def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndar
 
 def checked(image: np.ndarray) -> np.ndarray:
   """Returns a picture; raises ValueError where it is none."""
+  if not isinstance(image, np.ndarray):
+    raise ValueError(
+      f"a picture is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, as faces.pictures.read gives"
+    )
   is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
   if image.dtype != np.uint8 or not is_picture or 0 in image.shape:
     raise ValueError(f"a picture is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")

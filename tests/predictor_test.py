@@ -112,6 +112,18 @@ def test_what_is_no_picture_is_refused(model, image):
     Predictor(model, None).predict([image])
 
 
+@pytest.mark.parametrize("images", [np.zeros((9, 8), np.uint8), np.zeros((9, 8, 3), np.uint8)])
+def test_one_picture_is_not_taken_for_several(model, images):
+  with pytest.raises(ValueError, match="expected several"):
+    Predictor(model, None).predict(images)
+  assert len(Predictor(model, None).predict(np.zeros((2, *images.shape), np.uint8))) == 2
+
+
+def test_names_are_no_pictures(model):
+  with pytest.raises(ValueError, match="'party.jpg': expected uint8"):
+    Predictor(model, None).predict(["party.jpg"])
+
+
 def test_faces_of_another_size_are_refused(model):
   with pytest.raises(ValueError, match=r"uint8 \[N, 16, 16, 1\]"):
     model.logits(np.zeros((2, 16, 17, 1), np.uint8))
@@ -169,6 +181,17 @@ class TestRefusals:
   def test_a_damaged_config(self, finished_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config.json: cannot be read"):
-      classifiers.load(folder)
+    for text, message in (("{", "config.json: cannot be read"), ("{}", "not the config.json of a run")):
+      (folder / "config.json").write_text(text)
+      with pytest.raises(UserError, match=message):
+        classifiers.load(folder)
+
+  def test_nothing_is_written_to_a_run_that_is_read(self, finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    step = json.loads((folder / "result.json").read_text())["validation"]["step"]
+    metrics = folder / "checkpoints" / str(step) / "metrics" / "metrics"
+    metrics.write_text("damaged")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    classifiers.load(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

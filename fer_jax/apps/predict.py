@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import io
+import os
 import signal
 import sys
 import time
@@ -11,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fer_jax import errors, predictor, provenance
-from fer_jax.apps.predictions.annotation import Gallery
 from fer_jax.apps.predictions.answers import Answerer, Counts
 from fer_jax.apps.predictions.copies import Copies
+from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import Listing, listing
 from fer_jax.apps.predictions.options import add_detector_options, detector_of
 from fer_jax.apps.predictions.pictures import Looker
@@ -23,6 +25,7 @@ from fer_jax.errors import UserError
 from fer_jax.faces.pictures import MOST_PIXELS
 
 _NAMED_AT_MOST = 6
+_MOST_THREADS = 8  # each holds pictures in memory
 _SECONDS_A_LINE = 30  # of progress, in a log
 
 
@@ -30,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command line; returns 1 where a file could not be read, else 0."""
   options = _options(arguments)
   check_output(options.out)
+  if isinstance(sys.stdin, io.TextIOWrapper):
+    sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
   files = listing(options.inputs, sys.stdin)
   _check_copies(options, files)
   model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options))
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   with contextlib.ExitStack() as stack:
     copies = None
     if options.annotate is not None:
-      copies = Copies(stack.enter_context(Gallery(options.annotate)), model, options.explain)
+      copies = Copies(stack.enter_context(Gallery(options.annotate)), model, options.batch_size, options.explain)
     output = stack.enter_context(Output(options.out, model.classifier.class_names))
     bar = stack.enter_context(_bar(len(files.files)))
     look = Looker(
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       most_pixels=round(1e6 * options.megapixels),
       every=options.every,
       keep=copies is not None,
-      threads=max(2, provenance.cores()),
+      threads=min(max(2, provenance.cores()), _MOST_THREADS),
       announce=lambda pictures: _lengthen(bar, pictures - 1),
     )
     answer = Answerer(model, options.batch_size, options.smoothing, copies)
@@ -65,10 +70,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     "there is none, and one with the reason where a file cannot be read (the exit status then is 1).",
   )
   parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern in quotes, or - for a list")
-  parser.add_argument("--checkpoint", type=Path, required=True, metavar="WORKDIR", help="folder of a finished run")
-  parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what is written: .csv or .jsonl")
+  parser.add_argument("--checkpoint", type=_path, required=True, metavar="WORKDIR", help="folder of a finished run")
+  parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="what is written: .csv or .jsonl")
   add_detector_options(parser)
-  parser.add_argument("--annotate", type=Path, metavar="DIR", help="also write copies with boxes and words here")
+  parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write copies with boxes and words here")
   parser.add_argument(
     "--explain", action="store_true", help="on the copies, show what the network looked at (Grad-CAM)"
   )
@@ -99,11 +104,23 @@ def _check_copies(options: argparse.Namespace, files: Listing) -> None:
   """Raises UserError where a copy would replace a file that is looked at."""
   if options.annotate is None:
     return
-  read = {file.path.resolve() for file in files.files}
+  read = {_real(file.path) for file in files.files}
   for file in files.files:
     copy = options.annotate / (file.name + Gallery.ending(file.is_video))
-    if copy.resolve() in read:
+    if _real(copy) in read:
       raise UserError(f"--annotate={options.annotate}: {copy} is one of the inputs; give another folder")
+
+
+def _real(path: Path) -> str:
+  try:
+    return os.path.realpath(path)
+  except ValueError:  # no name of a file; its row will say so
+    return str(path)
+
+
+def _path(text: str) -> Path:
+  # A shell leaves the ~ of --out=~/faces.csv to the program.
+  return Path(os.path.expanduser(text))
 
 
 def _bar(pictures: int) -> tqdm:
@@ -113,8 +130,7 @@ def _bar(pictures: int) -> tqdm:
 
 
 def _lengthen(bar: tqdm, pictures: int) -> None:
-  bar.total += pictures
-  bar.refresh()
+  bar.total += pictures  # shown with the next update
 
 
 def _summary(counts: Counts, files: Listing, seconds: float) -> str:

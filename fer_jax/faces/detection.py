@@ -1,5 +1,6 @@
 """Finds faces. A detector is any function from a picture to boxes; the others here may take its place."""
 
+import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable
@@ -67,7 +68,8 @@ class HaarDetector:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     scale = min(1.0, self._longest_side / max(grey.shape))
     if scale < 1:
-      grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+      across, down = (max(scale, 1 / side) for side in grey.shape[::-1])  # of something thin, a pixel is left
+      grey = cv2.resize(grey, None, fx=across, fy=down, interpolation=cv2.INTER_AREA)
     boxes = self._find(_FRONTAL, grey)
     if not boxes and self._profiles:
       width = grey.shape[1]
@@ -106,7 +108,7 @@ class YuNetDetector:
   """
 
   def __init__(self, model: str | pathlib.Path, threshold: float = 0.6):
-    path = pathlib.Path(model).expanduser()
+    path = pathlib.Path(os.path.expanduser(model))
     where = f"expected {_YUNET}"
     if not path.is_file():
       raise UserError(f"YuNet's model {path} does not exist; {where}")

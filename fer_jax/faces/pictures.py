@@ -53,7 +53,10 @@ def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.nda
     # Before it is opened: to open a pipe that nobody writes to never ends.
     kind = place.stat().st_mode
     if not stat.S_ISREG(kind):
-      raise UnreadablePicture("a folder" if stat.S_ISDIR(kind) else "no regular file")
+      if stat.S_ISDIR(kind):
+        may = os.access(place, os.R_OK | os.X_OK)
+        raise UnreadablePicture("a folder" if may else "a folder, and no permission to look into it")
+      raise UnreadablePicture("no regular file")
     file = place.open("rb")
   except FileNotFoundError:
     raise UnreadablePicture("does not exist") from None

@@ -102,7 +102,18 @@ class Video:
     return number / self.frames_per_second if before < 0 else before + 1 / self.frames_per_second
 
 
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+  """Says whether a path is UTF-8: OpenCV ends the process on one that is not."""
+  try:
+    os.fsencode(path).decode("utf-8")
+  except ValueError:
+    return False
+  return True
+
+
 def _open_file(path: pathlib.Path) -> cv2.VideoCapture:
+  if not is_utf8(path.absolute()):
+    raise UnreadablePicture("has a name that is no UTF-8, which videos cannot be opened by; rename it")
   try:
     if not path.is_file():
       raise UnreadablePicture("a folder" if path.is_dir() else "does not exist")

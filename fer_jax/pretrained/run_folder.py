@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.checkpoint import Checkpoints
+from fer_jax.checkpoint import read_variables
 from fer_jax.errors import UserError
 
 RESULT = "result.json"
@@ -25,18 +25,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
   try:
     result = json.loads(record.read_text(encoding="utf-8"))
-    if result["validation"]["step"] is None:
-      raise UserError(_several(folder, result["runs"]))
-    best, last = int(result["validation"]["step"]), int(result["steps"])
+    best, last = result["validation"]["step"], int(result["steps"])
+    several = _several(folder, result["runs"]) if best is None else ""
+    step = last if best is None or int(best) < 0 else int(best)  # -1: none was measured, the result is of the last step
   except (OSError, ValueError, KeyError, TypeError):
     raise UserError(f"{record}: not the {RESULT} of a run; expected the folder of a finished run") from None
-  step = best if best >= 0 else last  # nothing was measured: the run's result is of its last step
+  if several:
+    raise UserError(several)
   checkpoints = folder / "checkpoints"
   if not (checkpoints / str(step)).is_dir():
     raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
   try:
-    with Checkpoints(checkpoints) as saved:
-      params, stats = saved.restore_variables(step)
+    params, stats = read_variables(checkpoints, step)
   except Exception as error:  # orbax names no common ancestor for what a damaged file raises
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     raise UserError(

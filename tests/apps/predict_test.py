@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import pytest
 from fer_jax import predictor
 from fer_jax.apps import predict
 from fer_jax.apps.predictions import inputs
+from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 from fer_jax.errors import UserError
 from fer_jax.faces.pictures import read
@@ -188,6 +191,46 @@ def test_explained_copies_show_colours_on_the_face_alone(finished_run, tmp_path,
   assert np.median(face[~coloured[60:180, 60:180]]) < 4
 
 
+class TestCopies:
+  @pytest.mark.parametrize(("height", "width"), [(47, 63), (48, 63), (1, 40)])
+  def test_a_video_of_odd_size_loses_nothing(self, tmp_path, height, width):
+    with Gallery(tmp_path) as gallery:
+      gallery.add_frame("a", np.zeros((height, width, 3), np.uint8), 10.0)
+    found, frame = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()
+    assert found and frame.shape == (height + height % 2, width + width % 2, 3)
+
+  @pytest.mark.parametrize("rate", [239.867, 29.97, 1000.0])
+  def test_every_rate_can_be_written(self, tmp_path, rate):
+    with Gallery(tmp_path) as gallery:
+      for _ in range(3):
+        gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), rate)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+  def test_after_an_error_no_part_of_a_video_stays(self, tmp_path):
+    with pytest.raises(ZeroDivisionError), Gallery(tmp_path) as gallery:
+      gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), 10.0)
+      raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+  def test_a_video_that_was_not_written_whole_is_an_error(self, tmp_path, monkeypatch):
+    gallery = Gallery(tmp_path)
+    gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), 10.0)
+    monkeypatch.setattr(gallery._film, "_frames", 99)
+    with pytest.raises(UserError, match="1 of 99 frames are in it; is the disk full"):
+      gallery.__exit__(None)
+    assert not list(tmp_path.iterdir())
+
+  def test_names_that_are_no_utf8(self, finished_run, folder, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copy(folder / "two.png", tmp_path / f"{name}.png")
+    shutil.copy(folder / "clip.avi", tmp_path / f"{name}.avi")
+    status, rows = run(finished_run, tmp_path / "out" / "o.jsonl", tmp_path, f"--annotate={tmp_path / 'out'}")
+    assert status == 1
+    assert [row["status"] for row in rows][1:] == ["ok", "ok"]
+    assert "no UTF-8" in rows[0]["status"]
+    assert (tmp_path / "out" / f"{name}.png.png").is_file()
+
+
 class TestInputs:
   def test_a_list_on_standard_input_and_names_given_twice(self, folder):
     lines = [f"{folder / 'two.png'}\n", "\n", f"{folder}/missing.png"]
@@ -226,8 +269,48 @@ class TestInputs:
     with pytest.raises(UserError, match=message):
       inputs.listing([argument], ())
 
+  @pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+  def test_a_folder_that_may_not_be_looked_into_is_a_row(self, finished_run, folder, tmp_path):
+    shutil.copy(folder / "two.png", tmp_path / "two.png")
+    (tmp_path / "closed").mkdir(mode=0)
+    status, rows = run(finished_run, tmp_path / "out.csv", tmp_path)
+    assert status == 1
+    assert rows[0]["status"] == "error: a folder, and no permission to look into it"
+
+  def test_links_to_folders_are_counted(self, folder, tmp_path):
+    shutil.copy(folder / "two.png", tmp_path / "two.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "turns.png").symlink_to(tmp_path / "turns.png")
+    found = inputs.listing([str(tmp_path)], ())
+    assert [file.name for file in found.files] == ["turns.png", "two.png"]
+    assert found.passed_over == {"links to folders": 1}
+
+  def test_names_that_begin_like_somebodys_home(self, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody_at_all.png").write_bytes(b"")
+    assert inputs.listing(["~nobody_at_all.png"], ()).files[0].name == "~nobody_at_all.png"
+    with pytest.raises(UserError, match="no such file"):
+      inputs.listing(["a" * 300], ())
+
 
 class TestRefusals:
+  def test_an_output_that_is_a_folder_is_seen_at_once(self, finished_run, folder, tmp_path, monkeypatch):
+    (tmp_path / "out.csv").mkdir()
+    monkeypatch.setattr(predictor, "load", None)
+    with pytest.raises(UserError, match="is a folder"):
+      run(finished_run, tmp_path / "out.csv", folder)
+
+  def test_a_home_is_the_home(self, finished_run, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    predict.main([f"--checkpoint={finished_run}", "--out=~/out.csv", str(folder / "two.png")])
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+  def test_links_that_loop_are_rows(self, finished_run, folder, tmp_path):
+    (tmp_path / "turns.png").symlink_to(tmp_path / "turns.png")
+    arguments = (tmp_path / "out.csv", tmp_path, f"--annotate={tmp_path / 'copies'}")
+    assert run(finished_run, *arguments)[1][0]["status"].startswith("error: ")
+
   @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -268,6 +351,21 @@ class TestRefusals:
     with pytest.raises(ZeroDivisionError):
       run(finished_run, tmp_path / "out.csv", folder)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_that_fails_costs_one_row(finished_run, folder, tmp_path, monkeypatch):
+  find = Predictor.find
+
+  def fail(self, image):
+    if image.shape[1] == 480:
+      raise cv2.error("out of\nmemory")
+    return find(self, image)
+
+  monkeypatch.setattr(Predictor, "find", fail)
+  status, rows = run(finished_run, tmp_path / "out.csv", folder)
+  assert status == 1
+  assert of(rows, "two.png")[0]["status"] == "error: no faces can be looked for in 480x240 pixels: out of memory"
+  assert of(rows, "one.jpg")[0]["status"] == "ok"
 
 
 def test_a_larger_picture_than_allowed_is_a_row(finished_run, folder, tmp_path):

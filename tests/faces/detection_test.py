@@ -87,6 +87,11 @@ def test_the_largest_face_comes_first():
   assert boxes[0].x > 180
 
 
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (9, 10_000), (2, 1000, 3)])
+def test_in_a_thin_picture_there_is_no_face(shape):
+  assert HaarDetector()(np.zeros(shape, np.uint8)) == []
+
+
 class FakeCascade:
   """Finds what it is told to, from the front."""
 

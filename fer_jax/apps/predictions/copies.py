@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from fer_jax.apps.predictions.annotation import Gallery, annotated, with_map
+from fer_jax.apps.predictions.annotation import annotated, put_back
+from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.pictures import Source
 from fer_jax.apps.predictions.rows import Row
 from fer_jax.faces.crop import crop_face, face_square
@@ -21,11 +22,12 @@ class Copies:
   Args:
     gallery: that they are written to.
     predictor: whose answers are drawn.
+    batch_size: faces that are explained at once.
     explain: whether Grad-CAM's map of each face is drawn on it (see `fer_jax.saliency`).
   """
 
-  def __init__(self, gallery: Gallery, predictor: Predictor, explain: bool):
-    self._gallery, self._predictor = gallery, predictor
+  def __init__(self, gallery: Gallery, predictor: Predictor, batch_size: int, explain: bool):
+    self._gallery, self._predictor, self._batch_size = gallery, predictor, batch_size
     self._explainer = Explainer(predictor.classifier) if explain else None
 
   def add(self, source: Source, image: np.ndarray, rows: Sequence[Row], faces: np.ndarray) -> None:
@@ -41,8 +43,9 @@ class Copies:
     boxes, best = [box for box, _ in found], np.array([int(p.argmax()) for _, p in found], np.int32)
     canvas = image
     if self._explainer is not None and found:
-      for box, map_ in zip(boxes, self._explainer.explain(faces, best), strict=True):
-        canvas = self._explained(canvas, image, box, map_)
+      canvas = in_channels(image, 3).copy()
+      for box, map_ in zip(boxes, self._explainer.explain(faces, best, self._batch_size), strict=True):
+        self._explain(canvas, image, box, map_)
     names = self._predictor.classifier.class_names
     drawn = annotated(canvas, boxes, [f"{names[p.argmax()]} {p.max():.0%}" for _, p in found])
     if source.rate is None:
@@ -50,13 +53,14 @@ class Copies:
     else:
       self._gallery.add_frame(source.file.name, drawn, source.rate)
 
-  def _explained(self, canvas: np.ndarray, image: np.ndarray, box: Box, map_: np.ndarray) -> np.ndarray:
+  def _explain(self, canvas: np.ndarray, image: np.ndarray, box: Box, map_: np.ndarray) -> None:
     """Paints the map of a face, float32 [h, w], onto the canvas, in the resolution of the picture."""
     if self._predictor.detector is None:
-      return _painted(image, map_)
+      canvas[:] = _painted(image, map_)
+      return
     margin = self._predictor.classifier.margin
     _, _, side = face_square(box, margin)
-    return with_map(canvas, box, margin, _painted(crop_face(image, box, side, margin), map_))
+    put_back(canvas, box, margin, _painted(crop_face(image, box, side, margin), map_))
 
 
 def _painted(face: np.ndarray, map_: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from fer_jax.apps.predictions.inputs import File
@@ -85,7 +86,7 @@ class Looker:
       try:
         for source, read in self._sources(files):
           waiting.append(pool.submit(self._look, source, read))
-          if len(waiting) >= 4 * self._threads:
+          if len(waiting) >= 2 * self._threads:
             yield waiting.popleft().result()
         while waiting:
           yield waiting.popleft().result()
@@ -111,7 +112,7 @@ class Looker:
           if frame.number % self._every == 0:
             yield Source(file, frame.number, frame.time, rate), functools.partial(np.asarray, frame.image)
         if video.length is not None and seen < _WHOLE * video.length:
-          raise UnreadablePicture(f"cut short or damaged: it ends after {seen} of {video.length} frames")
+          raise UnreadablePicture(f"ends after {seen} of about {video.length} frames; it may be cut short")
     except UnreadablePicture as error:
       yield Source(file), _raising(error)
 
@@ -120,8 +121,12 @@ class Looker:
       image = read()
     except UnreadablePicture as error:
       return Looked(source, error=str(error))
-    boxes = self._predictor.find(image)
-    faces = [self._predictor.cut(image, box) for box in boxes]
+    try:
+      boxes = self._predictor.find(image)
+      faces = [self._predictor.cut(image, box) for box in boxes]
+    except (cv2.error, MemoryError) as error:  # one odd picture is not to cost the rows of all others
+      reason = " ".join(str(error).split()) or "out of memory"
+      return Looked(source, error=f"no faces can be looked for in {image.shape[1]}x{image.shape[0]} pixels: {reason}")
     return Looked(source, image if self._keep else None, boxes, faces)
 
 

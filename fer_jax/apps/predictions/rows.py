@@ -122,6 +122,7 @@ class Output:
 
   def __init__(self, path: Path, class_names: Sequence[str]):
     check_output(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +158,9 @@ class Output:
 
 
 def check_output(path: Path) -> None:
-  """Raises UserError unless a path ends as one of FORMATS."""
+  """Raises UserError unless a path ends as one of FORMATS and is no folder."""
+  if path.is_dir():
+    raise UserError(f"--out={path}: is a folder; expected the name of a file")
   if path.suffix.lower() not in FORMATS:
     raise UserError(f"--out={path}: expected a name that ends in {' or '.join(FORMATS)}")
 
