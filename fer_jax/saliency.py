@@ -2,9 +2,11 @@
 
 A convolutional network keeps the places of a picture up to its last maps A. A channel k of them speaks for a class c as
 much as the class's score y_c, before the softmax, grows with it: a_k = sum over places of dy_c / dA_k (eq. 1, without
-its constant, which the normalization below would undo). What speaks for the class at a place is ReLU(sum_k a_k A_k)
-(eq. 2). Of a network that ends in global average pooling and a linear layer, this is its class activation map (Zhou et
-al. 2016, arXiv:1512.04150).
+its constant, which for maps of one size the normalization below would undo). What speaks for the class at a place is
+ReLU(sum_k a_k A_k) (eq. 2). The paper takes one layer; where the logits read several, which may differ in size, their
+sums over k are added up before the ReLU, an extension of this project's, in which the sum over places, not the mean, is
+chosen so that each layer counts by its first-order contribution to the score. Of a network that ends in global average
+pooling and a linear layer, this is its class activation map (Zhou et al. 2016, arXiv:1512.04150).
 """
 
 import copy
@@ -23,8 +25,8 @@ from fer_jax.models.network import Network, Tree
 
 REFERENCE = "Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391"
 _OPACITY = 0.75  # of the colours where a map is 1: the face is to be recognised below them
-# Inferno: as even to the eye as its numbers are, for those with a weak sense of colour too, and in print without any.
-_COLOURS = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1].astype(float)
+# As even to the eye as its numbers are, for those with a weak sense of colour too, and in print without any.
+_COLOURS = cv2.COLORMAP_INFERNO
 
 
 def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
@@ -67,9 +69,9 @@ def grad_cam(
 ) -> jax.Array:
   """Maps where an image speaks for a class: eq. 1-2 of arXiv:1610.02391, in one walk and the way back to the maps.
 
-  By default this is of all of `last_maps`. Those of one size count as one map with the channels of all; a smaller one's
-  sum over channels is first enlarged to the largest one's size. So each counts by what it adds to the score: a channel
-  of a network that the fusion coefficient shuts out, by nothing.
+  By default this is of all of `last_maps`, their sums over channels enlarged to the largest one's size and added up. So
+  it extends the paper's single layer, with weights that are sums over places, not means: each map counts by its
+  first-order contribution to the score, a channel of a network that the fusion coefficient shuts out by nothing.
 
   Args:
     network: the walk.
@@ -83,7 +85,7 @@ def grad_cam(
     float32 [B, h, w], each image's from 0 to 1, its highest value; zeros where nothing speaks for the class.
 
   Raises:
-    ValueError: the layer puts out no map, or there is none in the network.
+    ValueError: the layer puts out no map, or two where the walk calls it twice; or there is none in the network.
   """
   maps = _one_map(network, params, stats, image, layer) if layer else last_maps(network, params, stats, image)
   if not maps:
@@ -96,6 +98,8 @@ def grad_cam(
       output = _evaluate(network, params, stats, name, inputs)
       if name not in added:
         return output
+      if name in seen:
+        raise ValueError(f"layer {name!r} is called twice by the walk: expected one map of it; name another layer")
       seen[name] = output
       return output + added[name]
 
@@ -127,16 +131,20 @@ def paint(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
   """Paints a map over a face: grey where the map is 0, through violet and red to yellow where it is 1.
 
   Args:
-    face: uint8 [H, W, C], one or three (RGB) channels.
+    face: uint8 [H, W, C], one or three (RGB) channels, or [H, W], grey.
     saliency: float [H, W], 0 to 1.
 
   Returns:
     uint8 [H, W, 3], RGB.
   """
-  grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.shape[-1] == 3 else face[..., 0]
-  colours = _COLOURS[np.round(255 * saliency).astype(np.uint8)]
-  opacity = _OPACITY * saliency[..., None]
-  return np.round((1 - opacity) * grey[..., None] + opacity * colours).astype(np.uint8)
+  grey = face if face.ndim == 2 else cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.shape[-1] == 3 else face[..., 0]
+  saliency = saliency.astype(np.float32)[..., None]
+  # In place: three channels of float32, of a large photograph, are a gigabyte.
+  painted = cv2.applyColorMap(np.round(255 * saliency).astype(np.uint8), _COLOURS)[..., ::-1].astype(np.float32)
+  painted -= grey[..., None]
+  painted *= _OPACITY * saliency
+  painted += grey[..., None]
+  return np.round(painted, out=painted).astype(np.uint8)
 
 
 class Explainer:

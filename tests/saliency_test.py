@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import tracemalloc
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -138,6 +139,17 @@ def test_any_layer_may_be_asked_and_one_without_maps_is_named(image):
   for layer in ("head", "three"):
     with pytest.raises(ValueError, match=rf"layer '{layer}' puts out no map: expected one of one, two"):
       one.ask(one.params, one.stats, image, layer=layer)
+
+
+def test_a_layer_that_the_walk_calls_twice_is_refused(image):
+  def walk(apply, image):
+    one = apply("one", image)
+    return apply("head", apply("two", one) + apply("two", -one)), image
+
+  twice = small(walk, Linear())
+  for layer in (None, "two"):
+    with pytest.raises(ValueError, match="layer 'two' .* twice"):
+      twice.ask(twice.params, twice.stats, image, layer=layer)
 
 
 def test_where_nothing_speaks_for_the_class_the_map_is_zero(image):
@@ -351,14 +363,26 @@ def test_enlarged_maps_keep_their_place_and_their_range():
 
 def test_a_painted_face_is_grey_where_the_map_is_zero_and_grows_lighter_in_colour_with_it():
   colour = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-  for face in (colour, colour[..., :1]):
-    bare = paint(face, np.zeros((8, 9), np.float32))
-    assert (bare.shape, bare.dtype) == ((8, 9, 3), np.uint8)
+  for face in (colour, colour[..., :1], colour[..., 0], np.ascontiguousarray(colour[:, :3, 0])):
+    bare = paint(face, np.zeros(face.shape[:2], np.float32))
+    assert (bare.shape, bare.dtype) == ((*face.shape[:2], 3), np.uint8)
     assert (bare == bare[..., :1]).all()
-  np.testing.assert_array_equal(bare[..., 0], colour[..., 0])
+  np.testing.assert_array_equal(bare[..., 0], face)
   ramp = np.linspace(0, 1, 9, dtype=np.float32)[None]
   red, green, blue = np.moveaxis(paint(np.full((1, 9, 1), 40, np.uint8), ramp)[0].astype(int), -1, 0)
   assert (np.diff(red)[1:] > 0).all()
   assert min(red[4], blue[4]) > green[4]  # violet
   assert min(red[-1], green[-1]) > blue[-1] + 20  # yellow
   assert (np.diff(0.2 * red + 0.7 * green + 0.1 * blue)[2:] > 0).all()
+
+
+def test_a_large_picture_is_painted_in_little_memory():
+  face, saliency = np.full((256, 512, 3), 90, np.uint8), np.full((256, 512), 0.5)
+  paint(face, saliency)
+  tracemalloc.start()
+  try:
+    paint(face, saliency)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert peak < 28 * saliency.size  # bytes: of three channels in float64, 24 alone

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
     "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
     "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
-    "delay of the live window's threads, without the window.",
+    "delay of the live window, and of its threads alone.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")

@@ -9,6 +9,7 @@ The run's folder is that of a finished training. Photos are saved as they are an
 
 import argparse
 import importlib
+import math
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ _PROBE_SECONDS = 30.0
 def main(arguments: Sequence[str] | None = None) -> int:
   """Opens the window and returns its exit status; raises UserError where it cannot, or where a flag is wrong."""
   flags = _parser().parse_args(arguments)
-  if flags.smoothing < 0:
+  if not 0 <= flags.smoothing < math.inf:
     raise UserError(f"--smoothing={flags.smoothing}: expected a half-life in seconds, or 0 for none")
   if flags.video is not None and not flags.video.is_file():
     raise UserError(f"--video={flags.video}: there is no such file")
@@ -50,7 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, moving, source)
   window.resize(1120, 720)
   window.show()
-  return int(app.exec())
+  status = int(app.exec())
+  if not window.ended:
+    # The interpreter would abort over a thread that is in the midst of compiling or of asking a camera.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  return status
 
 
 def check_display() -> None:

@@ -14,9 +14,17 @@ import fer_jax
 from fer_jax import classifier as classifiers
 from fer_jax.apps import export
 from fer_jax.apps.exports import onnx, stablehlo
+from fer_jax.apps.exports.program import check
 from fer_jax.classifier import Classifier, softmax
 from fer_jax.errors import Failure, UserError
+from fer_jax.models.baselines import bn_inception, mobilenet_v3, xception
+from fer_jax.models.baselines.alexnet import AlexNet
+from fer_jax.models.baselines.bn_inception import BnInception
+from fer_jax.models.baselines.densenet import DenseNet
 from fer_jax.models.baselines.mini_xception import MiniXception
+from fer_jax.models.baselines.mobilenet_v3 import MobileNetV3
+from fer_jax.models.baselines.vgg import Vgg
+from fer_jax.models.baselines.xception import Xception
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.models.hsic_dense import HsicDense
@@ -32,6 +40,15 @@ NETWORKS = {
   "bilinear": (Bilinear(depth=18, width=2, shared=True), (32, 32, 3)),
   "two_channel": (TwoChannel(width=2, separable=(1,), neighbours=4), (16, 16, 1)),
   "mini_xception": (MiniXception(width=2), (32, 32, 1)),
+}
+# With every kind of layer that they have, but few of each.
+BASELINES = {
+  "alexnet": AlexNet(hidden=8),
+  "bn_inception": BnInception(),
+  "densenet": DenseNet(layers=(1, 1), growth=4),
+  "mobilenet_v3": MobileNetV3(size="small"),
+  "vgg": Vgg(depth=13, width=2, hidden=8),
+  "xception": Xception(width=2),
 }
 
 
@@ -79,14 +96,11 @@ def probabilities(classifier, faces):
 
 
 def in_another_process(folder, file, faces):
-  """Runs the loader where importing fer_jax is an error; returns the names and the probabilities that it prints."""
+  """Runs the loader where importing fer_jax is an error."""
   np.save(folder / "faces.npy", faces)
   program = "import runpy, sys; sys.modules['fer_jax'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
   command = [sys.executable, "-I", "-c", program, stablehlo.LOADER, file.name, "faces.npy"]
-  done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr
-  rows = [json.loads(line) for line in done.stdout.splitlines()]
-  return tuple(rows[0]), np.array([list(row.values()) for row in rows])
+  return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 class TestOnnx:
@@ -130,6 +144,38 @@ class TestOnnx:
       onnx.write(linear(walk), tmp_path / "faces.onnx")
     assert not list(tmp_path.iterdir())
 
+  @pytest.mark.slow
+  @pytest.mark.parametrize("name", BASELINES)
+  def test_every_baseline_can_be_written(self, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(bn_inception, "MODULES", {key: bn_inception.MODULES[key] for key in ("3c", "4e", "5b")})
+    monkeypatch.setitem(mobilenet_v3.ROWS, "small", mobilenet_v3.SMALL[:4])
+    monkeypatch.setattr(xception, "MIDDLE", xception.MIDDLE[:1])
+    classifier = classifier_of(BASELINES[name].build(len(NAMES), jnp.float32, None), (48, 48, 1))
+    assert probabilities(classifier, faces_of(classifier)).max() < 0.99
+    assert onnx.write(classifier, tmp_path / "faces.onnx") < 1e-5
+
+  @pytest.mark.parametrize("step", ["to_onnx", "InferenceSession", "run"])
+  def test_whatever_the_converter_or_the_runtime_raises_is_one_line(self, step, tmp_path, monkeypatch):
+    class Broken:
+      def __init__(self, *arguments, **options):
+        if step == "InferenceSession":
+          raise RuntimeError("no kernel\n for Gelu(20)")
+
+      def run(self, *arguments):
+        raise RuntimeError("no kernel\n for Gelu(20)")
+
+    def fails(*arguments, **options):
+      raise RuntimeError("no kernel\n for Gelu(20)")
+
+    broken = ("jax2onnx.to_onnx", fails) if step == "to_onnx" else ("onnxruntime.InferenceSession", Broken)
+    monkeypatch.setattr(*broken)
+    with pytest.raises(
+      UserError, match=r"some\.py:variant .*RuntimeError: no kernel for Gelu\(20\).*stablehlo"
+    ) as caught:
+      onnx.write(linear(plain), tmp_path / "faces.onnx")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
   def test_a_network_of_bfloat16_is_written_in_float32(self, tmp_path):
     def walk(apply, image):
       logits, features = plain(apply, image.astype(jnp.bfloat16) * jnp.bfloat16(1.1))
@@ -154,9 +200,31 @@ class TestStableHlo:
   def test_it_runs_where_there_is_no_fer_jax(self, classifier, tmp_path):
     stablehlo.write(classifier, tmp_path / "faces.npz")
     faces = faces_of(classifier, 2)
-    names, found = in_another_process(tmp_path, tmp_path / "faces.npz", faces)
-    assert names == NAMES
-    np.testing.assert_allclose(found, probabilities(classifier, faces), atol=1e-6)
+    for given in (faces, faces[0]):  # several, and one
+      done = in_another_process(tmp_path, tmp_path / "faces.npz", given)
+      assert done.returncode == 0, done.stderr
+      rows = [json.loads(line) for line in done.stdout.splitlines()]
+      assert tuple(rows[0]) == NAMES
+      found = np.array([list(row.values()) for row in rows])
+      np.testing.assert_allclose(found, probabilities(classifier, given.reshape(faces[-len(rows) :].shape)), atol=1e-6)
+
+  def test_faces_of_another_size_are_refused_by_the_loader(self, tmp_path):
+    classifier = linear(plain)  # of 4x4
+    stablehlo.write(classifier, tmp_path / "faces.npz")
+    done = in_another_process(tmp_path, tmp_path / "faces.npz", np.zeros((4, 2, 2, 1), np.uint8))
+    assert done.returncode != 0
+    assert not done.stdout
+
+  def test_the_file_may_not_have_the_loaders_name(self, tmp_path):
+    with pytest.raises(UserError, match=rf"{stablehlo.LOADER}.*loader"):
+      stablehlo.write(linear(plain), tmp_path / stablehlo.LOADER)
+    assert not list(tmp_path.iterdir())
+
+  def test_no_file_appears_without_its_loader(self, tmp_path):
+    (tmp_path / stablehlo.LOADER).mkdir()
+    with pytest.raises(UserError, match=stablehlo.LOADER):
+      stablehlo.write(linear(plain), tmp_path / "faces.npz")
+    assert [path.name for path in tmp_path.iterdir()] == [stablehlo.LOADER]
 
   def test_it_says_what_it_is_and_where_it_runs(self, tmp_path):
     from fer_jax.apps.exports.loader import load
@@ -192,6 +260,22 @@ def test_a_file_that_differs_from_the_network_does_not_appear(write, error, tmp_
     write(Different(**{**fields, "origin": {"step": error}}), tmp_path / "faces")
   assert [path.name for path in tmp_path.iterdir()] == ["faces"]
   assert (tmp_path / "faces").read_text() == "an earlier one"
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "constant"])
+def test_a_difference_is_found_on_whatever_kind_of_face_it_shows(kind):
+  classifier = linear(plain)
+  kinds = {
+    "noise": lambda faces: faces.std(axis=(1, 2, 3)) > 50,
+    "smooth": lambda faces: (faces.std(axis=(1, 2, 3)) > 5) & (faces.std(axis=(1, 2, 3)) < 40),
+    "constant": lambda faces: faces.std(axis=(1, 2, 3)) == 0,
+  }
+
+  def computed(faces):
+    return probabilities(classifier, faces) + 0.01 * kinds[kind](faces)[:, None]
+
+  with pytest.raises(Failure, match="differ from the network's"):
+    check(computed, classifier, (1, 4))
 
 
 class TestProgram:

@@ -1,6 +1,8 @@
 """The live window without a screen: a click on each action, and what the window then shows."""
 
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,16 +14,18 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 qt_test = pytest.importorskip("PySide6.QtTest", reason="needs PySide6 and its libraries", exc_type=ImportError)
 
 from PySide6.QtCore import QEvent, QPoint, Qt  # noqa: E402
-from PySide6.QtGui import QColor, QPalette  # noqa: E402
+from PySide6.QtGui import QColor, QImage, QPalette  # noqa: E402
 from PySide6.QtWidgets import QApplication, QFileDialog  # noqa: E402
 
 from fer_jax.apps import live  # noqa: E402
 from fer_jax.apps.live_window import window as module  # noqa: E402
-from fer_jax.apps.live_window.recognition import Recognition  # noqa: E402
+from fer_jax.apps.live_window.capture import Ended  # noqa: E402
+from fer_jax.apps.live_window.recognition import Recognition, Trouble  # noqa: E402
 from fer_jax.apps.live_window.style import BOX, DARK  # noqa: E402
 from fer_jax.apps.live_window.window import LiveWindow, application  # noqa: E402
 from fer_jax.data.builders.synthetic_faces.pictures import picture  # noqa: E402
 from fer_jax.errors import UserError  # noqa: E402
+from fer_jax.faces.detection import Box  # noqa: E402
 from fer_jax.faces.video import Frame  # noqa: E402
 from tests.apps.live_window.stand_ins import NAMES, Brightness, lit, predictor_of  # noqa: E402
 
@@ -78,12 +82,13 @@ def open_window(app, tmp_path):
   """Opens a window that is closed after the test; it finds no camera if it is not told of one."""
   windows = []
 
-  def open_window(*, boxes=(LEFT, RIGHT), find_cameras=list, load=None, **options):
-    window = LiveWindow(predictor_of(*boxes), load, tmp_path / "photos", 0.2, find_cameras=find_cameras, **options)
+  def open_window(*, find_cameras=list, load=None, classifier=None, ready=True, **options):
+    predictor = predictor_of(LEFT, RIGHT, classifier=classifier)
+    window = LiveWindow(predictor, load, tmp_path / "photos", 0.2, find_cameras=find_cameras, **options)
     windows.append(window)
     window.resize(1000, 640)
     window.show()
-    until(lambda: said(window).startswith("Ready: bright"))
+    until(lambda: not ready or said(window).startswith("Ready: bright"))
     return window
 
   yield open_window
@@ -166,6 +171,18 @@ class TestTheFourActions:
     until(lambda: said(window).startswith("two.png cannot be read ("))
     assert window.sentence.property("trouble")
 
+  def test_a_bad_image_does_not_keep_a_camera_from_being_opened_again(self, open_window, scenes, tmp_path, monkeypatch):
+    camera = Camera(scenes, alive=True)
+    window = open_window(source=0, open_source=camera)
+    click(window.open_button)
+    until(lambda: window.view.found is not None)
+    choose(monkeypatch, tmp_path / "nowhere.png")
+    click(window.image_button)
+    until(lambda: said(window).startswith("nowhere.png cannot be read ("))
+    assert window.chooser.isEnabled()
+    click(window.open_button)
+    until(lambda: camera.opened == [0, 0])
+
   def test_take_photo_saves_what_is_shown_and_says_where(self, open_window, scenes, tmp_path, artefacts):
     camera = Camera(scenes, alive=True)
     window = open_window(source=0, open_source=camera)
@@ -221,6 +238,22 @@ class TestSentences:
     until(lambda: window.view.found is not None and (window.view.found.image == scenes[2]).all())
     assert window.sentence.property("trouble")
 
+  def test_a_sentence_of_trouble_outlives_the_compiling_and_the_last_picture(self, open_window, scenes, monkeypatch):
+    compiled = threading.Event()
+
+    class Slow(Brightness):
+      def logits(self, faces):
+        assert compiled.wait(PATIENCE)
+        return super().logits(faces)
+
+    window = open_window(source=0, open_source=Camera(scenes[:1]), classifier=Slow(), ready=False)
+    click(window.open_button)
+    until(lambda: said(window) == "Camera 0 was lost; the last picture stays.")
+    compiled.set()
+    until(lambda: window.view.found is not None)
+    assert said(window) == "Camera 0 was lost; the last picture stays."
+    assert window.sentence.property("trouble")
+
   def test_a_bad_run_chosen_in_the_window(self, open_window, monkeypatch, tmp_path):
     def load(workdir):
       if workdir.name == "bad":
@@ -243,6 +276,19 @@ class TestSentences:
     click(window.photo_button)
     assert said(window).startswith("The photo was not saved: ")
 
+  def test_a_photo_of_which_one_file_cannot_be_written_leaves_none(self, open_window, scenes, tmp_path, monkeypatch):
+    def write(plain, path):
+      Path(path).write_bytes(b"half of it")
+      return "_faces" not in path
+
+    window = open_window(source=0, open_source=Camera(scenes, alive=True))
+    click(window.open_button)
+    until(window.photo_button.isEnabled)
+    monkeypatch.setattr(QImage, "save", write)
+    click(window.photo_button)
+    assert said(window).startswith("The photo was not saved: ")
+    assert list((tmp_path / "photos").iterdir()) == []
+
 
 def test_a_click_on_a_face_shows_its_bars(open_window, tmp_path, monkeypatch):
   image = lit(0, 240, 320)
@@ -261,28 +307,116 @@ def test_a_click_on_a_face_shows_its_bars(open_window, tmp_path, monkeypatch):
   assert window.panel.word.text() == "sad"
 
 
+def offered(window):
+  return [window.chooser.itemText(i) for i in range(window.chooser.count())]
+
+
+def test_a_chosen_face_is_chosen_again_when_it_was_missed(open_window, scenes):
+  hidden = []
+  detector = lambda image: [Box(*map(float, box), 1.0) for box in (LEFT, RIGHT)[: 1 if hidden else 2]]  # noqa: E731
+  window = open_window(source=0, open_source=Camera(scenes[:1], alive=True), detector=detector)
+  click(window.open_button)
+  until(lambda: window.view.found is not None)
+  window.choose_face(window.view.found.tracks[1])
+  assert window.panel.of.text() == "the face you chose"
+  hidden.append(True)
+  until(lambda: len(window.view.found.boxes) == 1)
+  assert window.panel.of.text() == "one face"
+  hidden.clear()
+  until(lambda: len(window.view.found.boxes) == 2)
+  assert window.panel.of.text() == "the face you chose"
+
+
+def test_another_run_takes_the_last_picture_anew(open_window, tmp_path, monkeypatch):
+  class Gloomy(Brightness):
+    class_names = ("low", "high", "middle")
+
+  cv2.imwrite(str(tmp_path / "bright.png"), lit(250, 240, 320))
+  window = open_window(load=lambda workdir: predictor_of(RIGHT, classifier=Gloomy("another")))
+  choose(monkeypatch, tmp_path / "bright.png")
+  click(window.image_button)
+  until(lambda: window.panel.word.text() == "happy")
+  window.open_run()
+  until(lambda: said(window).startswith("Ready: another"))
+  until(lambda: window.panel.word.text() == "low")
+  assert [box[:4] for box in window.view.found.boxes] == [RIGHT]
+
+
+def test_an_error_in_the_window_loses_no_later_message(open_window, monkeypatch):
+  window = open_window(find_cameras=lambda: [0])
+  until(lambda: offered(window) == ["Camera 0"])
+  monkeypatch.setattr(sys, "excepthook", lambda *_: None)  # where PySide takes what goes wrong in a slot
+  monkeypatch.setattr(window, "_end", lambda ended: 1 / 0)
+  window._answers.put(Ended(0, "", False))
+  window._answers.put(Trouble("later"))
+  until(lambda: said(window) == "later")
+
+
 def test_the_chooser_offers_the_cameras_that_open_and_a_video(open_window, video, monkeypatch):
   window = open_window(find_cameras=lambda: [0, 2])
   until(lambda: window.chooser.count() == 2)
-  names = lambda: [window.chooser.itemText(i) for i in range(window.chooser.count())]  # noqa: E731
-  assert names() == ["Camera 0", "Camera 2"]
-  choose(monkeypatch, video)
-  window.open_video()
-  assert names() == ["Camera 0", "Camera 2", "talk.avi"]
+  assert offered(window) == ["Camera 0", "Camera 2"]
+  assert window.chooser.currentText() == "Camera 0"
+  for _ in range(2):
+    choose(monkeypatch, Path(str(video)))
+    window.open_video()
+    assert offered(window) == ["Camera 0", "Camera 2", "talk.avi"]
   until(lambda: window.view.found is not None)
   assert window.chooser.currentText() == "talk.avi"
+
+
+def test_looking_for_cameras_replaces_those_of_before_and_says_how_many(open_window, scenes):
+  found, searched = [0, 2], threading.Event()
+  searched.set()
+
+  def find_cameras():
+    assert searched.wait(PATIENCE)
+    return list(found)
+
+  camera = Camera(scenes, alive=True)
+  window = open_window(find_cameras=find_cameras, open_source=camera)
+  until(lambda: offered(window) == ["Camera 0", "Camera 2"])
+  found[:] = [2]
+  window.look_for_cameras()
+  until(lambda: said(window) == "1 camera was found.")
+  assert offered(window) == ["Camera 2"]
+  found[:] = []
+  window.look_for_cameras()
+  until(lambda: said(window).startswith("No camera was found"))
+  assert offered(window) == ["No camera"]
+  # What is opened while cameras are looked for waits for that.
+  found[:] = [1]
+  window.look_for_cameras()
+  until(lambda: offered(window) == ["Camera 1"])
+  searched.clear()
+  window.look_for_cameras()
+  click(window.open_button)
+  time.sleep(0.1)
+  assert camera.opened == []
+  searched.set()
+  until(lambda: camera.opened == [1])
+
+
+def test_closing_the_window_hides_it_and_tells_whether_a_thread_is_left(open_window, monkeypatch):
+  hidden = []
+  window = open_window()
+  monkeypatch.setattr(Recognition, "join", lambda self, timeout: hidden.append(window.isHidden()))
+  window.close()
+  assert hidden == [True]
+  assert not window.ended
 
 
 def test_closing_the_window_ends_both_threads(open_window, scenes, monkeypatch):
   ended = []
   join = Recognition.join
-  monkeypatch.setattr(Recognition, "join", lambda self, timeout: ended.append(join(self, timeout)))
+  monkeypatch.setattr(Recognition, "join", lambda self, timeout: ended.append(join(self, timeout)) or ended[-1])
   camera = Camera(scenes, alive=True)
   window = open_window(source=0, open_source=camera)
   click(window.open_button)
   until(lambda: window.view.found is not None)
   window.close()
   assert ended == [True]
+  assert window.ended
   assert camera.released == 1
 
 
@@ -309,25 +443,43 @@ def test_it_follows_the_system_into_the_dark(app, open_window, video, artefacts)
 
 class TestTheProgram:
   def test_it_opens_the_run_and_the_video(self, app, video, tmp_path, monkeypatch):
-    seen = []
+    seen, searched = [], threading.Event()
     monkeypatch.setattr(live, "load", lambda workdir, detector: predictor_of(LEFT))
 
     def execute():
       (window,) = [each for each in app.topLevelWidgets() if isinstance(each, LiveWindow) and each.isVisible()]
       seen.append(window.chooser.currentText())
+      assert searched.wait(PATIENCE)
       window.close()
       return 0
 
-    monkeypatch.setattr(module, "cameras", list)
+    monkeypatch.setattr(module, "cameras", lambda: searched.set() or [])
     monkeypatch.setattr(app, "exec", execute)
     assert live.main(["--checkpoint=run", f"--video={video}", f"--photos={tmp_path}"]) == 0
     assert seen == ["talk.avi"]
+
+  def test_a_thread_that_does_not_end_does_not_make_the_interpreter_wait_or_abort(self, app, tmp_path, monkeypatch):
+    def execute():
+      (window,) = [each for each in app.topLevelWidgets() if isinstance(each, LiveWindow) and each.isVisible()]
+      window.close()
+      window.ended = False
+      return 0
+
+    left = []
+    monkeypatch.setattr(live, "load", lambda workdir, detector: predictor_of(LEFT))
+    monkeypatch.setattr(module, "cameras", list)
+    monkeypatch.setattr(app, "exec", execute)
+    monkeypatch.setattr(live.os, "_exit", left.append)
+    live.main(["--checkpoint=run", f"--photos={tmp_path}"])
+    assert left == [0]
 
   @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
       (["--video=nowhere.mp4"], "--video=nowhere.mp4: there is no such file"),
       (["--smoothing=-1"], "--smoothing=-1.0: expected a half-life"),
+      (["--smoothing=nan"], "--smoothing=nan: expected a half-life"),
+      (["--smoothing=inf"], "--smoothing=inf: expected a half-life"),
       (["--yunet=nowhere.onnx"], "nowhere.onnx does not exist"),
       ([], "nowhere"),
     ],

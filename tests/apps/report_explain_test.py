@@ -97,6 +97,7 @@ def test_each_mistake_stands_between_its_maps_if_asked_for(workdir: Path, loads:
   read = Page(page)  # which sees that its elements nest
   assert REFERENCE in read.text
   assert "strongest place" in read.text
+  assert "extension of the paper's single layer" in read.text
 
 
 def test_a_mistake_is_explained_by_its_own_training(workdir: Path, loads: list[Path]) -> None:
@@ -140,6 +141,19 @@ def test_predictions_of_another_run_are_refused(workdir: Path, loads: list[Path]
     write_report(workdir, explained=True)
   assert "\n" not in str(caught.value)
   assert not (workdir / "report").exists()
+
+
+@pytest.mark.parametrize("where", [".", "replicas/fold_1"])
+def test_a_finished_run_without_its_predictions_cannot_be_explained(
+  workdir: Path, loads: list[Path], where: str
+) -> None:
+  write_folds(workdir)
+  missing = workdir / where / "predictions.npz"
+  missing.unlink()
+  with pytest.raises(UserError, match=re.escape(f"{missing}: expected")) as caught:
+    main([f"--workdir={workdir}", "--explain"])
+  assert "\n" not in str(caught.value)
+  assert loads == [] and not list(workdir.rglob("index.html"))
 
 
 @pytest.mark.parametrize("ended", [True, False])

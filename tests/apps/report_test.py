@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fer_jax.apps.report import main, write_report
 from fer_jax.errors import UserError
 from fer_jax.intervals import wilson_interval
 
-from .fake_run import NAMES, TRICKY, write_run
+from .fake_run import NAMES, TRICKY, write_folds, write_run
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -338,6 +339,29 @@ def test_a_damaged_file_is_named(workdir: Path, damaged: str) -> None:
   with pytest.raises(UserError, match=re.escape(f"{workdir / damaged}: expected")) as caught:
     write_report(workdir)
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("array", "change"),
+  [
+    ("replica", lambda values: values + 1),
+    ("replica", lambda values: values - 1),
+    ("replica", lambda values: values[:-1]),
+    ("worst", lambda values: values + 10**6),
+    ("worst", lambda values: values[:-1]),
+  ],
+)
+def test_predictions_that_point_at_nothing_are_refused(
+  workdir: Path, array: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+  write_folds(workdir, best=(0.55, 0.6))
+  path = workdir / "predictions.npz"
+  saved = dict(np.load(path))
+  np.savez(path, **{**saved, array: change(saved[array])})
+  with pytest.raises(UserError, match=rf"{re.escape(str(path))}: expected .*{array}") as caught:
+    write_report(workdir)
+  assert "\n" not in str(caught.value)
+  assert not list(workdir.rglob("index.html"))
 
 
 def test_command_line_prints_the_path(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,11 @@
-"""How fast a camera's pictures are recognised, and how late: the live window's threads, without the window."""
+"""How fast a camera's pictures are recognised and shown, and how late: the live window's threads, and the window."""
 
 import contextlib
 import functools
+import logging
+import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,19 +39,24 @@ def live(config: str, rounds: int) -> Benchmark:
     rounds: of SECONDS seconds at either pace.
 
   Returns:
-    a row for the config's network and one for detection alone. `frames_per_second` are those recognised at full speed;
-    `delay_p50_ms` and `delay_p95_ms` are from the picture's capture to the result, at RATE pictures a second, of which
-    the share `dropped` gave way to newer ones; `faces` is the share of pictures in which one was found.
+    a row for the config's network, one for detection alone and, where Qt is there, one for the network with the window.
+    `frames_per_second` are those recognised at full speed, or shown at RATE pictures a second; `delay_p50_ms` and
+    `delay_p95_ms` are from the picture's capture to the result, or until it is painted, at RATE pictures a second, of
+    which the share `dropped` gave way to newer ones; `faces` is the share of pictures in which one was found.
   """
   pictures = [scene(number) for number in range(_SCENES)]
   classifier = random_classifier(config)
+  predictor = Predictor(classifier, live_detector())
   row = {
     "name": config,
     "image_size": classifier.shape[0],
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(classifier.params)),
-    **_measured(Predictor(classifier, live_detector()), pictures, rounds),
+    **_measured(predictor, pictures, rounds),
   }
-  return Benchmark(config, [row, {"name": "detection alone", **_detection(pictures, rounds)}])
+  rows = [row, {"name": "detection alone", **_detection(pictures, rounds)}]
+  if _has_window():
+    rows.append({"name": "with the window", **_shown(predictor, pictures, rounds)})
+  return Benchmark(config, rows)
 
 
 def scene(number: int) -> np.ndarray:
@@ -85,6 +93,20 @@ def _measured(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int)
   }
 
 
+class _Asking(Mailbox[Order]):
+  """Orders that ask for the next picture when one was fetched, so that one lies ready and none is dropped."""
+
+  def __init__(self, wanted: threading.Semaphore):
+    super().__init__()
+    self._wanted = wanted
+
+  def take(self, timeout: float | None = 0.0) -> Order | None:
+    order = super().take(timeout)
+    if order is not None:
+      self._wanted.release()
+    return order
+
+
 class _Watch:
   """Runs the threads of the live window and notes what they answer, over all rounds at one pace."""
 
@@ -96,15 +118,14 @@ class _Watch:
 
   def run(self, frames: Callable[["_Watch"], Iterator[Frame]]) -> None:
     """Captures and recognises until the frames end."""
-    orders: Mailbox[Order] = Mailbox()
+    self.wanted = threading.Semaphore(0)
+    orders = _Asking(self.wanted)
     ready, ended = threading.Event(), threading.Event()
     trouble: list[Trouble] = []
 
     def answered(answer: Answer) -> None:
       if isinstance(answer, Recognized):
         self.found.append(answer)
-        self.wanted.release()
-        return
       if isinstance(answer, Trouble):
         trouble.append(answer)
         ended.set()
@@ -120,7 +141,6 @@ class _Watch:
     def opened(_: Source) -> contextlib.AbstractContextManager[Iterator[Frame]]:
       return contextlib.nullcontext(frames(self))
 
-    self.wanted = threading.Semaphore(1)
     recognition = Recognition(self._predictor, _no_run, orders, answered, SMOOTHING)
     recognition.start()
     ready.wait()
@@ -132,6 +152,7 @@ class _Watch:
     self.dropped += orders.dropped
     capture.stop()
     recognition.stop()
+    self.wanted.release()  # after a failure nobody fetches the next
     capture.join()
     recognition.join()
     if trouble:
@@ -139,7 +160,7 @@ class _Watch:
 
 
 def _as_asked(pictures: Sequence[np.ndarray], watch: _Watch) -> Iterator[Frame]:
-  """Yields a picture whenever one was recognised, and so has the next one lie ready all the time."""
+  """Yields a picture whenever one was fetched, and so has the next one lie ready all the time."""
   end = time.perf_counter() + SECONDS
   number = 0
   while (now := time.perf_counter()) < end:
@@ -171,6 +192,73 @@ def _detection(pictures: Sequence[np.ndarray], rounds: int) -> Row:
     "delay_p95_ms": 1000 * float(np.percentile(times, 95)),
     "faces": faces / len(times),
     "frames": len(times),
+  }
+
+
+def _has_window() -> bool:
+  from fer_jax.apps.live import check_display
+
+  if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+  try:
+    check_display()
+  except UserError as error:
+    logging.getLogger(__name__).warning("no row with the window: %s", error)
+    return False
+  return True
+
+
+def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) -> Row:
+  """Measures the real window at a camera's pace, each picture until Qt has painted it."""
+  from PySide6.QtCore import QEvent, QEventLoop, QObject, QTimer
+
+  from fer_jax.apps.live_window.window import LiveWindow, application
+
+  painted: dict[float, tuple[float, bool]] = {}  # by the moment of capture: delay in ms, and whether it has a face
+
+  class Painted(QObject):
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+      if event.type() == QEvent.Type.Paint and (found := window.view.found) is not None:
+        # The filter comes before the painting, what is due at once after it.
+        delay = lambda: 1000 * (time.perf_counter() - found.captured)  # noqa: E731
+        QTimer.singleShot(0, lambda: painted.setdefault(found.captured, (delay(), bool(found.boxes))))
+      return False
+
+  def until(holds: Callable[[], bool]) -> None:
+    loop, timer = QEventLoop(), QTimer()
+    timer.timeout.connect(lambda: loop.quit() if holds() else None)
+    timer.start(20)
+    loop.exec()
+
+  def opened(_: Source) -> contextlib.AbstractContextManager[Iterator[Frame]]:
+    return contextlib.nullcontext(_by_the_clock(pictures))
+
+  application()
+  window = LiveWindow(predictor, _no_run, Path(), SMOOTHING, source=0, open_source=opened, find_cameras=lambda: [])
+  compiling = window.sentence.text()
+  watcher = Painted()
+  window.view.installEventFilter(watcher)
+  window.show()
+  try:
+    until(lambda: window.sentence.text() != compiling)
+    began = time.perf_counter()
+    for _ in range(rounds):
+      window.open_camera()
+      until(window.open_button.isEnabled)
+    seconds = time.perf_counter() - began
+  finally:
+    window.close()
+    window.deleteLater()
+  if not painted:
+    raise UserError(f"the window showed no picture: {window.sentence.text()}")
+  delays, faces = zip(*painted.values(), strict=True)
+  return {
+    "frames_per_second": len(delays) / seconds,
+    "delay_p50_ms": statistics.median(delays),
+    "delay_p95_ms": float(np.percentile(delays, 95)),
+    "dropped": 1 - len(delays) / (rounds * max(1, round(SECONDS * RATE))),
+    "faces": statistics.fmean(faces),
+    "frames": len(delays),
   }
 
 

@@ -114,7 +114,7 @@ def _largest(params: dict[str, Any], x: jax.Array) -> Sequence[Any] | None:
     return None
   names = ("window_dimensions", "window_strides", "padding", "window_dilation")
   for axis, (window, stride, (low, high), dilation) in enumerate(zip(*(params[name] for name in names), strict=True)):
-    if window == stride == 1:
+    if window == stride == 1 and not (low or high):
       continue
     x = _extend(x, axis, low, high, lax.full((), -float("inf"), x.dtype))
     last = x.shape[axis] - (window - 1) * dilation  # where a window can begin

@@ -19,6 +19,7 @@ def load(path):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-  classify, names, metadata = load(sys.argv[1])
-  for row in classify(np.load(sys.argv[2]).reshape(-1, *metadata["shape"])):
+  classify, names, _ = load(sys.argv[1])
+  faces = np.load(sys.argv[2])
+  for row in classify(faces[None] if faces.ndim == 3 else faces):  # which raises ValueError for any other shape
     print(json.dumps(dict(zip(names, row.tolist(), strict=True))))

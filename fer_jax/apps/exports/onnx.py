@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ BATCHES = (1, 4)  # that a file is tried with: the converter may have written a 
 OPSET = 21  # of 2024; nothing later is needed
 # Of a probability, where the network computes in bfloat16, with 8 bits, and the file in float32.
 NARROW_TOLERANCE = 0.05
+_REASON = 400  # characters of it that are shown: onnxruntime prints whole graphs
 # What they warn of concerns those who write converters: examples that cannot be imported, shapes that are not noted.
 _TALKATIVE = ("jax2onnx", "onnx_ir")
 
@@ -34,36 +36,35 @@ def write(classifier: Classifier, path: Path) -> float:
     path: of the file.
 
   Returns:
-    the largest difference from the network's own probabilities, on random faces.
+    the largest difference from the network's own probabilities, on noise and on smooth faces.
 
   Raises:
-    UserError: the converter is not installed or does not know an operation, or the file cannot be written.
+    UserError: the converter is not installed; it or onnxruntime fails, as at an operation that it does not know; the
+      file cannot be written.
     Failure: the file, run by onnxruntime, differs from the network.
   """
   to_onnx, set_properties, runtime = _packages()
   with whole_file(path) as partial:
     faces = faces_of(classifier)
     traced = jax.make_jaxpr(program(classifier))(faces)
-    try:
-      with _silence():
-        model = to_onnx(
-          lambda faces: evaluate(traced, faces)[0],
-          inputs=[faces],
-          input_names=[INPUT],
-          output_names=[OUTPUT],
-          model_name="fer_jax",
-          opset=OPSET,
-        )
-    except NotImplementedError as error:
-      reason = " ".join(str(error).split())
-      raise UserError(f"{_name(classifier)} cannot be written as ONNX: {reason}; --format=stablehlo can") from None
+    with _failures(classifier), _silence():
+      model = to_onnx(
+        lambda faces: evaluate(traced, faces)[0],
+        inputs=[faces],
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        model_name="fer_jax",
+        opset=OPSET,
+      )
     said = metadata(classifier)
     set_properties(model, {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()})
     partial.write_bytes(model.SerializeToString())
-    session = runtime.InferenceSession(partial, providers=["CPUExecutionProvider"])
+    with _failures(classifier):
+      session = runtime.InferenceSession(partial, providers=["CPUExecutionProvider"])
 
     def run(faces: np.ndarray) -> np.ndarray:
-      return np.asarray(session.run([OUTPUT], {INPUT: faces})[0])
+      with _failures(classifier):
+        return np.asarray(session.run([OUTPUT], {INPUT: faces})[0])
 
     with jax.default_matmul_precision("highest"):  # GPUs would round to ten bits, onnxruntime does not
       return check(run, classifier, BATCHES, NARROW_TOLERANCE if is_narrow(traced) else TOLERANCE)
@@ -93,5 +94,16 @@ def _silence() -> Iterator[None]:
       logger.setLevel(level)
 
 
-def _name(classifier: Classifier) -> str:
-  return f"the network of {classifier.origin.get('config', 'this run')}"
+@contextlib.contextmanager
+def _failures(classifier: Classifier) -> Iterator[None]:
+  """Turns what the converter or the runtime raises into a UserError of one line."""
+  try:
+    yield
+  # A network may hold anything, and of what either cannot do both raise nearly anything: KeyError, RuntimeError, their
+  # own. Whoever exports can do nothing about it but take the other format.
+  except Exception as error:
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON, placeholder=" ...")
+    raise UserError(
+      f"the network of {classifier.origin.get('config', 'this run')} cannot be written as ONNX: {reason}; "
+      "--format=stablehlo can"
+    ) from error

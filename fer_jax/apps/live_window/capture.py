@@ -20,6 +20,7 @@ from fer_jax.faces.video import Frame, Video
 Source = int | Path
 _LAST_INDEX = 9
 _PATIENCE = 5.0  # seconds that another capture is given to end
+_POLL = 0.05  # seconds between two looks at whether it was stopped
 
 
 class Frames(Protocol):
@@ -104,9 +105,9 @@ class Capture:
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._run, name=f"capture of {source}", daemon=True)
 
-  def start(self, after: "Capture | None" = None) -> None:
-    """Begins to read, once another has ended: two cannot have a camera at the same time."""
-    self._after = after
+  def start(self, after: "Capture | None" = None, search: threading.Thread | None = None) -> None:
+    """Begins to read, once another capture has ended and cameras are looked for no more: a camera opens only once."""
+    self._after, self._search = after, search
     self._thread.start()
 
   def stop(self) -> None:
@@ -119,10 +120,10 @@ class Capture:
     return not self._thread.is_alive()
 
   def _run(self) -> None:
+    self._wait_for_the_camera()
+    if self._stopped.is_set():
+      return
     seen = False
-    if self._after is not None:
-      self._after.join(_PATIENCE)
-      self._after = None
     try:
       with self._open(self._source) as frames:
         for frame in self._paced(frames):
@@ -139,6 +140,14 @@ class Capture:
     if not self._stopped.is_set():
       expected = seen and not reason and isinstance(self._source, Path)
       self._ends(Ended(self._session, _sentence(self._source, seen, reason), expected))
+
+  def _wait_for_the_camera(self) -> None:
+    # Even when it is stopped meanwhile: who comes next waits for this one only.
+    if self._after is not None:
+      self._after.join(_PATIENCE)
+      self._after = None
+    while self._search is not None and self._search.is_alive() and not self._stopped.is_set():
+      self._search.join(_POLL)
 
   def _paced(self, frames: Frames) -> Iterator[Frame]:
     began: float | None = None

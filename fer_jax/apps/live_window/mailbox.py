@@ -27,6 +27,11 @@ class Mailbox(Generic[T]):
     return self._dropped
 
   @property
+  def waiting(self) -> bool:
+    """Whether a message lies in the box."""
+    return bool(self._messages)
+
+  @property
   def closed(self) -> bool:
     """Whether `close` was called."""
     return self._closed

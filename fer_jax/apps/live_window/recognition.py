@@ -140,7 +140,9 @@ class Recognizer:
 
 
 class Recognition:
-  """Carries out orders in a thread of its own, from `start` to `stop`; all of JAX's work is done there.
+  """Carries out orders in a thread of its own, from `start` to `stop`.
+
+  Networks are compiled and applied there, and further runs are loaded there; the first predictor comes ready-made.
 
   Args:
     predictor: what is used until a Run is ordered.
@@ -162,7 +164,7 @@ class Recognition:
   ):
     self._load, self._orders, self._answers = load, orders, answers
     self._smoothing, self._detector = smoothing, detector
-    self._first = predictor
+    self._first, self._newest = predictor, 0
     self._recognizer = Recognizer(predictor, smoothing, detector)
     self._thread = threading.Thread(target=self._run, name="recognition", daemon=True)
 
@@ -184,8 +186,9 @@ class Recognition:
     while (order := self._orders.take(None)) is not None:
       self._answer(lambda order=order: self._carry_out(order))  # type: ignore[misc]
 
-  def _answer(self, work: Callable[[], Answer]) -> None:
-    """Answers with what the work returns, and whatever goes wrong, the thread lives on."""
+  def _answer(self, work: Callable[[], Answer | None]) -> None:
+    """Answers with what the work returns, if anything, and whatever goes wrong, the thread lives on."""
+    answer: Answer | None
     try:
       answer = work()
     except UserError as error:
@@ -193,11 +196,16 @@ class Recognition:
     except Exception as error:
       logging.getLogger(__name__).exception("recognition failed")
       answer = Trouble(f"The recognition failed: {error}")
-    self._answers(answer)
+    if answer is not None:
+      self._answers(answer)
 
-  def _carry_out(self, order: Order) -> Answer:
+  def _carry_out(self, order: Order) -> Answer | None:
     if isinstance(order, Run):
       return self._use(self._load(order.workdir))
+    # A late picture of a source closed since: its answer could take the place of that to a newer order.
+    if order.session < self._newest:
+      return None
+    self._newest = order.session
     if isinstance(order, Picture):
       return self._recognizer(order)
     try:

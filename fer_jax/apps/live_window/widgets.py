@@ -1,12 +1,14 @@
 """What the window is made of: the picture with its boxes, and a bar for each class."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QImage, QMouseEvent, QPainter, QPainterPath, QPaintEvent, QPen
 from PySide6.QtWidgets import QComboBox, QSizePolicy, QWidget
 
+from fer_jax.apps.live_window.capture import Source, name_of
 from fer_jax.apps.live_window.painting import image_of, paint_faces, placed
 from fer_jax.apps.live_window.recognition import Recognized
 from fer_jax.apps.live_window.style import LIGHT, Colours
@@ -145,6 +147,23 @@ class Bars(QWidget):
 
 class Chooser(QComboBox):
   """A list to choose from that is folded up; a style sheet leaves it without an arrow, so it has one of its own."""
+
+  @property
+  def sources(self) -> list[Source]:
+    """What there is to choose from."""
+    held = (self.itemData(place) for place in range(self.count()))
+    return [source for source in held if source is not None]
+
+  def offer(self, sources: Sequence[Source], chosen: Source | None) -> None:
+    """Takes these in the place of all others, each once, and shows the chosen one; where it is not there, the first."""
+    whole = lambda source: source.absolute() if isinstance(source, Path) else source  # noqa: E731
+    distinct = list(dict.fromkeys(map(whole, sources)))
+    self.clear()
+    for source in distinct:
+      self.addItem(name_of(source), source)
+    if not distinct:
+      self.addItem("No camera", None)
+    self.setCurrentIndex(distinct.index(whole(chosen)) if whole(chosen) in distinct else 0)
 
   def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
     """Draws the list's head and the arrow."""

@@ -1,13 +1,16 @@
 """The window: four actions, the picture, and what is recognised in it."""
 
+import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from PySide6.QtCore import Qt, Signal
+import numpy as np
+from PySide6.QtCore import QEventLoop, Qt, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence
 from PySide6.QtWidgets import (
   QApplication,
@@ -20,7 +23,7 @@ from PySide6.QtWidgets import (
   QWidget,
 )
 
-from fer_jax.apps.live_window.capture import Capture, Ended, Open, Source, cameras, name_of
+from fer_jax.apps.live_window.capture import Capture, Ended, Open, Picture, Source, cameras, name_of
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.painting import annotated, caption, image_of
 from fer_jax.apps.live_window.panel import Panel
@@ -57,7 +60,10 @@ class LiveWindow(QMainWindow):
     detector: for cameras and videos, see `Recognizer`.
     source: what the chooser offers first.
     open_source: opens a camera or video, see `Capture`.
-    find_cameras: returns the indices of the cameras; called in a thread of its own.
+    find_cameras: returns the indices of the cameras, by default `cameras()`; called in a thread of its own.
+
+  Attributes:
+    ended: whether all threads had ended when the window was closed.
   """
 
   arrived = Signal()
@@ -72,25 +78,28 @@ class LiveWindow(QMainWindow):
     detector: Detector | None = None,
     source: Source | None = None,
     open_source: Open = Video,
-    find_cameras: Callable[[], list[int]] = cameras,
+    find_cameras: Callable[[], list[int]] | None = None,
   ):
     super().__init__()
-    self._photos, self._open_source, self._find_cameras = photos, open_source, find_cameras
+    self._photos, self._open_source, self._find_cameras = photos, open_source, find_cameras or cameras
     self._class_names = predictor.classifier.class_names
     self._capture: Capture | None = None
     self._last: Capture | None = None  # perhaps not ended yet
+    self._search: threading.Thread | None = None  # perhaps neither
+    self._asked = False  # whether somebody waits for what is found
+    self._source: Source | None = None  # of this session; None of an image
+    self.ended = False
     self._session = 0
     self._chosen: int | None = None
     self._build()
-    if source is not None:
-      self._offer(source)
-    self.arrived.connect(self._empty_mailbox, Qt.ConnectionType.QueuedConnection)
+    self.chooser.offer([] if source is None else [source], source)
+    self.arrived.connect(self._take_answer, Qt.ConnectionType.QueuedConnection)
     self._answers: Mailbox[Answer | Ended | Cameras] = Mailbox(self.arrived.emit)
     self._orders: Mailbox[Order] = Mailbox()
     self._recognition = Recognition(predictor, load, self._orders, self._answers.put, smoothing, detector)
     self._recognition.start()
     self.say("The network is being compiled ...")
-    self.look_for_cameras()
+    self._look_for_cameras()
 
   def open_camera(self) -> None:
     """Opens the camera or video that the chooser shows."""
@@ -98,17 +107,18 @@ class LiveWindow(QMainWindow):
     if source is None:
       self.say(_NO_CAMERA, trouble=True)
       return
-    self._begin(None)
+    self._begin()
+    self._source = source
     self.say(f"Opening {name_of(source)} ...")
     self._capture = Capture(source, self._session, self._orders.put, self._answers.put, self._open_source)
-    self._capture.start(self._last)
+    self._capture.start(self._last, self._search if isinstance(source, int) else None)
     self._last = self._capture
     self._enable()
 
   def choose_image(self) -> None:
     """Asks for an image file and recognises the faces in it."""
     if path := self._ask_for("Choose an image", _IMAGES):
-      self._begin(None)
+      self._begin()
       self.say(f"Reading {path.name} ...")
       self._orders.put(Still(self._session, path))
 
@@ -127,7 +137,9 @@ class LiveWindow(QMainWindow):
       self.say(f"The photo was not saved: {self._photos} cannot be made ({error.strerror}).", trouble=True)
       return
     if not (image_of(found.image).save(str(plain)) and image.save(str(marked))):
-      plain.unlink(missing_ok=True)
+      for path in (plain, marked):
+        with contextlib.suppress(OSError):
+          path.unlink()
       self.say(f"The photo was not saved: {self._photos} cannot be written to.", trouble=True)
       return
     what = ", ".join(caption(found, face) for face in range(len(found.boxes))) or "no face"
@@ -136,7 +148,7 @@ class LiveWindow(QMainWindow):
 
   def close_camera(self) -> None:
     """Closes the camera or video, or puts the image away."""
-    self._begin(None)
+    self._begin()
     self.view.show_picture(None, None)
     self._show_face()
     self.say("Closed.")
@@ -151,7 +163,7 @@ class LiveWindow(QMainWindow):
   def open_video(self) -> None:
     """Asks for a video and opens it in the place of a camera."""
     if path := self._ask_for("Open a video", _VIDEOS):
-      self._offer(path)
+      self.chooser.offer([*self.chooser.sources, path], path)
       self.open_camera()
 
   def choose_photo_folder(self) -> None:
@@ -161,10 +173,14 @@ class LiveWindow(QMainWindow):
       self.say(f"Photos are saved in {folder}.")
 
   def look_for_cameras(self) -> None:
-    """Fills the chooser with the cameras that open, in a while; an open one is left alone."""
-    if self._capture is None:
-      search = lambda: self._answers.put(Cameras(self._find_cameras()))  # noqa: E731
-      threading.Thread(target=search, name="search for cameras", daemon=True).start()
+    """Puts the cameras that open in the place of those that the chooser has, in a while, and says how many they are."""
+    if self._capture is not None:
+      self.say("Close the camera or video before you look for cameras.", trouble=True)
+    else:
+      self._asked = True
+      self.say("Looking for cameras ...")
+      if self._search is None or not self._search.is_alive():
+        self._look_for_cameras()
 
   def choose_face(self, track: int) -> None:
     """Shows the bars of this face, as long as it can be followed."""
@@ -178,38 +194,78 @@ class LiveWindow(QMainWindow):
     self.sentence.style().polish(self.sentence)
 
   def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
-    """Ends the threads."""
+    """Ends the threads, out of sight; `ended` tells whether it took no longer than they are given."""
+    self.hide()
+    QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
     self._answers.close()
     self._recognition.stop()
-    self._begin(_PATIENCE)
-    self._recognition.join(_PATIENCE)
+    self._begin()
+    self.ended = self._recognition.join(_PATIENCE) and (self._last is None or self._last.join(_PATIENCE))
+    if self._search is not None:
+      self._search.join(_PATIENCE)
+      self.ended = self.ended and not self._search.is_alive()
     event.accept()
 
-  def _begin(self, patience: float | None) -> None:
-    """Ends what was open and waits so many seconds for its thread, if any; what still comes of it is not shown."""
+  def _begin(self) -> None:
+    """Ends what was open, without waiting for its thread; what still comes of it is not shown."""
     self._session += 1
-    self._chosen = None
+    self._chosen = self._source = None
     self.panel.stop_counting()
     capture, self._capture = self._capture, None
     if capture is not None:
       capture.stop()
-      if patience is not None:
-        capture.join(patience)
+    self._enable()
 
-  def _empty_mailbox(self) -> None:
-    while (answer := self._answers.take()) is not None:
-      if isinstance(answer, Recognized):
-        self._show(answer)
-      elif isinstance(answer, Ended):
-        self._end(answer)
-      elif isinstance(answer, Cameras):
-        self._offer(*answer.indices)
-      elif isinstance(answer, Ready):
-        self._class_names = answer.class_names
-        self._show_face()
-        self.say(answer.sentence)
-      elif isinstance(answer, Trouble):
-        self.say(answer.sentence, trouble=True)
+  def _look_for_cameras(self) -> None:
+    def search(last: Capture | None = self._last) -> None:
+      if last is not None:
+        last.join(_PATIENCE)  # or its camera would seem not to open
+      self._answers.put(Cameras(self._find_cameras()))
+
+    self._search = threading.Thread(target=search, name="search for cameras", daemon=True)
+    self._search.start()
+
+  def _take_answer(self) -> None:
+    answer = self._answers.take()
+    # The box tells of its first message only; of the next before anything can go wrong with this one.
+    if self._answers.waiting:
+      self.arrived.emit()
+    if isinstance(answer, Recognized):
+      self._show(answer)
+    elif isinstance(answer, Ended):
+      self._end(answer)
+    elif isinstance(answer, Cameras):
+      self._show_cameras(answer.indices)
+    elif isinstance(answer, Ready):
+      self._use(answer)
+    elif isinstance(answer, Trouble):
+      self.say(answer.sentence, trouble=True)
+
+  def _use(self, ready: Ready) -> None:
+    """Forgets what another network said of the picture, and has it recognised anew if no other comes."""
+    self._class_names, self._chosen = ready.class_names, None
+    found = self.view.found
+    if found is not None:
+      nothing = np.zeros((0, len(ready.class_names)), np.float32)
+      cleared = replace(found, boxes=[], tracks=[], probability=nothing, class_names=ready.class_names)
+      self.view.show_picture(cleared, None)
+      if self._capture is None and found.session == self._session:
+        self._orders.put(Picture(found.session, found.image, None, time.perf_counter()))
+    self._show_face()
+    if not self.sentence.property("trouble"):
+      self.say(ready.sentence)
+
+  def _show_cameras(self, indices: list[int]) -> None:
+    asked, self._asked = self._asked, False
+    files = [source for source in self.chooser.sources if isinstance(source, Path)]
+    # Without being asked, what was named when the program was started is left.
+    known = [source for source in self.chooser.sources if isinstance(source, int)]
+    kept = [source for source in known if not asked or (self._capture is not None and source == self._source)]
+    self.chooser.offer([*sorted({*indices, *kept}), *files], self.chooser.currentData())
+    if asked and self._capture is None:
+      number = len(indices)
+      sentence = f"{number} camera{'s were' if number > 1 else ' was'} found." if number else _NO_CAMERA
+      self.say(sentence, trouble=not number)
 
   def _show(self, found: Recognized) -> None:
     if found.session != self._session:
@@ -221,7 +277,10 @@ class LiveWindow(QMainWindow):
     if self._capture is not None:
       self.panel.count(found.captured)
     if first:
-      self.say(name_of(self.chooser.currentData()) if self._capture else _faces(found))
+      if self._source is None:
+        self.say(_faces(found))
+      elif self._capture is not None:
+        self.say(name_of(self._source))
       self._enable()
 
   def _end(self, ended: Ended) -> None:
@@ -236,25 +295,12 @@ class LiveWindow(QMainWindow):
     if found is None or not found.boxes:
       self.panel.show_face(self._class_names, None, "no face")
       return
-    if self._chosen not in found.tracks:
-      self._chosen = None
-    face = 0 if self._chosen is None else found.tracks.index(self._chosen)
-    which = (
-      "the face you chose" if self._chosen is not None else "the largest face" if len(found.boxes) > 1 else "one face"
-    )
+    # One that is missed for a moment stays the chosen one.
+    chosen = self._chosen in found.tracks
+    face = found.tracks.index(self._chosen) if self._chosen is not None and chosen else 0
+    which = "the face you chose" if chosen else "the largest face" if len(found.boxes) > 1 else "one face"
     self.view.show_picture(found, found.tracks[face])
     self.panel.show_face(found.class_names, found.probability[face], which)
-
-  def _offer(self, *sources: Source) -> None:
-    """Adds to the chooser what it does not have, and shows the last of it if that is a file."""
-    for source in sources:
-      if self.chooser.findData(source) < 0:
-        self.chooser.addItem(name_of(source), source)
-    if sources and (isinstance(sources[-1], Path) or self.chooser.currentData() is None):
-      self.chooser.setCurrentIndex(self.chooser.findData(sources[-1]))
-    nothing = self.chooser.findData(None)
-    if self.chooser.count() > 1 and nothing >= 0:
-      self.chooser.removeItem(nothing)
 
   def _ask_for(self, title: str, kinds: str) -> Path | None:
     name, _ = QFileDialog.getOpenFileName(self, title, "", kinds)
@@ -266,7 +312,6 @@ class LiveWindow(QMainWindow):
     self.view.face_clicked.connect(self.choose_face)
     self.chooser = Chooser()
     self.chooser.setAccessibleName("Camera")
-    self.chooser.addItem("No camera", None)
     self.chooser.setMinimumContentsLength(12)
     self.open_button = _button("Open camera", "Ctrl+O", self.open_camera)
     self.image_button = _button("Choose image", "Ctrl+I", self.choose_image)

@@ -146,7 +146,9 @@ def _legend(explanation: Explanation) -> str:
     '<p class="lead">On the left of each face, where the network found its reasons for the class that it said; on the '
     "right, where it sees signs of the class that it is. Colour says how much a place speaks for the class, against "
     f'the picture\'s strongest place: <span class="scale">not {scale} most</span>. A face that stays grey all over '
-    "speaks for the class nowhere. The maps are as coarse as the network's last ones, and enlarged. "
+    "speaks for the class nowhere. The maps are as coarse as the network's last ones, and enlarged. Where a "
+    "network's answer is read from several layers, their maps are added up, which is this project's extension of the "
+    "paper's single layer. "
     f"({escape(explanation.reference)})</p>"
   )
 

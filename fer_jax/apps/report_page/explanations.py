@@ -27,6 +27,12 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
   Raises:
     UserError: no training has ended, or the files of one are gone, damaged or another run's.
   """
+  for run in (whole, *whole.finished):
+    if run.result is not None and run.predictions is None:
+      raise UserError(
+        f"{run.workdir / 'predictions.npz'}: expected the worst mistakes, which are to be explained, but it is not "
+        "there; copy the whole folder again, or leave --explain out"
+      )
   found: dict[Path, Explanation] = {}
   makers = _makers(whole)
   pooled: list[np.ndarray | None] = [None] * len(makers)

@@ -178,16 +178,20 @@ def read_metrics(path: Path) -> Metrics:
   )
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: Path, trainings: int) -> Predictions:
   """Reads a `predictions.npz`.
 
+  Args:
+    path: of the file.
+    trainings: how many the run's result lists, among which `replica` numbers.
+
   Raises:
-    UserError: the file is damaged or lacks an array.
+    UserError: the file is damaged or lacks an array, or an array points at what is not there.
   """
   try:
     # Given a path, np.load would leave the file of a damaged archive open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-      return Predictions(
+      found = Predictions(
         index=arrays["index"],
         label=arrays["label"],
         probability=arrays["probability"],
@@ -196,12 +200,25 @@ def read_predictions(path: Path) -> Predictions:
         sample_image=arrays.get("sample_image"),
         replica=arrays.get("replica"),
       )
+    _check(found, trainings)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     reason = " ".join(str(error).split())
     raise UserError(
       f"{path}: expected index, label, probability, worst and worst_image, cannot read them ({reason}); "
       "evaluate the run again, or remove the file"
     ) from None
+  return found
+
+
+def _check(of: Predictions, trainings: int) -> None:
+  """Raises ValueError where the worst mistakes are no rows, or a row's training is none of the run's."""
+  rows = len(of.label)
+  if len(of.worst) != len(of.worst_image) or ((of.worst < 0) | (of.worst >= rows)).any():
+    raise ValueError(f"worst: {len(of.worst)} of {rows} rows, with {len(of.worst_image)} images")
+  if of.replica is None:
+    return
+  if len(of.replica) != rows or ((of.replica < 0) | (of.replica >= trainings)).any():
+    raise ValueError(f"replica: not the number of a training for each row, of {trainings} that result.json lists")
 
 
 def replica_folders(workdir: Path) -> list[Path]:
@@ -221,14 +238,16 @@ def read_run(workdir: Path) -> Run:
         f"{workdir}: expected the workdir of a training run, with config.json and metrics.jsonl, "
         f"but it has no {name}; give the --workdir that the training was given"
       )
-  result, predictions = workdir / "result.json", workdir / "predictions.npz"
+  predictions = workdir / "predictions.npz"
   config = read_json(workdir / "config.json")
+  result = read_json(workdir / "result.json") if (workdir / "result.json").is_file() else None
+  listed = len(mapping(result).get("runs") or [])
   return Run(
     workdir=workdir,
     config=config,
     metrics=read_metrics(workdir / "metrics.jsonl"),
-    result=read_json(result) if result.is_file() else None,
-    predictions=read_predictions(predictions) if predictions.is_file() else None,
+    result=result,
+    predictions=read_predictions(predictions, listed) if predictions.is_file() else None,
     replicas=tuple(read_run(folder) for folder in replica_folders(workdir)),
     planned=_planned(workdir, mapping(config.get("config"))),
   )

@@ -143,6 +143,15 @@ def test_a_camera_is_opened_again_only_when_it_was_closed():
   assert events == ["opened", "closed"] * 2
 
 
+def test_who_is_stopped_before_the_source_is_opened_does_not_open_it():
+  opened = []
+  capture = Capture(0, 0, opened.append, opened.append, opened.append)
+  capture.stop()
+  capture.start()
+  assert capture.join(10)
+  assert opened == []
+
+
 def test_cameras_are_those_that_open(monkeypatch):
   released = []
 

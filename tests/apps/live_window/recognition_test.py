@@ -1,6 +1,7 @@
 """The recognition thread and what it makes of a picture, on a stand-in for the network."""
 
 import queue
+import time
 
 import cv2
 import numpy as np
@@ -125,6 +126,18 @@ def test_another_run_is_used_from_then_on_and_a_bad_one_changes_nothing(start, t
   assert thread.answer().sentence.startswith("Ready: other,")
   thread.orders.put(at(0.1))
   assert thread.answer().boxes[0][:4] == RIGHT
+
+
+def test_a_picture_of_a_source_closed_since_is_not_answered(start):
+  thread = start()
+  sessions = []
+  for session in (1, 0, 2):
+    thread.orders.put(at(0.0, session=session))
+    if session:
+      sessions.append(thread.answer().session)
+    else:
+      time.sleep(0.1)  # or the next would take its place
+  assert sessions == [1, 2]
 
 
 def test_an_error_in_between_is_said_and_survived(start, caplog):
