@@ -8,7 +8,7 @@ The run's folder is that of a finished training. Photos are saved as they are an
 """
 
 import argparse
-import importlib
+import importlib.metadata
 import math
 import os
 import signal
@@ -25,6 +25,7 @@ from fer_jax.predictor import Predictor, load
 
 _PROBE = "from PySide6.QtGui import QGuiApplication; QGuiApplication([])"
 _PROBE_SECONDS = 30.0
+_INSTALL = 'pip install "PySide6-Essentials<6.12"'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +66,13 @@ def check_display() -> None:
   try:
     importlib.import_module("PySide6.QtWidgets")
   except ModuleNotFoundError:
-    raise UserError("the window needs PySide6, which is not installed: pip install PySide6-Essentials") from None
+    raise UserError(f"the window needs PySide6, which is not installed: {_INSTALL}") from None
   except ImportError as error:
     raise UserError(f"Qt cannot start ({error}): install the system's package with that library") from None
+  version = importlib.metadata.version("PySide6-Essentials")
+  if version.startswith("6.12.0") and sys.version_info < (3, 12):
+    # It gives away a reference to None at each repaint, and Python ends when none is left.
+    raise UserError(f"PySide6 {version} ends the program after a minute on this Python: {_INSTALL}")
   platform = os.environ.get("QT_QPA_PLATFORM")
   if sys.platform == "linux" and not (platform or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     raise UserError("there is no display to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set)")
