@@ -8,7 +8,7 @@ The run's folder is that of a finished training. Photos are saved as they are an
 """
 
 import argparse
-import importlib.metadata
+import importlib
 import math
 import os
 import signal
@@ -69,7 +69,7 @@ def check_display() -> None:
     raise UserError(f"the window needs PySide6, which is not installed: {_INSTALL}") from None
   except ImportError as error:
     raise UserError(f"Qt cannot start ({error}): install the system's package with that library") from None
-  version = importlib.metadata.version("PySide6-Essentials")
+  version = importlib.import_module("PySide6").__version__
   if version.startswith("6.12.0") and sys.version_info < (3, 12):
     # It gives away a reference to None at each repaint, and Python ends when none is left.
     raise UserError(f"PySide6 {version} ends the program after a minute on this Python: {_INSTALL}")

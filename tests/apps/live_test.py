@@ -513,7 +513,7 @@ class TestTheProgram:
       live.check_display()
 
   def test_a_pyside6_that_would_end_the_program(self, monkeypatch):
-    monkeypatch.setattr(live.importlib.metadata, "version", lambda package: "6.12.0")
+    monkeypatch.setattr(sys.modules["PySide6"], "__version__", "6.12.0")
     monkeypatch.setattr(live.sys, "version_info", (3, 11, 7))
     with pytest.raises(UserError, match=r"PySide6 6.12.0 ends the program.*pip install .PySide6-Essentials<6.12"):
       live.check_display()
