@@ -158,8 +158,7 @@ class Checkpoints:
   def restore_variables(self, step: int) -> tuple[Any, Any]:
     """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept."""
     self._manager.wait_until_finished()
-    restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    return _variables(restored.state)
+    return read_variables(self._folder, step)
 
   def _clock(self, step: int) -> Clock:
     return Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
@@ -178,7 +177,8 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
     step: of the one.
   """
   with ocp.StandardCheckpointer() as checkpointer:
-    return _variables(checkpointer.restore(folder.absolute() / str(step) / "state"))
+    state = checkpointer.restore(folder.absolute() / str(step) / "state")
+  return TrainState(**{**state, "average": state.get("average") or ()}).variables
 
 
 def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:
@@ -207,10 +207,6 @@ def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock]
     if all(found):
       return [max(steps) for steps in found]
   return None
-
-
-def _variables(state: dict[str, Any]) -> tuple[Any, Any]:
-  return TrainState(**{**state, "average": state.get("average") or ()}).variables
 
 
 def _forget_damaged_metrics(folder: Path) -> None:

@@ -141,7 +141,7 @@ def _summary(counts: Counts, files: Listing, seconds: float) -> str:
   )
   if files.passed_over:
     endings = ", ".join(f"{count} {ending}" for ending, count in files.passed_over.most_common(_NAMED_AT_MOST))
-    text += f"; not looked at, as they end like no picture and no video: {files.passed_over.total()} files ({endings})"
+    text += f"; not looked at: {files.passed_over.total()} ({endings})"
   return text
 
 

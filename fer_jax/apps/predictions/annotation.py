@@ -7,6 +7,7 @@ import numpy as np
 
 from fer_jax.faces.crop import face_square
 from fer_jax.faces.detection import Box
+from fer_jax.faces.pictures import in_channels
 
 _GREEN = (46, 204, 64)
 _INK = (10, 30, 12)
@@ -24,7 +25,7 @@ def annotated(image: np.ndarray, boxes: Sequence[Box], words: Sequence[str]) -> 
   Returns:
     uint8 [H, W, 3] RGB, a copy.
   """
-  canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
+  canvas = in_channels(image, 3).copy()
   height, width = canvas.shape[:2]
   line = max(1, round(min(height, width) / 240))
   for box, word in zip(boxes, words, strict=True):
