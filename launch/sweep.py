@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the folder configs
 
-from fer_jax.apps.sweeps.launcher import main
+from fer_jax.apps.sweeps.command_line import main
 from fer_jax.errors import run
 
 if __name__ == "__main__":

@@ -1,0 +1,260 @@
+"""launch/slurm.sbatch with stand-ins for srun and scontrol, and JAX's own detection of SLURM on what they set."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from jax._src.clusters import SlurmCluster
+
+from tests.launch_test import ROOT, assert_one_line
+
+SCRIPT = ROOT / "launch" / "slurm.sbatch"
+CONFIG = "--config=configs/hsic.py:demo"
+BASH = shutil.which("bash")
+
+# Runs the program once for each task, one after the other, with the variables that the real srun sets and that JAX
+# and the script read; the status is the highest, as the real one's.
+SRUN = f"""#!{BASH}
+echo "srun $*" >>"$LOG"
+for flag in "$@"; do
+  case "$flag" in
+    --ntasks=*) tasks="${{flag#*=}}" ;;
+    --ntasks-per-node=*) per_node="${{flag#*=}}" ;;
+    --nodes=*) nodes="${{flag#*=}}" ;;
+    --*) ;;
+    *) break ;;
+  esac
+  shift
+done
+highest=0
+for ((task = 0; task < tasks; task++)); do
+  SLURM_STEP_NODELIST="node[001-00$nodes]" SLURM_STEP_NUM_NODES="$nodes" SLURM_NTASKS="$tasks" SLURM_PROCID="$task" \\
+    SLURM_LOCALID=$((task % per_node)) SLURMD_NODENAME="node00$((task / per_node + 1))" "$@" && status=0 || status=$?
+  if ((status > highest)); then highest=$status; fi
+done
+exit "$highest"
+"""
+SCONTROL = f"""#!{BASH}
+echo "scontrol $*" >>"$LOG"
+case "$*" in
+  *show*) echo "JobId=4242 JobName=fer_jax JobState=${{STATE:-RUNNING}} Reason=None" ;;
+  requeue*) exit "${{REQUEUE_STATUS:-0}}" ;;
+esac
+"""
+PYTHON = f"""#!{BASH}
+echo "python ${{JAX_LOCAL_DEVICE_IDS-}};${{JAX_PLATFORMS-}};${{JAX_NUM_CPU_DEVICES-}};$PWD;$*" >>"$LOG"
+env | grep ^SLURM_ | sort >"$LOG.$SLURM_PROCID"
+exit "${{STATUS:-0}}"
+"""
+
+
+class Job:
+  """A SLURM job of some nodes, whose script lies in a folder of SLURM's, with an environment in `venv`."""
+
+  def __init__(self, folder: Path):
+    self.folder, self.log, self.venv, spool = folder, folder / "log", folder / "venv", folder / "spool"
+    for path, text in (("bin/srun", SRUN), ("bin/scontrol", SCONTROL), ("venv/bin/python", PYTHON)):
+      (folder / path).parent.mkdir(parents=True, exist_ok=True)
+      (folder / path).write_text(text)
+      (folder / path).chmod(0o755)
+    spool.mkdir()
+    self.script = shutil.copy(SCRIPT, spool / "slurm_script")
+
+  def run(
+    self, *arguments: str, nodes: int = 1, gpus: int | None = None, **more: str
+  ) -> subprocess.CompletedProcess[str]:
+    variables = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_SUBMIT_DIR": str(ROOT)}
+    if gpus is not None:
+      variables["SLURM_GPUS_ON_NODE"] = str(gpus)
+    path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+    environment = {"PATH": path, "LOG": str(self.log), "FER_JAX_VENV": str(self.venv), **variables, **more}
+    return subprocess.run(
+      ["bash", self.script, *(arguments or ("--", CONFIG))],
+      cwd=self.folder,
+      env=environment,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  def calls(self, of: str) -> list[str]:
+    lines = self.log.read_text().splitlines() if self.log.exists() else []
+    return [line.removeprefix(f"{of} ") for line in lines if line.startswith(f"{of} ")]
+
+  def task(self, number: int) -> dict[str, str]:
+    lines = Path(f"{self.log}.{number}").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+  return Job(tmp_path)
+
+
+class TestProcesses:
+  def test_one_a_node_has_all_its_gpus(self, job: Job) -> None:
+    done = job.run("--", CONFIG, "--workdir=a b", nodes=2, gpus=4)
+    assert (done.returncode, done.stderr) == (0, "")
+    flags = f"-m fer_jax.main {CONFIG} --workdir=a b --processes=auto"
+    assert job.calls("python") == [f"0,1,2,3;;;{ROOT};{flags}"] * 2
+    step = job.calls("srun")[-1]
+    assert step.startswith("--nodes=2 --ntasks=2 --ntasks-per-node=1 ")
+    assert "--kill-on-bad-exit=0" in step
+
+  def test_one_a_gpu_sees_all_and_takes_its_own(self, job: Job) -> None:
+    assert job.run("--per=gpu", "--", CONFIG, nodes=2, gpus=4).returncode == 0
+    assert job.calls("python") == [f";;;{ROOT};-m fer_jax.main {CONFIG} --processes=auto"] * 8
+    assert job.calls("srun")[-1].startswith("--nodes=2 --ntasks=8 --ntasks-per-node=4 ")
+    assert "--gpu-bind=none" in job.calls("srun")[-1]
+
+  @pytest.mark.parametrize("gpus", [None, 0])
+  def test_without_gpus_one_a_node_with_one_cpu_device(self, job: Job, gpus: int | None) -> None:
+    assert job.run(nodes=2, gpus=gpus).returncode == 0
+    assert job.calls("python") == [f";cpu;1;{ROOT};-m fer_jax.main {CONFIG} --processes=auto"] * 2
+    assert "--gpu" not in job.calls("srun")[-1]
+
+  def test_a_single_one_needs_no_coordinator(self, job: Job) -> None:
+    assert job.run(gpus=2).returncode == 0
+    assert job.calls("python") == [f"0,1;;;{ROOT};-m fer_jax.main {CONFIG}"]
+    assert len(job.calls("srun")) == 1
+
+  def test_the_cores_are_not_dealt_out(self, job: Job) -> None:
+    assert job.run("--per=gpu", "--", CONFIG, gpus=2, SLURM_CPUS_PER_TASK="32").returncode == 0
+    assert "SLURM_CPUS_PER_TASK" not in job.task(0)
+    assert "--cpus-per-task" not in job.calls("srun")[-1]
+
+  def test_gpus_may_be_known_from_cuda_alone(self, job: Job) -> None:
+    job.run(CUDA_VISIBLE_DEVICES="5,7,6")
+    assert job.calls("python")[0].startswith("0,1,2;")
+
+
+class TestDetection:
+  """JAX's SlurmCluster, asked in the environment that a task has."""
+
+  @pytest.mark.parametrize(("per", "gpus", "count"), [("node", 4, 2), ("gpu", 2, 4), ("node", None, 2)])
+  def test_the_coordinator_the_count_and_the_number(
+    self, job: Job, monkeypatch: pytest.MonkeyPatch, per: str, gpus: int | None, count: int
+  ) -> None:
+    assert job.run(f"--per={per}", "--", CONFIG, nodes=2, gpus=gpus).returncode == 0
+    for number in range(count):
+      for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+      for name, value in job.task(number).items():
+        monkeypatch.setenv(name, value)
+      assert SlurmCluster.is_env_present()
+      address = SlurmCluster.get_coordinator_address(None, None)
+      assert re.fullmatch(r"node001:\d+", address)
+      assert SlurmCluster.get_process_count() == count
+      assert SlurmCluster.get_process_id() == number
+      assert SlurmCluster.get_local_process_id() == (number % gpus if per == "gpu" and gpus else 0)
+
+
+class TestRequeue:
+  def test_after_a_stop(self, job: Job) -> None:
+    done = job.run(STATUS="143", nodes=2)
+    assert done.returncode == 143
+    assert job.calls("scontrol") == ["--oneliner show job 4242", "requeue 4242"]
+    assert "in the queue again (1 of 50)" in done.stdout
+
+  @pytest.mark.parametrize("status", [0, 1, 2, 130, 137])
+  def test_not_after_anything_else(self, job: Job, status: int) -> None:
+    assert job.run(STATUS=str(status)).returncode == status
+    assert job.calls("scontrol") == []
+
+  @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PREEMPTED"])
+  def test_not_a_job_that_is_no_longer_running(self, job: Job, state: str) -> None:
+    assert job.run(STATUS="143", STATE=state).returncode == 143
+    assert job.calls("scontrol") == ["--oneliner show job 4242"]
+
+  def test_not_without_end(self, job: Job) -> None:
+    done = job.run("--restarts=3", "--", CONFIG, STATUS="143", SLURM_RESTART_COUNT="3")
+    assert (done.returncode, job.calls("scontrol")) == (143, ["--oneliner show job 4242"])
+    assert "--restarts=3 is reached" in done.stderr
+    job.run("--restarts=3", "--", CONFIG, STATUS="143", SLURM_RESTART_COUNT="2")
+    assert job.calls("scontrol")[-1] == "requeue 4242"
+
+  def test_where_slurm_refuses_it_is_said(self, job: Job) -> None:
+    done = job.run(STATUS="143", REQUEUE_STATUS="1")
+    assert done.returncode == 143
+    assert "SLURM did not requeue it" in done.stderr
+
+  def test_a_signal_to_the_script_itself_waits_for_the_processes(self, job: Job) -> None:
+    python = job.venv / "bin" / "python"
+    python.write_text(f"#!{BASH}\nkill -TERM $PPID_OF_SCRIPT\nsleep 0.3\nexit 143\n")
+    script = Path(job.script)
+    script.write_text(script.read_text().replace("set -euo pipefail", "set -euo pipefail\nexport PPID_OF_SCRIPT=$$", 1))
+    assert job.run().returncode == 143
+    assert job.calls("scontrol")[-1] == "requeue 4242"
+
+
+class TestWrongUse:
+  @pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+      (["--per=core", "--", CONFIG], "--per=core: expected --per=node or --per=gpu"),
+      (["--nodes=2", "--", CONFIG], "--nodes=2: unknown"),
+      (["--restarts=x", "--", CONFIG], "--restarts=x"),
+      ([CONFIG], "unknown"),
+      (["--"], "nothing to train"),
+      (["--", CONFIG, "--processes=2"], "--processes=2: this script sets it"),
+      (["--per=gpu", "--", CONFIG], "--per=gpu: the job has no GPUs"),
+      (["--venv=/nowhere", "--", CONFIG], "no Python at /nowhere/bin/python"),
+    ],
+  )
+  def test_it_is_one_line(self, job: Job, arguments: list[str], part: str) -> None:
+    assert_one_line(job.run(*arguments), 2, part)
+    assert not job.log.exists()
+
+  def test_a_job_that_was_submitted_from_elsewhere(self, job: Job) -> None:
+    assert_one_line(job.run(SLURM_SUBMIT_DIR="/"), 2, "found no fer_jax/main.py in /", "repository's root")
+
+  def test_gpus_bound_to_tasks(self, job: Job) -> None:
+    assert_one_line(job.run(gpus=4, SLURM_GPUS_PER_TASK="1"), 2, "--gpus-per-task", "--gpus-per-node")
+
+  def test_an_environment_that_not_all_nodes_see(self, job: Job) -> None:
+    srun = job.folder / "bin" / "srun"
+    srun.write_text(f"#!{BASH}\necho node002\n")
+    assert_one_line(job.run(nodes=2), 2, "not seen on node002", str(job.venv), "share")
+
+  def test_no_job_at_all(self, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+      ["bash", SCRIPT, "--", CONFIG], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert_one_line(done, 2, "no SLURM job", "sbatch")
+
+
+class TestDryRun:
+  def test_outside_slurm_it_is_one_node(self, tmp_path: Path) -> None:
+    done = subprocess.run(
+      ["bash", SCRIPT, "--dry-run", "--", CONFIG, "a  b"],
+      cwd=tmp_path,
+      env={"PATH": os.environ["PATH"]},
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    words = shlex.split(done.stdout)
+    assert words[:7] == ["cd", str(ROOT), "&&", "env", "JAX_PLATFORMS=cpu", "JAX_NUM_CPU_DEVICES=1", "srun"]
+    assert words[-5:] == [f"{ROOT}/.venv/bin/python", "-m", "fer_jax.main", CONFIG, "a  b"]
+
+  def test_it_is_what_is_run(self, job: Job) -> None:
+    done = job.run("--dry-run", "--", CONFIG, nodes=2, gpus=4)
+    assert not job.log.exists()
+    job.run("--", CONFIG, nodes=2, gpus=4)
+    printed = shlex.split(done.stdout)
+    assert " ".join(printed[printed.index("srun") + 1 :]) == job.calls("srun")[-1]
+    assert "JAX_LOCAL_DEVICE_IDS=0,1,2,3" in printed
+
+
+def test_what_sbatch_reads() -> None:
+  """Options are read up to the first command; SIGTERM goes to the processes, not to the script alone."""
+  head = SCRIPT.read_text().split("set -euo pipefail", 1)[0]
+  options = re.findall(r"^#SBATCH (\S+)$", head, re.MULTILINE)
+  assert options == re.findall(r"^#SBATCH (\S+)$", SCRIPT.read_text(), re.MULTILINE)
+  assert {"--requeue", "--open-mode=append", "--signal=TERM@120"} <= set(options)
