@@ -1,25 +1,20 @@
-"""Runs a sweep, a training at a time, and gathers what came out."""
+"""Runs what a sweep lacks, wherever its executor does, and gathers what came out."""
 
-import argparse
 import json
-import re
-import shlex
 import signal
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fer_jax.apps.report_page.quantities import duration
 from fer_jax.apps.report_page.run_files import Record, write_text
-from fer_jax.apps.sweeps.executors import BACKENDS, Executor, Outcome
+from fer_jax.apps.sweeps.executors import Executor, Outcome
 from fer_jax.apps.sweeps.gather import gather, read_trainings
+from fer_jax.apps.sweeps.locks import locked
 from fer_jax.apps.sweeps.page import sweep_page
-from fer_jax.apps.sweeps.plan import Plan, Run, plan
-from fer_jax.errors import UserError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+from fer_jax.apps.sweeps.plan import Plan, Run
 
 
 class Launcher:
@@ -27,60 +22,110 @@ class Launcher:
 
   Args:
     planned: the sweep.
-    executor: of each run.
+    executor: of its runs.
+    wait: whether to wait for the end of what was started; without, runs that can only be started later are not.
   """
 
-  def __init__(self, planned: Plan, executor: Executor):
+  def __init__(self, planned: Plan, executor: Executor, *, wait: bool = True):
     self.plan = planned
     self._executor = executor
-    self._outcomes: dict[Path, Outcome] = {}
+    self._wait = wait
+    runs = planned.distinct
+    self._number = {run.workdir: f"[{position}/{len(runs)}]" for position, run in enumerate(runs, start=1)}
+    self._waiting = list(runs)
+    self._on: dict[Path, tuple[Run, float]] = {}
+    self._outcomes: dict[Path, Outcome] = {}  # of those that failed
     self._signum: int | None = None
 
   def run(self) -> int:
-    """Runs what is not finished, in order, and gathers after each run; returns the exit status.
+    """Runs what is not finished, in order, and gathers whenever a run ends; returns the exit status.
 
-    A run that fails does not stop the others. A signal is passed on to the run that is on, which saves and ends.
+    A run that fails does not stop the others, but for those that begin with it. A signal is passed on to the executor:
+    a run of this machine saves and ends, jobs of a cluster go on.
 
     Returns:
       0, 1 where a run failed, or 128 + signal.
+
+    Raises:
+      UserError: another process runs this sweep; or the executor can start nothing.
     """
-    runs = self.plan.distinct
-    with self._signals():
-      for position, run in enumerate(runs, start=1):
-        if self._signum is not None:
-          break
-        number = f"[{position}/{len(runs)}]"
-        if run.finished:
-          print(f"{number} {run.title}: finished before", flush=True)
-          continue
-        print(f"{number} {run.title}{', goes on' * run.begun}{self._left(runs[position - 1 :])}", flush=True)
-        self._execute(run, number)
-        if run is not runs[-1]:  # the page can be looked at while the others train
+    with locked(self.plan.folder / "lock", wait=False), self._signals():
+      self._start()
+      while self._wait and self._on and self._signum is None:
+        if self._executor.several:
           self._gather()
-    content = self._gather()
-    if self._signum is not None:
-      print(f"stopped by {signal.Signals(self._signum).name}; run the same command to go on")
-      return 128 + self._signum
-    return int(content["status"] != "finished")
+        for workdir, outcome in self._executor.wait().items():
+          self._end(*self._on.pop(workdir), outcome)
+        if not self._executor.several and self._waiting:  # the page can be looked at while the others train
+          self._gather()
+        self._start()
+      content = self._gather()
+    return self._conclude(content)
 
   def keep(self, path: Path) -> None:
     """Writes what was gathered to another file, too."""
     write_text(path, (self.plan.folder / "sweep.json").read_text(encoding="utf-8"))
 
-  def _execute(self, run: Run, number: str) -> None:
-    start = time.monotonic()
-    outcome = self._executor.run(run.arguments)
-    spent = duration(time.monotonic() - start)
+  def _start(self) -> None:
+    """Starts the runs whose turn it is; says which are finished, and which cannot be begun."""
+    for run in list(self._waiting):
+      if self._signum is not None or (self._on and not self._executor.several):
+        return
+      if run.finished:
+        self._say(run, "finished before")
+      elif run.after in self._outcomes:
+        self._fail(run, Outcome(1), "")
+      elif run.after is None or (run.after / "result.json").is_file() or self._chained(run.after):
+        self._begin(run)
+      else:
+        continue
+      self._waiting.remove(run)
+
+  def _chained(self, source: Path) -> bool:
+    return self._executor.chains and source in self._on
+
+  def _begin(self, run: Run) -> None:
+    if not self._executor.several:  # it takes a while
+      print(f"{self._number[run.workdir]} {run.title}{', goes on' * run.begun}{self._left()}", flush=True)
+    self._on[run.workdir] = run, time.monotonic()
+    if said := self._executor.start(run):
+      self._say(run, said)
+
+  def _end(self, run: Run, start: float, outcome: Outcome) -> None:
+    # How long a job took is not known: it may have been queued, or have begun before the sweep did.
+    spent = "" if self._executor.several else duration(time.monotonic() - start)
     if outcome.status == 0 and not run.finished:
-      outcome = Outcome(1, "ended without a result.json")
+      outcome = Outcome(1, outcome.error or "ended without a result.json")
     if outcome.status == 0:
-      print(f"{number} {run.title}: finished in {spent}", flush=True)
+      self._say(run, f"finished{f' in {spent}' * bool(spent)}")
     elif self._signum is not None:  # told to stop, it is no failure, however it took that
-      print(f"{number} {run.title}: stopped after {spent}", flush=True)
+      self._say(run, f"stopped{f' after {spent}' * bool(spent)}")
     else:
-      outcome = Outcome(outcome.status, outcome.error or f"exit status {outcome.status}")
-      print(f"{number} {run.title}: failed after {spent}: {outcome.error}", flush=True)
-      self._outcomes[run.workdir] = outcome
+      self._fail(run, outcome, spent)
+
+  def _fail(self, run: Run, outcome: Outcome, spent: str) -> None:
+    error = outcome.error or f"exit status {outcome.status}"
+    if run.after in self._outcomes:
+      source = next(other for other in self.plan.runs if other.workdir == run.after)
+      error = f"it begins with {source.title}, which failed"
+    self._outcomes[run.workdir] = Outcome(outcome.status, error)
+    self._say(run, f"failed{f' after {spent}' * bool(spent)}: {error}")
+
+  def _say(self, run: Run, text: str) -> None:
+    print(f"{self._number[run.workdir]} {run.title}: {text}", flush=True)
+
+  def _conclude(self, content: Record) -> int:
+    left = self._executor.left()
+    if self._signum is not None:
+      waiting = f"; {left}; run the same command to wait on" if left else "; run the same command to go on"
+      print(f"{'waiting ' * bool(left)}stopped by {signal.Signals(self._signum).name}{waiting}")
+      return 128 + self._signum
+    if self._wait:
+      return int(content["status"] != "finished")
+    held = f"{len(self._waiting)} to be started when those that they begin with have ended" if self._waiting else ""
+    if left or held:
+      print(f"{'; '.join(filter(None, (left, held)))}; run the same command to gather")
+    return int(content["status"] == "failed")
 
   def _gather(self) -> Record:
     trainings = read_trainings(self.plan, self._outcomes)
@@ -89,7 +134,7 @@ class Launcher:
     write_text(self.plan.folder / "index.html", sweep_page(content, trainings))
     return content
 
-  def _left(self, waiting: Sequence[Run]) -> str:
+  def _left(self) -> str:
     """Says how long what is left takes: as long as the member's other seeds took, or as the mean of all runs."""
     known: dict[str, list[float]] = {}
     for training in read_trainings(self.plan, {}):
@@ -98,12 +143,12 @@ class Launcher:
     everything = [seconds for of in known.values() for seconds in of]
     if not everything:
       return ""
-    guesses = [known.get(run.member, everything) for run in waiting if not run.finished]
+    guesses = [known.get(run.member, everything) for run in self._waiting if not run.finished]
     return f" (about {duration(sum(sum(of) / len(of) for of in guesses))} left)"
 
   @contextmanager
   def _signals(self) -> Iterator[None]:
-    """Passes SIGINT and SIGTERM on to the run while the context lasts."""
+    """Passes SIGINT and SIGTERM on to the executor while the context lasts."""
     before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
       yield
@@ -115,61 +160,3 @@ class Launcher:
     del frame
     self._signum = signum
     self._executor.stop(signum)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python launch/sweep.py",
-    description="Train the members of a sweep, one after the other, and gather a table and a page. A finished run is "
-    "not trained again, an interrupted one goes on.",
-    epilog="--config.KEY=VALUE overrides a key of every member's config. "
-    "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal when it was told to stop.",
-    allow_abbrev=False,
-  )
-  parser.add_argument("sweep", help="FILE.py or FILE.py:VARIANT, for example configs/sweeps/hsic_blocks.py:small")
-  parser.add_argument(
-    "--workdir",
-    type=Path,
-    default=Path("workdir/sweeps"),
-    help="of all sweeps, which share runs (default: %(default)s)",
-  )
-  parser.add_argument("--seeds", default="", help="of every member, such as 0,1,2 (default: what the sweep says)")
-  parser.add_argument("--backend", default="local", help=f"where runs are executed: {', '.join(BACKENDS)}")
-  parser.add_argument("--dry_run", action="store_true", help="print the runs' commands and end")
-  parser.add_argument("--name", default="", help="keep what is gathered as results/NAME.json, too")
-  parser.add_argument("--results", type=Path, default=Path("results"), help="folder for --name (default: %(default)s)")
-  given, others = parser.parse_known_args(arguments)
-  for other in others:
-    if not re.match(r"--?config\.[^=]+=", other):
-      raise UserError(
-        f"{other!r}: unexpected argument; overrides are written --config.KEY=VALUE (--help shows the usage)"
-      )
-  if given.backend not in BACKENDS:
-    raise UserError(f"--backend={given.backend}: expected one of {', '.join(BACKENDS)}")
-  if given.name and not _NAME.fullmatch(given.name):
-    raise UserError(f"--name={given.name}: expected letters, digits, '_', '-' and '.'; give another")
-  overrides = [re.sub("^--?", "--", other) for other in others]
-  planned = plan(given.sweep, given.workdir, overrides, _seeds(given.seeds, overrides))
-  if given.dry_run:
-    for run in planned.distinct:
-      state = "finished" if run.finished else "begun" if run.begun else "not yet run"
-      print(f"# {run.title}: {state}\n{shlex.join(['python', '-m', 'fer_jax.main', *run.arguments])}")
-    return 0
-  launcher = Launcher(planned, BACKENDS[given.backend]())
-  status = launcher.run()
-  if given.name and status < 128:
-    launcher.keep(given.results / f"{given.name}.json")
-  print(f"page: {planned.folder / 'index.html'}")
-  return status
-
-
-def _seeds(text: str, overrides: Sequence[str]) -> list[int]:
-  if any(override.startswith("--config.seed=") for override in overrides):
-    raise UserError("--config.seed: a sweep trains its members with several seeds; write --seeds=0,1,2 instead")
-  if not re.fullmatch(r"(\d+(,\d+)*)?", text):
-    raise UserError(f"--seeds={text}: expected whole numbers joined by commas, such as 0,1,2")
-  seeds = [int(seed) for seed in text.split(",") if seed]
-  if len(set(seeds)) != len(seeds):
-    raise UserError(f"--seeds={text}: expected each seed once")
-  return seeds

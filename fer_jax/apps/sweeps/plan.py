@@ -28,12 +28,14 @@ class Run:
     seed: of the training.
     workdir: named after the whole config, so that sweeps which share a run share its folder.
     arguments: for `python -m fer_jax.main`.
+    after: the folder of the run that it takes its first weights from, which has to be finished before.
   """
 
   member: str
   seed: int
   workdir: Path
   arguments: tuple[str, ...]
+  after: Path | None = None
 
   @property
   def title(self) -> str:
@@ -49,6 +51,11 @@ class Run:
   def begun(self) -> bool:
     """Whether it has ever trained."""
     return (self.workdir / "config.json").is_file()
+
+  @property
+  def state(self) -> str:
+    """One of "finished", "begun" and "not yet run"."""
+    return "finished" if self.finished else "begun" if self.begun else "not yet run"
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
   except UserError as error:
     raise UserError(f"member {member.name}: {error}") from None
   workdir = folder / name
-  return Run(member.name, seed, workdir, (arguments[0], f"--workdir={workdir}", *arguments[1:]))
+  return Run(member.name, seed, workdir, (arguments[0], f"--workdir={workdir}", *arguments[1:]), weights)
 
 
 def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:

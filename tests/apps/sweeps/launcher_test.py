@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_jax.apps.sweeps.launcher import main
+from fer_jax.apps.sweeps.command_line import main
 from fer_jax.errors import UserError
 
 from .conftest import ROOT, Launch
@@ -135,6 +135,10 @@ def test_a_signal_goes_to_the_run_which_saves_and_then_the_sweep_ends(
 class TestCommandLine:
   BLOCKS = "configs/sweeps/hsic_blocks.py"
 
+  def test_kubernetes_takes_folders_of_the_volume(self) -> None:
+    with pytest.raises(UserError, match=r"^--workdir=w: with Kubernetes expected a folder below /storage"):
+      main([self.BLOCKS, "--backend=k8s", "--workdir=w", "--k8s=--claim=c"])
+
   @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -147,7 +151,14 @@ class TestCommandLine:
       ([BLOCKS, "--config.seed=1"], "--seeds=0,1,2 instead"),
       ([BLOCKS, "--seeds=0,x"], "--seeds=0,x: expected whole numbers"),
       ([BLOCKS, "--seeds=0,0"], "each seed once"),
-      ([BLOCKS, "--backend=moon"], "--backend=moon: expected one of local"),
+      ([BLOCKS, "--backend=moon"], "--backend=moon: expected one of local, slurm, k8s"),
+      ([BLOCKS, "--backend=slurm", "--processes=2"], "--processes: expected only with --backend=local, not with slurm"),
+      ([BLOCKS, "--sbatch=--nodes=1"], "--sbatch: expected only with --backend=slurm, not with local"),
+      ([BLOCKS, "--no_wait"], "--no_wait: expected only with --backend=slurm or --backend=k8s"),
+      ([BLOCKS, "--processes=two"], "--processes=two: expected a whole number from 1 on"),
+      ([BLOCKS, "--devices=0"], "--devices=0: expected a whole number from 1 on"),
+      ([BLOCKS, "--backend=slurm", "--sbatch=--comment='a"], "--sbatch=--comment='a: No closing quotation"),
+      ([BLOCKS, "--backend=slurm", "--sbatch=--array=1"], "--sbatch: --array=1: a sweep gives its jobs"),
       ([BLOCKS, "--dry"], "'--dry': unexpected argument"),
       ([BLOCKS, "--name=a b"], "--name=a b: expected letters"),
     ],

@@ -1,0 +1,148 @@
+"""The command line of `launch/sweep.py`."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from fer_jax.apps.sweeps.executors import Executor, Local
+from fer_jax.apps.sweeps.k8s import Kubernetes
+from fer_jax.apps.sweeps.launcher import Launcher
+from fer_jax.apps.sweeps.plan import Plan, plan
+from fer_jax.apps.sweeps.queues import Queue
+from fer_jax.apps.sweeps.slurm import Slurm
+from fer_jax.errors import UserError
+
+BACKENDS = ("local", "slurm", "k8s")
+SCRIPT = "launch/local.sh"
+# The backends of those flags that not all have.
+_FLAGS: dict[str, tuple[str, ...]] = {
+  "processes": ("local",),
+  "devices": ("local",),
+  "sbatch": ("slurm",),
+  "k8s": ("k8s",),
+  "no_wait": ("slurm", "k8s"),
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit status."""
+  given, others = _parser().parse_known_args(arguments)
+  for other in others:
+    if not re.match(r"--?config\.[^=]+=", other):
+      raise UserError(
+        f"{other!r}: unexpected argument; overrides are written --config.KEY=VALUE (--help shows the usage)"
+      )
+  _check(given)
+  overrides = [re.sub("^--?", "--", other) for other in others]
+  planned = plan(given.sweep, given.workdir, overrides, _seeds(given.seeds, overrides))
+  executor = _executor(given, planned)
+  if given.dry_run:
+    _show(planned, executor)
+    return 0
+  launcher = Launcher(planned, executor, wait=not given.no_wait)
+  status = launcher.run()
+  if given.name and status < 128:
+    launcher.keep(given.results / f"{given.name}.json")
+  print(f"page: {planned.folder / 'index.html'}")
+  return status
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python launch/sweep.py",
+    description="Train the members of a sweep and gather a table and a page. A finished run is not trained again, an "
+    "interrupted one goes on, and one that fails does not stop the others.",
+    epilog="--config.KEY=VALUE overrides a key of every member's config. "
+    "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal when it was told to stop.",
+    allow_abbrev=False,
+  )
+  parser.add_argument("sweep", help="FILE.py or FILE.py:VARIANT, for example configs/sweeps/hsic_blocks.py:small")
+  parser.add_argument(
+    "--workdir",
+    type=Path,
+    default=Path("workdir/sweeps"),
+    help="of all sweeps, which share runs (default: %(default)s)",
+  )
+  parser.add_argument("--seeds", default="", help="of every member, such as 0,1,2 (default: what the sweep says)")
+  parser.add_argument(
+    "--backend",
+    default="local",
+    help="local: one run after the other; slurm: a job each; k8s: a JobSet each (default: %(default)s)",
+  )
+  parser.add_argument("--processes", default="", help=f"of a run, by {SCRIPT} (default: 1)")
+  parser.add_argument(
+    "--devices", default="", help=f"of a process, by {SCRIPT} (default: all, and 1 where --processes is given)"
+  )
+  parser.add_argument(
+    "--sbatch",
+    default="",
+    help='flags of sbatch: --sbatch="--nodes=1 --gpus-per-node=1 --time=2:00:00"; those of launch/slurm.sbatch behind '
+    "a --",
+  )
+  parser.add_argument(
+    "--k8s", default="", help='flags of launch/k8s/train.sh: --k8s="--image=IMAGE --claim=CLAIM --gpus=1"'
+  )
+  parser.add_argument("--no_wait", action="store_true", help="submit the jobs and end; the same command gathers")
+  parser.add_argument("--dry_run", action="store_true", help="print the runs' states and commands and end")
+  parser.add_argument("--name", default="", help="keep what is gathered as results/NAME.json, too")
+  parser.add_argument("--results", type=Path, default=Path("results"), help="folder for --name (default: %(default)s)")
+  return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+  if given.backend not in BACKENDS:
+    raise UserError(f"--backend={given.backend}: expected one of {', '.join(BACKENDS)}")
+  for flag, backends in _FLAGS.items():
+    if getattr(given, flag) and given.backend not in backends:
+      known = " or ".join(f"--backend={backend}" for backend in backends)
+      raise UserError(f"--{flag}: expected only with {known}, not with {given.backend}; leave it out")
+  for flag in ("processes", "devices"):
+    if not re.fullmatch(r"([1-9]\d*)?", getattr(given, flag)):
+      raise UserError(f"--{flag}={getattr(given, flag)}: expected a whole number from 1 on, such as 2")
+  if given.name and not _NAME.fullmatch(given.name):
+    raise UserError(f"--name={given.name}: expected letters, digits, '_', '-' and '.'; give another")
+
+
+def _executor(given: argparse.Namespace, planned: Plan) -> Executor:
+  jobs = given.workdir / "jobs"
+  if given.backend == "slurm":
+    return Queue(Slurm(_words("sbatch", given.sbatch), jobs), jobs, planned.distinct)
+  if given.backend == "k8s":
+    return Queue(Kubernetes(_words("k8s", given.k8s), given.workdir), jobs, planned.distinct)
+  if not (given.processes or given.devices):
+    return Local()
+  if not Path(SCRIPT).is_file():
+    raise UserError(f"{SCRIPT}: not found; run the sweep in the repository's folder")
+  return Local(["bash", SCRIPT, f"--processes={given.processes or 1}", f"--devices={given.devices or 1}", "--"])
+
+
+def _show(planned: Plan, executor: Executor) -> None:
+  """Prints the state of each run, and how each would be started that is neither finished nor on."""
+  titles = {run.workdir: run.title for run in planned.runs}
+  for run in planned.distinct:
+    on = "" if run.finished else executor.state(run)
+    after = f"; after {titles[run.after]}" if run.after is not None and not run.finished else ""
+    print(f"# {run.title}: {run.state}{f', {on}' * bool(on)}{after}")
+    if not (run.finished or on):
+      print(shlex.join(executor.command(run)))
+
+
+def _words(flag: str, text: str) -> list[str]:
+  try:
+    return shlex.split(text)
+  except ValueError as error:
+    raise UserError(f"--{flag}={text}: {error}; expected flags as a shell reads them") from None
+
+
+def _seeds(text: str, overrides: Sequence[str]) -> list[int]:
+  if any(override.startswith("--config.seed=") for override in overrides):
+    raise UserError("--config.seed: a sweep trains its members with several seeds; write --seeds=0,1,2 instead")
+  if not re.fullmatch(r"(\d+(,\d+)*)?", text):
+    raise UserError(f"--seeds={text}: expected whole numbers joined by commas, such as 0,1,2")
+  seeds = [int(seed) for seed in text.split(",") if seed]
+  if len(set(seeds)) != len(seeds):
+    raise UserError(f"--seeds={text}: expected each seed once")
+  return seeds

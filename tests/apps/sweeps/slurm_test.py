@@ -1,0 +1,78 @@
+"""What is asked of SLURM, and what its words mean; tests/apps/sweeps/queues_test.py has the sweeps."""
+
+import shlex
+import subprocess
+
+import pytest
+
+from fer_jax.apps.sweeps.slurm import Slurm
+from fer_jax.errors import UserError
+
+from .conftest import ROOT, Cluster, Launch
+
+
+def test_a_run_s_command(launch: Launch, slurm_cluster: Cluster) -> None:
+  run = launch.plan().runs[1]
+  flags = ["--nodes=2", "--gpus-per-node=8", "--", "--per=gpu"]
+  command = Slurm(flags, launch.workdir / "100%" / "jobs").command(run, "7")
+  script = command.index("--gpus-per-node=8") + 5
+  assert command[:script] == [
+    *("sbatch", "--parsable", "--nodes=2", "--gpus-per-node=8", f"--job-name={run.workdir.name}"),
+    f"--output={launch.workdir}/100%%/jobs/{run.workdir.name}.%j.log",
+    *("--dependency=afterok:7", "--kill-on-invalid-dep=yes"),
+  ]
+  assert command[script].endswith("slurm.sbatch")
+  assert command[script + 1 :] == ["--per=gpu", "--", *run.arguments]
+  assert not any("depend" in word for word in Slurm([], launch.workdir).command(run, None))
+
+
+def test_the_script_takes_a_run_s_command(launch: Launch) -> None:
+  run = launch.plan("--config.duration=2 steps").runs[1]
+  command = Slurm(["--nodes=1", "--", "--per=node"], launch.workdir).command(run, None)
+  script = command.index("launch/slurm.sbatch")
+  shown = ["bash", command[script], "--dry-run", *command[script + 1 :]]
+  done = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+  words = shlex.split(done.stdout)
+  main = words.index("fer_jax.main") + 1
+  assert tuple(words[main : main + len(run.arguments)]) == run.arguments
+
+
+@pytest.mark.parametrize("flag", ["--output=x", "-o", "--dependency=afterok:1", "--array=0-3", "--wrap", "launch/x"])
+def test_flags_that_are_the_sweep_s_own_are_refused(launch: Launch, flag: str) -> None:
+  with pytest.raises(UserError, match=r"^--sbatch: ") as caught:
+    Slurm(["--nodes=1", flag], launch.workdir)
+  assert flag in str(caught.value)
+
+
+class TestEnds:
+  @pytest.mark.parametrize("how", [("short",), ("short", "unbooked")])
+  def test_a_result_counts_whatever_squeue_and_sacct_still_know(
+    self, slurm_cluster: Cluster, how: tuple[str, ...]
+  ) -> None:
+    assert slurm_cluster.run(*how) == 0
+
+  def test_a_failure_that_only_sacct_knows(self, slurm_cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    assert slurm_cluster.run("short", "timeout") == 1
+    assert "1 blocks, seed 0: failed: job 1 ended as TIMEOUT\n" in capfd.readouterr().out
+    assert slurm_cluster.commands("sacct")[0][-1] == "--jobs=1,2,3"
+
+  def test_a_failure_that_nobody_knows(self, slurm_cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    assert slurm_cluster.run("short", "unbooked", blocks1="fail") == 1
+    why = "1 blocks, seed 0: failed: job 1 is gone from the queue: training diverged: loss is nan\n"
+    assert why in capfd.readouterr().out
+
+  def test_where_there_is_no_sacct(self, slurm_cluster: Cluster) -> None:
+    slurm_cluster.remove("sacct")
+    assert slurm_cluster.run("short") == 0
+
+
+def test_a_cancelled_job_is_no_longer_on(slurm_cluster: Cluster) -> None:
+  slurm_cluster.run("held", wait=False)
+  slurm_cluster.mark("2", "CANCELLED")
+  slurm_cluster.mark("3", "COMPLETING")
+  states = Slurm([], slurm_cluster.jobs).states(["1", "2", "3", "4"])
+  assert {job: (state.word, state.ended, state.status) for job, state in states.items()} == {
+    "1": ("queued", False, None),
+    "2": ("CANCELLED", True, None),
+    "3": ("running", False, None),
+  }
