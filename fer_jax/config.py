@@ -23,7 +23,7 @@ from fer_jax.settings import Duration, Settings
 
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
-RESIDENCES = ("auto", "device", "host")
+RESIDENCES = ("auto", "device", "host", "stream")
 DROPS = ("", "train_duplicates")
 REPLICA_STRATEGIES = ("auto", "loop", "vmap")
 _LARGEST_SEED = 2**31 - 1

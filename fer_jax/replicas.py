@@ -60,7 +60,12 @@ def plan(settings: Settings) -> Plan:
   """
   data = settings.data
   arrays = arrays_lib.load(
-    data.name, data.data_dir or None, image_size=data.image_size or None, labels=data.labels, crop=data.crop
+    data.name,
+    data.data_dir or None,
+    image_size=data.image_size or None,
+    labels=data.labels,
+    crop=data.crop,
+    residence=data.residence,
   )
   if settings.folds.by:
     return _folded(settings, arrays)

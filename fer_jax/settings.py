@@ -71,7 +71,9 @@ class DataSettings:
       detector for the datasets that are photographs, and none for those that are faces already.
     validation_share: of the training rows, held out where the dataset has no validation split.
     drop: "train_duplicates" leaves out training images that stand in the validation or test split too; "" nothing.
-    residence: "device" keeps the data on the device and sends indices, "host" sends rows; "auto" chooses by size.
+    residence: "device" keeps the data on the device and sends indices, "host" sends rows, "stream" leaves the images
+      encoded on disk and sends rows that are decoded as they are needed; "auto" chooses by the size of the decoded
+      images: up to 2 GiB the device, up to 32 GiB the host.
   """
 
   name: str = "fer2013"

@@ -18,12 +18,13 @@ from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.prediction import prediction
 from fer_jax.apps.benchmarks.replicas import replicas
 from fer_jax.apps.benchmarks.strategies import strategies
+from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
 from fer_jax.apps.benchmarks.table1 import table1
 from fer_jax.apps.report_page.run_files import write_text
 from fer_jax.errors import UserError
 
-# Each takes a config, FILE.py:VARIANT, and the number of rounds.
-BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
+# Each takes a config, FILE.py:VARIANT, and the number of rounds; `streaming` takes its own flags as well.
+BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "objectives": objectives,
   "parts": parts,
   "communication": communication,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[str, int], Benchmark]] = {
   "inference": inference,
   "predict": prediction,
   "live": live,
+  "streaming": streaming,
 }
 
 
@@ -52,16 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
     "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
     "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
-    "delay of the live window, and of its threads alone.",
+    "delay of the live window, and of its threads alone; streaming: images a second and memory where a large set is "
+    "decoded from its records.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=10, help="repetitions of each measurement (default: %(default)s)")
+  parser.add_argument(
+    "--examples", type=int, default=EXAMPLES, help="streaming: faces that are written and read (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--data_dir", type=Path, help="streaming: the folder to write them to, where the next run finds them again"
+  )
   parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
   options = parser.parse_args(arguments)
   if options.rounds < 1:
     raise UserError(f"--rounds={options.rounds}: expected 1 or more")
-  headline, rows = BENCHMARKS[options.what](options.config, options.rounds)
+  its_own = {"examples": options.examples, "data_dir": options.data_dir} if options.what == "streaming" else {}
+  headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
   content = {
     "what": options.what,
     "config": options.config,

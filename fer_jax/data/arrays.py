@@ -1,12 +1,9 @@
 """What a dataset is once it is prepared: a few arrays, decoded and resized once, memory-mapped afterwards."""
 
-import contextlib
 import dataclasses
-import json
-import os
+import math
 import pathlib
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,8 @@ import cv2
 import numpy as np
 
 from fer_jax.data import builders
+from fer_jax.data.column_cache import Columns, open_cache, write_cache
+from fer_jax.data.records import Images, Records, number_groups, open_records
 from fer_jax.errors import UserError
 from fer_jax.faces.crop import resize
 from fer_jax.faces.detection import HaarDetector
@@ -27,15 +26,13 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 LABELS = ("original", "ferplus_hard", "ferplus_soft")
 CROPS = ("auto", "none", "fixed", "detector")
+RESIDENCES = ("auto", "device", "host", "stream")
 _CUT = ("fixed", "detector")
+# Decoded images up to this size are kept as one file. It is fixed, so that all processes of a run decide alike.
+_HOST_BYTES = 32 * 1024**3
 
-# Raised when what the cache holds changes, so that older caches are rebuilt.
-_CACHE_FORMAT = 2
 # Photographs are large.
 _RECORDS_AT_ONCE = 256
-
-# What the cache holds: arrays by name, and notes on how they came about.
-_Columns = tuple[dict[str, np.ndarray], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Arrays:
   """A whole dataset. Let N be its examples, H, W, C an image's height, width and channels, K the classes.
 
   Attributes:
-    image: uint8 [N, H, W, C].
+    image: uint8 [N, H, W, C]; `Records` where they are decoded as they are needed.
     label: int32 [N], the class of each example.
     subject: str [N], the person in the picture; "" where the dataset does not say.
     group: int32 [N]; frames of one sequence, or exact duplicates, share a group.
@@ -55,9 +52,11 @@ class Arrays:
       None where nothing was expanded (`data.expansion`).
     crop: how the images were cut: "face" where they were faces already; of photographs "detector", "fixed" or "none",
       as `load` has them.
+    picture: int32 [N], equal where pictures are, numbered as they appear; None where their pixels have to be compared.
+    fingerprint: of the dataset as `load` found it, before it was divided or expanded; "" where it came otherwise.
   """
 
-  image: np.ndarray
+  image: Images
   label: np.ndarray
   subject: np.ndarray
   group: np.ndarray
@@ -67,6 +66,8 @@ class Arrays:
   notes: tuple[str, ...] = ()
   origin: np.ndarray | None = None
   crop: str = "face"
+  picture: np.ndarray | None = None
+  fingerprint: str = ""
 
   def __len__(self) -> int:
     return len(self.label)
@@ -75,6 +76,11 @@ class Arrays:
   def num_classes(self) -> int:
     """K."""
     return len(self.class_names)
+
+  @property
+  def streamed(self) -> bool:
+    """Whether images are decoded as they are needed."""
+    return isinstance(self.image, Records)
 
   def rows(self, split: str) -> np.ndarray:
     """Returns the positions, int64 [n], of a split's examples in dataset order."""
@@ -88,6 +94,7 @@ def load(
   image_size: int | None = None,
   labels: str = "original",
   crop: str = "auto",
+  residence: str = "auto",
 ) -> Arrays:
   """Loads a prepared dataset; one that needs no files is prepared on the spot.
 
@@ -107,10 +114,13 @@ def load(
       finds none, the fixed part; "fixed" cuts the same part out of every photograph (the papers are silent on it: it is
       our choice, for each dataset); "none" squeezes whole photographs into the square. "auto" is "detector" for
       photographs, and "none" for the datasets of faces, which can have nothing else.
+    residence: "stream" leaves the images encoded in their records (of faces with their original labels alone), "host"
+      and "device" decode them all at first; "auto" streams what would be more than 32 GiB, where it can.
 
   Raises:
     UserError: if an argument is out of its range, the dataset is not prepared or damaged, FER+ votes are asked for and
-      absent, or a crop is asked for of faces.
+      absent, a crop is asked for of faces, or
+      "stream" of what cannot be streamed.
   """
   if labels not in LABELS:
     raise UserError(f"labels={labels!r} is unknown; expected {', '.join(LABELS)}")
@@ -118,10 +128,16 @@ def load(
     raise UserError(f"image_size={image_size} is no size; expected a whole number of pixels, 1 or more")
   if crop not in CROPS:
     raise UserError(f"crop={crop!r} is unknown; expected {', '.join(CROPS)}")
+  if residence not in RESIDENCES:
+    raise UserError(f"residence={residence!r} is unknown; expected {', '.join(RESIDENCES)}")
   builder = builders.make_builder(name, data_dir)
   if not builders.is_prepared(builder):
     builder = _prepare_or_explain(name, data_dir, builder)
   crop = _resolve_crop(name, builder, crop)
+  if residence == "stream":
+    _check_streams(name, labels, crop)
+  if residence == "stream" or (residence == "auto" and _streams(builder, image_size, labels, crop)):
+    return _fingerprinted(stream(builder, image_size))
   columns, notes = _cached_columns(builder, image_size, crop)
   arrays = Arrays(
     image=columns["image"],
@@ -133,11 +149,68 @@ def load(
     notes=(*(builder.info.metadata or {}).get("warnings", ()), *notes),
     crop=crop,
   )
-  return (
+  return _fingerprinted(
     arrays
     if labels == "original"
     else _with_ferplus(arrays, columns.get("votes"), labels, f"`{_prepare_command(name, data_dir)} --overwrite`")
   )
+
+
+def _fingerprinted(arrays: Arrays) -> Arrays:
+  """Returns a dataset that knows its checksum, the images' pixels (of streamed ones their encoding) included."""
+  image, found = arrays.image, 0
+  columns = [arrays.label, arrays.subject, arrays.group, arrays.split, np.array(arrays.class_names)]
+  columns += [] if arrays.soft_label is None else [arrays.soft_label]
+  if isinstance(image, Records):
+    columns.append(image.checksum)
+  else:
+    for start in range(0, len(image), _RECORDS_AT_ONCE):
+      found = zlib.crc32(np.ascontiguousarray(image[start : start + _RECORDS_AT_ONCE]).data, found)
+  for column in columns:
+    found = zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data, found)
+  return dataclasses.replace(arrays, fingerprint=f"{found:08x}")
+
+
+def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -> Arrays:
+  """Loads a prepared dataset of faces whose images stay in their records; see `load`."""
+  splits = [split for split in SPLITS if split in builder.info.splits]
+  image, columns, note = open_records(builder, splits, _image_shape(builder, image_size))
+  return Arrays(
+    image=image,
+    label=columns["label"],
+    subject=columns["subject"],
+    group=columns["group"],
+    split=columns["split"],
+    picture=columns["picture"],
+    class_names=tuple(builder.info.features["label"].names),
+    notes=(*(builder.info.metadata or {}).get("warnings", ()), note),
+  )
+
+
+def _check_streams(name: str, labels: str, crop: str) -> None:
+  if crop != "face":
+    raise UserError(
+      f"config.data.residence='stream' is for datasets of faces, and {name} is photographs that have to be cut "
+      f"(crop={crop!r}); use config.data.residence='host'"
+    )
+  if labels != "original":
+    raise UserError(
+      f"config.data.residence='stream' goes with config.data.labels='original', not {labels!r}: use "
+      "config.data.residence='host'"
+    )
+
+
+def _streams(builder: "tfds.core.DatasetBuilder", image_size: int | None, labels: str, crop: str) -> bool:
+  total = sum(split.num_examples for split in builder.info.splits.values())
+  too_large = total * math.prod(_image_shape(builder, image_size)) > _HOST_BYTES
+  return too_large and labels == "original" and crop == "face"
+
+
+def _image_shape(builder: "tfds.core.DatasetBuilder", image_size: int | None) -> tuple[int, int, int]:
+  """Returns the height, width and channels that images are brought to."""
+  height, width, channels = builder.info.features["image"].shape
+  size = image_size or (builder.info.metadata or {}).get("image_size")
+  return (size, size, channels) if size else (height, width, channels)
 
 
 def _prepare_command(name: str, data_dir: str | None) -> str:
@@ -193,26 +266,24 @@ def _resolve_crop(name: str, builder: "tfds.core.DatasetBuilder", crop: str) -> 
   return "face"
 
 
-def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> _Columns:
+def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> Columns:
   """Returns a dataset's columns, from the cache where it is whole; else reads them and writes the cache."""
-  *shape, channels = builder.info.features["image"].shape
-  size = image_size or (builder.info.metadata or {}).get("image_size")
-  height, width = (size, size) if size else shape
+  height, width, channels = _image_shape(builder, image_size)
   kind = f"-{crop}" if crop in _CUT else ""
   folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{channels}{kind}")
-  cached = _open_cache(folder)
+  cached = open_cache(folder)
   if cached is not None:
     return cached
   columns, notes = _read_columns(builder, height, width, crop)
   try:
-    _write_cache(folder, columns, notes)
+    write_cache(folder, columns, notes)
   except OSError as error:
     print(f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): every run decodes again")
     return columns, notes
-  return _open_cache(folder) or (columns, notes)
+  return open_cache(folder) or (columns, notes)
 
 
-def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, crop: str) -> _Columns:
+def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, crop: str) -> Columns:
   """Decodes a prepared dataset: train, validation, test, each in its order on disk."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import utils as tfds_utils
@@ -251,7 +322,7 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
     "image": image,
     "label": np.array(fields["label"], np.int32),
     "subject": np.array([subject.decode() for subject in fields["subject"]]),
-    "group": _number_groups(fields["group"]),
+    "group": number_groups(fields["group"]),
     "split": np.repeat(splits, [builder.info.splits[split].num_examples for split in splits]),
   }
   columns |= {"votes": np.stack(fields["votes"])} if "votes" in fields else {}
@@ -262,54 +333,3 @@ def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
   """Yields the records of a split, a few read at a time."""
   for start in range(0, len(source), _RECORDS_AT_ONCE):
     yield from source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source))))  # type: ignore[attr-defined]
-
-
-def _number_groups(groups: list[bytes]) -> np.ndarray:
-  """Numbers groups, int32 [N], in the order in which they appear; a row without a group is its own."""
-  numbers: dict[bytes | int, int] = {}
-  return np.array([numbers.setdefault(group or row, len(numbers)) for row, group in enumerate(groups)], np.int32)
-
-
-def _open_cache(folder: pathlib.Path) -> _Columns | None:
-  """Opens cached columns, the images memory-mapped; None where the cache is absent, damaged or old."""
-  try:
-    contents = json.loads((folder / "contents.json").read_text())
-    if contents["format"] != _CACHE_FORMAT:
-      return None
-    for key, checksum in contents["crc32"].items():
-      if _crc32(folder / f"{key}.npy") != checksum:
-        return None
-    keys = contents["crc32"]
-    columns = {key: np.load(folder / f"{key}.npy", mmap_mode="r" if key == "image" else None) for key in keys}
-    return columns, tuple(contents["notes"])
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
-
-
-def _write_cache(folder: pathlib.Path, columns: dict[str, np.ndarray], notes: tuple[str, ...]) -> None:
-  """Writes columns and notes so that other processes see either nothing or all of them."""
-  folder.parent.mkdir(exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder.parent) as temporary:
-    fresh = pathlib.Path(temporary, "fresh")
-    fresh.mkdir()
-    for key, column in columns.items():
-      np.save(fresh / f"{key}.npy", column)
-    checksums = {key: _crc32(fresh / f"{key}.npy") for key in columns}
-    contents = {"format": _CACHE_FORMAT, "crc32": checksums, "notes": notes}
-    (fresh / "contents.json").write_text(json.dumps(contents))
-    with contextlib.suppress(OSError):  # Absent, or another process has just moved it away.
-      if _open_cache(folder) is None:
-        os.replace(folder, pathlib.Path(temporary, "replaced"))
-    try:
-      os.replace(fresh, folder)
-    except OSError:
-      if _open_cache(folder) is None:
-        raise
-
-
-def _crc32(path: pathlib.Path) -> int:
-  checksum = 0
-  with path.open("rb") as file:
-    while chunk := file.read(1 << 20):
-      checksum = zlib.crc32(chunk, checksum)
-  return checksum

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fer_jax.data.arrays import SPLITS, Arrays
+from fer_jax.data.records import Images
 
 # Bits in which the hashes of near duplicates may differ. FER2013, looked through by eye: of the 923 pairs up to
 # distance 4, two are different photographs; of the 731 at 6, about ten; of the 965 at 8, about one in nine.
@@ -65,8 +66,10 @@ def number_pictures(arrays: Arrays) -> np.ndarray:
   """Numbers the distinct pictures of a dataset, int32 [N], in the order in which they appear.
 
   Pictures are the same that are equal pixel by pixel. An augmented copy (`data.expansion`) is the picture that it was
-  made of.
+  made of. Of a dataset that is streamed they are those whose files are equal byte by byte.
   """
+  if arrays.picture is not None:
+    return arrays.picture
   image = arrays.image
   if arrays.origin is not None:
     image = image[: np.count_nonzero(arrays.origin == np.arange(len(arrays)))]
@@ -76,12 +79,12 @@ def number_pictures(arrays: Arrays) -> np.ndarray:
   return number if arrays.origin is None else number[arrays.origin]
 
 
-def constant(image: np.ndarray) -> np.ndarray:
+def constant(image: Images) -> np.ndarray:
   """Says which pictures of uint8 [N, H, W, C] are of one colour, bool [N]."""
   return np.array([bool((one == one[0, 0]).all()) for one in image], bool)
 
 
-def perceptual_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def perceptual_hash(image: Images) -> tuple[np.ndarray, np.ndarray]:
   """Returns the perceptual hash of each picture, and which pictures have one.
 
   A bit says whether one of the DCT-II coefficients 1 to 8 along each side is above their median, after the
@@ -99,7 +102,8 @@ def perceptual_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   code, known = np.empty(len(image), np.uint64), np.empty(len(image), bool)
   for start in range(0, len(image), _IMAGES_AT_ONCE):
     rows = slice(start, start + _IMAGES_AT_ONCE)
-    grey = image[rows] @ _GREY if image.shape[3] == 3 else image[rows, :, :, 0].astype(np.float64)
+    some = image[rows]
+    grey = some @ _GREY if some.shape[3] == 3 else some[..., 0].astype(np.float64)
     # Without its mean, a constant picture has coefficients of zero, not of rounding.
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     coefficient = (vertical @ grey @ horizontal.T).reshape(-1, BITS)

@@ -15,6 +15,7 @@ import numpy as np
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.audit import seen_in_training
 from fer_jax.data.augment import Augmentation
+from fer_jax.data.records import Records
 from fer_jax.errors import UserError
 
 PROTOCOLS = ("", "paper", "honest")
@@ -97,8 +98,13 @@ def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None)
     the label, subject, group, split and soft label of its picture.
 
   Raises:
-    UserError: `expansion.by_class` names a class that the dataset lacks.
+    UserError: `expansion.by_class` names a class that the dataset lacks, or the dataset is streamed.
   """
+  if isinstance(arrays.image, Records):
+    raise UserError(
+      f"config.expansion.protocol={expansion.protocol!r}: the copies have to be in memory, and the dataset is streamed "
+      "from its records; use config.data.residence='host', or config.expansion.protocol=''"
+    )
   became = factors(arrays, expansion)
   copied = np.arange(len(arrays)) if rows is None else np.sort(rows)
   copies = became[copied] - 1

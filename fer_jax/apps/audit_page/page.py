@@ -11,6 +11,7 @@ from fer_jax.apps.audit_page.content import labels_differ, splits_differ
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, picture, table
 from fer_jax.apps.report_page.quantities import count, percent, short_commit
 from fer_jax.apps.report_page.run_files import Record
+from fer_jax.data.records import Images
 
 _CONFLICTS_SHOWN = 64  # of the groups of equal pictures
 _GROUPS_SHOWN = 32  # of each other kind of them
@@ -22,7 +23,7 @@ _PIXELS = 96  # along a picture's longer side, at most
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def audit_page(content: Record, image: np.ndarray) -> str:
+def audit_page(content: Record, image: Images) -> str:
   """Returns the page of an audit, which needs nothing outside itself.
 
   Args:
@@ -155,7 +156,7 @@ def _folds(content: Record) -> Section | None:
   return Section("folds", "Folds", lead + explained + table(_overlap_head("fold"), rows))
 
 
-def _equal(content: Record, image: np.ndarray) -> Section | None:
+def _equal(content: Record, image: Images) -> Section | None:
   groups = sorted(content["duplicates"], key=lambda each: (-len(each["rows"]), each["rows"][0]))
   if not groups:
     return None
@@ -174,14 +175,14 @@ def _equal(content: Record, image: np.ndarray) -> Section | None:
   return Section("equal", "Equal pictures", lead + "".join(shown))
 
 
-def _gallery(title: str, groups: Sequence[Record], image: np.ndarray, limit: int = _GROUPS_SHOWN) -> str:
+def _gallery(title: str, groups: Sequence[Record], image: Images, limit: int = _GROUPS_SHOWN) -> str:
   if not groups:
     return ""
   items = "".join(_item([each], image) for each in groups[:limit])
   return f'<h3>{_of(title, min(len(groups), limit), len(groups))}</h3><ul class="pictures">{items}</ul>'
 
 
-def _similar(content: Record, image: np.ndarray) -> Section | None:
+def _similar(content: Record, image: Images) -> Section | None:
   near = content["near"]
   pairs = near["pairs"]
   if not pairs:
@@ -207,7 +208,7 @@ def _similar(content: Record, image: np.ndarray) -> Section | None:
   return Section("similar", "Similar pictures", body + samples)
 
 
-def _pairs(title: str, pairs: Sequence[Record], image: np.ndarray, limit: int = _PAIRS_SHOWN) -> str:
+def _pairs(title: str, pairs: Sequence[Record], image: Images, limit: int = _PAIRS_SHOWN) -> str:
   """Shows pairs, evenly drawn from them all where they are more than the limit."""
   if not pairs:
     return ""
@@ -216,7 +217,7 @@ def _pairs(title: str, pairs: Sequence[Record], image: np.ndarray, limit: int = 
   return f'<h3>{_of(title, len(drawn), len(pairs))}</h3><ul class="pictures">{items}</ul>'
 
 
-def _constant(content: Record, image: np.ndarray) -> Section | None:
+def _constant(content: Record, image: Images) -> Section | None:
   found = content["constant"]
   if not found:
     return None
@@ -225,7 +226,7 @@ def _constant(content: Record, image: np.ndarray) -> Section | None:
   return Section("constant", "Constant images", lead + _gallery("Distinct pictures", found, image))
 
 
-def _item(pictures: Sequence[Record], image: np.ndarray, distance: int | None = None) -> str:
+def _item(pictures: Sequence[Record], image: Images, distance: int | None = None) -> str:
   """Shows pictures one above the other; below, what their examples are, in the same order."""
   drawn = "".join(picture(_small(image[each["rows"][0]]), _caption(each)) for each in pictures)
   said = [f'{escape(_caption(each))} <span class="muted">{_rows(each)}</span>' for each in pictures]

@@ -1,0 +1,197 @@
+"""How fast a dataset of a million faces is read from its records, and in how much memory."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax import provenance
+from fer_jax.apps.benchmarks.benchmark import FER2013, Benchmark, Row, settings_of
+from fer_jax.data import arrays as arrays_lib
+from fer_jax.data import pipeline
+from fer_jax.data.arrays import Arrays
+from fer_jax.data.builders.synthetic_faces.crowd import DrawnCrowd, prepare_crowd
+from fer_jax.errors import UserError
+from fer_jax.initialization import initialize
+from fer_jax.parallel import Devices
+from fer_jax.replicas import Replica
+from fer_jax.rig import Rig
+from fer_jax.step import Moment
+
+EXAMPLES = 1_000_000  # about as many as AffectNet
+FEWEST = 100
+BATCH = 256
+_ROWS_IN_MEMORY = 4096
+_BATCHES_A_ROUND = 100  # of each number of threads; three times as many for the memory
+_STATUS = pathlib.Path("/proc/self/status")
+
+
+def streaming(config: str, rounds: int, examples: int = EXAMPLES, data_dir: pathlib.Path | None = None) -> Benchmark:
+  """Writes a crowd of drawn faces, 112x112 in colour, and reads it.
+
+  Args:
+    config: FILE.py:VARIANT; a step is of the first phase of its schedule, at its size of image, with BATCH faces.
+    rounds: each number of threads reads 100 batches for every round.
+    examples: how many faces.
+    data_dir: where they are written, and found again by a later run; None for a temporary folder.
+
+  Returns:
+    rows with the `seconds` of writing (where they were not there yet), of the first pass over all records for the
+    columns, and of a start from the columns' cache; `images_per_second` of the pipeline alone by the number of threads,
+    with `memory_ratio` over rows gathered from memory by the same process; the same of a training step; and the memory
+    of the process, `anonymous_bytes` (its own) and `file_bytes` (files mapped into it), as batches go by.
+
+  Raises:
+    UserError: if there are too few examples, or the folder cannot be written.
+  """
+  if examples < FEWEST:
+    raise UserError(f"--examples={examples}: expected {FEWEST} or more")
+  with contextlib.nullcontext(data_dir) if data_dir else _temporary_folder() as folder:
+    builder, written = _written(examples, folder)
+    dataset, started = _started(builder)
+    in_memory = _in_memory(dataset)
+    threads = f"streamed, {_plural(provenance.cores(), 'thread')}"
+    return Benchmark(
+      threads,
+      [
+        *written,
+        *started,
+        *_rates(dataset, in_memory, rounds),
+        *_steps(config, builder, rounds),
+        *_memory(dataset, rounds),
+      ],
+    )
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[pathlib.Path]:
+  with tempfile.TemporaryDirectory() as folder:
+    yield pathlib.Path(folder)
+
+
+def _written(examples: int, folder: pathlib.Path) -> tuple[DrawnCrowd, list[Row]]:
+  start = time.perf_counter()
+  try:
+    there = (folder / str(examples)).exists()
+    builder = prepare_crowd(examples, folder)
+  except OSError as error:
+    raise UserError(
+      f"cannot write {examples} faces, some {5e-6 * examples:.2g} GB, into {folder} ({error.strerror or error}): give "
+      "another --data_dir or make room"
+    ) from error
+  seconds = {} if there else {"seconds": time.perf_counter() - start}
+  size = sum(each.num_bytes for each in builder.info.splits.values())
+  return builder, [{"name": "written", **seconds, "examples": examples, "bytes": size}]
+
+
+def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
+  shutil.rmtree(pathlib.Path(builder.data_dir, "arrays"), ignore_errors=True)
+  rows: list[Row] = []
+  for name in ("first pass over the records", "start from the cache"):
+    start = time.perf_counter()
+    dataset = arrays_lib.stream(builder)
+    rows.append({"name": name, "seconds": time.perf_counter() - start})
+  return dataset, rows
+
+
+def _in_memory(dataset: Arrays) -> Arrays:
+  """Returns the first training examples, decoded: what does not depend on their number is measured on them."""
+  rows = dataset.rows("train")[:_ROWS_IN_MEMORY]
+  columns = {key: getattr(dataset, key)[rows] for key in ("image", "label", "subject", "group", "split", "picture")}
+  return dataclasses.replace(dataset, **columns)
+
+
+def _rates(dataset: Arrays, in_memory: Arrays, rounds: int) -> list[Row]:
+  """Measures shuffled training batches, by the number of threads that decode them."""
+  batches = _BATCHES_A_ROUND * rounds
+  of_memory = _rate(in_memory, batches, 0)
+  rows = [{"name": "in memory", "images_per_second": of_memory}]
+  for threads in _thread_counts(provenance.cores()):
+    rate = _rate(dataset, batches, threads)
+    name = f"streamed, {_plural(threads, 'thread')}"
+    rows.append({"name": name, "images_per_second": rate, "memory_ratio": rate / of_memory, "batches": batches})
+  return rows
+
+
+def _thread_counts(cores: int) -> list[int]:
+  """Returns 1, 2, 4, ... up to the number of cores, and that."""
+  return sorted({*(2**power for power in range(cores.bit_length()) if 2**power <= cores), cores})
+
+
+def _rate(dataset: Arrays, batches: int, threads: int) -> float:
+  with contextlib.closing(_iterator(dataset, threads)) as iterator:
+    next(iterator)
+    start = time.perf_counter()
+    for _ in range(batches):
+      next(iterator)
+    return batches * BATCH / (time.perf_counter() - start)
+
+
+def _iterator(dataset: Arrays, threads: int | None = None) -> Any:
+  return pipeline.training_iterator(pipeline.ShuffledBatches(dataset, "train", BATCH, 0, host=True), threads)
+
+
+def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
+  """Measures the same training step, at the config's size of image, fed from memory and from the records, by turns."""
+  settings = settings_of(config)
+  dataset = arrays_lib.stream(builder, settings.data.image_size or FER2013[1])
+  in_memory = _in_memory(dataset)
+  data = dataclasses.replace(settings.data, residence="host")
+  settings = dataclasses.replace(settings, batch_size=BATCH, data=data)
+  network = settings.model.build(dataset.num_classes, jnp.dtype(settings.precision), None)
+  placement = Devices(jax.local_devices()[:1])
+  beginning = initialize(settings, network, dataset.image.shape[1:])
+  rig = Rig(settings, beginning, placement, in_memory, epoch_rows=len(dataset.rows("train")))
+  state = rig.begin([Replica("", 0, None, in_memory)])
+  moment = Moment(np.float32(0.5), np.int32(0))
+  seconds = {"step, from memory": 0.0, "step, streamed": 0.0}
+  sources: dict[str, Callable[[], Any]] = {
+    "step, from memory": lambda: _iterator(in_memory),
+    "step, streamed": lambda: _iterator(dataset),
+  }
+  with contextlib.ExitStack() as stack:
+    iterators = {name: stack.enter_context(contextlib.closing(make())) for name, make in sources.items()}
+    for number in range(rounds + 1):  # the first compiles
+      for name, iterator in iterators.items():
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(rig.step(rig.phases[0], state, [next(iterator)], [moment]))
+        seconds[name] += time.perf_counter() - start if number else 0.0
+  fast = seconds["step, from memory"]
+  return [
+    {"name": name, "images_per_second": rounds * BATCH / taken, "memory_ratio": fast / taken, "steps": rounds}
+    for name, taken in seconds.items()
+  ]
+
+
+def _memory(dataset: Arrays, rounds: int) -> list[Row]:
+  """Notes the memory of the process as batches go by; no rows where the system does not say it."""
+  if not _STATUS.exists():
+    return []
+  most = 3 * _BATCHES_A_ROUND * rounds
+  rows = []
+  with contextlib.closing(_iterator(dataset)) as iterator:
+    next(iterator)
+    for batch in range(most + 1):
+      if batch in (0, most // 3, most):
+        rows.append({"name": f"memory after {_plural(batch, 'batch', 'es')}", **_resident()})
+      next(iterator)
+  return rows
+
+
+def _resident() -> Row:
+  """Returns the bytes of this process that are in memory, as the kernel counts them."""
+  values = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+  kinds = {"resident_bytes": "VmRSS", "anonymous_bytes": "RssAnon", "file_bytes": "RssFile"}
+  return {name: 1024 * int(values[key].split()[0]) for name, key in kinds.items()}
+
+
+def _plural(count: int, noun: str, ending: str = "s") -> str:
+  return f"{count:,} {noun}{'' if count == 1 else ending}"

@@ -1,0 +1,136 @@
+"""A crowd of drawn faces in colour, as many as are asked for: what measures how a large dataset is read."""
+
+import itertools
+import os
+import pathlib
+import struct
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from fer_jax.data import builders
+from fer_jax.data.builders.local_info import LocalInfo
+from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS, ONE_SIDED
+from fer_jax.data.builders.synthetic_faces.pictures import picture
+
+SIZE = 112  # side of a picture in pixels: that to which faces are usually aligned
+CLASSES = (*EXPRESSIONS, *ONE_SIDED)
+_DRAWN = 2048  # pictures that are drawn and encoded; the rest are these again, each as a file of its own
+_HELD_OUT = 0.01  # share of the examples that are the validation split, and that are the test split
+_NOISE = 5.0  # deviation of the grain in grey levels: with it a file has the size of a photograph's, some 4 KB
+_QUALITY = 90
+_IN_A_SHARD = 25_000  # examples: some 120 MB
+_AT_ONCE = 1000
+
+_DESCRIPTION = """
+Drawn faces in colour, in eight expressions. No two files are equal, but 2,048 pictures make them all: they are there to
+measure how a dataset is read, not to learn from.
+"""
+
+
+class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
+  """Drawn faces as JPEG files; `prepare_crowd` makes it, without TensorFlow.
+
+  Args:
+    examples: in all splits together, 100 or more.
+    data_dir: the folder that holds prepared datasets.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 - the attribute's type is TFDS's.
+
+  def __init__(self, examples: int, data_dir: pathlib.Path):
+    self._examples = examples
+    super().__init__(data_dir=str(data_dir / str(examples)), file_format="array_record")
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return LocalInfo(
+      builder=self,
+      description=_DESCRIPTION,
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
+          "label": tfds.features.ClassLabel(names=list(CLASSES)),
+          "subject": tfds.features.Text(),
+          "group": tfds.features.Text(),
+        }
+      ),
+      supervised_keys=("image", "label"),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
+    del dl_manager  # Nothing to download.
+    return self._splits()
+
+  def _splits(self) -> dict[str, Iterator[Any]]:
+    held_out = max(1, round(_HELD_OUT * self._examples))
+    drawn = _encoded(min(_DRAWN, self._examples))
+    bounds = {
+      "train": range(2 * held_out, self._examples),
+      "validation": range(held_out),
+      "test": range(held_out, 2 * held_out),
+    }
+    return {split: self._generate_examples(rows, drawn) for split, rows in bounds.items()}
+
+  def _generate_examples(self, rows: range, drawn: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row in rows:
+      number = row % len(drawn)
+      yield (
+        row,
+        {"image": _stamped(drawn[number], row), "label": number % len(CLASSES), "subject": "", "group": ""},
+      )
+
+  def write(self) -> None:
+    """Writes the dataset, shard by shard.
+
+    TFDS's own way holds a split in memory, and from 1 GB on needs TensorFlow for its temporary files.
+    """
+    writer = tfds.core.SequentialWriter(self.info, _IN_A_SHARD, file_format="array_record")
+    splits = self._splits()
+    writer.initialize_splits(list(splits))
+    with tqdm(total=self._examples, desc="Writing", unit=" faces", disable=None) as progress:
+      for split, examples in splits.items():
+        while some := [example for _, example in itertools.islice(examples, _AT_ONCE)]:
+          writer.add_examples({split: some})
+          progress.update(len(some))
+    writer.close_all()
+
+
+def prepare_crowd(examples: int, data_dir: pathlib.Path) -> DrawnCrowd:
+  """Returns a crowd of so many, written into `data_dir` where it is not there yet: all of it, or nothing."""
+  builder = DrawnCrowd(examples, data_dir)
+  if builders.is_prepared(builder):
+    return builder
+  target = pathlib.Path(builder.data_dir)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=data_dir) as staging:
+    staged = DrawnCrowd(examples, pathlib.Path(staging))
+    pathlib.Path(staged.data_dir).mkdir(parents=True)
+    staged.write()
+    os.replace(staged.data_dir, target)
+  return DrawnCrowd(examples, data_dir)
+
+
+def _encoded(count: int) -> list[bytes]:
+  """Draws pictures and encodes them; the class of number i is i modulo the classes."""
+  generator = np.random.default_rng(0)
+  files = []
+  for number in range(count):
+    subject, expression = divmod(number, len(CLASSES))
+    grey = picture(0, subject, CLASSES[expression], 0, SIZE).astype(np.float32)[..., None]
+    tint = generator.uniform(0.7, 1.1, 3)
+    image = grey * tint + _NOISE * generator.standard_normal((SIZE, SIZE, 3))
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
+    files.append(cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, _QUALITY))[1].tobytes())
+  return files
+
+
+def _stamped(jpeg: bytes, row: int) -> bytes:
+  """Puts a comment with a number into a JPEG file, right after its first marker: the pixels stay as they are."""
+  return jpeg[:2] + b"\xff\xfe" + struct.pack(">HQ", 10, row) + jpeg[2:]

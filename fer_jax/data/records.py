@@ -1,0 +1,267 @@
+"""Pictures that stay encoded in the shards of a prepared dataset, and are decoded when they are asked for."""
+
+import hashlib
+import pathlib
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fer_jax.data.column_cache import open_cache, write_cache
+from fer_jax.errors import UserError
+from fer_jax.faces.crop import resize
+from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+_RECORDS_AT_ONCE = 1024
+_PICTURES_AT_ONCE = 256
+_UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, UnreadablePicture)
+
+
+class Records:
+  """A dataset's images as an array that is not in memory: rows are read by random access and decoded.
+
+  `[rows]` returns what the same rows of the decoded array hold, uint8 [n, H, W, C], for whole numbers or a slice;
+  `[row]` one image. Threads may read at the same time. Each record is compared with its checksum of when the columns
+  were read: one that is damaged, or was changed since, is an error that names it.
+
+  Args:
+    shards: of the dataset.
+    shape: (H, W, C) that images are resized to.
+    checksum: uint32 [N], CRC-32 of each encoded picture.
+  """
+
+  dtype = np.dtype(np.uint8)
+  ndim = 4
+
+  def __init__(self, shards: "Shards", shape: tuple[int, int, int], checksum: np.ndarray):
+    self.shape = (len(checksum), *shape)
+    self._shards, self._checksum = shards, checksum
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  @property
+  def checksum(self) -> np.ndarray:
+    """CRC-32 of each encoded picture, uint32 [N]."""
+    return self._checksum
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes that the images would take, decoded."""
+    return int(np.prod(self.shape, dtype=np.int64))
+
+  def __getitem__(self, rows: Any) -> np.ndarray:
+    """Decodes the images of some rows; raises UserError if one is damaged."""
+    if isinstance(rows, slice):
+      return self._decoded(np.arange(len(self))[rows])
+    rows = np.asarray(rows)
+    if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+      raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} images")
+    rows = np.where(rows < 0, rows + len(self), rows).astype(np.int64)
+    return self._decoded(rows) if rows.ndim else self._decoded(rows[None])[0]
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    for start in range(0, len(self), _PICTURES_AT_ONCE):
+      yield from self[start : start + _PICTURES_AT_ONCE]
+
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    """Refuses: all images at once are what does not fit."""
+    raise TypeError(f"{len(self)} images stay in their records; ask for rows")
+
+  def _decoded(self, rows: np.ndarray) -> np.ndarray:
+    image = np.empty((len(rows), *self.shape[1:]), np.uint8)
+    order = np.argsort(rows, kind="stable")
+    for place, row, encoded in zip(order.tolist(), rows[order].tolist(), self._shards.read(rows[order]), strict=True):
+      if zlib.crc32(encoded) != self._checksum[row]:
+        raise self._shards.damaged(row, "it is not what it was when the dataset was first read")
+      try:
+        picture = in_channels(decode(encoded), self.shape[3])
+      except UnreadablePicture as error:
+        raise self._shards.damaged(row, str(error)) from error
+      image[place] = resize(picture, *self.shape[1:3]).reshape(self.shape[1:])
+    return image
+
+
+Images = np.ndarray | Records
+"""A dataset's images, in memory or in their records."""
+
+
+class Shards:
+  """The array_record files of a prepared dataset, as one sequence of records: split after split, in their order there.
+
+  Args:
+    builder: of the dataset.
+    splits: in which order.
+  """
+
+  def __init__(self, builder: "tfds.core.DatasetBuilder", splits: Sequence[str]):
+    self._files = [each for split in splits for each in builder.info.splits[split].file_instructions]
+    self._first = np.cumsum([0, *(each.take for each in self._files)])
+    self._readers: dict[int, Any] = {}
+    self._opening = threading.Lock()
+
+  def __len__(self) -> int:
+    return int(self._first[-1])
+
+  def sizes(self) -> dict[str, int]:
+    """Returns the bytes of each file; raises UserError if one is missing."""
+    try:
+      paths = [pathlib.Path(each.filename) for each in self._files]
+      return {path.name: path.stat().st_size for path in paths}
+    except OSError as error:
+      raise UserError(f"{error.filename}: {error.strerror}; run fer_jax.apps.prepare with --overwrite") from error
+
+  def read(self, rows: np.ndarray) -> Iterator[bytes]:
+    """Yields the encoded pictures of rows, int [n] in ascending order; raises UserError if one cannot be read."""
+    for example in self._examples(rows):
+      yield example["image"].bytes_list.value[0]
+
+  def examples(self) -> Iterator[Any]:
+    """Yields the features of every record in turn, by name; raises UserError if one cannot be read."""
+    for start in range(0, len(self), _RECORDS_AT_ONCE):
+      yield from self._examples(np.arange(start, min(start + _RECORDS_AT_ONCE, len(self))))
+
+  def damaged(self, row: int, fault: str) -> UserError:
+    """Returns the error that names a record."""
+    number = self._number(row)
+    record = self._position(number, row)
+    return UserError(
+      f"{self._files[number].filename}, record {record} (row {row} of the dataset): {fault.splitlines()[0]}; "
+      "run fer_jax.apps.prepare with --overwrite"
+    )
+
+  def _examples(self, rows: np.ndarray) -> Iterator[Any]:
+    # A file's records together, by the thread that asks: the package's own data source starts a thread for each file.
+    numbers = self._number(rows)
+    for number in np.unique(numbers).tolist():
+      of_file = rows[numbers == number]
+      for row, record in zip(of_file.tolist(), self._records(number, of_file), strict=True):
+        if not record:  # all that a file cut short says
+          raise self.damaged(row, "the record is missing")
+        yield _example(record)
+
+  def _records(self, number: int, rows: np.ndarray) -> Sequence[bytes]:
+    """Reads records of one file."""
+    try:
+      records: Sequence[bytes] = self._reader(number).read(self._position(number, rows).tolist())
+      return records
+    except _UNREADABLE as error:
+      raise self._first_unreadable(number, rows, str(error)) from error
+
+  def _first_unreadable(self, number: int, rows: np.ndarray, fault: str) -> UserError:
+    row = int(rows[0])
+    try:
+      reader = self._open(number)  # after an error a reader may be of no more use
+      for row in rows.tolist():
+        reader.read([self._position(number, row)])
+    except _UNREADABLE as error:
+      return self.damaged(row, str(error))
+    return self.damaged(int(rows[0]), fault)
+
+  def _reader(self, number: int) -> Any:
+    with self._opening:
+      if number not in self._readers:
+        self._readers[number] = self._open(number)
+      return self._readers[number]
+
+  def _open(self, number: int) -> Any:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    # For random access: nothing is read ahead.
+    options = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
+    return ArrayRecordReader(self._files[number].filename, **options)
+
+  def _number(self, rows: Any) -> Any:
+    """Returns the numbers of the files that rows are in."""
+    return np.searchsorted(self._first, rows, side="right") - 1
+
+  def _position(self, number: int, rows: Any) -> Any:
+    """Returns where in their file rows are."""
+    return rows - self._first[number] + self._files[number].skip
+
+
+def open_records(
+  builder: "tfds.core.DatasetBuilder", splits: Sequence[str], shape: tuple[int, int, int]
+) -> tuple[Records, dict[str, np.ndarray], str]:
+  """Opens a dataset's images as records, and its columns.
+
+  The first time it reads every record once, without decoding the images, and caches the columns beside the prepared
+  dataset; a cache that is damaged, or of files of other sizes, is made again.
+
+  Args:
+    builder: of a prepared dataset whose images need not be cut.
+    splits: in which order; each is in the dataset.
+    shape: (H, W, C) of the images.
+
+  Returns:
+    the images; the columns label, subject, group and split of `Arrays`, and picture, int32 [N]: pictures have one
+    number whose encoded bytes are equal; and a note for the user.
+
+  Raises:
+    UserError: if a shard is missing or a record damaged.
+  """
+  shards = Shards(builder, splits)
+  sizes = shards.sizes()
+  folder = pathlib.Path(builder.data_dir, "arrays", "records")
+  cached = open_cache(folder, sizes)
+  if cached is not None:
+    columns = dict(cached[0])
+  else:
+    columns = _read_columns(shards)
+    columns["split"] = np.repeat(splits, [builder.info.splits[split].num_examples for split in splits])
+    try:
+      write_cache(folder, columns, source=sizes)
+    except OSError as error:
+      print(f"warning: cannot cache the columns in {folder} ({error.strerror or error}): every run reads all records")
+  note = (
+    "the images are decoded from their records as they are needed (config.data.residence); pictures count as equal "
+    "whose files are equal byte by byte"
+  )
+  return Records(shards, shape, columns.pop("checksum")), columns, note
+
+
+def number_groups(groups: Sequence[bytes]) -> np.ndarray:
+  """Numbers groups, int32 [N], in the order in which they appear; a row without a group is its own."""
+  numbers: dict[bytes | int, int] = {}
+  return np.array([numbers.setdefault(group or row, len(numbers)) for row, group in enumerate(groups)], np.int32)
+
+
+def _read_columns(shards: Shards) -> dict[str, np.ndarray]:
+  """Reads every record once; returns the columns but for the splits."""
+  from tensorflow_datasets.core import utils as tfds_utils
+
+  total = len(shards)
+  label, picture, checksum = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.uint32)
+  subject: list[str] = []
+  group: list[bytes] = []
+  pictures: dict[bytes, int] = {}
+  names: dict[bytes, str] = {}  # a person's name is one text, however many rows have it
+  bar = tfds_utils.tqdm(shards.examples(), total=total, desc="Reading columns", unit=" records", leave=False)
+  for row, example in enumerate(bar):
+    encoded = example["image"].bytes_list.value[0]
+    label[row] = example["label"].int64_list.value[0]
+    checksum[row] = zlib.crc32(encoded)
+    digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    picture[row] = pictures.setdefault(digest, len(pictures))
+    person = example["subject"].bytes_list.value[0]
+    subject.append(names.setdefault(person, person.decode()))
+    group.append(example["group"].bytes_list.value[0])
+  return {
+    "label": label,
+    "subject": np.array(subject),
+    "group": number_groups(group),
+    "picture": picture,
+    "checksum": checksum,
+  }
+
+
+def _example(record: bytes) -> Any:
+  """Parses a record: its features by name. TFDS's own way makes arrays of all of them and takes eight times as long."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  return tf_example_pb2.Example.FromString(record).features.feature
