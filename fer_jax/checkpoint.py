@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fer_jax.errors import UserError
+from fer_jax import processes
+from fer_jax.errors import UserError, unwritable
+from fer_jax.parallel import of_all_processes
 from fer_jax.step import TrainState
 
 _NOT_MEASURED = -1.0
@@ -52,7 +57,8 @@ class Clock:
 class Checkpoints:
   """The checkpoints of a run: the newest two and the best one are kept, written in the background.
 
-  Use it as a context manager: leaving waits for what is being written.
+  Use it as a context manager: leaving waits for what is being written. Of several processes all have to call every
+  method, with the same state: each writes a part of it, and all read the whole, however many there were.
 
   Args:
     folder: made when absent.
@@ -67,14 +73,21 @@ class Checkpoints:
     )
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_validation_accuracy)
     self._folder = folder.absolute()
-    _forget_damaged_metrics(self._folder)
+    processes.first(lambda: _forget_damaged_metrics(self._folder))
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *exception: object) -> None:
-    self._manager.close()
+  def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError) and processes.count() > 1:
+      return  # another process is gone, and what is being written would wait for its part
+    try:
+      with self._writing():
+        self._manager.close()
+    except UserError:
+      if kind is None or not issubclass(kind, UserError):  # else that one came first
+        raise
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
     """Saves under the clock's step; call it before the next batch is taken.
@@ -84,7 +97,14 @@ class Checkpoints:
       iterator: the training data's; its position is saved.
       clock: where the run stands.
       accuracy: on the validation split at this very step, if it was measured; the best is kept by it.
+
+    Raises:
+      Failure: this checkpoint, or the one before, cannot be written.
     """
+    with self._writing():
+      self._save(state, iterator, clock, accuracy)
+
+  def _save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
     if clock.step in self._manager.all_steps():
       if accuracy is None:
         return
@@ -92,13 +112,28 @@ class Checkpoints:
       self._manager.delete(clock.step)
     # A copy: on a CPU the writer would otherwise read the very buffers that the next steps may reuse.
     state = jax.tree.map(np.array, state)
+    position, counted = iterator.get_state(), dataclasses.asdict(clock)
     arguments = ocp.args.Composite(
-      state=ocp.args.StandardSave(state),
-      data=grain.checkpoint.CheckpointSave(iterator),
-      clock=ocp.args.JsonSave(dataclasses.asdict(clock)),
+      state=ocp.args.StandardSave(state if processes.count() == 1 else of_all_processes(state)),
+      # Not by grain's own handler, which has a file for each process: all are at the same batch.
+      data=ocp.args.JsonSave(position),
+      clock=ocp.args.JsonSave(counted),
+      checksums=ocp.args.JsonSave(_checksums(state, position, counted)),
     )
     metrics = {"accuracy": _NOT_MEASURED if accuracy is None else accuracy}
     self._manager.save(clock.step, args=arguments, metrics=metrics)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turns what a write, or one in the background before it, ran into, into one line."""
+    try:
+      yield
+    except (UserError, jax.errors.JaxRuntimeError):  # the latter: another process is gone
+      raise
+    except Exception as error:  # orbax names no common ancestor for what a disk refuses
+      said = str(error)
+      reason = os.strerror(errno.ENOSPC) if "RESOURCE_EXHAUSTED" in said else (said.splitlines() or [repr(error)])[0]
+      raise unwritable(f"{self._folder}: a checkpoint", reason[:200]) from error
 
   def restore_newest(
     self, state_for: Callable[[Clock], TrainState], iterator: grain.DatasetIterator, warn: Callable[[str], None]
@@ -120,22 +155,30 @@ class Checkpoints:
     for step in steps:
       try:
         clock = self._clock(step)
-        data = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator))
+        position = self._json(step, "data")
         state = self.restore_state(step, state_for(clock))
-        self._manager.restore(step, args=data)
+        if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(clock)):
+          raise ValueError("its checksums differ")
+        iterator.set_state(position)
       except Exception as error:  # orbax names no common ancestor for what a damaged file raises
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         warn(f"checkpoint {self._folder / str(step)} cannot be read and is passed over ({reason})")
         continue
-      for damaged in steps[: steps.index(step)]:  # its number must be free when the run gets there again
-        shutil.rmtree(self._folder / str(damaged), ignore_errors=True)
-      self._manager.reload()
+      self._remove(steps[: steps.index(step)])  # their numbers must be free when the run gets there again
       return state, clock
     if steps:
       raise UserError(
         f"{self._folder}: none of the checkpoints {steps} can be read; move the folder away to start from step 0"
       )
     return None
+
+  def _remove(self, steps: Sequence[int]) -> None:
+    def remove() -> None:
+      for step in steps:
+        shutil.rmtree(self._folder / str(step), ignore_errors=True)
+
+    processes.first(remove)
+    self._manager.reload()
 
   def clocks(self) -> dict[int, Clock]:
     """Returns the clock of every checkpoint, by its step; those that cannot be read are left out."""
@@ -161,7 +204,10 @@ class Checkpoints:
     return read_variables(self._folder, step)
 
   def _clock(self, step: int) -> Clock:
-    return Clock(**self._manager.restore(step, args=ocp.args.Composite(clock=ocp.args.JsonRestore())).clock)
+    return Clock(**self._json(step, "clock"))
+
+  def _json(self, step: int, item: str) -> Any:
+    return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
 
   @property
   def newest_step(self) -> int | None:
@@ -176,9 +222,40 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
     folder: of the checkpoints.
     step: of the one.
   """
+  path = folder.absolute() / str(step) / "state"
   with ocp.StandardCheckpointer() as checkpointer:
-    state = checkpointer.restore(folder.absolute() / str(step) / "state")
+    # Shapes without devices: it may have been written by more of them than there are here.
+    shapes = checkpointer.metadata(path).item_metadata
+    state = checkpointer.restore(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), dict(shapes)))
+  _expect_unchanged(folder / str(step) / "checksums" / "metadata", state)
   return TrainState(**{**state, "average": state.get("average") or ()}).variables
+
+
+def _expect_unchanged(recorded: Path, state: Mapping[str, Any]) -> None:
+  """Raises ValueError where a state, of whose arrays there is a record, is another."""
+  if recorded.exists():
+    wanted = json.loads(recorded.read_text(encoding="utf-8"))
+    changed = [part for part, tree in state.items() if _crc32(tree) != wanted.get(part, 0)]
+    if changed:
+      raise ValueError(f"{recorded.parent.parent}: the checksums of {', '.join(changed)} differ")
+
+
+def _checksums(state: TrainState, position: Mapping[str, Any], clock: Mapping[str, Any]) -> dict[str, int]:
+  """Returns CRC-32s of all that a checkpoint holds: the arrays' own format has none for their content."""
+  parts = {each.name: _crc32(getattr(state, each.name)) for each in dataclasses.fields(state)}
+  return parts | {
+    name: zlib.crc32(json.dumps(of, sort_keys=True).encode()) for name, of in (("position", position), ("clock", clock))
+  }
+
+
+def _crc32(tree: Any) -> int:
+  """Returns the CRC-32 of all arrays of a tree, with their names, whatever nodes it is made of."""
+  found = 0
+  named = [(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in jax.tree.leaves_with_path(tree)]
+  for name, leaf in sorted(named, key=lambda each: each[0]):
+    array = np.ascontiguousarray(leaf)
+    found = zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), found))
+  return found
 
 
 def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:

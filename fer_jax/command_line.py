@@ -1,4 +1,4 @@
-"""The flags of a training run: a config file with its variant, a folder, overrides of the config's keys."""
+"""The flags of a training run: a config file with its variant, a folder, overrides of its keys, its processes."""
 
 import importlib.util
 import inspect
@@ -12,12 +12,16 @@ from ml_collections import ConfigDict, config_flags
 
 from fer_jax.config import check_override
 from fer_jax.errors import UserError
+from fer_jax.processes import Address
 
 USAGE = """usage: python -m fer_jax.main --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
+         [--processes=N --process=I --coordinator=HOST:PORT | --processes=auto]
 
   --config         the config and its variant, for example configs/hsic.py:demo, which needs no data
   --workdir        folder of the run; default workdir/<config>_<variant>
   --config.KEY     overrides a key, for example --config.seed=1 or --config.budget_minutes=8
+  --processes      of one run, each of which is started with the same flags but --process, its number from 0, and with
+                   --coordinator, where number 0 listens; "auto" where a cluster knows these (srun, Kubernetes, mpirun)
 
 A run that was interrupted goes on when the same command is given again. Exit status: 0 done, 1 the training
 diverged, 2 wrong use or bad input, 128 + signal when it was told to stop.
@@ -32,12 +36,16 @@ class Command(NamedTuple):
     config: with all overrides applied.
     overrides: as they were written.
     workdir: folder of the run.
+    several: whether the run is of several processes.
+    address: of this one among them; None where the cluster knows it.
   """
 
   source: str
   config: ConfigDict
   overrides: list[str]
   workdir: Path
+  several: bool = False
+  address: Address | None = None
 
 
 def parse(argv: Sequence[str]) -> Command | None:
@@ -54,7 +62,10 @@ def parse(argv: Sequence[str]) -> Command | None:
   for override in overrides:
     check_override(config, override)
   values = flags.FlagValues()
-  workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+  workdir, *where = (
+    flags.DEFINE_string(name, None, "", flag_values=values)
+    for name in ("workdir", "processes", "process", "coordinator")
+  )
   try:
     holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     unread = values(rest)[1:]
@@ -62,7 +73,30 @@ def parse(argv: Sequence[str]) -> Command | None:
     raise UserError(f"{str(error).splitlines()[0]} (--help shows the usage)") from None
   if unread:
     raise UserError(f"{unread[0]!r}: unexpected argument (--help shows the usage)")
-  return Command(source, holder.value, overrides, Path(workdir.value or _default_workdir(source)))
+  address = _address(*(flag.value for flag in where))
+  several = where[0].value is not None
+  return Command(source, holder.value, overrides, Path(workdir.value or _default_workdir(source)), several, address)
+
+
+def _address(processes: str | None, process: str | None, coordinator: str | None) -> Address | None:
+  """Reads where a process stands among others; None where it is alone, or the cluster is to say."""
+  if processes in (None, "auto"):
+    for name, value in (("process", process), ("coordinator", coordinator)):
+      if value is not None:
+        raise UserError(f"--{name}={value}: expected with --processes=N, the number of processes")
+    return None
+  if not re.fullmatch("[1-9][0-9]*", processes or ""):
+    raise UserError(f"--processes={processes}: expected a number, 1 or more, or auto")
+  count = int(processes or "")
+  if not re.fullmatch("[0-9]+", process or "") or int(process or "") >= count:
+    raise UserError(f"--process{_given(process)}: expected the number of this process, 0 to {count - 1}")
+  if not re.fullmatch(r".+:[0-9]+", coordinator or ""):
+    raise UserError(f"--coordinator{_given(coordinator)}: expected HOST:PORT, where process 0 listens")
+  return Address(coordinator or "", count, int(process or ""))
+
+
+def _given(value: str | None) -> str:
+  return " is missing" if value is None else f"={value}"
 
 
 def _take_source(argv: list[str]) -> tuple[str, list[str]]:

@@ -1,9 +1,15 @@
 """How a program ends when something other than the code is wrong: one line and an exit status, no traceback."""
 
+import contextlib
+import errno
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
+
+# A disk that is full, read-only, somebody else's or broken; every other OSError may be a fault of the code.
+_OF_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
 
 
 class UserError(Exception):
@@ -22,10 +28,34 @@ class Failure(UserError):
   status = 1
 
 
+@contextlib.contextmanager
+def storage(path: Path | None = None) -> Iterator[None]:
+  """Turns what the system says of a full, read-only or broken disk into one line.
+
+  Args:
+    path: of what is written; None where the error names it.
+
+  Raises:
+    Failure: it did; other errors pass.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _OF_STORAGE:
+      raise
+    raise unwritable(str(path or error.filename or "a file"), str(error.strerror)) from error
+
+
+def unwritable(what: str, reason: str) -> Failure:
+  """Returns the failure of a write that the system refused."""
+  return Failure(f"{what} cannot be written ({reason}); free or mend the disk, then run the same command again")
+
+
 def run(program: Callable[[], int | None]) -> NoReturn:
   """Runs a program and exits with its status (None is 0) or that of the error it raised; after Ctrl-C, with 130."""
   try:
-    status = program()
+    with storage():
+      status = program()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.status)

@@ -37,6 +37,7 @@ def evaluate(
   variables: Any,
   resident: Any,
   batches: Sequence[Iterable[Batch]],
+  rows: Sequence[int],
 ) -> list[Evaluation]:
   """Runs a compiled evaluation step over every batch and adds up, for each of the trainings that are placed.
 
@@ -46,25 +47,17 @@ def evaluate(
     variables: (params, stats), placed.
     resident: the dataset, where it lives on the device.
     batches: of each training, equally many, from `pipeline.evaluation_batches`.
+    rows: of each training's split, which the batches hold in order before what they are filled up with.
   """
-  pending = []
-  for together in zip(*batches, strict=True):
-    masks = [batch.mask for batch in together]
-    pending.append((eval_step(variables, resident, placement.deal(together)), masks))
+  pending = [eval_step(variables, resident, placement.deal(together)) for together in zip(*batches, strict=True)]
   fetched = jax.device_get(pending)  # only now: the device never waits for the host
-  return [
-    _add_up([(placement.take(results, number), masks[number]) for results, masks in fetched])
-    for number in range(len(batches))
-  ]
+  return [_add_up([placement.take(results, number) for results in fetched], n) for number, n in enumerate(rows)]
 
 
-def _add_up(results: Sequence[tuple[Any, np.ndarray]]) -> Evaluation:
-  loss, confusion, rows = 0.0, np.zeros((), np.int64), []
-  for (sums, of_batch), mask in results:
-    loss += float(sums.loss)
-    confusion = confusion + np.asarray(sums.confusion, np.int64)
-    rows.append(of_batch.reshape(len(mask), -1)[mask])
-  probability = np.concatenate(rows)
+def _add_up(results: Sequence[Any], rows: int) -> Evaluation:
+  loss = sum(float(sums.loss) for sums, _ in results)
+  confusion = np.stack([sums.confusion for sums, _ in results]).sum(axis=0, dtype=np.int64)
+  probability = np.concatenate([of_batch for _, of_batch in results])[:rows]
   return Evaluation(loss / len(probability), confusion, probability)
 
 

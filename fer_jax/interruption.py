@@ -1,7 +1,10 @@
 """SIGINT and SIGTERM as a wish to stop, granted at the next safe moment."""
 
+import os
 import signal
 import types
+
+from fer_jax import processes
 
 
 class Interrupted(Exception):
@@ -19,23 +22,33 @@ class Interrupted(Exception):
 class Signals:
   """Notes SIGINT and SIGTERM while it is entered; a second one has its usual effect.
 
-  Attributes:
-    signum: of the signal that came; None before.
+  In a run of several processes, JAX takes SIGTERM and tells the others; SIGINT is passed on as that.
   """
 
   def __init__(self) -> None:
-    self.signum: int | None = None
+    self._signum: int | None = None
+    self._asked = 0
 
   def __enter__(self) -> "Signals":
-    self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+    noted = (signal.SIGINT, signal.SIGTERM) if processes.count() == 1 else (signal.SIGINT,)
+    self._before = {s: signal.signal(s, self._note) for s in noted}
     return self
 
   def __exit__(self, *exception: object) -> None:
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
 
+  def asked_to_stop(self) -> int | None:
+    """Returns the signal that came, None before; of several processes all have to ask, equally often."""
+    if processes.count() == 1:
+      return self._signum
+    self._asked += 1
+    return (self._signum or signal.SIGTERM) if processes.asked_to_stop(self._asked) else None
+
   def _note(self, signum: int, frame: types.FrameType | None) -> None:
     del frame
-    self.signum = signum
+    self._signum = signum
     for each, handler in self._before.items():
       signal.signal(each, handler)
+    if processes.count() > 1:
+      os.kill(os.getpid(), signal.SIGTERM)

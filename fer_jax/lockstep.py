@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from fer_jax import processes
 from fer_jax.checkpoint import Checkpoints, Clock, newest_common
 from fer_jax.data import pipeline
 from fer_jax.data.views import PROTOCOLS
@@ -81,6 +82,7 @@ class Lockstep:
     self.rig, self.members, self.watch, self.console = rig, tuple(members), watch, console
     self.settings, self.placement, self.phases = rig.settings, rig.placement, rig.phases
     self._signals, self._budget, self._eval_seconds = signals, budget, 0.0
+    self._pending: tuple[Sequence[Member], int, float, Any] | None = None  # a step that is not logged yet
     self.state = self._restore()
 
   def train(self) -> None:
@@ -137,30 +139,26 @@ class Lockstep:
     log_every, evaluate_every, checkpoint_every = map(
       steps_of, (self.settings.log_every, self.settings.evaluate_every, self.settings.checkpoint_every)
     )
-    unlogged = None
     while active := [member for member in self.members if not self._waits(member.clock)]:
       clock = active[0].clock  # those that are active are all at the same step of the phase
       progress = self._progress(phase, clock)
       if progress >= 1:
         break
-      if self._signals.signum is not None:
-        self._stop_for_signal(self._signals.signum, active)
+      if (signum := self._signals.asked_to_stop()) is not None:
+        self._log_pending(phase)
+        self._stop_for_signal(signum, active)
       metrics = self._step(phase, active, progress)
-      if unlogged is not None:  # fetched a step late: the device has its next step before the host waits
-        self._log(phase, *unlogged)
-      logged = clock.phase_step % log_every == 0 or clock.phase_step == 1
-      unlogged = (active, clock.phase_step, progress, metrics) if logged else None
+      self._log_pending(phase)  # a step late: the device has its next step before the host waits
+      if clock.phase_step % log_every == 0 or clock.phase_step == 1:
+        self._pending = (active, clock.phase_step, progress, metrics)
       if clock.phase_step % evaluate_every == 0 and clock.phase_step < phase.steps:
-        if unlogged is not None:  # at the learning rate that it had: what is seen now may lower it
-          self._log(phase, *unlogged)
-          unlogged = None
+        self._log_pending(phase)  # at the learning rate that it had: what is seen now may lower it
         self._save(active, self._validate(phase, active))
         self._hold(phase, active)
       elif clock.phase_step % checkpoint_every == 0:
         self._require_finite(active, jax.device_get(metrics))
         self._save(active, {})
-    if unlogged is not None:
-      self._log(phase, *unlogged)
+    self._log_pending(phase)
     if active and active[0].clock.phase_step < phase.steps:
       for member in active:
         member.stopped = "time budget"
@@ -208,7 +206,8 @@ class Lockstep:
     share = sum(planned[: clock.phase + 1]) / sum(planned)
     end = max(self._budget - reserve, 0.5 * self._budget) * share
     begin = clock.phase_seconds
-    return max(by_steps, (self.watch.seconds - begin) / max(end - begin, 1e-3))
+    by_clock = (self.watch.seconds - begin) / max(end - begin, 1e-3)
+    return processes.agreed(max(by_steps, by_clock))  # clocks differ, and all processes have to take the same step
 
   def _validate(self, phase: Phase, those: Sequence[Member]) -> dict[Member, float]:
     """Returns validation accuracies, noting the best; none while no phase has trained the classifier."""
@@ -237,6 +236,11 @@ class Lockstep:
   def _evaluate(self, split: str, variables: Any, view: int = 0) -> list[Evaluation]:
     with self.watch.timing("evaluate"):
       return self.rig.evaluate(variables, [member.replica for member in self.members], split, view)
+
+  def _log_pending(self, phase: Phase) -> None:
+    if self._pending is not None:
+      pending, self._pending = self._pending, None
+      self._log(phase, *pending)
 
   def _log(
     self, phase: Phase, active: Sequence[Member], phase_step: int, progress: float, metrics: dict[str, jax.Array]

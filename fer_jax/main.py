@@ -11,20 +11,31 @@ def main() -> int:
   if command is None:
     print(command_line.USAGE)
     return 0
+  if not command.several:
+    return _train(command)
+  from fer_jax import processes
+
+  processes.join(command.address)
+  return processes.run(lambda: _train(command))
+
+
+def _train(command: command_line.Command) -> int:
   # Late, so that a typo in a flag is answered at once.
   from absl import logging
 
+  from fer_jax import processes
   from fer_jax.apps.report import write_report
   from fer_jax.interruption import Interrupted
   from fer_jax.train import train_and_evaluate
 
-  logging.set_verbosity(logging.ERROR)  # orbax's advice would break up the progress line
+  logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; orbax's advice would break up the progress line
   try:
     result = train_and_evaluate(command.config, command.workdir, command.source, command.overrides)
   except Interrupted as stop:
     return 128 + stop.signum
-  print(f"test accuracy {result['accuracy']:.4f} on {result['dataset']} in {result['seconds']:.0f} s")
-  print(f"report: {write_report(command.workdir)}")
+  if processes.index() == 0:
+    print(f"test accuracy {result['accuracy']:.4f} on {result['dataset']} in {result['seconds']:.0f} s")
+    print(f"report: {write_report(command.workdir)}")
   return 0
 
 

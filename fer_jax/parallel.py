@@ -20,8 +20,8 @@ from fer_jax.errors import UserError
 AXIS = "devices"
 
 
-def local_devices(trainings: int = 1) -> list[jax.Device]:
-  """Returns the local devices; before the first is touched, makes a device of each core for several trainings.
+def all_devices(trainings: int = 1) -> list[jax.Device]:
+  """Returns the devices of all processes; before the first is touched, makes one of each core for several trainings.
 
   The step of a small network keeps no two cores of a CPU busy all the time; two steps do.
 
@@ -31,7 +31,7 @@ def local_devices(trainings: int = 1) -> list[jax.Device]:
   if trainings > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     with contextlib.suppress(RuntimeError):  # the devices are known already, and stay what they are
       jax.config.update("jax_num_cpu_devices", min(trainings, provenance.cores()))
-  return jax.local_devices()
+  return jax.devices()
 
 
 class Placement(Protocol):
@@ -46,6 +46,10 @@ class Placement(Protocol):
   together: int
 
   @property
+  def process(self) -> tuple[int, int]:
+    """The part of every batch that this process deals: its number, and how many parts there are."""
+
+  @property
   def axis_name(self) -> str | None:
     """The mapped axis that a step's collectives reduce over; None where a training has a device to itself."""
 
@@ -53,13 +57,13 @@ class Placement(Protocol):
     """Compiles (state, resident, batch, moment) -> (state, metrics), laid out by the methods below."""
 
   def compile_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles (variables, resident, batch) -> (sums, probabilities)."""
+    """Compiles (variables, resident, batch) -> (sums, probabilities of the whole batch)."""
 
   def stack(self, trees: Sequence[Any]) -> Any:
     """Lays out a small host tree for each training, at most `together`: a step's moment, say."""
 
   def deal(self, batches: Sequence[Any]) -> Any:
-    """Lays out a host batch for each training."""
+    """Lays out a host batch for each training: this process's part of it."""
 
   def place(self, trees: Sequence[Any]) -> Any:
     """Puts a state for each training on the devices."""
@@ -80,14 +84,24 @@ class Devices:
   State is never stacked: a mapped step takes it and returns it whole (`in_axes=None`, `out_axes=None`), on
   each device the same.
 
+  Where the devices belong to several processes, each process deals its own share of a batch over its own devices, and
+  what every device has the same of is, for a process, an array of its own devices.
+
   Args:
-    devices: which; default all local ones.
+    devices: which, in the order of their processes, equally many of each; default all local ones.
   """
 
   together = 1
 
   def __init__(self, devices: Sequence[jax.Device] | None = None):
     self.devices = list(jax.local_devices() if devices is None else devices)
+    self._own = [each for each in self.devices if each.process_index == jax.process_index()]
+
+  @property
+  def process(self) -> tuple[int, int]:
+    """The part of a batch that this process deals: its number, and how many parts there are."""
+    parts = len(self.devices) // len(self._own)
+    return (jax.process_index() if parts > 1 else 0), parts
 
   @property
   def axis_name(self) -> str | None:
@@ -115,21 +129,23 @@ class Devices:
     )
 
   def compile_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles (variables, resident, batch) -> (sums, probabilities by device); the batch is from `split`."""
+    """Compiles (variables, resident, batch) -> (sums, probabilities); the batch is from `split`."""
     if self.axis_name is None:
       return jax.jit(step)
-    return jax.pmap(step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, 0))
+    return jax.pmap(
+      step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, None)
+    )
 
   def split(self, batch: Any) -> Any:
-    """Deals the rows of a host batch over the devices: [B, ...] -> [devices, B / devices, ...]."""
+    """Deals the rows of this process's part of a batch over its devices: [b, ...] -> [devices, b / devices, ...]."""
     if self.axis_name is None:
       return batch
-    count = len(self.devices)
+    count = len(self._own)
     return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
 
   def replicate(self, tree: Any) -> Any:
     """Puts arrays on every device once, so that no step has to send them again."""
-    return _replicate(tree, self.devices)
+    return _replicate(tree, self._own)
 
   def stack(self, trees: Sequence[Any]) -> Any:
     """Returns the one training's tree."""
@@ -151,7 +167,7 @@ class Devices:
 
   def peak_memory(self) -> int | None:
     """Returns the largest peak of device memory so far in bytes; None where the backend does not say."""
-    return _peak_memory(self.devices)
+    return _peak_memory(self._own)
 
 
 class Replicas:
@@ -167,6 +183,7 @@ class Replicas:
   """
 
   axis_name = None
+  process = (0, 1)
 
   def __init__(self, together: int, devices: Sequence[jax.Device] | None = None):
     everything = list(jax.local_devices() if devices is None else devices)
@@ -263,6 +280,12 @@ def _free_host_memory() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
   except (OSError, StopIteration):
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def of_all_processes(tree: Any) -> Any:
+  """Returns a host tree, the same in every process, as arrays of all devices: what orbax writes, a part each."""
+  sharding = NamedSharding(_mesh(jax.devices()), PartitionSpec())
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
 
 
 def _donated(devices: Sequence[jax.Device]) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ def write_predictions(member: Member, found: Answers, settings: Settings, pictur
     label=label,
     probability=test.probability,
     worst=worst,
-    worst_image=np.asarray(arrays.image)[rows[worst]],
+    worst_image=arrays.image[rows[worst]],
     sample_image=_samples(arrays, settings, member.replica.seed),
     seen=audit.seen_in_training(arrays, picture=picture),
     validation_index=validation,

@@ -57,7 +57,14 @@ class Rig:
 
   def batches(self, replica: Replica) -> pipeline.ShuffledBatches:
     """Returns the endless stream of a training's batches."""
-    return pipeline.ShuffledBatches(replica.arrays, "train", self.settings.batch_size, replica.seed, host=self.host)
+    return pipeline.ShuffledBatches(
+      replica.arrays,
+      "train",
+      self.settings.batch_size,
+      replica.seed,
+      host=self.host,
+      process=self.placement.process,
+    )
 
   def begin(self, replicas: Sequence[Replica]) -> Any:
     """Returns the trainings' state of step 0, placed."""
@@ -74,12 +81,20 @@ class Rig:
   def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str, view: int = 0) -> list[Evaluation]:
     """Evaluates every training on its own split, in one of the views; the variables are placed."""
     size = self.settings.eval_batch_size
-    most = max(math.ceil(len(each.arrays.rows(split)) / size) for each in replicas)
+    rows = [len(each.arrays.rows(split)) for each in replicas]
     batches = [
-      pipeline.evaluation_batches(each.arrays, split, size, host=self.host, batches=most, view=view)
+      pipeline.evaluation_batches(
+        each.arrays,
+        split,
+        size,
+        host=self.host,
+        batches=math.ceil(max(rows) / size),
+        view=view,
+        process=self.placement.process,
+      )
       for each in replicas
     ]
-    return evaluate(self.eval_step, self.placement, variables, self.resident, batches)
+    return evaluate(self.eval_step, self.placement, variables, self.resident, batches, rows)
 
 
 class Trial:
@@ -112,6 +127,8 @@ class Trial:
 
 
 def _stays_on_host(settings: Settings, arrays: Arrays) -> bool:
+  if arrays.streamed:
+    return True
   if settings.data.residence == "auto":
-    return len(arrays) * arrays.image[0].nbytes > _RESIDENT_BYTES
+    return arrays.image.nbytes > _RESIDENT_BYTES
   return settings.data.residence == "host"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -10,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+from fer_jax.errors import storage
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compile_seconds = 0.0
@@ -62,15 +67,22 @@ class Stopwatch:
 
 
 class Console:
-  """Lines on standard output: some that stay, and one that tells the progress."""
+  """Lines on standard output: some that stay, and one that tells the progress.
 
-  def __init__(self) -> None:
+  Args:
+    silent: say nothing: another process does.
+  """
+
+  def __init__(self, silent: bool = False) -> None:
+    self._silent = silent
     self._live = sys.stdout.isatty()
     self._line_width = 0
     self._last_line = -float("inf")
 
   def say(self, text: str) -> None:
     """Prints a line that stays."""
+    if self._silent:
+      return
     if self._live and self._line_width:
       print("\r" + " " * self._line_width + "\r", end="")
       self._line_width = 0
@@ -79,6 +91,8 @@ class Console:
   def progress(self, text: str) -> None:
     """Rewrites the progress line of a terminal; elsewhere prints one now and then."""
     now = time.monotonic()
+    if self._silent:
+      return
     if self._live:
       print("\r" + text.ljust(self._line_width), end="", flush=True)
       self._line_width = len(text)
@@ -93,12 +107,20 @@ class RunLog:
   Args:
     workdir: gets metrics.jsonl (appended to, when a run is resumed) and tensorboard/.
     watch: tells the seconds of each record.
+    silent: leave nothing: another process does.
   """
 
-  def __init__(self, workdir: Path, watch: Stopwatch):
+  def __init__(self, workdir: Path, watch: Stopwatch, silent: bool = False):
     self._watch = watch
-    self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-    self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+    self._path, self._board = Path(os.devnull) if silent else workdir / "metrics.jsonl", None
+    torn = self._path.is_file() and self._path.read_bytes()[-1:] not in (b"", b"\n")
+    self._file = self._path.open("a", encoding="utf-8")
+    if torn:  # by a full disk: the next line is not to be lost with it
+      self._file.write("\n")
+    if not silent:
+      (workdir / "tensorboard").mkdir(exist_ok=True)
+      # Not by the package's SummaryWriter: its thread dies of a full disk, and whoever then waits for it, forever.
+      self._board = EventsWriter(str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}")
     self._last_train: tuple[int, float] | None = None
     self._step_seconds: list[float] = []
     self._rate: float | None = None
@@ -107,8 +129,10 @@ class RunLog:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    self._file.close()
-    self._board.close()
+    with storage(self._path), contextlib.ExitStack() as stack:
+      if self._board is not None:
+        stack.callback(self._board.close)
+      stack.callback(self._file.close)
 
   @property
   def seconds_a_step(self) -> float | None:
@@ -165,10 +189,15 @@ class RunLog:
     self._board_scalars(split, step, row)
 
   def _write(self, row: Mapping[str, Any]) -> None:
-    self._file.write(json.dumps(row) + "\n")
-    self._file.flush()
+    with storage(self._path):
+      self._file.write(json.dumps(row) + "\n")
+      self._file.flush()
 
   def _board_scalars(self, group: str, step: int, row: Mapping[str, Any]) -> None:
-    for name, value in row.items():
-      if isinstance(value, float):
-        self._board.add_scalar(f"{group}/{name}", value, step)
+    if self._board is None:
+      return
+    with storage(self._path.parent / "tensorboard"):
+      for name, value in row.items():
+        if isinstance(value, float):
+          self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{group}/{name}", value)))
+      self._board.flush()

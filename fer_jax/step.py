@@ -138,7 +138,7 @@ def make_train_step(
 
 
 def make_eval_step(network: Network, axis_name: str | None = None, *, margin: int = 0) -> EvalStep:
-  """Returns ((params, stats), resident, batch) -> (sums over all devices, probabilities float32 [b, K]).
+  """Returns ((params, stats), resident, batch) -> (sums, probabilities float32 [B, K]), both over all devices.
 
   Args:
     network: to evaluate.
@@ -157,7 +157,10 @@ def make_eval_step(network: Network, axis_name: str | None = None, *, margin: in
     confusion = jnp.zeros(classes**2 + 1, jnp.int32).at[pairs].add(1)[:-1].reshape(classes, classes)
     loss = jnp.sum(jnp.where(batch.mask, cross_entropy(outputs.logits, target), 0.0))
     sums = Sums(*sum_over_devices((loss, confusion), axis_name))
-    return sums, jax.nn.softmax(outputs.logits)
+    probability = jax.nn.softmax(outputs.logits)
+    if axis_name is not None:
+      probability = jax.lax.all_gather(probability, axis_name, tiled=True)
+    return sums, probability
 
   return eval_step
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fer_jax import phases, provenance, replicas, results
+from fer_jax import phases, processes, provenance, replicas, results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import parse
+from fer_jax.errors import UserError
 from fer_jax.initialization import initialize
 from fer_jax.interruption import Signals
 from fer_jax.lockstep import Lockstep, Member
-from fer_jax.parallel import Devices, Placement, Replicas, local_devices
+from fer_jax.parallel import Devices, Placement, Replicas, all_devices
 from fer_jax.replicas import Choice, Replica
 from fer_jax.rig import Rig, Trial
 from fer_jax.run_log import Console, RunLog, Stopwatch
@@ -46,7 +47,7 @@ def train_and_evaluate(
     workdir: folder of the run; made when absent.
     source: where the config was read from, for the record.
     overrides: from the command line, for the record.
-    devices: to train on; default all local ones.
+    devices: to train on; default all, of all processes.
 
   Returns:
     the content of result.json.
@@ -58,22 +59,29 @@ def train_and_evaluate(
   """
   started = time.monotonic()
   settings = parse(config)
-  folder = Workdir(workdir)
-  folder.check(config)  # before data is prepared for a run that may not be
-  if folder.result is not None:
-    print(f"{workdir} holds a finished run; its result is shown again")
-    return folder.result
-  # Before the plan, which may touch the devices to make augmented copies: afterwards no core can be made one.
-  found = list(devices or local_devices(settings.replicas or provenance.cores()))
-  plan = replicas.plan(settings)
-  if devices is None and len(plan.replicas) == 1 and not settings.replicas and found[0].platform == "cpu":
-    found = found[:1]  # there was only one fold left, and its steps keep all cores busy
-  run = _Run(config, settings, plan, found, source, overrides, folder)
-  folder.claim(config, source, overrides, provenance.device(found))
-  if plan.folds is not None:
-    plan.folds.save(workdir / "splits.json")
-  with Signals() as signals:
-    return run.alone(signals, started) if len(plan.replicas) == 1 else run.together(signals, started)
+  with Workdir(workdir, writes=processes.index() == 0) as folder:
+    processes.first(lambda: folder.check(config))  # before data is prepared for a run that may not be
+    if folder.result is not None:
+      Console(silent=not folder.writes).say(f"{workdir} holds a finished run; its result is shown again")
+      return folder.result
+    # Before the plan, which may touch the devices to make augmented copies: afterwards no core can be made one.
+    found = list(devices or all_devices(settings.replicas or provenance.cores()))
+    plan = processes.after_first(lambda: replicas.plan(settings))
+    if processes.count() > 1 and len(plan.replicas) > 1:
+      raise UserError(
+        f"config.replicas: {len(plan.replicas)} trainings are dealt over the devices of one process, and here are "
+        f"{processes.count()}; start one process with all devices, or take a training at a time (launch/sweep.py)"
+      )
+    one_fold = devices is None and len(plan.replicas) == 1 and not settings.replicas
+    if one_fold and found[0].platform == "cpu" and processes.count() == 1:
+      found = found[:1]  # there was only one fold left, and its steps keep all cores busy
+    run = _Run(config, settings, plan, found, source, overrides, folder)
+    data = plan.replicas[0].arrays.fingerprint
+    processes.first(lambda: folder.claim(config, source, overrides, provenance.device(found), data))
+    if plan.folds is not None and folder.writes:
+      plan.folds.save(workdir / "splits.json")
+    with Signals() as signals:
+      return run.alone(signals, started) if len(plan.replicas) == 1 else run.together(signals, started)
 
 
 class _Run:
@@ -104,6 +112,7 @@ class _Run:
     self.origin = {
       "config": source,
       "device": provenance.device(devices),
+      "processes": processes.count(),
       "versions": provenance.versions(),
       "commit": provenance.commit(),
     }
@@ -113,14 +122,16 @@ class _Run:
     watch = Stopwatch(time.monotonic() - started)
     with watch.timing("prepare"):
       rig = self._rig(Devices(self.devices))
-    (result,) = self._train(rig, self.plan.replicas, [self.folder], watch, Console(), signals, self._budget())
+    console = Console(silent=not self.folder.writes)
+    (result,) = self._train(rig, self.plan.replicas, [self.folder], watch, console, signals, self._budget())
     return result
 
   def together(self, signals: Signals, started: float) -> dict[str, Any]:
     """Trains all replicas, as many side by side as pays, and sums up."""
     console, watch = Console(), Stopwatch(time.monotonic() - started)
-    folders = {each.name: Workdir(self.folder.path / REPLICAS / each.name) for each in self.plan.replicas}
-    with RunLog(self.folder.path, watch) as log:
+    places = {each.name: Workdir(self.folder.path / REPLICAS / each.name) for each in self.plan.replicas}
+    with contextlib.ExitStack() as stack, RunLog(self.folder.path, watch) as log:
+      folders = {name: stack.enter_context(place) for name, place in places.items()}
       with watch.timing("prepare"):
         choice, rig = self._choose()
       text = f"{len(self.plan.replicas)} trainings, {choice.together} at a time ({choice.strategy}: {choice.reason})"
@@ -169,9 +180,10 @@ class _Run:
     with contextlib.ExitStack() as stack:
       members = []
       for each, folder in zip(group, folders, strict=True):
-        log = stack.enter_context(RunLog(folder.path, watch))
+        log = stack.enter_context(RunLog(folder.path, watch, silent=not folder.writes))
         checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
         members.append(Member(each, folder, log, checkpoints, rig))
+        stack.callback(members[-1].iterator.close)
       run = Lockstep(rig, members, watch, console, signals, budget)
       run.train()
       found = []
@@ -218,7 +230,8 @@ class _Run:
       if replica.fold is not None:
         config.folds.number = replica.fold
         own.append(f"--config.folds.number={replica.fold}")
-    folder.claim(config, self.source, [*self.overrides, *own], provenance.device(self.devices))
+    device, data = provenance.device(self.devices), replica.arrays.fingerprint
+    folder.claim(config, self.source, [*self.overrides, *own], device, data)
 
   def _budget(self, spent: float = 0.0, left: int = 1) -> float:
     """Returns the seconds that trainings which begin now may take, 0 for any number."""

@@ -65,21 +65,18 @@ free_port() {
   echo "$candidate"
 }
 
-# Sets `command` to how a process is started: variables, the program, its flags.
+# Sets `command` to how a process is started: variables, the program, its flags. One process joins itself, too: its
+# CPU devices then talk through gloo like those of several, which makes the same sums to the bit.
 set_command() { # PROCESS
   local ids="" i
   for ((i = $1 * devices; i < ($1 + 1) * devices; i++)); do ids+="${ids:+,}$i"; done
   if ((gpus == 0)); then
     command=("JAX_NUM_CPU_DEVICES=$devices" "JAX_PLATFORMS=cpu")
-  elif ((processes == 1)); then # JAX reads the other one only where there are several
-    command=("JAX_CUDA_VISIBLE_DEVICES=$ids")
   else
     command=("JAX_LOCAL_DEVICE_IDS=$ids")
   fi
   command+=("$venv/bin/python" -m fer_jax.main "${main_flags[@]}")
-  if ((processes > 1)); then
-    command+=("--processes=$processes" "--process=$1" "--coordinator=127.0.0.1:$port")
-  fi
+  command+=("--processes=$processes" "--process=$1" "--coordinator=127.0.0.1:$port")
 }
 
 print_commands() {

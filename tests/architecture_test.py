@@ -23,38 +23,40 @@ FLOORS = {
   "fer_jax.objectives": ("losses", "layers", "models"),
   "fer_jax.intervals": (),
   "fer_jax.faces": ("errors",),
-  "fer_jax.data": ("errors", "faces"),
+  "fer_jax.data": ("errors", "faces", "provenance"),
   # Models and objectives only by their signatures.
   "fer_jax.step": (
     *("data.augment", "data.batch", "data.mixing", "data.views", "losses", "models.network"),
     "objectives.objective",
   ),
+  "fer_jax.processes": ("errors",),
   "fer_jax.parallel": ("errors", "provenance"),
   "fer_jax.evaluate": ("data.batch", "parallel"),
-  "fer_jax.checkpoint": ("errors", "step"),
-  "fer_jax.run_log": (),
+  "fer_jax.checkpoint": ("errors", "parallel", "processes", "step"),
+  "fer_jax.run_log": ("errors",),
   "fer_jax.provenance": (),
-  "fer_jax.workdir": ("errors", "provenance"),
+  "fer_jax.locks": ("errors",),
+  "fer_jax.workdir": ("errors", "locks", "provenance"),
   "fer_jax.pretrained": ("errors", "checkpoint"),
   "fer_jax.settings": ("errors", "data.augment", "data.expansion", "data.mixing", "models", "objectives", "optim"),
   "fer_jax.config": ("errors", "data.views", "models", "objectives", "settings"),
-  "fer_jax.command_line": ("errors", "config"),
+  "fer_jax.command_line": ("errors", "config", "processes"),
   "fer_jax.classifier": ("errors", "config", "data.augment", "models.network", "pretrained"),
   "fer_jax.predictor": ("classifier", "faces"),
   "fer_jax.saliency": ("classifier", "data.augment", "models.network"),
   "fer_jax.phases": ("errors", "models.network", "parallel", "settings", "step"),
-  "fer_jax.interruption": (),
+  "fer_jax.interruption": ("processes",),
   "fer_jax.initialization": ("errors", "models.network", "pretrained", "settings"),
   "fer_jax.replicas": ("errors", "data", "parallel", "settings"),
   "fer_jax.rig": ("data", "evaluate", "initialization", "parallel", "phases", "replicas", "settings", "step"),
   "fer_jax.lockstep": (
-    *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "replicas", "rig", "run_log", "step"),
-    *("workdir",),
+    *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "processes", "replicas", "rig"),
+    *("run_log", "step", "workdir"),
   ),
   "fer_jax.results": ("data", "evaluate", "intervals", "lockstep", "provenance", "settings", "workdir"),
   "fer_jax.train": (
-    *("config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "phases", "provenance"),
-    *("replicas", "results", "rig", "run_log", "settings", "workdir"),
+    *("errors", "config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "phases"),
+    *("processes", "provenance", "replicas", "results", "rig", "run_log", "settings", "workdir"),
   ),
   "fer_jax.apps": (
     *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
@@ -64,6 +66,7 @@ FLOORS = {
       "checkpoint",
       "provenance",
       "workdir",
+      "locks",
       "train",
       "sweep",
       "intervals",
@@ -78,7 +81,7 @@ FLOORS = {
       "faces",
     ),
   ),
-  "fer_jax.main": ("errors", "command_line", "train", "interruption", "apps"),
+  "fer_jax.main": ("errors", "command_line", "processes", "train", "interruption", "apps"),
 }
 
 # What others may install and import elsewhere, and the packages that it may need for that.
@@ -163,6 +166,9 @@ class TestFloors:
 
   def test_pmap_has_one_home(self) -> None:
     assert {module for module, source in SOURCES.items() if says(source, "pmap")} == {"fer_jax.parallel"}
+
+  def test_processes_meet_in_one_place(self) -> None:
+    assert {module for module, source in SOURCES.items() if says(source, "distributed")} == {"fer_jax.processes"}
 
   def test_every_file_has_a_name_that_says_something(self) -> None:
     assert {path.stem for path in PACKAGE.rglob("*.py")}.isdisjoint({"utils", "util", "helpers", "misc", "common"})

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,34 @@ def _another(value):
   return {int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: f"{v}x", tuple: lambda v: (*v, "x")}[
     type(value)
   ](value)
+
+
+class TestProcesses:
+  def test_a_run_is_of_one_unless_it_is_said(self):
+    command = parse(DEMO)
+    assert (command.several, command.address) == (False, None)
+
+  def test_a_cluster_may_know_the_address(self):
+    command = parse(DEMO, "--processes=auto")
+    assert (command.several, command.address) == (True, None)
+
+  def test_the_address_may_be_given(self):
+    command = parse(DEMO, "--processes=4", "--process=3", "--coordinator=node7:1234")
+    assert (command.several, command.address) == (True, ("node7:1234", 4, 3))
+
+  @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+      (["--processes=0"], "--processes=0: expected a number, 1 or more, or auto"),
+      (["--processes=many"], "--processes=many: expected a number, 1 or more, or auto"),
+      (["--processes=2", "--coordinator=a:1"], "--process is missing: expected the number of this process, 0 to 1"),
+      (["--processes=2", "--process=2", "--coordinator=a:1"], "--process=2: expected the number of this process"),
+      (["--processes=2", "--process=1"], "--coordinator is missing: expected HOST:PORT"),
+      (["--processes=2", "--process=1", "--coordinator=node7"], "--coordinator=node7: expected HOST:PORT"),
+      (["--process=1"], "--process=1: expected with --processes=N"),
+      (["--processes=auto", "--coordinator=a:1"], "--coordinator=a:1: expected with --processes=N"),
+    ],
+  )
+  def test_half_an_address_is_none(self, given, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+      parse(DEMO, *given)

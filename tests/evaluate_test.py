@@ -82,7 +82,8 @@ class TestEvaluate:
     eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name))
     resident = Resident() if host else Resident(arrays.image, pipeline.targets(arrays))
     batches = pipeline.evaluation_batches(arrays, "test", batch_size, host=host)
-    (found,) = evaluate(eval_step, devices, devices.replicate(variables), devices.replicate(resident), [batches])
+    placed = devices.replicate(variables), devices.replicate(resident)
+    (found,) = evaluate(eval_step, devices, *placed, [batches], [ROWS])
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.confusion.dtype == np.int64
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from fer_jax import provenance
 from fer_jax.data.batch import Batch
 from fer_jax.errors import UserError
-from fer_jax.parallel import AXIS, Devices, Replicas, free_memory, local_devices
+from fer_jax.parallel import AXIS, Devices, Replicas, all_devices, free_memory
 from fer_jax.step import Resident, Sums
 
 ROWS = 12
@@ -88,18 +88,19 @@ class TestTrainStep:
     assert len(traces) == 1
 
 
-def test_eval_sums_are_whole_and_probabilities_stay_with_their_rows(devices, resident, batch):
+def test_eval_sums_and_probabilities_are_of_the_whole_batch(devices, resident, batch):
   def eval_step(variables, resident, batch):
     rows = variables * resident.target[batch.index]
     loss = jnp.sum(jnp.where(batch.mask, rows.sum(-1), 0.0))
-    loss = loss if devices.axis_name is None else jax.lax.psum(loss, devices.axis_name)
+    if devices.axis_name is not None:
+      loss, rows = jax.lax.psum(loss, devices.axis_name), jax.lax.all_gather(rows, devices.axis_name, tiled=True)
     return Sums(loss, jnp.zeros((), jnp.int32)), rows
 
   compiled = devices.compile_eval(eval_step)
   variables, data = devices.replicate(jnp.float32(2)), devices.replicate(resident)
   sums, rows = compiled(variables, data, devices.split(batch))
   assert float(sums.loss) == 2 * expected_sum(resident, batch).sum()
-  np.testing.assert_array_equal(np.asarray(rows).reshape(8, 3), 2 * resident.target[batch.index])
+  np.testing.assert_array_equal(rows, 2 * resident.target[batch.index])
 
 
 class TestSplit:
@@ -167,6 +168,8 @@ def test_all_local_devices_are_the_default():
 @pytest.mark.parametrize(("peaks", "expected"), [([None, None], None), ([{}, {"peak_bytes_in_use": 5}], 5), ([], None)])
 def test_peak_memory_is_the_largest_that_is_known(peaks, expected):
   class Device:
+    process_index = 0
+
     def __init__(self, statistics):
       self.memory_stats = lambda: statistics
 
@@ -268,11 +271,11 @@ def test_free_memory_is_what_the_device_says_or_the_machine_has():
 def test_several_trainings_get_a_core_each(trainings, flags, expected):
   if expected > provenance.cores() and not flags:
     pytest.skip("too few cores")
-  program = f"from fer_jax.parallel import local_devices; print(len(local_devices({trainings})))"
+  program = f"from fer_jax.parallel import all_devices; print(len(all_devices({trainings})))"
   environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": "."}
   found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
   assert int(found.stdout) == expected
 
 
 def test_devices_that_are_known_already_stay_what_they_are():
-  assert local_devices(7) == jax.local_devices()
+  assert all_devices(7) == jax.local_devices()

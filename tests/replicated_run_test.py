@@ -260,7 +260,7 @@ def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_t
 @pytest.mark.parametrize(("wanted", "parted"), [(1, 1), (3, 3), (0, 2)])
 def test_cores_become_devices_before_the_data_may_touch_one(tmp_path, monkeypatch, wanted, parted):
   asked = []
-  monkeypatch.setattr(train, "local_devices", lambda trainings: asked.append(trainings) or jax.devices()[:1])
+  monkeypatch.setattr(train, "all_devices", lambda trainings: asked.append(trainings) or jax.devices()[:1])
   monkeypatch.setattr(train.provenance, "cores", lambda: 2)
 
   def plan(settings):
@@ -273,7 +273,7 @@ def test_cores_become_devices_before_the_data_may_touch_one(tmp_path, monkeypatc
 
 
 def test_the_last_fold_alone_keeps_the_cores_together(tmp_path, monkeypatch):
-  monkeypatch.setattr(train, "local_devices", lambda trainings: jax.devices()[:2])
+  monkeypatch.setattr(train, "all_devices", lambda trainings: jax.devices()[:2])
   seen = []
   monkeypatch.setattr(train._Run, "alone", lambda self, signals, started: seen.append(self.devices) or {})
   changes = {"folds.number": FOLDS - 1, "batch_size": 11}  # which two devices could not share

@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
   clock = Clock()
-  monkeypatch.setattr(run_log, "time", types.SimpleNamespace(monotonic=clock.monotonic))
+  monkeypatch.setattr(run_log, "time", types.SimpleNamespace(monotonic=clock.monotonic, time=clock.monotonic))
   return clock
 
 

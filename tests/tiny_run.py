@@ -49,7 +49,7 @@ def stop_after(monkeypatch, step):
     metrics = take(self, phase, active, progress)
     if active[0].clock.step >= step and not stopped:
       stopped.append(step)
-      self._signals.signum = signal.SIGTERM
+      signal.raise_signal(signal.SIGTERM)
     return metrics
 
   monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)

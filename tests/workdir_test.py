@@ -1,19 +1,25 @@
+import errno
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from fer_jax import locks
 from fer_jax import workdir as workdir_lib
-from fer_jax.errors import UserError
+from fer_jax.errors import Failure, UserError
 from fer_jax.workdir import Workdir
 
 CONFIG = {"seed": 0, "schedule": ("a", "b"), "phases": {"a": {"rate": 0.1}}, "paper": {}}
 
 
-def claim(path, config=CONFIG, source="mine.py", overrides=(), device="cpu"):
-  Workdir(path).claim(ConfigDict(config), source, overrides, device)
+def claim(path, config=CONFIG, source="mine.py", overrides=(), device="cpu", data=""):
+  with Workdir(path) as folder:
+    folder.claim(ConfigDict(config), source, overrides, device, data)
 
 
 def content_of(folder):
@@ -29,7 +35,7 @@ class TestClaim:
     assert (written["source"], written["overrides"], written["device"]) == ("mine.py", ["--config.seed=0"], "cpu")
     assert written["versions"]["jax"] == jax.__version__
     assert written["commit"]
-    assert [p.name for p in path.iterdir()] == ["config.json"]
+    assert sorted(p.name for p in path.iterdir()) == ["config.json", "lock"]
 
   def test_an_empty_folder_will_do(self, tmp_path):
     claim(tmp_path)
@@ -84,6 +90,74 @@ class TestClaim:
       claim(tmp_path)
     assert (tmp_path / "config.json").read_text() == text
 
+  def test_what_a_killed_claim_left_is_claimed_again(self, tmp_path):
+    (tmp_path / "lock").write_text("process 1 on a host\n")
+    (tmp_path / "config.json.part").write_text("{")
+    claim(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "lock"]
+
+  def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lib.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot be written to; make it writable or choose another --workdir"):
+      Workdir(tmp_path / "deep" / "run").check(ConfigDict(CONFIG))
+    assert not list(tmp_path.iterdir())
+
+  def test_other_data_than_it_began_with_are_refused(self, tmp_path):
+    config = CONFIG | {"data": {"name": "fer2013"}}
+    claim(tmp_path, config, data="0a0b0c0d")
+    claim(tmp_path, config, data="0a0b0c0d")
+    claim(tmp_path, config)
+    with pytest.raises(UserError, match="fer2013 has changed since this run began: .* 11111111, and was 0a0b0c0d"):
+      claim(tmp_path, config, data="11111111")
+
+
+class TestLock:
+  def test_nobody_else_runs_in_the_folder_meanwhile(self, tmp_path):
+    with Workdir(tmp_path) as folder:
+      folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
+      before = content_of(tmp_path)
+      for begin in (lambda: claim(tmp_path), lambda: Workdir(tmp_path).check(ConfigDict(CONFIG))):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .+ is running in this folder; wait"):
+          begin()
+      folder.check(ConfigDict(CONFIG))
+      assert content_of(tmp_path) == before
+    claim(tmp_path)
+
+  def test_a_finished_run_is_nobody_s(self, tmp_path):
+    with Workdir(tmp_path) as folder:
+      folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
+      folder.write_json("result.json", {"accuracy": 0.5})
+      assert Workdir(tmp_path).check(ConfigDict(CONFIG))
+
+  def test_one_that_does_not_write_takes_no_lock(self, tmp_path):
+    claim(tmp_path)
+    with Workdir(tmp_path, writes=False) as reader:
+      reader.check(ConfigDict(CONFIG))
+      claim(tmp_path)
+
+  def test_a_killed_process_lets_go(self, tmp_path):
+    script = (
+      "import sys, time; from pathlib import Path; from ml_collections import ConfigDict\n"
+      "from fer_jax.workdir import Workdir\n"
+      f"folder = Workdir(Path({str(tmp_path)!r})); folder.claim(ConfigDict({CONFIG!r}), 'mine.py', (), 'cpu')\n"
+      "print('claimed', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+      assert process.stdout.readline() == "claimed\n"
+      with pytest.raises(UserError, match=f"process {process.pid} on"):
+        claim(tmp_path)
+      process.kill()
+    claim(tmp_path)
+
+  def test_a_file_system_without_locks_is_warned_of(self, tmp_path, monkeypatch, capsys):
+    def refuse(file, how):
+      raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    claim(tmp_path)
+    assert "no locks here (No locks available)" in capsys.readouterr().err
+    assert (tmp_path / "config.json").exists()
+
 
 class TestWriting:
   def test_json_round_trip(self, tmp_path):
@@ -123,3 +197,10 @@ class TestWriting:
     with pytest.raises(OSError, match="disk full"):
       folder.write_arrays("predictions.npz", label=np.arange(4))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+  def test_a_full_disk_is_a_failure_in_one_line(self, tmp_path):
+    (tmp_path / "result.json.part").symlink_to("/dev/full")
+    message = r"result\.json\.part cannot be written \(No space left on device\); free or mend the disk, then run"
+    with pytest.raises(Failure, match=message):
+      Workdir(tmp_path).write_json("result.json", {"accuracy": 0.5})
+    assert not (tmp_path / "result.json").exists()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on Kubernetes as a JobSet, one pod a node; needs kubectl here and the JobSet controller in the cluster.
-#   bash launch/k8s/train.sh --name=faces --image=REGISTRY/fer_jax:1 --nodes=2 --gpus=8 -- --config=configs/resnet.py
+#   bash launch/k8s/train.sh --name=faces --image=REGISTRY/fer_jax:1 --nodes=2 --gpus=8 -- --config=configs/hsic.py
 #   --name=NAME            of all that is made; at most 40 lower-case letters, digits and dashes
 #   --image=IMAGE          made from launch/k8s/Dockerfile
 #   --nodes=N              pods (default 1)

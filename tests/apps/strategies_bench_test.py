@@ -22,7 +22,7 @@ def config(tmp_path):
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_every_way_is_timed_against_steps_in_turn(config, devices, monkeypatch):
-  monkeypatch.setattr(benchmark, "local_devices", lambda trainings: jax.devices()[:devices])
+  monkeypatch.setattr(benchmark, "all_devices", lambda trainings: jax.devices()[:devices])
   headline, rows = benchmark.strategies(config, rounds=1)
   found = {row["name"]: row for row in rows}
   expected = {"in turn": 1, "side by side": 1} | ({"in turn, on all devices": 4} if devices > 1 else {})

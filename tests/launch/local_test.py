@@ -106,9 +106,10 @@ class TestRun:
     assert first == second
     assert 1024 < int(first.removeprefix("--coordinator=127.0.0.1:")) < 32768
 
-  def test_one_process_just_runs_main(self, machine: Local) -> None:
-    done = machine.local('say "${@:3}"; exit 7', "--processes=1", "--devices=4", "--", CONFIG)
-    assert (done.returncode, done.stdout, done.stderr) == (7, f"{CONFIG}\n", "")
+  def test_one_process_joins_itself(self, machine: Local) -> None:
+    done = machine.local('say "${@:3}"; exit 7', "--processes=1", "--devices=4", "--port=4711", "--", CONFIG)
+    where = "--processes=1 --process=0 --coordinator=127.0.0.1:4711"
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"{CONFIG} {where}\n", "")
 
   def test_what_a_process_says_last_is_passed_on(self, machine: Local) -> None:
     done = machine.local("printf 'out without an end'; echo oh >&2", "--processes=2", "--", CONFIG)
@@ -119,11 +120,11 @@ class TestRun:
     machine = Local(tmp_path)
     machine.add("nvidia-smi", '#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: a card"; done\n')
     machine.local("exit 0", "--processes=1", "--", CONFIG)  # installs what a GPU needs
-    behaviour = 'say "${JAX_LOCAL_DEVICE_IDS-} ${JAX_CUDA_VISIBLE_DEVICES-} ${JAX_PLATFORMS-}"'
-    assert said(machine.local(behaviour, "--processes=2", "--devices=2", "--", CONFIG)) == ["0,1  ", "[1] 2,3  "]
-    assert said(machine.local(behaviour, "--processes=1", "--devices=2", "--", CONFIG)) == [" 0,1 "]
+    behaviour = 'say "${JAX_LOCAL_DEVICE_IDS-} ${JAX_PLATFORMS-}"'
+    assert said(machine.local(behaviour, "--processes=2", "--devices=2", "--", CONFIG)) == ["0,1 ", "[1] 2,3 "]
+    assert said(machine.local(behaviour, "--processes=1", "--devices=2", "--", CONFIG)) == ["0,1 "]
     done = machine.local(behaviour, "--processes=2", "--", CONFIG, JAX_PLATFORMS="cpu")
-    assert said(done) == ["  cpu", "[1]   cpu"]
+    assert said(done) == [" cpu", "[1]  cpu"]
 
 
 class TestFailure:

@@ -9,7 +9,7 @@ import numpy as np
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
 from fer_jax.data.arrays import Arrays
 from fer_jax.initialization import initialize
-from fer_jax.parallel import Replicas, local_devices
+from fer_jax.parallel import Replicas, all_devices
 from fer_jax.replicas import Replica
 from fer_jax.rig import Rig, Trial
 
@@ -30,7 +30,7 @@ def strategies(config: str, rounds: int) -> Benchmark:
   """
   settings = settings_of(config)
   size = settings.data.image_size or FER2013[1]
-  devices = local_devices(TRAININGS)
+  devices = all_devices(TRAININGS)
   replicas = [Replica(str(seed), seed, None, _faces(4 * settings.batch_size, size)) for seed in range(TRAININGS)]
   network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
   beginning = initialize(settings, network, replicas[0].arrays.image.shape[1:])

@@ -1,0 +1,117 @@
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from fer_jax.interruption import Interrupted
+from tests import tiny_run
+from tests.multiprocess.tiny import get_config
+
+pytestmark = pytest.mark.usefixtures("tiny_data")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, tiny_data):
+  """The folder of the same run by one process with four devices."""
+  folder = tmp_path_factory.mktemp("alone") / "run"
+  tiny_run.run(folder, get_config(), devices=4)
+  return folder
+
+
+def losses(workdir):
+  return {row["step"]: row["loss"] for row in tiny_run.rows(workdir, "train")}
+
+
+def assert_same_curve(workdir, expected):
+  found = losses(workdir)
+  assert found.keys() == expected.keys()
+  np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+def result(workdir):
+  return json.loads((workdir / "result.json").read_text())
+
+
+def predictions(workdir):
+  with np.load(workdir / "predictions.npz") as file:
+    return dict(file)
+
+
+def test_two_processes_do_what_one_does(tmp_path, launch, alone):
+  first, second = launch(tmp_path / "run", 2, devices=2).end()
+  assert (first.status, second.status) == (0, 0), first.complained + second.complained
+  assert_same_curve(tmp_path / "run", losses(alone))
+  assert len(tiny_run.rows(tmp_path / "run", "train")) == len(losses(alone))  # one of them wrote it
+  assert result(tmp_path / "run")["confusion_matrix"] == result(alone)["confusion_matrix"]
+  assert result(tmp_path / "run")["processes"] == 2
+  assert result(tmp_path / "run")["device"].startswith("4 x cpu")
+  theirs, ours = predictions(tmp_path / "run"), predictions(alone)
+  assert theirs.keys() == ours.keys()
+  for name, values in ours.items():
+    np.testing.assert_allclose(theirs[name], values, atol=1e-4)
+  assert "test accuracy" in first.said
+  assert [line for line in second.said.splitlines() if "Gloo" not in line] == []
+
+
+def test_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path, launch, alone):
+  both = launch(tmp_path / "run", 2, devices=2)
+  both.wait_for_step(4)
+  both.processes[1].send_signal(signal.SIGTERM)
+  first, second = both.end()
+  assert (first.status, second.status) == (143, 143), first.complained + second.complained
+  assert "stopped by SIGTERM" in first.said
+  stopped = max(losses(tmp_path / "run"))
+  assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("[0-9]*")].count(str(stopped)) == 1
+  assert stopped < 30
+  tiny_run.run(tmp_path / "run", get_config(), devices=1)
+  events = [row["text"] for row in tiny_run.rows(tmp_path / "run", "event")]
+  assert f"resumed from step {stopped}" in events
+  assert_same_curve(tmp_path / "run", losses(alone))
+
+
+@pytest.mark.slow
+def test_one_process_stops_and_four_go_on(tmp_path, launch, alone, monkeypatch):
+  tiny_run.stop_after(monkeypatch, 7)
+  with pytest.raises(Interrupted):
+    tiny_run.run(tmp_path / "run", get_config(), devices=1)
+  ended = launch(tmp_path / "run", 4, devices=1).end()
+  assert [each.status for each in ended] == [0, 0, 0, 0], ended
+  assert_same_curve(tmp_path / "run", losses(alone))
+  assert result(tmp_path / "run")["processes"] == 4
+
+
+@pytest.mark.slow
+def test_a_budget_ends_both_at_one_step(tmp_path, launch):
+  flags = ("--config.budget_minutes=0.15", "--config.duration=100000 steps", "--config.evaluate_every=50000 steps")
+  ended = launch(tmp_path / "run", 2, devices=1, flags=flags).end()
+  assert [each.status for each in ended] == [0, 0], ended
+  assert result(tmp_path / "run")["stopped"] == "time budget"
+
+
+def test_what_one_refuses_ends_all(tmp_path, launch):
+  tiny_run.run(tmp_path / "run", tiny_run.config(duration="1 steps"))
+  (tmp_path / "run" / "result.json").unlink()
+  first, second = launch(tmp_path / "run", 2, devices=1).end()
+  assert (first.status, second.status) == (2, 2)
+  assert first.complained.splitlines()[-1].startswith(f"error: {tmp_path / 'run'} holds a run of another config")
+  assert second.complained.splitlines()[-1] == "error: process 1 of 2: process 0 says what is wrong"
+
+
+@pytest.mark.slow
+def test_the_others_end_when_one_is_killed(tmp_path, launch):
+  both = launch(tmp_path / "run", 2, devices=1)
+  both.wait_for_step(6)
+  both.processes[1].kill()
+  first, second = both.end(seconds=60)
+  assert second.status == -signal.SIGKILL
+  assert first.status == 1
+  assert "error: another process has ended" in first.complained
+  assert "Traceback" not in first.complained
+
+
+def test_several_trainings_take_one_process(tmp_path, launch):
+  ended = launch(tmp_path / "run", 2, devices=1, flags=("--config.replicas=3",)).end()
+  assert [each.status for each in ended] == [2, 2]
+  assert "config.replicas: 3 trainings are dealt over the devices of one process, and here are 2" in ended[0].complained
+  assert not (tmp_path / "run").exists()
