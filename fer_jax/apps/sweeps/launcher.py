@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fer_jax import locks
 from fer_jax.apps.report_page.quantities import duration
 from fer_jax.apps.report_page.run_files import Record, write_text
 from fer_jax.apps.sweeps.executors import Executor, Outcome
 from fer_jax.apps.sweeps.gather import gather, read_trainings
-from fer_jax.apps.sweeps.locks import locked
 from fer_jax.apps.sweeps.page import sweep_page
 from fer_jax.apps.sweeps.plan import Plan, Run
 
@@ -49,7 +49,7 @@ class Launcher:
     Raises:
       UserError: another process runs this sweep; or the executor can start nothing.
     """
-    with locked(self.plan.folder / "lock", wait=False), self._signals():
+    with locks.take(self.plan.folder / "lock"), self._signals():
       self._start()
       while self._wait and self._on and self._signum is None:
         if self._executor.several:

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from fer_jax import locks
 from fer_jax.apps.report_page.run_files import write_text
 from fer_jax.apps.sweeps.executors import Outcome
-from fer_jax.apps.sweeps.locks import locked
 from fer_jax.apps.sweeps.plan import Run
 from fer_jax.errors import UserError
 
@@ -121,7 +121,7 @@ class Queue:
 
   def start(self, run: Run) -> str:
     """Submits a run, unless a job of it is queued or running."""
-    with locked(self._folder / "lock"):
+    with locks.take(self._folder / "lock", wait=True):
       job = self._recorded(run.workdir)
       state = self._before(job)
       if state is not None and not state.ended:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fer_jax import locks
 from fer_jax.apps.sweeps import command_line
 from fer_jax.apps.sweeps.command_line import main
-from fer_jax.apps.sweeps.locks import locked
 from fer_jax.errors import UserError
 
 from .conftest import ROOT, Cluster, Launch
@@ -216,11 +216,11 @@ class TestRefusals:
 
 
 def test_a_sweep_that_is_on_is_refused_a_second_time(slurm_cluster: Cluster, launch: Launch) -> None:
-  with locked(launch.workdir / "blocks" / "lock"):
-    with pytest.raises(UserError, match=r"blocks: another launch/sweep.py is on in this folder") as caught:
+  with locks.take(launch.workdir / "blocks" / "lock"):
+    with pytest.raises(UserError, match=r"blocks: process \d+ on .* is running in this folder") as caught:
       slurm_cluster.run()
     assert caught.value.status == 2
-    with pytest.raises(UserError, match="another launch/sweep.py"):
+    with pytest.raises(UserError, match="is running in this folder"):
       launch.run()
   assert slurm_cluster.commands("sbatch") == []
   assert slurm_cluster.run() == 0

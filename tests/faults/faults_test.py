@@ -1,0 +1,20 @@
+"""Each fault once; `python -m tests.faults` puts them in many times."""
+
+import random
+
+import pytest
+
+from tests.faults.registry import FAULTS
+from tests.faults.world import World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_run_survives(world, name):
+  found = FAULTS[name](world, random.Random(name))
+  assert found["steps_lost"] <= 10
