@@ -13,10 +13,11 @@ from fer_jax.apps.benchmarks.bilinear import bilinear
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
-from fer_jax.apps.benchmarks.objectives import communication, objectives, parts
+from fer_jax.apps.benchmarks.objectives import objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.prediction import prediction
 from fer_jax.apps.benchmarks.replicas import replicas
+from fer_jax.apps.benchmarks.scaling import scaling
 from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
 from fer_jax.apps.benchmarks.table1 import table1
@@ -27,7 +28,6 @@ from fer_jax.errors import UserError
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "objectives": objectives,
   "parts": parts,
-  "communication": communication,
   "table1": table1,
   "bilinear": bilinear,
   "pipeline": pipeline_rates,
@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "predict": prediction,
   "live": live,
   "streaming": streaming,
+  "scaling": scaling,
 }
 
 
@@ -47,22 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.bench",
     description="Measure a claim of the project; ratios come from one process. objectives: a step of the HSIC "
-    "bottleneck against its back-propagated twin; parts: where the time of both goes; communication: what they send "
-    "on several devices; table1: the dense network against known ones; bilinear: the bilinear network against the "
+    "bottleneck against its back-propagated twin; parts: where the time of both goes; "
+    "table1: the dense network against known ones; bilinear: the bilinear network against the "
     "same in PyTorch; pipeline: batches a second; replicas: folds as one program against runs in sequence; "
     "strategies: a step of several trainings in turn, side by side, on all devices; "
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
     "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
     "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
     "delay of the live window, and of its threads alone; streaming: images a second and memory where a large set is "
-    "decoded from its records.",
+    "decoded from its records; scaling: bytes that a step sends, and what they leave of the speed of 2 to 64 devices.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=10, help="repetitions of each measurement (default: %(default)s)")
-  parser.add_argument(
-    "--examples", type=int, default=EXAMPLES, help="streaming: faces that are written and read (default: %(default)s)"
-  )
+  parser.add_argument("--examples", type=int, help=f"streaming: faces that are written and read (default: {EXAMPLES})")
   parser.add_argument(
     "--data_dir", type=Path, help="streaming: the folder to write them to, where the next run finds them again"
   )
@@ -70,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   if options.rounds < 1:
     raise UserError(f"--rounds={options.rounds}: expected 1 or more")
-  its_own = {"examples": options.examples, "data_dir": options.data_dir} if options.what == "streaming" else {}
+  its_own = {key: getattr(options, key) for key in ("examples", "data_dir") if getattr(options, key) is not None}
+  if its_own and options.what != "streaming":
+    raise UserError(f"--{next(iter(its_own))}: expected with --what=streaming alone")
   headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
   content = {
     "what": options.what,

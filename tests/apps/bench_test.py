@@ -43,18 +43,6 @@ def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
   assert next(part for part in parts if "inner products" in part["name"])["backprop_seconds"] == 0
 
 
-def test_communication_is_counted_from_the_program(config, tmp_path):
-  twin, local = run("communication", config, tmp_path)["rows"]
-  # A batch of 8 on 8 devices, four layers of 4 channels on 6x6 cells and the image: rows, products, targets.
-  gathered = 8 * (4 * 36 * 4 + 36) + 5 * 8 * 8 + 8 * 7
-  assert local["all_gather_bytes"] == gathered * 4 * 7 // 8
-  assert twin["all_gather_bytes"] == 0
-  # Gradients of the same parameters, the statistics of normalisation, sums of loss and hits; the twin also exchanges
-  # what its statistics pass back.
-  assert local["all_reduce_bytes"] <= twin["all_reduce_bytes"]
-  assert local["bytes_ratio"] == local["bytes_a_step"] / twin["bytes_a_step"]
-
-
 def test_table_1_sets_known_networks_beside_the_dense_one(config, tmp_path, monkeypatch):
   monkeypatch.setattr(table1, "PRINTED", {"alexnet": table1.PRINTED["alexnet"]})
   ours, twin, known = run("table1", f"{config}:small", tmp_path)["rows"]

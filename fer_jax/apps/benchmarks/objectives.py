@@ -1,16 +1,11 @@
-"""The HSIC bottleneck's training step against its back-propagated twin's: time, memory, parts, communication."""
+"""The HSIC bottleneck's training step against its back-propagated twin's: time, memory, parts."""
 
 import dataclasses
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fer_jax.apps.benchmarks.benchmark import (
-  CLASSES,
-  FER2013,
   Benchmark,
   Row,
   bottleneck_of,
@@ -28,7 +23,6 @@ from fer_jax.objectives.objective import Examples
 from fer_jax.step import Metrics, TrainState, rows_of
 
 BLOCKWISE = "hsic_bottleneck, unit=block"
-DEVICES = 8  # that the communication is counted for
 
 
 def objectives(config: str, rounds: int) -> Benchmark:
@@ -137,55 +131,3 @@ def parts(config: str, rounds: int) -> Benchmark:
     for name, (ours, twin) in table.items()
   ]
   return Benchmark("whole step", rows)
-
-
-def communication(config: str, rounds: int) -> Benchmark:
-  """Counts what a step on several devices sends, from the traced program; nothing is run.
-
-  A ring all-gather brings every device the others' parts; a ring all-reduce sends every number twice.
-
-  Args:
-    config: see `objectives`; its batch is dealt over DEVICES devices.
-    rounds: not used.
-
-  Returns:
-    a row for either objective: bytes that one device sends a step, and how many collective operations.
-  """
-  settings = settings_of(config)
-  local = bottleneck_of(config, settings)
-  network = settings.model.build(CLASSES, jnp.dtype(settings.precision), "devices")
-  trainable = frozenset(network.layers)
-  rows_a_device = settings.batch_size // DEVICES
-  batch = Examples(jnp.zeros((rows_a_device, *FER2013[1:])), jnp.zeros((rows_a_device, CLASSES)))
-  alone = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
-  variables = jax.eval_shape(alone.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *FER2013[1:]), jnp.float32))
-  rows: list[Row] = []
-  candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop(), "hsic_bottleneck": local}
-  for name, candidate in candidates.items():
-    objective = candidate.build(network, trainable, "devices")
-    traced = jax.make_jaxpr(objective, axis_env=[("devices", DEVICES)])(*variables, batch, jax.random.key(0))
-    collectives = list(_collectives(traced.jaxpr))
-    row: Row = {"name": name, "devices": DEVICES, "collectives": len(collectives)}
-    for kind in ("all_gather", "all_reduce"):
-      row[f"{kind}_bytes"] = sum(sent for found, sent in collectives if found == kind)
-    row["bytes_a_step"] = row["all_gather_bytes"] + row["all_reduce_bytes"]
-    rows.append(row)
-  for row in rows:
-    row["bytes_ratio"] = row["bytes_a_step"] / rows[0]["bytes_a_step"]
-  return Benchmark("hsic_bottleneck", rows)
-
-
-def _collectives(jaxpr: Any) -> Iterator[tuple[str, int]]:
-  """Yields the kind of every collective operation, inner programs' too, and the bytes that one device sends."""
-  for equation in jaxpr.eqns:
-    size = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "shape"))
-    if equation.primitive.name == "all_gather":
-      yield "all_gather", size * (DEVICES - 1) // DEVICES
-    elif equation.primitive.name.startswith("psum"):
-      yield "all_reduce", 2 * size * (DEVICES - 1) // DEVICES
-    for value in equation.params.values():
-      for inner in value if isinstance(value, (tuple, list)) else (value,):
-        if hasattr(inner, "eqns"):
-          yield from _collectives(inner)
-        elif hasattr(inner, "jaxpr"):
-          yield from _collectives(inner.jaxpr)

@@ -1,0 +1,343 @@
+"""What a training step sends from device to device, and what that leaves of the speed of many devices."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
+from fer_jax.data.batch import Batch
+from fer_jax.errors import UserError
+from fer_jax.initialization import Initialization, initialize
+from fer_jax.objectives.backprop import Backprop
+from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
+from fer_jax.parallel import Devices
+from fer_jax.phases import Phase, plan
+from fer_jax.settings import Settings
+from fer_jax.step import Moment, Resident
+
+COUNTED = (2, 4, 8)  # numbers of devices that programs are compiled for
+PREDICTED = (2, 4, 8, 16, 64)
+NODE = 8  # GPUs of a node
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%\S+ = (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+)(\d+)\w*\[([\d,]*)\]|\bpred\[([\d,]*)\]")
+# A host program's executable code does not matter here, and at level 0 takes a fraction of the time to make.
+_COMPILER = {"xla_backend_optimization_level": 0}
+
+
+class Link(NamedTuple):
+  """What joins devices: an assumption, not a measurement.
+
+  Attributes:
+    bandwidth: bytes a second that a GPU sends, in one direction.
+    latency: seconds that a collective takes beyond its bytes.
+  """
+
+  bandwidth: float
+  latency: float
+
+
+# Data sheets: NVLink 4 of an H100, 900 GB/s in both directions together; a 400 Gb/s NDR port a GPU; one 100 Gb/s port a
+# node, shared by its GPUs. What is reached is less. The latencies are round numbers, of the order of NCCL's for small
+# messages.
+NVLINK = Link(450e9, 20e-6)
+NETWORKS = {"ndr": Link(50e9, 40e-6), "100gbe": Link(12.5e9 / NODE, 100e-6)}
+
+
+class Collective(NamedTuple):
+  """A collective operation of a compiled program.
+
+  Attributes:
+    kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
+    result: bytes of the arrays that it gives each device.
+  """
+
+  kind: str
+  result: int
+
+
+class Traffic(NamedTuple):
+  """What a step exchanges, in bytes of whole results: how much of it travels is a matter of how many devices there are.
+
+  Attributes:
+    reduced: results of all-reduces.
+    gathered: results of all-gathers.
+    collectives: how many there are of both.
+  """
+
+  reduced: float
+  gathered: float
+  collectives: int
+
+
+def scaling(config: str, rounds: int) -> Benchmark:
+  """Counts the bytes of compiled steps, and predicts from them how steps take longer on several devices.
+
+  The real mapped programs are compiled on the CPU for each of COUNTED, with the config's batch on every device. XLA
+  merges fewer collectives there than on a GPU.
+
+  Args:
+    config: FILE.py:VARIANT; the step is that of the first phase of its schedule, and that of its back-propagated twin
+      where the objective is the HSIC bottleneck.
+    rounds: timed steps on one device, the first that is there.
+
+  Returns:
+    for each step a row of one device, its `compute_seconds` measured. Then rows of 2 to 64 devices, by `weak` scaling
+    (every device has the config's batch) and `strong` (all devices share it): bytes that a device sends,
+    `communication_seconds` over the assumed links, and `seconds_for_90` and `seconds_for_50`, the time to compute a
+    device's part above which efficiency without overlap is 90 and 50 %. Where one device was a GPU also
+    `compute_seconds`, `efficiency_low`, without overlap, and `efficiency_high`, with all of it: images a second over
+    those of as many single devices.
+
+  Raises:
+    UserError: there are not as many CPU devices as programs are compiled for.
+  """
+  settings = settings_of(config)
+  cpus = _cpus(max(COUNTED))
+  rows: list[Row] = []
+  for name, candidate in _candidates(settings).items():
+    counted = {n: n * settings.batch_size for n in COUNTED}
+    model = fit({batch: traffic_of(candidate, cpus[:n], batch) for n, batch in counted.items()})
+    rows += _rows(name, settings.batch_size, model, _one_device(candidate, rounds))
+  return Benchmark(f"{next(iter(_candidates(settings)))}, weak, {max(COUNTED)} devices", rows)
+
+
+class Model(NamedTuple):
+  """Traffic as a function of the global batch: gathered rows grow with it, gathered products with its square.
+
+  Attributes:
+    reduced: bytes, whatever the batch.
+    linear: gathered bytes for each row of the batch.
+    square: gathered bytes for each pair of rows.
+    collectives: whatever the batch.
+    error: the largest relative error of `gathered` where a program was compiled and not fitted to.
+  """
+
+  reduced: float
+  linear: float
+  square: float
+  collectives: int
+  error: float
+
+  def at(self, batch: int) -> Traffic:
+    """Returns the traffic at a global batch of so many rows."""
+    return Traffic(self.reduced, self.linear * batch + self.square * batch**2, self.collectives)
+
+
+def fit(counted: dict[int, Traffic]) -> Model:
+  """Returns traffic as a function of the global batch.
+
+  Args:
+    counted: of compiled programs, two or more, by their global batch; the smallest and the largest decide.
+  """
+  small, large = min(counted), max(counted)
+  slope_small, slope_large = counted[small].gathered / small, counted[large].gathered / large
+  square = (slope_large - slope_small) / (large - small)
+  last = counted[large]
+  model = Model(last.reduced, slope_small - square * small, square, last.collectives, 0.0)
+  wrong = [abs(model.at(b).gathered - t.gathered) / max(t.gathered, 1) for b, t in counted.items()]
+  wrong += [abs(last.reduced - t.reduced) / max(t.reduced, 1) for t in counted.values()]
+  return model._replace(error=max(wrong))
+
+
+def collectives_of(program: str) -> list[Collective]:
+  """Returns the collective operations of a compiled program, given as the text of its optimised HLO.
+
+  Raises:
+    ValueError: one of them is asynchronous, as on a GPU: its result then holds the operand as well.
+  """
+  found = []
+  for match in filter(None, map(_COLLECTIVE.match, program.splitlines())):
+    if match["start"]:
+      raise ValueError(f"{match['kind']}-start: expected a program compiled for a CPU")
+    found.append(Collective(match["kind"], sum(map(_bytes, _ARRAY.finditer(match["result"])))))
+  return found
+
+
+def sent(collective: Collective, devices: int) -> float:
+  """Returns the bytes that a device sends, in a ring of so many."""
+  kind, result = collective
+  others = devices - 1
+  factors = {
+    "all-reduce": 2 * others / devices,
+    "all-gather": others / devices,
+    "reduce-scatter": float(others),
+    "all-to-all": others / devices,
+    "collective-permute": 1.0,
+  }
+  return factors[kind] * result
+
+
+def communication_seconds(traffic: Traffic, devices: int, network: Link) -> float:
+  """Returns the seconds of a step's collectives, in two stages where there are several nodes.
+
+  Inside a node data travel by NVLINK; each GPU then exchanges its share with its fellows in the other nodes.
+
+  Args:
+    traffic: of a step.
+    devices: a divisor or a multiple of NODE.
+    network: between nodes; not used where there is one.
+  """
+  inside = min(devices, NODE)
+  nodes = devices // inside
+  seconds = (2 * traffic.reduced + traffic.gathered) * (inside - 1) / inside / NVLINK.bandwidth
+  seconds += traffic.collectives * NVLINK.latency
+  if nodes > 1:
+    share = (2 * traffic.reduced + traffic.gathered) / inside * (nodes - 1) / nodes
+    seconds += share / network.bandwidth + traffic.collectives * network.latency
+  return seconds
+
+
+def efficiency(one: float, part: float, communication: float, scale: float) -> tuple[float, float]:
+  """Returns images a second over those of as many single devices: without overlap, and with all of it.
+
+  Args:
+    one: seconds of a step on one device.
+    part: seconds that a device computes, of several.
+    communication: seconds of the collectives.
+    scale: the batch of a device over that of the one.
+  """
+  return one * scale / (part + communication), one * scale / max(part, communication)
+
+
+def _candidates(settings: Settings) -> dict[str, Settings]:
+  """Returns the settings whose first phase is looked at: the config's own, and those of its twin."""
+  name = settings.schedule[0]
+  phase = settings.phases[name]
+  if not isinstance(phase.objective, HsicBottleneck):
+    return {name: settings}
+  twin = dataclasses.replace(phase, objective=Backprop(), train=("*",))
+  return {
+    "hsic_bottleneck": settings,
+    "backprop": dataclasses.replace(settings, phases={**settings.phases, name: twin}),
+  }
+
+
+def _cpus(count: int) -> list[jax.Device]:
+  found: list[jax.Device] = []
+  with contextlib.suppress(RuntimeError):  # the devices are known already
+    jax.config.update("jax_num_cpu_devices", count)
+  with contextlib.suppress(RuntimeError):  # JAX is told to look for no CPU
+    found = jax.devices("cpu")
+  if len(found) < count:
+    raise UserError(
+      f"--what=scaling: expected {count} CPU devices to compile for, JAX has {len(found)}; unset XLA_FLAGS, "
+      "JAX_NUM_CPU_DEVICES and JAX_PLATFORMS"
+    )
+  return found
+
+
+def _phase_of(settings: Settings, devices: Sequence[jax.Device]) -> tuple[Phase, Initialization, int]:
+  """Returns the first phase, what it begins with, and the size of its images."""
+  placement = Devices(devices)
+  size = settings.data.image_size or FER2013[1]
+  network = settings.model.build(CLASSES, jnp.dtype(settings.precision), placement.axis_name)
+  beginning = initialize(settings, network, (size, size, FER2013[3]))
+  return plan(settings, network, placement, FER2013[0])[0], beginning, size
+
+
+def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) -> Traffic:
+  """Compiles the first phase's step for a global batch on CPU devices, and returns what it exchanges.
+
+  Raises:
+    NotImplementedError: it has collectives other than all-reduce and all-gather.
+  """
+  phase, beginning, size = _phase_of(settings, devices)
+  shape = jax.ShapeDtypeStruct
+  rows = (len(devices), batch // len(devices))
+  arguments = (
+    jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes),
+    Resident(shape((FER2013[0], size, size, FER2013[3]), jnp.uint8), shape((FER2013[0], CLASSES), jnp.float32)),
+    Batch(shape(rows, jnp.int32), shape(rows, jnp.bool)),
+    Moment(*(shape((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.float32))),
+  )
+  program = phase.step.lower(*arguments).compile(compiler_options=_COMPILER).as_text()  # type: ignore[attr-defined]
+  found = collectives_of(program)
+  others = {each.kind for each in found} - {"all-reduce", "all-gather"}
+  if others:
+    raise NotImplementedError(f"steps with {', '.join(sorted(others))}: how they grow with the batch is not known")
+  of_kind = {kind: sum(each.result for each in found if each.kind == kind) for kind in _KINDS}
+  return Traffic(of_kind["all-reduce"], of_kind["all-gather"], len(found))
+
+
+def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
+  """Returns the median seconds of a step on one device, by batch: on a GPU also of every share of the batch."""
+  device = jax.local_devices()[0]
+  batch = settings.batch_size
+  parts = (1,) if _on_cpu() else (1, *PREDICTED)
+  phase, beginning, size = _phase_of(settings, [device])
+  generator = np.random.default_rng(0)
+  image = generator.integers(0, 256, (batch, size, size, FER2013[3]), dtype=np.uint8)
+  target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, batch)]
+  placement = Devices([device])
+  resident, moment = placement.replicate(Resident(image, target)), Moment(np.float32(0.5), np.int32(0))
+  seconds = {}
+  for rows in (batch // n for n in parts if batch % n == 0):
+    state = placement.place([phase.begin(0, *beginning.variables(0))])
+    taken = []
+    for _ in range(rounds + 1):  # the first compiles
+      start = time.perf_counter()
+      indices = Batch(np.arange(rows, dtype=np.int32), np.ones(rows, bool))
+      state, _ = jax.block_until_ready(phase.step(state, resident, indices, moment))
+      taken.append(time.perf_counter() - start)
+    seconds[rows] = statistics.median(taken[1:])
+  return seconds
+
+
+def _rows(name: str, batch: int, model: Model, seconds: dict[int, float]) -> list[Row]:
+  one, on_cpu = seconds[batch], _on_cpu()
+  alone = _row(Traffic(0, 0, 0), 1, batch, NVLINK, model.error)
+  measured = {"compute_seconds": one, "efficiency_low": 1.0, "efficiency_high": 1.0, "images_per_second": batch / one}
+  rows: list[Row] = [{"name": f"{name}, one device"} | alone | measured]
+  for mode in ("weak", "strong"):
+    for devices in PREDICTED:
+      if mode == "strong" and batch % devices:
+        continue
+      part = batch if mode == "weak" else batch // devices
+      traffic = model.at(part * devices)
+      for label, network in NETWORKS.items() if devices > NODE else {"": NVLINK}.items():
+        of = f"{name}, {mode}, {devices} devices" + (f", {label}" if label else "")
+        rows.append({"name": of} | _row(traffic, devices, part, network, model.error))
+        if part in seconds and not on_cpu:
+          communication = rows[-1]["communication_seconds"]
+          low, high = efficiency(one, seconds[part], communication, part / batch)
+          rows[-1] |= {"compute_seconds": seconds[part], "efficiency_low": low, "efficiency_high": high}
+  return rows
+
+
+def _on_cpu() -> bool:
+  return jax.local_devices()[0].platform == "cpu"
+
+
+def _row(traffic: Traffic, devices: int, part: int, network: Link, error: float) -> Row:
+  communication = communication_seconds(traffic, devices, network)
+  reduced = sent(Collective("all-reduce", round(traffic.reduced)), devices)
+  gathered = sent(Collective("all-gather", round(traffic.gathered)), devices)
+  return {
+    "devices": devices,
+    "batch": part * devices,
+    "collectives": traffic.collectives,
+    "all_gather_bytes": gathered,
+    "all_reduce_bytes": reduced,
+    "bytes_a_step": gathered + reduced,
+    "communication_seconds": communication,
+    "seconds_for_90": 9 * communication,
+    "seconds_for_50": communication,
+    "formula_error": error,
+  }
+
+
+def _bytes(array: re.Match[str]) -> int:
+  _, bits, dimensions, flags = array.groups()
+  count = math.prod(int(each) for each in (dimensions or flags or "").split(",") if each)
+  return count * int(bits) // 8 if bits else count
