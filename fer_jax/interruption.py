@@ -22,7 +22,7 @@ class Interrupted(Exception):
 class Signals:
   """Notes SIGINT and SIGTERM while it is entered; a second one has its usual effect.
 
-  In a run of several processes, JAX takes SIGTERM and tells the others; SIGINT is passed on as that.
+  Where processes have joined, JAX takes SIGTERM and tells the others; SIGINT is passed on as that.
   """
 
   def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Signals:
     self._asked = 0
 
   def __enter__(self) -> "Signals":
-    noted = (signal.SIGINT, signal.SIGTERM) if processes.count() == 1 else (signal.SIGINT,)
+    noted = (signal.SIGINT,) if processes.joined() else (signal.SIGINT, signal.SIGTERM)
     self._before = {s: signal.signal(s, self._note) for s in noted}
     return self
 
@@ -40,7 +40,7 @@ class Signals:
 
   def asked_to_stop(self) -> int | None:
     """Returns the signal that came, None before; of several processes all have to ask, equally often."""
-    if processes.count() == 1:
+    if not processes.joined():
       return self._signum
     self._asked += 1
     return (self._signum or signal.SIGTERM) if processes.asked_to_stop(self._asked) else None
@@ -50,5 +50,5 @@ class Signals:
     self._signum = signum
     for each, handler in self._before.items():
       signal.signal(each, handler)
-    if processes.count() > 1:
+    if processes.joined():
       os.kill(os.getpid(), signal.SIGTERM)

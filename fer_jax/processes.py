@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -55,6 +56,7 @@ def join(address: Address | None) -> None:
     Failure: the others have not come.
   """
   seconds = CLUSTER_JOIN_SECONDS if address is None else JOIN_SECONDS
+  end = time.monotonic() + seconds
   initialize = functools.partial(
     jax.distributed.initialize,
     initialization_timeout=seconds,
@@ -63,7 +65,7 @@ def join(address: Address | None) -> None:
   )
   try:
     if address is None:
-      initialize()
+      _insist(initialize, end)
     else:
       # The devices are what the environment says (JAX_LOCAL_DEVICE_IDS), not what a cluster around us would give.
       initialize(*address, cluster_detection_method="deactivate")
@@ -72,18 +74,34 @@ def join(address: Address | None) -> None:
       f"--processes=auto: no cluster that JAX knows is around this process ({error}); expected srun, a Kubernetes job "
       "or mpirun; elsewhere give --processes=N --process=I --coordinator=HOST:PORT"
     ) from None
-  except jax.errors.JaxRuntimeError as error:
+  except RuntimeError as error:  # JAX's own, or what its detection has to say of the cluster
     raise Failure(f"the processes have not met within {seconds} s ({_first_line(error)})") from None
+
+
+def _insist(initialize: Callable[[], None], end: float) -> None:
+  """Joins by what the cluster says, whose name service may know process 0 minutes later than JAX has patience for."""
+  while True:
+    try:
+      return initialize()
+    except RuntimeError as error:
+      if "Retry failed" not in str(error) or time.monotonic() > end:
+        raise
+      time.sleep(1)
+
+
+def joined() -> bool:
+  """Returns whether this process has joined others, or itself alone."""
+  return bool(jax.distributed.is_initialized())
 
 
 def index() -> int:
   """Returns the number of this process; touches no device where it is the only one."""
-  return jax.process_index() if jax.distributed.is_initialized() else 0
+  return jax.process_index() if joined() else 0
 
 
 def count() -> int:
   """Returns how many processes there are; touches no device where there is one."""
-  return jax.process_count() if jax.distributed.is_initialized() else 1
+  return jax.process_count() if joined() else 1
 
 
 def agreed(value: float) -> float:

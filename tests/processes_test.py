@@ -86,3 +86,28 @@ def test_no_cluster_is_said_in_a_line(monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
   with pytest.raises(UserError, match="--processes=auto: no cluster that JAX knows"):
     processes.join(None)
+
+
+class TestJoin:
+  @pytest.fixture
+  def answers(self, monkeypatch):
+    """What JAX says, call after call, in the place of joining."""
+    said = []
+
+    def initialize(*address, **options):
+      if said and (error := said.pop(0)) is not None:
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    return said
+
+  def test_a_name_service_that_is_late_is_asked_again(self, answers):
+    answers += [RuntimeError("Retry failed with all attempts exhausted"), None]
+    processes.join(None)
+    assert answers == []
+
+  def test_other_faults_of_a_cluster_are_a_line(self, answers):
+    answers += [RuntimeError("Kubernetes API Error: 403 - Forbidden\nmore")]
+    with pytest.raises(Failure, match=r"\(Kubernetes API Error: 403 - Forbidden\)$"):
+      processes.join(None)
