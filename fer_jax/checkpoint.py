@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
+import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fer_jax import processes
-from fer_jax.errors import UserError, unwritable
+from fer_jax.errors import Failure, UserError, unwritable
 from fer_jax.parallel import of_all_processes
 from fer_jax.step import TrainState
 
@@ -74,19 +76,21 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=_validation_accuracy)
     self._folder = folder.absolute()
     processes.first(lambda: _forget_damaged_metrics(self._folder))
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    self._manager = _Manager(self._folder, options=options)
 
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-    if kind is not None and issubclass(kind, jax.errors.JaxRuntimeError) and processes.count() > 1:
-      return  # another process is gone, and what is being written would wait for its part
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+  ) -> None:
+    if error is not None and processes.lost(error):
+      return  # what is being written would wait for the part of a process that is gone
     try:
       with self._writing():
         self._manager.close()
     except UserError:
-      if kind is None or not issubclass(kind, UserError):  # else that one came first
+      if not isinstance(error, UserError):  # else that one came first
         raise
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
@@ -113,12 +117,18 @@ class Checkpoints:
     # A copy: on a CPU the writer would otherwise read the very buffers that the next steps may reuse.
     state = jax.tree.map(np.array, state)
     position, counted = iterator.get_state(), dataclasses.asdict(clock)
+    checksums = _checksums(state, position, counted)
+    if others := processes.differing(str(checksums["params"])):
+      raise Failure(
+        f"process {others[0]} does not have the parameters of process 0 at step {clock.step}: machines of different "
+        "kinds compute differently; take equal ones"
+      )
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state if processes.count() == 1 else of_all_processes(state)),
       # Not by grain's own handler, which has a file for each process: all are at the same batch.
       data=ocp.args.JsonSave(position),
       clock=ocp.args.JsonSave(counted),
-      checksums=ocp.args.JsonSave(_checksums(state, position, counted)),
+      checksums=ocp.args.JsonSave(checksums),
     )
     metrics = {"accuracy": _NOT_MEASURED if accuracy is None else accuracy}
     self._manager.save(clock.step, args=arguments, metrics=metrics)
@@ -128,9 +138,11 @@ class Checkpoints:
     """Turns what a write, or one in the background before it, ran into, into one line."""
     try:
       yield
-    except (UserError, jax.errors.JaxRuntimeError):  # the latter: another process is gone
+    except (UserError, jax.errors.JaxRuntimeError):
       raise
     except Exception as error:  # orbax names no common ancestor for what a disk refuses
+      if processes.lost(error):
+        raise
       said = str(error)
       reason = os.strerror(errno.ENOSPC) if "RESOURCE_EXHAUSTED" in said else (said.splitlines() or [repr(error)])[0]
       raise unwritable(f"{self._folder}: a checkpoint", reason[:200]) from error
@@ -154,16 +166,14 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
-        clock = self._clock(step)
-        position = self._json(step, "data")
-        state = self.restore_state(step, state_for(clock))
-        if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(clock)):
-          raise ValueError("its checksums differ")
-        iterator.set_state(position)
+        state, clock, position = processes.everywhere(functools.partial(self._read, step, state_for))
       except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+        if processes.lost(error):
+          raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         warn(f"checkpoint {self._folder / str(step)} cannot be read and is passed over ({reason})")
         continue
+      iterator.set_state(position)
       self._remove(steps[: steps.index(step)])  # their numbers must be free when the run gets there again
       return state, clock
     if steps:
@@ -171,6 +181,14 @@ class Checkpoints:
         f"{self._folder}: none of the checkpoints {steps} can be read; move the folder away to start from step 0"
       )
     return None
+
+  def _read(self, step: int, state_for: Callable[[Clock], TrainState]) -> tuple[TrainState, Clock, dict[str, Any]]:
+    """Returns the state, the clock and the position in the data of a checkpoint; raises where it is damaged."""
+    clock, position = self._clock(step), self._json(step, "data")
+    state = self.restore_state(step, state_for(clock))
+    if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(clock)):
+      raise ValueError("its checksums differ")
+    return state, clock, position
 
   def _remove(self, steps: Sequence[int]) -> None:
     def remove() -> None:
@@ -194,20 +212,23 @@ class Checkpoints:
       self._manager.delete(later)
 
   def restore_state(self, step: int, shapes: TrainState) -> TrainState:
-    """Returns the state saved at `step`, in the given shapes."""
-    restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(shapes))))
-    return restored.state
+    """Returns the state saved at `step`, as NumPy arrays of the given shapes."""
+    with _reader() as reader:
+      return reader.restore(_state_of(self._folder, step), _to_fill(shapes))
 
   def restore_variables(self, step: int) -> tuple[Any, Any]:
-    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept."""
+    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept.
+
+    Where one process cannot read them, none can.
+    """
     self._manager.wait_until_finished()
-    return read_variables(self._folder, step)
+    return processes.everywhere(lambda: read_variables(self._folder, step))
 
   def _clock(self, step: int) -> Clock:
     return Clock(**self._json(step, "clock"))
 
   def _json(self, step: int, item: str) -> Any:
-    return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+    return json.loads((self._folder / str(step) / item / "metadata").read_text(encoding="utf-8"))
 
   @property
   def newest_step(self) -> int | None:
@@ -222,13 +243,40 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
     folder: of the checkpoints.
     step: of the one.
   """
-  path = folder.absolute() / str(step) / "state"
-  with ocp.StandardCheckpointer() as checkpointer:
-    # Shapes without devices: it may have been written by more of them than there are here.
-    shapes = checkpointer.metadata(path).item_metadata
-    state = checkpointer.restore(path, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), dict(shapes)))
+  path = _state_of(folder, step)
+  with _reader() as reader:
+    state = reader.restore(path, _to_fill(dict(reader.metadata(path).item_metadata)))
   _expect_unchanged(folder / str(step) / "checksums" / "metadata", state)
   return TrainState(**{**state, "average": state.get("average") or ()}).variables
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which does not ask whether to stop: JAX counts those questions, and `processes` asks them."""
+
+  def reached_preemption(self, step: int) -> bool:
+    """Says no."""
+    del step
+    return False
+
+
+def _reader() -> ocp.Checkpointer:
+  """Returns what reads a state for this process alone: others may fail to, and would be waited for."""
+  alone = processes.index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"reader_{alone}"
+  )
+  return ocp.Checkpointer(
+    ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+  )
+
+
+def _state_of(folder: Path, step: int) -> Path:
+  return folder.absolute() / str(step) / "state"
+
+
+def _to_fill(shapes: Any) -> Any:
+  # NumPy arrays have no devices: a checkpoint may have been written by more of them than there are here.
+  return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
 
 
 def _expect_unchanged(recorded: Path, state: Mapping[str, Any]) -> None:
@@ -297,9 +345,3 @@ def _forget_damaged_metrics(folder: Path) -> None:
 
 def _validation_accuracy(metrics: dict[str, float]) -> float:
   return metrics["accuracy"]
-
-
-def _abstract(state: TrainState) -> TrainState:
-  """Returns the state's shapes, to be restored whole onto one device, whatever device saved it."""
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)

@@ -7,6 +7,7 @@ what the others would do, too, and only one may, goes through `first`.
 import functools
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ HEARTBEAT_SECONDS = 30
 JOIN_SECONDS, CLUSTER_JOIN_SECONDS = 60, 300
 # How long the others wait at the end for process 0, which still writes the report; one that is gone is missed before.
 _SHUTDOWN_SECONDS = 600
+_SAID = 256  # bytes of what the processes tell each other
 # How a collective says that the other end is gone: gloo, NCCL and JAX's coordination service, in this order.
 _LOST = re.compile(r"gloo|nccl|UNAVAILABLE|ABORTED|coordination|heartbeat", re.IGNORECASE)
 
@@ -112,35 +114,74 @@ def agreed(value: float) -> float:
   return float(np.asarray(multihost_utils.broadcast_one_to_all(bits), np.uint32).view(np.float64)[0])
 
 
-def first(action: Callable[[], T]) -> T | None:
-  """Runs an action in process 0 while the others wait; an error of its ends them all with one status.
+def everywhere(action: Callable[[], T]) -> T:
+  """Runs an action in every process; where it fails in one of them, it fails in all. All have to call it.
 
   Returns:
-    what the action returned; None in the other processes.
+    what the action returned here.
 
   Raises:
-    UserError: the action did.
+    Exception: the action's; or where it failed in another process alone, a UserError or a Failure that says so.
   """
   if count() == 1:
     return action()
-  done, error = None, None
-  if index() == 0:
-    try:
+  try:
+    with storage():
       done = action()
-    except UserError as raised:
-      error = raised
-  status = int(agreed(0.0 if error is None else float(error.status)))
-  if error is not None:
-    raise error
-  if status:
-    raise _as_of(status)("process 0 says what is wrong")
+  except Exception as error:
+    if not lost(error):  # else nobody is there to be told
+      status = error.status if isinstance(error, UserError) else Failure.status
+      _everyones(f"{status} {_first_line(error)}")
+    raise
+  for process, said in enumerate(_everyones("")):
+    if said:
+      its_status, _, reason = said.partition(" ")
+      raise (UserError if its_status == str(UserError.status) else Failure)(f"process {process} says: {reason}")
   return done
+
+
+def first(action: Callable[[], T]) -> T | None:
+  """Runs an action in process 0 while the others wait; where it fails, it fails in all. All have to call it.
+
+  Returns:
+    what the action returned; None in the other processes.
+  """
+  return everywhere(action if index() == 0 else lambda: None)
 
 
 def after_first(action: Callable[[], T]) -> T:
   """Runs an action in process 0, then in the others: what the first has written to a shared disk is there for them."""
   done = first(action)
-  return done if index() == 0 else action()  # type: ignore[return-value]
+  return everywhere(lambda: done if index() == 0 else action())  # type: ignore[return-value]
+
+
+def differing(value: str) -> list[int]:
+  """Returns the processes whose value, which should be the same in all, is not that of process 0.
+
+  All have to call it.
+
+  Args:
+    value: up to 200 letters and digits.
+  """
+  if count() == 1:
+    return []
+  values = _everyones(value)
+  return [process for process, other in enumerate(values) if other != values[0]]
+
+
+def lost(error: BaseException) -> bool:
+  """Returns whether an error says that another process is gone, or cannot be reached."""
+  of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+  return count() > 1 and of_jax and _LOST.search(str(error)) is not None
+
+
+def _everyones(text: str) -> list[str]:
+  """Returns what every process says here, cut to _SAID bytes."""
+  said = np.zeros(_SAID, np.uint8)
+  encoded = text.encode()[:_SAID]
+  said[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+  rows = np.asarray(multihost_utils.process_allgather(said), np.uint8).reshape(-1, _SAID)
+  return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 
 def asked_to_stop(moment: int) -> bool:
@@ -163,16 +204,16 @@ def run(program: Callable[[], int]) -> int:
       return program()
   except UserError as error:
     _leave(error.status, f"error: {_whoami()}{error}")
-  except jax.errors.JaxRuntimeError as error:
-    if not _LOST.search(str(error)):
+  except KeyboardInterrupt:
+    _leave(128 + signal.SIGINT, "")
+  except BaseException as error:
+    if not lost(error):
       _leave(1, traceback.format_exc())
     _leave(
       1,
       f"error: {_whoami()}another process has ended, or cannot be reached any more ({_first_line(error)}); its own "
       "output says why. Run the same command again: it goes on from the newest checkpoint",
     )
-  except BaseException:
-    _leave(1, traceback.format_exc())
 
 
 def _whoami() -> str:
@@ -181,12 +222,9 @@ def _whoami() -> str:
 
 def _leave(status: int, last_words: str) -> NoReturn:
   sys.stdout.flush()
-  print(last_words.rstrip(), file=sys.stderr, flush=True)
+  if last_words:
+    print(last_words.rstrip(), file=sys.stderr, flush=True)
   os._exit(status)
-
-
-def _as_of(status: int) -> type[UserError]:
-  return UserError if status == UserError.status else Failure
 
 
 def _first_line(error: Any) -> str:

@@ -113,12 +113,14 @@ class RunLog:
   def __init__(self, workdir: Path, watch: Stopwatch, silent: bool = False):
     self._watch = watch
     self._path, self._board = Path(os.devnull) if silent else workdir / "metrics.jsonl", None
-    torn = self._path.is_file() and self._path.read_bytes()[-1:] not in (b"", b"\n")
-    self._file = self._path.open("a", encoding="utf-8")
+    with storage(workdir):
+      torn = _is_torn(self._path)
+      self._file = self._path.open("a", encoding="utf-8")
+      if not silent:
+        (workdir / "tensorboard").mkdir(exist_ok=True)
     if torn:  # by a full disk: the next line is not to be lost with it
       self._file.write("\n")
     if not silent:
-      (workdir / "tensorboard").mkdir(exist_ok=True)
       # Not by the package's SummaryWriter: its thread dies of a full disk, and whoever then waits for it, forever.
       self._board = EventsWriter(str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}")
     self._last_train: tuple[int, float] | None = None
@@ -201,3 +203,12 @@ class RunLog:
         if isinstance(value, float):
           self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{group}/{name}", value)))
       self._board.flush()
+
+
+def _is_torn(path: Path) -> bool:
+  """Returns whether a file ends within a line."""
+  if not path.is_file() or not path.stat().st_size:
+    return False
+  with path.open("rb") as file:
+    file.seek(-1, os.SEEK_END)
+    return file.read() != b"\n"

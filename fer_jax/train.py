@@ -67,6 +67,12 @@ def train_and_evaluate(
     # Before the plan, which may touch the devices to make augmented copies: afterwards no core can be made one.
     found = list(devices or all_devices(settings.replicas or provenance.cores()))
     plan = processes.after_first(lambda: replicas.plan(settings))
+    data = plan.replicas[0].arrays.fingerprint
+    if others := processes.differing(data):
+      raise UserError(
+        f"{settings.data.name} is not the same for all processes: process {others[0]} has other data than process 0; "
+        "prepare it alike on all machines, or on a disk that all of them see"
+      )
     if processes.count() > 1 and len(plan.replicas) > 1:
       raise UserError(
         f"config.replicas: {len(plan.replicas)} trainings are dealt over the devices of one process, and here are "
@@ -76,7 +82,6 @@ def train_and_evaluate(
     if one_fold and found[0].platform == "cpu" and processes.count() == 1:
       found = found[:1]  # there was only one fold left, and its steps keep all cores busy
     run = _Run(config, settings, plan, found, source, overrides, folder)
-    data = plan.replicas[0].arrays.fingerprint
     processes.first(lambda: folder.claim(config, source, overrides, provenance.device(found), data))
     if plan.folds is not None and folder.writes:
       plan.folds.save(workdir / "splits.json")

@@ -108,7 +108,7 @@ class TestRoundTrip:
     with Checkpoints(run.folder) as checkpoints:
       checkpoints.save(jax.device_put(state_at(5), everywhere), make_iterator(), clock_at(5), None)
     state = run.restore()[0]
-    assert state.params["block"]["kernel"].devices() == {jax.devices()[0]}
+    assert isinstance(state.params["block"]["kernel"], np.ndarray)
     jax.tree.map(np.testing.assert_array_equal, state, state_at(5))
 
   def test_variables_alone_need_no_shapes(self, run):

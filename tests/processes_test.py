@@ -65,18 +65,24 @@ class TestRun:
       "UNAVAILABLE: Task 1 heartbeat timeout",
     ],
   )
-  def test_a_process_that_is_gone_is_named_as_that(self, status, capsys, reason):
-    assert status(lambda: refuse(jax.errors.JaxRuntimeError(reason + "\nmore"))) == 1
+  @pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+  def test_a_process_that_is_gone_is_named_as_that(self, status, capsys, monkeypatch, kind, reason):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    assert status(lambda: refuse(kind(reason + "\nmore"))) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: another process has ended, or cannot be reached any more (")
     assert reason in said and "more)" not in said and said.count("\n") == 1
 
   @pytest.mark.parametrize(
-    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), KeyError("layer"), KeyboardInterrupt()]
+    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), KeyError("layer"), ValueError("nccl?")]
   )
   def test_what_is_the_codes_own_has_a_traceback(self, status, capsys, error):
     assert status(lambda: refuse(error)) == 1
     assert "Traceback" in capsys.readouterr().err
+
+  def test_ctrl_c_has_no_traceback(self, status, capsys):
+    assert status(lambda: refuse(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_no_cluster_is_said_in_a_line(monkeypatch):

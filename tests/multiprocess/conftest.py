@@ -27,13 +27,14 @@ class Ended(NamedTuple):
 class Launched:
   """Processes of one run, with so many devices each."""
 
-  def __init__(self, workdir, count, devices, flags=()):
+  def __init__(self, workdir, count, devices, flags=(), fault=""):
     self.workdir = workdir
     with socket.socket() as free:
       free.bind(("127.0.0.1", 0))
       port = free.getsockname()[1]
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
+      "FER_JAX_TEST_FAULT": fault,
       "JAX_NUM_CPU_DEVICES": str(devices),
       "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",

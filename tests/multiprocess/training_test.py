@@ -38,14 +38,16 @@ def predictions(workdir):
     return dict(file)
 
 
-def test_two_processes_do_what_one_does(tmp_path, launch, alone):
-  first, second = launch(tmp_path / "run", 2, devices=2).end()
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_do_what_one_does(tmp_path, launch, alone, devices):
+  # Rows by the host, each process its own, where the one has them all on its devices.
+  first, second = launch(tmp_path / "run", 2, devices=devices, flags=("--config.data.residence=host",)).end()
   assert (first.status, second.status) == (0, 0), first.complained + second.complained
   assert_same_curve(tmp_path / "run", losses(alone))
   assert len(tiny_run.rows(tmp_path / "run", "train")) == len(losses(alone))  # one of them wrote it
   assert result(tmp_path / "run")["confusion_matrix"] == result(alone)["confusion_matrix"]
   assert result(tmp_path / "run")["processes"] == 2
-  assert result(tmp_path / "run")["device"].startswith("4 x cpu")
+  assert result(tmp_path / "run")["device"].startswith(f"{2 * devices} x cpu")
   theirs, ours = predictions(tmp_path / "run"), predictions(alone)
   assert theirs.keys() == ours.keys()
   for name, values in ours.items():
@@ -55,7 +57,7 @@ def test_two_processes_do_what_one_does(tmp_path, launch, alone):
 
 
 def test_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path, launch, alone):
-  both = launch(tmp_path / "run", 2, devices=2)
+  both = launch(tmp_path / "run", 2, devices=1)
   both.wait_for_step(4)
   both.processes[1].send_signal(signal.SIGTERM)
   first, second = both.end()
@@ -95,7 +97,7 @@ def test_what_one_refuses_ends_all(tmp_path, launch):
   first, second = launch(tmp_path / "run", 2, devices=1).end()
   assert (first.status, second.status) == (2, 2)
   assert first.complained.splitlines()[-1].startswith(f"error: {tmp_path / 'run'} holds a run of another config")
-  assert second.complained.splitlines()[-1] == "error: process 1 of 2: process 0 says what is wrong"
+  assert "error: process 1 of 2: process 0 says: " in second.complained
 
 
 @pytest.mark.slow
@@ -115,3 +117,43 @@ def test_several_trainings_take_one_process(tmp_path, launch):
   assert [each.status for each in ended] == [2, 2]
   assert "config.replicas: 3 trainings are dealt over the devices of one process, and here are 2" in ended[0].complained
   assert not (tmp_path / "run").exists()
+
+
+def test_unequal_data_are_refused(tmp_path, launch):
+  ended = launch(tmp_path / "run", 2, devices=1, fault="other data").end()
+  assert [each.status for each in ended] == [2, 2], ended
+  assert "process 1 has other data than process 0" in ended[0].complained
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_cannot_read_is_passed_over_by_all(tmp_path, launch, alone, monkeypatch):
+  with monkeypatch.context() as patch:
+    tiny_run.stop_after(patch, 13)
+    with pytest.raises(Interrupted):
+      tiny_run.run(tmp_path / "run", get_config(), devices=1)
+  ended = launch(tmp_path / "run", 2, devices=1, fault="unreadable checkpoint").end()
+  assert [each.status for each in ended] == [2, 2], ended
+  assert "none of the checkpoints [13, 10] can be read" in ended[0].complained
+  assert "process 1 says: Input/output error" in (tmp_path / "run" / "metrics.jsonl").read_text()
+  ended = launch(tmp_path / "run", 2, devices=1).end()
+  assert [each.status for each in ended] == [0, 0], ended
+  assert_same_curve(tmp_path / "run", losses(alone))
+
+
+@pytest.mark.slow
+def test_a_process_killed_in_a_save_does_not_blame_the_disk(tmp_path, launch):
+  ended = launch(tmp_path / "run", 2, devices=1, fault="killed in a save").end(seconds=60)
+  assert [each.status for each in ended] == [1, -signal.SIGKILL], ended
+  assert "error: another process has ended" in ended[0].complained
+  assert "disk" not in ended[0].complained
+
+
+@pytest.mark.slow
+def test_a_signal_within_a_save_of_a_resumed_run_stops_all_at_once(tmp_path, launch, monkeypatch):
+  tiny_run.stop_after(monkeypatch, 7)
+  with pytest.raises(Interrupted):
+    tiny_run.run(tmp_path / "run", get_config(), devices=1)
+  ended = launch(tmp_path / "run", 2, devices=1, fault="told in a save").end()
+  assert [each.status for each in ended] == [143, 143], ended
+  assert max(losses(tmp_path / "run")) <= 12

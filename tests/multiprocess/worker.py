@@ -1,9 +1,50 @@
 """One process of a run: fer_jax.main, with the same flags, on the striped pictures of tests.tiny_run."""
 
-from fer_jax import errors, main
+import dataclasses
+import os
+import signal
+import sys
+import time
+
+from fer_jax import checkpoint, errors, main
 from fer_jax.data import arrays
 from tests.tiny_run import tiny_arrays
 
+
+def _fault(name: str) -> None:
+  """Puts a fault into this process: what FER_JAX_TEST_FAULT says, NAME of process 1 alone."""
+  save = checkpoint.Checkpoints._save
+
+  def other_arrays(*arguments, **options):
+    found = tiny_arrays()
+    return dataclasses.replace(found, image=255 - found.image, fingerprint="inverted")
+
+  def unreadable(*arguments):
+    raise OSError(5, "Input/output error")
+
+  def killed(self, state, iterator, clock, accuracy):
+    if clock.step == 10:
+      os.kill(os.getpid(), signal.SIGKILL)
+    save(self, state, iterator, clock, accuracy)
+
+  def told(self, state, iterator, clock, accuracy):
+    save(self, state, iterator, clock, accuracy)
+    if clock.step == 10:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(3)  # until all have heard of it
+
+  if name == "other data":
+    arrays.load = other_arrays
+  elif name == "unreadable checkpoint":
+    checkpoint.Checkpoints.restore_state = unreadable
+  elif name == "killed in a save":
+    checkpoint.Checkpoints._save = killed
+  elif name == "told in a save":
+    checkpoint.Checkpoints._save = told
+
+
 if __name__ == "__main__":
   arrays.load = tiny_arrays
+  if "--process=1" in sys.argv:
+    _fault(os.environ.get("FER_JAX_TEST_FAULT", ""))
   errors.run(main.main)
