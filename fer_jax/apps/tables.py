@@ -55,6 +55,7 @@ _VIEWS = [
 _HEADINGS = {
   "images_per_second": "images/s",
   "optax_centralize": "`optax.centralize`",
+  "bound": "steps that may be lost",
   "share_low": "from (95 %)",
   "share_high": "to (95 %)",
 }

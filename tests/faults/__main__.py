@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
@@ -22,6 +23,8 @@ from fer_jax import errors, provenance
 from fer_jax.errors import UserError
 from tests.faults.registry import FAULTS
 from tests.faults.world import World
+
+_WAITING = 4  # trials that wait, to one that does not
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   logging.set_verbosity(logging.FATAL)  # of orbax, which reads the parameters to be compared
   with (
     tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder,
-    concurrent.futures.ThreadPoolExecutor(options.jobs) as pool,
+    World(Path(folder)) as world,
   ):
-    trials = Trials(World(Path(folder)), pool)
+    trials = Trials(world, options.jobs)
     rows = [trials.row(name, options.times) for name in names]
   if options.out:
     options.out.write_text(json.dumps(_content(rows, options.times), indent=2) + "\n", encoding="utf-8")
@@ -56,38 +59,50 @@ class Trials:
 
   Args:
     world: where.
-    pool: runs some of them at a time.
+    jobs: trials at a time.
   """
 
-  def __init__(self, world: World, pool: concurrent.futures.Executor):
-    self._world, self._pool = world, pool
+  def __init__(self, world: World, jobs: int):
+    self._world, self._jobs = world, jobs
 
-  def row(self, name: str, times: int) -> dict[str, str | float]:
+  def row(self, name: str, times: int) -> dict[str, Any]:
     """Puts a fault in some times; returns its row of the table."""
     start = time.monotonic()
-    found = list(self._pool.map(lambda trial: self._trial(name, trial), range(times)))
+    with concurrent.futures.ThreadPoolExecutor(self._jobs * (_WAITING if FAULTS[name].waits else 1)) as pool:
+      found = list(pool.map(lambda trial: self._trial(name, trial), range(times)))
     survived = [each for each in found if each is not None]
     lost = [int(each["steps_lost"]) for each in survived]
-    seconds = [each["seconds"] for each in survived if "seconds" in each]
-    row: dict[str, str | float] = {
+    seconds = [float(each["seconds"]) for each in survived if "seconds" in each]
+    row = {
       "name": name,
       "injected": times,
       "survived": len(survived),
-      "steps_lost": f"{statistics.fmean(lost):.1f} ({max(lost)} at most)" if any(lost) else "nothing",
+      "steps_lost": _lost(lost),
+      "bound": str(FAULTS[name].bound or "nothing"),
       "seconds_to_the_end": f"{max(seconds):.1f} at most" if seconds else "",
+      "on": " or ".join(sorted({str(each["on"]) for each in survived if "on" in each})),
     }
     print("  ".join(f"{key} {value}" for key, value in row.items()), f"({time.monotonic() - start:.0f} s)", flush=True)
     return row
 
-  def _trial(self, name: str, trial: int) -> dict[str, float] | None:
+  def _trial(self, name: str, trial: int) -> dict[str, float | str] | None:
+    """Puts a fault in; returns what it found, None where the run does not survive, whatever is the matter."""
     try:
-      return FAULTS[name](self._world, random.Random(f"{name} {trial}"))
-    except AssertionError:
+      found = FAULTS[name].put(self._world, random.Random(f"{name} {trial}"))
+      assert float(found["steps_lost"]) <= FAULTS[name].bound, f"lost {found}, bound {FAULTS[name].bound}"
+    except Exception:
       print(f"{name}, trial {trial}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
       return None
+    return found
 
 
-def _content(rows: Sequence[dict[str, str | float]], times: int) -> dict[str, object]:
+def _lost(steps: Sequence[int]) -> str:
+  if not steps:
+    return "not known"
+  return f"{statistics.fmean(steps):.1f} ({max(steps)} at most)" if any(steps) else "nothing"
+
+
+def _content(rows: Sequence[dict[str, Any]], times: int) -> dict[str, object]:
   return {
     "what": "fault",
     "device": provenance.device(jax.local_devices()[:1]),

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.world import World, finish, last_step, lost_after, saved_steps, wait_for
+from tests.faults.world import World, ending, finish, lost_after, saved_steps, wait_for_step
 
 # What a run of `world` takes on a disk, about.
 _RUN_BYTES = 900_000
+# What a fault was put on, for the table.
+_REAL, _STAND_IN = "a file system of its own", "files or folders that refuse"
 
 
 @contextlib.contextmanager
@@ -53,22 +55,24 @@ def remount(process: "subprocess.Popen[str]", options: str) -> None:
   assert process.stdout.readline().strip() == "done"
 
 
-def full_disk(world: World, chance: random.Random) -> dict[str, float]:
+def full_disk(world: World, chance: random.Random) -> dict[str, float | str]:
   """Lets the disk become full at a random moment of a run; then makes room."""
   assert world.whole
-  with volume(chance.randrange(8_000, _RUN_BYTES)) as given:
-    if given is None:
-      return full_file(world, chance)
-    place, process = given
-    done = world.run(place / "run")
-    if done.status:  # what is on a disk may change by a little from run to run
+  while True:
+    with volume(chance.randrange(8_000, _RUN_BYTES)) as given:
+      if given is None:
+        return full_file(world, chance)
+      place, process = given
+      done = world.run(place / "run")
+      if done.status == 0:  # what a run writes changes by a little: this disk was not too small
+        continue
       assert done.status in (1, 2), done
       assert "No space left" in done.error or "RESOURCE_EXHAUSTED" in done.error, done.error
-    remount(process, "size=100m")
-    return {"steps_lost": lost_after(world, place / "run")}
+      remount(process, "size=100m")
+      return {"steps_lost": lost_after(world, place / "run"), "on": _REAL}
 
 
-def full_file(world: World, chance: random.Random) -> dict[str, float]:
+def full_file(world: World, chance: random.Random) -> dict[str, float | str]:
   """Refuses one of a run's files its content, or every file its growth, as a full disk does; then makes room."""
   assert world.whole
   workdir = world.new_folder()
@@ -77,7 +81,7 @@ def full_file(world: World, chance: random.Random) -> dict[str, float]:
     done = world.run(workdir, fault={"file_size": chance.choice([2000, 4000, 8000])})
     assert done.status == 1, done
     assert "cannot be written" in done.error, done.error
-    return {"steps_lost": lost_after(world, workdir)}
+    return {"steps_lost": lost_after(world, workdir), "on": _STAND_IN}
   workdir.mkdir()
   full = workdir / name
   if name != "config.json.part":
@@ -90,10 +94,10 @@ def full_file(world: World, chance: random.Random) -> dict[str, float]:
   full.unlink()
   if name == "metrics.jsonl":
     shutil.copy(world.interrupted / name, full)
-  return {"steps_lost": lost_after(world, workdir)}
+  return {"steps_lost": lost_after(world, workdir), "on": _STAND_IN}
 
 
-def read_only_disk(world: World, chance: random.Random) -> dict[str, float]:
+def read_only_disk(world: World, chance: random.Random) -> dict[str, float | str]:
   """Starts a run, or goes on with one, where nothing can be written; then makes the place writable."""
   assert world.whole
   resumes = chance.random() < 0.5
@@ -115,7 +119,8 @@ def read_only_disk(world: World, chance: random.Random) -> dict[str, float]:
     assert done.status == 2, done
     assert "cannot be written to; make it writable or choose another --workdir" in done.error
     allow()
-    return {"steps_lost": lost_after(world, workdir), "seconds": seconds}
+    on = _STAND_IN if given is None else _REAL
+    return {"steps_lost": lost_after(world, workdir), "seconds": seconds, "on": on}
 
 
 def _chmod(place: Path, mode: int) -> None:
@@ -124,26 +129,22 @@ def _chmod(place: Path, mode: int) -> None:
     folder.chmod(mode)
 
 
-def two_runs_in_a_folder(world: World, chance: random.Random) -> dict[str, float]:
-  """Starts the same run a second time while it is on, or both at once."""
+def two_runs_in_a_folder(world: World, chance: random.Random) -> dict[str, float | str]:
+  """Starts the same run a second time while it is on, or both at once; one of them is refused."""
   assert world.whole
-  workdir = world.new_folder()
-  at = chance.choice([0, 0, 1, 10, 25])
-  first = world.start(workdir)
-  wait_for(lambda: not at or last_step(workdir) >= at, first)
-  if chance.random() < 0.5:  # one that holds the folder and is killed leaves no lock behind
-    second = world.run(workdir)
-    one = finish(first)
-  else:
-    begun = world.start(workdir)
-    one = finish(first)
-    second = finish(begun)
-  ended = sorted((one, second), key=lambda each: each.status)
-  assert ended[0].status == 0, ended
-  if ended[1].status == 0:  # it came when the other had finished
-    assert any("holds a finished run" in each.out for each in ended)
-  else:
+  while True:
+    workdir = world.new_folder()
+    at = chance.choice([0, 0, 1, 10, 20])
+    first = world.start(workdir)
+    with ending([first]):
+      if at:
+        wait_for_step(workdir, at, first)
+      second = world.run(workdir)
+      ended = sorted((finish(first), second), key=lambda each: each.status)
+    assert ended[0].status == 0, ended
+    if ended[1].status == 0:  # it came when the other had finished: there were no two
+      continue
     assert ended[1].status == 2, ended
     assert "is running in this folder" in ended[1].error
-  assert saved_steps(workdir)
-  return {"steps_lost": lost_after(world, workdir)}
+    assert saved_steps(workdir)
+    return {"steps_lost": lost_after(world, workdir)}

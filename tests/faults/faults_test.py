@@ -10,11 +10,12 @@ from tests.faults.world import World
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  return World(tmp_path_factory.mktemp("world"))
+  with World(tmp_path_factory.mktemp("world")) as world:
+    yield world
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_run_survives(world, name):
-  found = FAULTS[name](world, random.Random(name))
-  assert found["steps_lost"] <= 10
+  found = FAULTS[name].put(world, random.Random(name))
+  assert found["steps_lost"] <= FAULTS[name].bound

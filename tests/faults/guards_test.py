@@ -1,5 +1,6 @@
 """What guards a run, without the run: logs on a full disk, checkpoints whose content has changed."""
 
+import contextlib
 import errno
 import json
 
@@ -13,6 +14,7 @@ from fer_jax.errors import Failure
 from fer_jax.run_log import RunLog, Stopwatch
 from tests.checkpoint_test import Run, clock_at, make_iterator, state_at
 from tests.faults import __main__ as command
+from tests.faults.registry import Fault
 from tests.tiny_run import tiny_arrays
 
 
@@ -125,15 +127,27 @@ class TestCommand:
     with pytest.raises(errors.UserError, match=said):
       command.main([flag])
 
-  def test_a_trial_that_fails_is_counted(self, monkeypatch, tmp_path, capsys):
-    def sometimes(world, chance):
-      found.append(1)
-      assert len(found) != 2, "lost"
-      return {"steps_lost": 3}
+  def test_what_fails_in_a_trial_is_counted(self, monkeypatch, tmp_path, capsys):
+    results = iter([{"steps_lost": 3}, AssertionError("lost"), {"steps_lost": 6}, OSError("unreadable")])
 
-    found = []
-    monkeypatch.setattr(command, "FAULTS", {"a fault": sometimes})
-    assert command.main(["--times=3", "--jobs=1", f"--out={tmp_path / 'faults.json'}"]) == 1
+    def put(world, chance):
+      found = next(results)
+      if isinstance(found, Exception):
+        raise found
+      return found
+
+    monkeypatch.setattr(command, "FAULTS", {"a fault": Fault(put, 5)})
+    monkeypatch.setattr(command, "World", contextlib.nullcontext)
+    assert command.main(["--times=4", "--jobs=1", f"--out={tmp_path / 'faults.json'}"]) == 1
     (row,) = json.loads((tmp_path / "faults.json").read_text())["rows"]
-    assert (row["injected"], row["survived"], row["steps_lost"]) == (3, 2, "3.0 (3 at most)")
-    assert "lost" in capsys.readouterr().err
+    assert (row["injected"], row["survived"], row["steps_lost"], row["bound"]) == (4, 1, "3.0 (3 at most)", "5")
+    said = capsys.readouterr().err
+    assert "AssertionError: lost" in said and "bound 5" in said and "OSError: unreadable" in said
+
+  def test_of_trials_that_all_fail_nothing_is_known(self, monkeypatch):
+    def put(world, chance):
+      raise AssertionError
+
+    monkeypatch.setattr(command, "FAULTS", {"a fault": Fault(put, 5)})
+    row = command.Trials(None, 1).row("a fault", 2)
+    assert (row["survived"], row["steps_lost"]) == (0, "not known")

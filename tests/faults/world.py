@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from fer_jax.checkpoint import read_variables
 from fer_jax.data.builders.synthetic_faces import layouts
+from tests.faults.nursery import Forked, Nursery
+
+Process: TypeAlias = subprocess.Popen[str] | Forked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKPOINT_EVERY = 5
@@ -32,6 +36,8 @@ _CONFIG = (
   *("--config.model.blocks=1", "--config.model.convs=1", "--config.model.growth=8", "--config.model.stem=8"),
   *("--config.model.pyramid=8", "--config.batch_size=16", "--config.eval_batch_size=32", "--config.log_every=1 steps"),
   f"--config.duration={STEPS} steps",
+  # So a run that goes on from step 17 compiles one phase.
+  *("--config.phases.bottleneck.duration=0.5", "--config.phases.deepening.duration=0.5"),
   "--config.evaluate_every=10 steps",
   f"--config.checkpoint_every={CHECKPOINT_EVERY} steps",
 )
@@ -63,9 +69,17 @@ class World:
   def __init__(self, folder: Path):
     self.folder = folder
     self.data = folder / "data"
-    self.seconds = 0.0  # that a run takes
     self._numbers, self._making = itertools.count(1), threading.RLock()
     self._made: set[str] = set()
+    self._nursery: Nursery | None = None
+
+  def __enter__(self) -> "World":
+    self._nursery = Nursery(self.folder / "socket", ROOT, self.environment())
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    assert self._nursery
+    self._nursery.close()
 
   def environment(self, **more: str) -> dict[str, str]:
     """Returns the environment of a run: one CPU device, compilations shared."""
@@ -77,6 +91,8 @@ class World:
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
       "TFDS_DATA_DIR": str(self.data),
       "PYTHONPATH": str(ROOT),
+      # As where runs are forked: one way to add up, whichever way a run is started.
+      "OPENBLAS_NUM_THREADS": "1",
       **more,
     }
 
@@ -101,14 +117,18 @@ class World:
     *more: str,
     fault: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
-  ) -> "subprocess.Popen[str]":
-    """Starts a run; see `tests.faults.child` for the faults that it can be given."""
-    program = "fer_jax.main" if fault is None else "tests.faults.child"
-    told = {} if fault is None else {"FER_JAX_FAULT": json.dumps(fault)}
+  ) -> Forked:
+    """Starts a run, without the imports; see `tests.faults.child` for the faults that it can be given."""
+    assert self._nursery
+    told = self.environment(FER_JAX_FAULT=json.dumps(fault or {}), **(environment or {}))
+    return self._nursery.start([*_CONFIG, f"--workdir={workdir}", *more], told)
+
+  def start_command(self, workdir: Path) -> "subprocess.Popen[str]":
+    """Starts a run as a user does: imports and all."""
     return subprocess.Popen(
-      [sys.executable, "-m", program, *_CONFIG, f"--workdir={workdir}", *more],
+      [sys.executable, "-m", "fer_jax.main", *_CONFIG, f"--workdir={workdir}"],
       cwd=ROOT,
-      env=self.environment(**told, **(environment or {})),
+      env=self.environment(),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -140,22 +160,21 @@ class World:
 
   def _make_whole(self, workdir: Path) -> None:
     self.prepare(self.data)
-    self.restart(workdir)  # compiles
-    start = time.monotonic()
-    again = self.new_folder()
-    self.restart(again)
-    self.seconds = time.monotonic() - start
-    same_run(workdir, again)
+    done = finish(self.start_command(workdir))
+    assert done.status == 0, done
+    forked = self.new_folder()
+    self.restart(forked)
+    same_run(workdir, forked)
 
-  @property
-  def operations(self) -> list[str]:
-    """What a run does to the files of its folder, in order: "name path" of each operation."""
+  def operations(self, among: str) -> int:
+    """Returns how many operations on the files of its folder a run does that match a regular expression."""
     assert self.whole
 
     def record(path: Path) -> None:
-      self.restart(self.new_folder(), fault={"record_operations": str(path)})
+      self.restart(self.new_folder(), fault={"record": str(path)})
 
-    return self.made("operations", record).read_text(encoding="utf-8").splitlines()
+    lines = self.made("operations", record).read_text(encoding="utf-8").splitlines()
+    return sum(bool(re.search(among, line)) for line in lines)
 
   @property
   def interrupted(self) -> Path:
@@ -169,7 +188,7 @@ class World:
     assert saved_steps(workdir)[-2:] == [15, 17]
 
 
-def finish(process: "subprocess.Popen[str]", patience: float = PATIENCE) -> Ended:
+def finish(process: Process, patience: float = PATIENCE) -> Ended:
   """Waits for the end of a process; one that hangs is ended, and is an error."""
   try:
     out, err = process.communicate(timeout=patience)
@@ -239,12 +258,18 @@ def lost_after(world: World, workdir: Path, **how: Any) -> int:
   return max(reached - began, 0)
 
 
-def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
+def wait_for(condition: Callable[[], bool], process: Process) -> None:
   """Waits until a condition holds or a process has ended."""
   deadline = time.monotonic() + PATIENCE
   while not condition() and process.poll() is None:
     assert time.monotonic() < deadline, "this never came"
     time.sleep(0.005)
+
+
+def wait_for_step(workdir: Path, step: int, process: Process) -> None:
+  """Waits until a step has been logged or a process has ended; until there is a log for step 0."""
+  log = workdir / "metrics.jsonl"
+  wait_for(lambda: log.exists() and last_step(workdir) >= step, process)
 
 
 def free_port() -> int:
@@ -255,15 +280,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def ending(processes: Sequence["subprocess.Popen[str]"]) -> Iterator[None]:
+def ending(processes: Sequence[Process]) -> Iterator[None]:
   """Ends processes that are still there when the context is left."""
   try:
     yield
   finally:
     for process in processes:
-      if process.poll() is None:
-        process.kill()
-      for stream in (process.stdout, process.stderr):
-        if stream is not None:
-          stream.close()
-      process.wait()
+      process.kill()
+      process.communicate()
