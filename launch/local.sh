@@ -33,7 +33,7 @@ read_flags() { # ARGUMENT...
   is_count "$processes" || fail 2 "--processes=$processes: expected a number from 1, such as --processes=2"
   is_count "$devices" || fail 2 "--devices=$devices: expected a number from 1, such as --devices=2"
   [[ -z "$port" ]] || { is_count "$port" && ((port < 65536)); } || fail 2 "--port=$port: expected a number from 1 to 65535"
-  [[ "$patience" =~ ^[0-9]{1,5}$ ]] || fail 2 "FER_JAX_PATIENCE=$patience: expected seconds, such as 60"
+  [[ "$patience" =~ ^(0|[1-9][0-9]{0,4})$ ]] || fail 2 "FER_JAX_PATIENCE=$patience: expected seconds, such as 60"
   [[ $# -gt 1 ]] || fail 2 "nothing to train: give the flags of fer_jax.main after --, such as -- --config=configs/hsic.py:demo"
   shift
   main_flags=("$@")

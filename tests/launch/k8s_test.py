@@ -245,6 +245,8 @@ class TestWrongUse:
       ([NEEDED[0], '--image=a"b'], '--image=a"b'),
       ([*NEEDED, "--nodes=0"], "--nodes=0"),
       ([*NEEDED, "--gpus=all"], "--gpus=all"),
+      ([*NEEDED, "--gpus=08"], "--gpus=08"),
+      ([*NEEDED, "--restarts=007"], "--restarts=007"),
       ([*NEEDED, "--memory=16 GB"], "--memory=16 GB"),
       ([*NEEDED, "--storage=big"], "--storage=big"),
       ([*NEEDED, "--storage-class=A_B"], "--storage-class=A_B"),
@@ -285,7 +287,9 @@ class TestApply:
   def test_a_set_that_is_there_is_left_alone(self, kubectl: Path) -> None:
     self.add(kubectl, "echo jobset.jobset.x-k8s.io/faces")
     done = train(*NEEDED, "--", CONFIG, path=str(kubectl))
-    assert_one_line(done, 2, "jobset.jobset.x-k8s.io/faces is there already", "kubectl delete jobset faces")
+    assert_one_line(
+      done, 2, "jobset.jobset.x-k8s.io/faces is there already", "kubectl delete jobset --cascade=foreground faces"
+    )
     assert not (kubectl / "applied").exists()
 
   def test_a_cluster_that_does_not_answer(self, kubectl: Path) -> None:

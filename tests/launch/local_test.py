@@ -237,6 +237,11 @@ def test_a_wrong_flag_is_one_line(tmp_path: Path, arguments: list[str], part: st
   assert_one_line(Local(tmp_path).local("", *arguments), 2, part)
 
 
+def test_a_wrong_patience_is_one_line(tmp_path: Path) -> None:
+  done = Local(tmp_path).local("", "--processes=2", "--", CONFIG, FER_JAX_PATIENCE="08")
+  assert_one_line(done, 2, "FER_JAX_PATIENCE=08")
+
+
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
   machine = Local(tmp_path)
   machine.add("nvidia-smi", "#!/bin/sh\necho 'GPU 0: a'; echo 'GPU 1: b'\n")

@@ -128,6 +128,11 @@ class TestProcesses:
     assert "SLURM_CPUS_PER_TASK" not in job.task(0)
     assert "--cpus-per-task" not in job.calls("srun")[-1]
 
+  def test_nor_are_they_by_what_newer_versions_hand_on(self, job: Job) -> None:
+    more = {"SLURM_TRES_PER_TASK": "cpu=32", "SLURM_NTASKS_PER_GPU": "1"}
+    assert job.run("--per=gpu", "--", CONFIG, gpus=2, **more).returncode == 0
+    assert not more.keys() & job.task(0).keys()
+
   def test_gpus_may_be_known_from_cuda_alone(self, job: Job) -> None:
     job.run(CUDA_VISIBLE_DEVICES="5,7,6")
     assert job.calls("python")[0].startswith("0,1,2;")
@@ -178,6 +183,16 @@ class TestRequeue:
     job.run("--restarts=3", "--", CONFIG, STATUS="143", SLURM_RESTART_COUNT="2")
     assert job.calls("scontrol")[-1] == "requeue 4242"
 
+  def test_where_slurm_does_not_answer_it_is_said(self, job: Job) -> None:
+    (job.folder / "bin" / "scontrol").write_text(f"#!{BASH}\nexit 1\n")
+    done = job.run(STATUS="143")
+    assert done.returncode == 143
+    assert "the same sbatch command goes on" in done.stderr
+
+  def test_the_log_says_where_a_new_start_begins(self, job: Job) -> None:
+    assert "begins again" not in job.run(SLURM_RESTART_COUNT="0").stdout
+    assert job.run(SLURM_RESTART_COUNT="2").stdout.startswith("begins again (2 of 50)\n")
+
   def test_where_slurm_refuses_it_is_said(self, job: Job) -> None:
     done = job.run(STATUS="143", REQUEUE_STATUS="1")
     assert done.returncode == 143
@@ -199,6 +214,7 @@ class TestWrongUse:
       (["--per=core", "--", CONFIG], "--per=core: expected --per=node or --per=gpu"),
       (["--nodes=2", "--", CONFIG], "--nodes=2: unknown"),
       (["--restarts=x", "--", CONFIG], "--restarts=x"),
+      (["--restarts=08", "--", CONFIG], "--restarts=08"),
       ([CONFIG], "unknown"),
       (["--"], "nothing to train"),
       (["--", CONFIG, "--processes=2"], "--processes=2: this script sets it"),
@@ -215,6 +231,8 @@ class TestWrongUse:
 
   def test_gpus_bound_to_tasks(self, job: Job) -> None:
     assert_one_line(job.run(gpus=4, SLURM_GPUS_PER_TASK="1"), 2, "--gpus-per-task", "--gpus-per-node")
+    for given in ("cpu=8,gres/gpu=1", "cpu:8,gres/gpu:h100:1", "cpu=8,gres:gpu:1"):
+      assert_one_line(job.run(gpus=4, SLURM_TRES_PER_TASK=given), 2, "--gpus-per-task", "--gpus-per-node")
 
   def test_an_environment_that_not_all_nodes_see(self, job: Job) -> None:
     srun = job.folder / "bin" / "srun"

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from fer_jax.apps.sweeps.plan import Run
+from fer_jax.errors import UserError
 
 # A program of ours says so what is wrong, see fer_jax.errors; launch/local.sh names all processes but the first.
 _ERROR = re.compile(r"(?:\[\d+\] )?error: (.*)")
+# What a process says that was ended by another's failure, as well as that failure where it was its own.
+_OF_ONE = re.compile(r"process \d+ of \d+: ")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class Outcome:
 
   status: int
   error: str = ""
+
+
+class Later(UserError):
+  """A run cannot be started now: there is no answer, or there are as many runs on as there may be."""
+
+
+class Silence(Later):
+  """A command of a cluster did not answer as expected, perhaps for a while only."""
 
 
 class Executor(Protocol):
@@ -41,15 +52,19 @@ class Executor(Protocol):
   def state(self, run: Run) -> str:
     """Says where a run is that an earlier sweep has started and that goes on without it; empty where it does not."""
 
+  def find(self, run: Run) -> str:
+    """Takes a run over that an earlier sweep has started and that goes on; says where it is, or nothing."""
+
   def start(self, run: Run) -> str:
     """Starts a run, or finds it started; says what became of it.
 
     Raises:
+      Later: it may be that it can be started later.
       UserError: it cannot be started, nor can others.
     """
 
   def wait(self) -> Mapping[Path, Outcome]:
-    """Waits until a run that was started has ended, or until `stop` is called.
+    """Waits until a run that was started has ended, for a while, or until `stop` is called.
 
     Returns:
       how those ended that were started and have ended since it was last called, by workdir.
@@ -90,6 +105,11 @@ class Local:
     del run
     return ""
 
+  def find(self, run: Run) -> str:
+    """Finds nothing: a run of this machine ends with its sweep."""
+    del run
+    return ""
+
   def start(self, run: Run) -> str:
     """Starts the program."""
     self._process = subprocess.Popen(
@@ -123,11 +143,11 @@ class Local:
     return {run.workdir: Outcome(status, said if status else "")}
 
   def stop(self, signum: int) -> None:
-    """Sends the process a signal."""
+    """Sends the process a signal; for a terminal that is gone SIGTERM, at which a training saves."""
     self._signum = signum
     if self._process is not None:
       with contextlib.suppress(ProcessLookupError):
-        self._process.send_signal(signum)
+        self._process.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
 
   def left(self) -> str:
     """Says nothing: the run that is on saves and ends."""
@@ -143,10 +163,16 @@ class Local:
 
 
 def last_error(lines: Iterable[str]) -> str:
-  """Returns what follows "error: " in the last line that begins so; the last line where none does."""
-  last = named = ""
+  """Returns what follows "error: " in the last line that begins so; the last line where none does.
+
+  Of several processes the first says what was wrong, if it could; what the others say is often its echo.
+  """
+  last = named = of_one = ""
   for line in lines:
     last = line.strip() or last
     if found := _ERROR.match(last):
-      named = found.group(1)
-  return named or last
+      if _OF_ONE.match(found.group(1)):
+        of_one = found.group(1)
+      else:
+        named = found.group(1)
+  return named or of_one or last

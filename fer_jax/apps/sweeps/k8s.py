@@ -1,15 +1,14 @@
 """Jobs of Kubernetes: a JobSet a run, made by launch/k8s/train.sh."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.apps.sweeps.executors import last_error
+from fer_jax.apps.sweeps.executors import Later, Silence, last_error
 from fer_jax.apps.sweeps.plan import Run
-from fer_jax.apps.sweeps.queues import JobState, Silence, call, complaint
+from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
 from fer_jax.errors import UserError
 
 SCRIPT = "launch/k8s/train.sh"
@@ -48,6 +47,7 @@ class Kubernetes:
     self._flags = flags
     namespaces = [flag for flag in flags if flag.startswith("--namespace=")]
     self._kubectl = ["kubectl", *namespaces[-1:]]
+    self.place = " ".join(["k8s", *namespaces[-1:]])
 
   def command(self, run: Run, after: str | None) -> list[str]:
     """Returns the command line of the script; `after` is not used: a run is started when its turn has come."""
@@ -55,7 +55,7 @@ class Kubernetes:
     return ["bash", SCRIPT, f"--name={job_name(run)}", *self._flags, "--", *run.arguments]
 
   def submit(self, run: Run, after: str | None) -> str:
-    """Makes a run's JobSet, in place of one that is over; returns its name. Raises UserError where it is refused."""
+    """Makes a run's JobSet, in place of one that is over; returns its name. Raises Later where it is refused."""
     if not Path(SCRIPT).is_file():
       raise UserError(f"{SCRIPT}: not found; run the sweep in the repository's folder")
     name = job_name(run)
@@ -64,11 +64,15 @@ class Kubernetes:
     for command in (delete, self.command(run, after)):
       done = call(command, _MISSING)
       if done.returncode:
-        raise UserError(
-          f"{run.title} cannot be submitted: {complaint(done).removeprefix('error: ')}; "
-          "mend that or --k8s and run the same command to go on"
-        )
+        said = complaint(done).removeprefix("error: ")
+        raise Later(f"{run.title} cannot be submitted: {said} (mend that or --k8s)")
     return name
+
+  def on(self, run: Run) -> tuple[str, JobState] | None:
+    """Returns a run's JobSet that is there and not over; raises Silence where kubectl does not say."""
+    name = job_name(run)
+    state = self.states([name]).get(name)
+    return (name, state) if state is not None and not state.ended else None
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
     """Returns the states of JobSets by name; raises Silence where kubectl gives none."""
@@ -77,13 +81,13 @@ class Kubernetes:
       if done.returncode:
         raise ValueError
       found = json.loads(done.stdout or '{"items": []}')
-      return {item["metadata"]["name"]: _state(item.get("status", {})) for item in found.get("items", [found])}
+      return {item["metadata"]["name"]: _state(item) for item in found.get("items", [found])}
     except (ValueError, KeyError, TypeError, AttributeError):
       raise Silence(f"kubectl get jobset: {complaint(done).removeprefix('error: ')}") from None
 
-  def last_words(self, job: str, run: Run) -> str:
+  def last_words(self, job: str, run: Run, word: str) -> str:
     """Returns the last line of its pods' logs that names an error, or the last line."""
-    del run
+    del run, word
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
     try:
       done = call([*self._kubectl, "logs", selector, "--tail=100"], _MISSING)
@@ -92,19 +96,21 @@ class Kubernetes:
     return "" if done.returncode else last_error(done.stdout.splitlines())
 
   def cancel(self, jobs: Sequence[str]) -> list[str]:
-    """Returns the command line that deletes the JobSets."""
-    return [*self._kubectl, "delete", "jobset", *jobs]
+    """Returns the command line that deletes the JobSets, and returns when their pods have saved and are gone."""
+    return [*self._kubectl, "delete", "jobset", "--cascade=foreground", *jobs]
 
 
 def job_name(run: Run) -> str:
   """Returns a DNS label, at most 40 characters long, that no run with another folder has."""
-  digest = hashlib.sha256(str(run.workdir.absolute()).encode()).hexdigest()[:8]
-  unique = f"-s{run.seed}-{digest}"
+  unique = f"-s{run.seed}-{digest(run)}"
   words = re.sub(r"[^a-z0-9]+", "-", run.workdir.name.lower()).lstrip("-0123456789")
   return (words[: max(0, _NAME_LENGTH - len(unique))].rstrip("-") or "run")[:_NAME_LENGTH] + unique
 
 
-def _state(status: dict[str, Any]) -> JobState:
+def _state(item: dict[str, Any]) -> JobState:
+  if "deletionTimestamp" in item["metadata"]:  # and its pods are saving; it is gone before another is made
+    return JobState("deleted", ended=True)
+  status = item.get("status", {})
   conditions = {one["type"]: one for one in status.get("conditions") or [] if one.get("status") == "True"}
   if "Completed" in conditions:
     return JobState("Completed", ended=True, status=0)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 import types
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 from fer_jax import locks
 from fer_jax.apps.report_page.quantities import duration
 from fer_jax.apps.report_page.run_files import Record, write_text
-from fer_jax.apps.sweeps.executors import Executor, Outcome
+from fer_jax.apps.sweeps.executors import Executor, Later, Outcome, Silence
 from fer_jax.apps.sweeps.gather import gather, read_trainings
 from fer_jax.apps.sweeps.page import sweep_page
 from fer_jax.apps.sweeps.plan import Plan, Run
+from fer_jax.errors import UserError
 
 
 class Launcher:
@@ -35,10 +37,14 @@ class Launcher:
     self._waiting = list(runs)
     self._on: dict[Path, tuple[Run, float]] = {}
     self._outcomes: dict[Path, Outcome] = {}  # of those that failed
+    self._held = ""  # why a run whose turn it is has to wait
     self._signum: int | None = None
 
   def run(self) -> int:
     """Runs what is not finished, in order, and gathers whenever a run ends; returns the exit status.
+
+    What an earlier sweep has started is found first. A run that cannot be started now is tried again while others are
+    on, and while there is no answer.
 
     A run that fails does not stop the others, but for those that begin with it. A signal is passed on to the executor:
     a run of this machine saves and ends, jobs of a cluster go on.
@@ -47,18 +53,25 @@ class Launcher:
       0, 1 where a run failed, or 128 + signal.
 
     Raises:
-      UserError: another process runs this sweep; or the executor can start nothing.
+      UserError: another process runs this sweep; or the executor can start nothing, and what is on goes on.
     """
     with locks.take(self.plan.folder / "lock"), self._signals():
-      self._start()
-      while self._wait and self._on and self._signum is None:
+      try:
+        self._find()
+        self._start()
         if self._executor.several:
           self._gather()
-        for workdir, outcome in self._executor.wait().items():
-          self._end(*self._on.pop(workdir), outcome)
-        if not self._executor.several and self._waiting:  # the page can be looked at while the others train
-          self._gather()
-        self._start()
+        while self._wait and (self._on or self._held) and self._signum is None:
+          ended = self._executor.wait()
+          for workdir, outcome in ended.items():
+            self._end(*self._on.pop(workdir), outcome)
+          if ended and (self._executor.several or self._waiting):  # the page can be looked at while the others train
+            self._gather()
+          self._start()
+      except UserError as error:
+        self._gather()
+        left = "; ".join(filter(None, (str(error), self._executor.left())))
+        raise type(error)(f"{left}; run the same command to go on") from None
       content = self._gather()
     return self._conclude(content)
 
@@ -66,8 +79,17 @@ class Launcher:
     """Writes what was gathered to another file, too."""
     write_text(path, (self.plan.folder / "sweep.json").read_text(encoding="utf-8"))
 
+  def _find(self) -> None:
+    """Takes over what is on already: what is asked of the executor then depends on it."""
+    for run in list(self._waiting):
+      if self._signum is None and not run.finished and (said := self._executor.find(run)):
+        self._on[run.workdir] = run, time.monotonic()
+        self._waiting.remove(run)
+        self._say(run, said)
+
   def _start(self) -> None:
     """Starts the runs whose turn it is; says which are finished, and which cannot be begun."""
+    held, self._held = self._held, ""
     for run in list(self._waiting):
       if self._signum is not None or (self._on and not self._executor.several):
         return
@@ -76,7 +98,11 @@ class Launcher:
       elif run.after in self._outcomes:
         self._fail(run, Outcome(1), "")
       elif run.after is None or (run.after / "result.json").is_file() or self._chained(run.after):
-        self._begin(run)
+        try:
+          self._begin(run)
+        except Later as error:
+          self._hold(error, held)
+          return
       else:
         continue
       self._waiting.remove(run)
@@ -87,9 +113,19 @@ class Launcher:
   def _begin(self, run: Run) -> None:
     if not self._executor.several:  # it takes a while
       print(f"{self._number[run.workdir]} {run.title}{', goes on' * run.begun}{self._left()}", flush=True)
-    self._on[run.workdir] = run, time.monotonic()
-    if said := self._executor.start(run):
+    start = time.monotonic()
+    said = self._executor.start(run)
+    self._on[run.workdir] = run, start
+    if said:
       self._say(run, said)
+
+  def _hold(self, error: Later, before: str) -> None:
+    """Leaves a run and those behind it for later, and says so once; raises the error where there is no later."""
+    if not (self._wait and (self._on or isinstance(error, Silence))):
+      raise error
+    self._held = str(error)
+    if self._held != before:
+      print(f"warning: {self._held}; trying again", file=sys.stderr, flush=True)
 
   def _end(self, run: Run, start: float, outcome: Outcome) -> None:
     # How long a job took is not known: it may have been queued, or have begun before the sweep did.
@@ -148,8 +184,11 @@ class Launcher:
 
   @contextmanager
   def _signals(self) -> Iterator[None]:
-    """Passes SIGINT and SIGTERM on to the executor while the context lasts."""
-    before = {signum: signal.signal(signum, self._stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    """Passes signals on to the executor while the context lasts, but for SIGHUP where nohup has it ignored."""
+    passed_on = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+      passed_on.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, self._stop) for signum in passed_on}
     try:
       yield
     finally:

@@ -138,8 +138,12 @@ class Cluster:
 
   def run(self, *how: str, variant: str = "", wait: bool = True, flags: Sequence[str] = (), **does: str) -> int:
     """Runs what is left in the cluster, which is well, or is as `how` says (see fake_cluster.py)."""
-    self._monkeypatch.setenv("FAKE_HOW", " ".join(how))
+    self.be(*how)
     return self.launch.run(variant, self.queue(self.launch.plan(variant=variant), flags), wait, **does)
+
+  def be(self, *how: str) -> None:
+    """Makes the cluster as `how` says; well, where it says nothing."""
+    self._monkeypatch.setenv("FAKE_HOW", " ".join(how))
 
   def commands(self, name: str) -> list[list[str]]:
     """Returns the arguments of the calls of a command so far, or of those that begin with a word: "kubectl logs"."""

@@ -5,11 +5,15 @@ Time passes whenever the jobs' states are asked for: all that can run do, to the
 is otherwise:
   held        no time passes
   interrupt   nor does it, and whoever asks for states has Ctrl-C
+  mute        there is never an answer where states are asked for
   deaf        the first time states are asked for there is no answer
   short       jobs that have ended are shown no more by squeue
   unbooked    there are no accounts for sacct
   refuse      nothing can be submitted
   limit       nothing but the first job can be
+  busy        nothing can be while a job is not over
+  slow        the first submission is taken, and its command says so too late
+  hangup      whoever submits loses his terminal then
   timeout     runs are ended by the cluster
   lose        jobs are forgotten as soon as they run
 """
@@ -19,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +63,8 @@ def flag(arguments: list[str], name: str) -> str:
 
 
 def submit(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
-  if "refuse" in HOW or ("limit" in HOW and jobs):
+  busy = "busy" in HOW and any(one["state"] == "PENDING" for one in jobs.values())
+  if "refuse" in HOW or ("limit" in HOW and jobs) or busy:
     sys.exit(f"{command}: what was asked for\nerror: no partition moon")
   number = int(COUNT.read_text()) + 1 if COUNT.exists() else 1
   COUNT.write_text(str(number))
@@ -67,25 +73,34 @@ def submit(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
     sys.exit(f"{job}: there already")
   jobs[job] = {
     "state": "PENDING",
+    "name": flag(arguments, "--job-name"),
     "log": flag(arguments, "--output").replace("%%", "%").replace("%j", job) or str(FOLDER / f"{job}.log"),
     "after": flag(arguments, "--dependency").removeprefix("afterok:"),
     "arguments": arguments[arguments.index("--") + 1 :],
   }
+  if "hangup" in HOW:
+    os.kill(os.getppid(), signal.SIGHUP)
+  if "slow" in HOW and number == 1:
+    JOBS.write_text(json.dumps(jobs))
+    time.sleep(60)
   print(f"{job};far" if command == "sbatch" else f"jobset {job} made")
 
 
 def listing(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
-  if "deaf" in HOW and not (FOLDER / "heard").exists():
+  name = flag(arguments, "--name")  # asked for before a submission: no time passes
+  if "mute" in HOW or ("deaf" in HOW and not name and not (FOLDER / "heard").exists()):
     (FOLDER / "heard").touch()
     sys.exit("error: no answer from the controller")
-  if "interrupt" in HOW:
+  if "interrupt" in HOW and not name:
     os.kill(os.getppid(), signal.SIGINT)
-  elif "held" not in HOW:
+  elif "held" not in HOW and not name:
     for job in list(jobs):
       run(jobs, job)
   if command == "squeue":
-    shown = {job: one for job, one in jobs.items() if "short" not in HOW or one["state"] in ("PENDING", "RUNNING")}
-    print("".join(f"{job}|{one['state']}\n" for job, one in shown.items()) + "999|RUNNING")
+    all_states = "--states=all" in arguments and "short" not in HOW
+    shown = {job: one for job, one in jobs.items() if all_states or one["state"] in ("PENDING", "RUNNING")}
+    shown = {job: one for job, one in shown.items() if name in ("", one["name"])}
+    print("".join(f"{job}|{one['state']}\n" for job, one in shown.items()) + "999|RUNNING" * (not name))
     return
   asked = [jobset(job, one["state"]) for job, one in jobs.items() if job in arguments]
   if asked:

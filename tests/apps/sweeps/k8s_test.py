@@ -59,7 +59,7 @@ def test_kubectl_looks_where_the_jobs_are(launch: Launch, k8s_cluster: Cluster) 
     assert k8s_cluster.commands(f"kubectl --namespace=faces {command}")
     assert not k8s_cluster.commands(f"kubectl {command}")
   cancel = k8s_cluster.kubernetes("--namespace=faces").cancel(["a"])
-  assert cancel == ["kubectl", "--namespace=faces", "delete", "jobset", "a"]
+  assert cancel == ["kubectl", "--namespace=faces", "delete", "jobset", "--cascade=foreground", "a"]
 
 
 def test_what_is_over_is_removed_before_it_is_made_again(k8s_cluster: Cluster) -> None:

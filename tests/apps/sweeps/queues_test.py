@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fer_jax import locks
-from fer_jax.apps.sweeps import command_line
+from fer_jax.apps.sweeps import command_line, queues
 from fer_jax.apps.sweeps.command_line import main
 from fer_jax.errors import UserError
 
@@ -112,7 +113,7 @@ class TestWaiting:
   ) -> None:
     assert cluster.run("held", wait=False) == 0
     ids = list(cluster.known())
-    cancel = "scancel" if cluster.kind == "slurm" else "kubectl delete jobset"
+    cancel = "scancel" if cluster.kind == "slurm" else "kubectl delete jobset --cascade=foreground"
     last = capfd.readouterr().out.splitlines()[-1]
     assert last == f"3 jobs go on; to cancel: {cancel} {' '.join(ids)}; run the same command to gather"
     assert cluster.run("held", wait=False) == 0
@@ -141,9 +142,94 @@ class TestWaiting:
     assert slurm_cluster.run() == 0
     assert len(slurm_cluster.commands("sbatch")) == 3 + 3 + 2
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0].endswith(f"job {ids[0]} has ended")  # while it was asked for
+    assert lines[0].endswith("finished before")  # while it was asked for
     assert f"job {ids[1]} is gone from the queue; submitted again as job" in lines[1]
     assert launch.calls() == ["1", "2", "3"]
+
+
+class TestJobsThatAreOn:
+  """A job is submitted once, whatever became of the sweep that submitted it, and of what it wrote down."""
+
+  def test_one_that_another_sweep_submits_meanwhile(self, k8s_cluster: Cluster, launch: Launch) -> None:
+    assert k8s_cluster.run("timeout") == 1
+    first, second, _ = launch.plan().runs
+    k8s_cluster.be("held")
+    one, other = k8s_cluster.queue(launch.plan()), k8s_cluster.queue(launch.plan())
+    other.start(first)  # asks for the states of all
+    one.start(second)
+    deleted = k8s_cluster.commands("kubectl delete")
+    assert re.fullmatch(r"queued as job \S+ since before", other.start(second))
+    assert len(k8s_cluster.commands(k8s_cluster.submit)) == 3 + 2
+    assert k8s_cluster.commands("kubectl delete") == deleted
+
+  def test_one_whose_record_is_lost(self, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    cluster.run("held", wait=False)
+    ids = list(cluster.known())
+    shutil.rmtree(cluster.jobs)
+    deleted = cluster.commands("kubectl delete")
+    assert cluster.run("held", wait=False) == 0
+    assert f"[3/3] 3 blocks, seed 0: queued as job {ids[2]} since before\n" in capfd.readouterr().out
+    assert len(cluster.commands(cluster.submit)) == 3
+    assert cluster.commands("kubectl delete") == deleted
+
+  def test_one_of_another_folder_of_sweeps_is_another(self, slurm_cluster: Cluster, launch: Launch) -> None:
+    slurm_cluster.run("held", wait=False)
+    slurm_cluster.jobs = launch.workdir / "others"
+    here = launch.plan().runs[0]
+    there = replace(here, workdir=launch.workdir.with_name("others") / here.workdir.name)
+    assert "submitted as job" in slurm_cluster.queue(launch.plan()).start(there)
+    assert len(slurm_cluster.known()) == 4
+
+  def test_one_whose_submission_is_answered_too_late(
+    self,
+    slurm_cluster: Cluster,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+  ) -> None:
+    monkeypatch.setattr(queues, "_ANSWER_SECONDS", 1.5)
+    assert slurm_cluster.run("slow") == 0
+    assert "warning: sbatch: no answer in 2 s" in capfd.readouterr().err
+    assert len(slurm_cluster.commands("sbatch")) == 3
+    assert launch.calls() == ["1", "2", "3"]
+
+  def test_one_whose_submission_is_all_that_is_done_when_the_terminal_goes(
+    self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
+  ) -> None:
+    assert slurm_cluster.run("hangup") == 128 + signal.SIGHUP
+    assert "1 job goes on; to cancel: scancel 1; run the same command to wait on\n" in capfd.readouterr().out
+    assert slurm_cluster.run() == 0
+    assert len(slurm_cluster.commands("sbatch")) == 3
+    assert launch.calls() == ["1", "2", "3"]
+
+
+class TestOtherClusters:
+  """The clusters of two backends, or of two places, keep their jobs' ids in the same files."""
+
+  def test_a_job_that_may_be_on_elsewhere_is_not_submitted_here(
+    self, slurm_cluster: Cluster, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+  ) -> None:
+    slurm_cluster.run("held", wait=False)
+    other = Cluster(launch, "k8s", tmp_path / "other", monkeypatch)
+    with pytest.raises(UserError, match=r"job 1 of slurm .* k8s") as caught:
+      other.run()
+    assert str(caught.value).startswith(str(min(slurm_cluster.jobs.glob("*.json"))))
+    assert "\n" not in str(caught.value)
+    assert not other.commands("train.sh")
+
+  def test_one_that_was_seen_to_end_there_is(
+    self, slurm_cluster: Cluster, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+  ) -> None:
+    assert slurm_cluster.run(blocks1="fail") == 1
+    other = Cluster(launch, "k8s", tmp_path / "other", monkeypatch)
+    assert other.run() == 0
+    assert len(other.commands("train.sh")) == 1
+
+  def test_another_namespace_is_another_place(self, k8s_cluster: Cluster, launch: Launch) -> None:
+    k8s_cluster.run("held", wait=False)
+    with pytest.raises(UserError, match="of k8s .*k8s --namespace=lab"):
+      k8s_cluster.run("held", wait=False, flags=("--namespace=lab",))
+    assert len(k8s_cluster.commands("train.sh")) == 3
 
 
 class TestBeginnings:
@@ -189,8 +275,32 @@ class TestRefusals:
     with pytest.raises(UserError, match="^2 blocks, seed 0 cannot be submitted") as caught:
       slurm_cluster.run("limit")
     assert "\n" not in str(caught.value)
+    assert statuses(launch) == ["finished", "not yet run", "not yet run"]
     assert slurm_cluster.run() == 0
     assert launch.calls() == ["1", "2", "3"]
+
+  def test_so_many_at_a_time_only(
+    self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
+  ) -> None:
+    assert slurm_cluster.run("busy") == 0
+    assert launch.calls() == ["1", "2", "3"]
+    said = capfd.readouterr().err
+    assert "warning: 2 blocks, seed 0 cannot be submitted: error: no partition moon" in said
+    assert said.count("warning") == 2
+
+  def test_what_was_submitted_before_a_refusal_is_named(self, slurm_cluster: Cluster, launch: Launch) -> None:
+    with pytest.raises(UserError, match="^2 blocks, seed 0 cannot be submitted") as caught:
+      slurm_cluster.run("busy", wait=False)
+    assert "; 1 job goes on; to cancel: scancel 1; run the same command to go on" in str(caught.value)
+    assert statuses(launch) == ["not yet run"] * 3
+
+  def test_jobs_that_are_on_are_found_before_one_is_refused(self, slurm_cluster: Cluster, launch: Launch) -> None:
+    slurm_cluster.run("held", wait=False)
+    slurm_cluster.mark("1", "CANCELLED")
+    with pytest.raises(UserError, match="^1 blocks, seed 0 cannot be submitted: .*; 2 jobs go on; .*scancel 2 3;"):
+      slurm_cluster.run("busy", "held", wait=False)
+    assert slurm_cluster.run("busy") == 0
+    assert launch.calls() == ["2", "3", "1"]
 
   def test_a_command_is_missing(self, cluster: Cluster) -> None:
     name = "sbatch" if cluster.kind == "slurm" else "kubectl"
@@ -202,9 +312,15 @@ class TestRefusals:
   def test_states_are_not_known_before_anything_is_submitted(self, cluster: Cluster) -> None:
     cluster.run("held", wait=False)
     with pytest.raises(UserError, match="no answer from the controller") as caught:
-      cluster.run("deaf")
+      cluster.run("mute", wait=False)
     assert caught.value.status == 2
     assert len(cluster.commands(cluster.submit)) == 3
+
+  def test_and_are_asked_for_again_while_there_is_time(self, slurm_cluster: Cluster, launch: Launch) -> None:
+    slurm_cluster.run("held", wait=False)
+    assert slurm_cluster.run("deaf") == 0
+    assert len(slurm_cluster.commands(slurm_cluster.submit)) == 3
+    assert launch.calls() == ["1", "2", "3"]
 
   def test_a_damaged_record_is_named(self, slurm_cluster: Cluster) -> None:
     slurm_cluster.run("held", wait=False)

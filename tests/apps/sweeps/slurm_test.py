@@ -2,10 +2,12 @@
 
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from fer_jax.apps.sweeps.slurm import Slurm
+from fer_jax.apps.sweeps.plan import Run
+from fer_jax.apps.sweeps.slurm import Slurm, job_name
 from fer_jax.errors import UserError
 
 from .conftest import ROOT, Cluster, Launch
@@ -17,7 +19,7 @@ def test_a_run_s_command(launch: Launch, slurm_cluster: Cluster) -> None:
   command = Slurm(flags, launch.workdir / "100%" / "jobs").command(run, "7")
   script = command.index("--gpus-per-node=8") + 5
   assert command[:script] == [
-    *("sbatch", "--parsable", "--nodes=2", "--gpus-per-node=8", f"--job-name={run.workdir.name}"),
+    *("sbatch", "--parsable", "--nodes=2", "--gpus-per-node=8", f"--job-name={job_name(run)}"),
     f"--output={launch.workdir}/100%%/jobs/{run.workdir.name}.%j.log",
     *("--dependency=afterok:7", "--kill-on-invalid-dep=yes"),
   ]
@@ -37,7 +39,13 @@ def test_the_script_takes_a_run_s_command(launch: Launch) -> None:
   assert tuple(words[main : main + len(run.arguments)]) == run.arguments
 
 
-@pytest.mark.parametrize("flag", ["--output=x", "-o", "--dependency=afterok:1", "--array=0-3", "--wrap", "launch/x"])
+@pytest.mark.parametrize(
+  "flag",
+  [
+    *("--output=x", "-o", "--dependency=afterok:1", "--array=0-3", "--wrap", "launch/x"),
+    *("--depend=afterok:1", "--job=x", "-dafterok:1", "-Hdafterok:1", "-ofile"),
+  ],
+)
 def test_flags_that_are_the_sweep_s_own_are_refused(launch: Launch, flag: str) -> None:
   with pytest.raises(UserError, match=r"^--sbatch: ") as caught:
     Slurm(["--nodes=1", flag], launch.workdir)
@@ -64,6 +72,36 @@ class TestEnds:
   def test_where_there_is_no_sacct(self, slurm_cluster: Cluster) -> None:
     slurm_cluster.remove("sacct")
     assert slurm_cluster.run("short") == 0
+
+
+class TestLastWords:
+  """What a job's log says of its end; a job that was requeued has said things before."""
+
+  def said(self, folder: Path, text: str, word: str = "FAILED") -> str:
+    (folder / "name.7.log").write_text(text)
+    return Slurm([], folder).last_words("7", Run("member", 0, folder / "runs" / "name", ()), word)
+
+  def test_the_cause_and_not_its_echo(self, tmp_path: Path) -> None:
+    log = "error: training diverged\n[1] error: process 1 of 2: process 0 says what is wrong\n"
+    assert self.said(tmp_path, log) == "training diverged"
+    assert self.said(tmp_path, "error: process 1 of 2: no memory\nsrun: ended\n") == "process 1 of 2: no memory"
+
+  def test_the_last_start_alone(self, tmp_path: Path) -> None:
+    log = "error: process 0 of 2: lost\nbegins again (1 of 50)\nloss 1.2\nKilled\n"
+    assert self.said(tmp_path, log) == "Killed"
+
+  def test_an_old_error_is_no_reason_for_what_slurm_ended(self, tmp_path: Path) -> None:
+    limit = "*** JOB 7 ON node1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***"
+    log = f"error: training diverged\nslurmstepd: error: {limit}\n"
+    assert self.said(tmp_path, log, "TIMEOUT") == limit
+    assert self.said(tmp_path, "error: training diverged\n", "OUT_OF_MEMORY") == ""
+
+
+def test_a_cluster_of_several_is_asked_itself(slurm_cluster: Cluster) -> None:
+  assert slurm_cluster.run("short", "timeout", flags=("--clusters=far",)) == 1
+  for name in ("sbatch", "squeue", "sacct"):
+    assert all("--clusters=far" in call for call in slurm_cluster.commands(name))
+  assert Slurm(["--clusters=far"], slurm_cluster.jobs).cancel(["7"]) == ["scancel", "--clusters=far", "7"]
 
 
 def test_a_cancelled_job_is_no_longer_on(slurm_cluster: Cluster) -> None:
