@@ -118,9 +118,9 @@ class Checkpoints:
     state = jax.tree.map(np.array, state)
     position, counted = iterator.get_state(), dataclasses.asdict(clock)
     checksums = _checksums(state, position, counted)
-    if others := processes.differing(str(checksums["params"])):
+    if others := processes.differing(" ".join(f"{checksums[each.name]:x}" for each in dataclasses.fields(state))):
       raise Failure(
-        f"process {others[0]} does not have the parameters of process 0 at step {clock.step}: machines of different "
+        f"process {others[0]} does not have the state of process 0 at step {clock.step}: machines of different "
         "kinds compute differently; take equal ones"
       )
     arguments = ocp.args.Composite(

@@ -28,7 +28,7 @@ VARIANTS = [
 ]
 # Those that are compiled whenever tests are run: the quickest of each file.
 SHORT = {
-  *(("hsic", "small,backprop"), ("hsic", "small,paper"), ("obsr", "demo"), ("ca_resnet", "demo")),
+  *(("hsic", "small,backprop"), ("obsr", "demo"), ("ca_resnet", "demo")),
   *(("separable_se", "mini_xception,jaffe"), ("resnet", "demo")),
 }
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.

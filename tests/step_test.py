@@ -74,7 +74,9 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize(("name", "devices"), [("backprop", 2), *((name, 4) for name in OBJECTIVES)])
+@pytest.mark.parametrize(
+  ("name", "devices"), [("backprop", 2), ("backprop", 4), ("cka", 4), pytest.param("trace", 4, marks=pytest.mark.slow)]
+)
 def test_the_same_global_batch_gives_the_same_updates_on_any_number_of_devices(name, devices):
   one, many = rig_of(OBJECTIVES[name], 1), rig_of(OBJECTIVES[name], devices)
   (alone, metrics_alone), (spread, metrics_spread) = one.take(1), many.take(1)

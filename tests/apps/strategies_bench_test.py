@@ -20,7 +20,7 @@ def config(tmp_path):
   return str(path)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_way_is_timed_against_steps_in_turn(config, devices, monkeypatch):
   monkeypatch.setattr(benchmark, "all_devices", lambda trainings: jax.devices()[:devices])
   headline, rows = benchmark.strategies(config, rounds=1)

@@ -196,7 +196,11 @@ class TestJobsThatAreOn:
   def test_one_whose_submission_is_all_that_is_done_when_the_terminal_goes(
     self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
   ) -> None:
-    assert slurm_cluster.run("hangup") == 128 + signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run by nohup
+    try:
+      assert slurm_cluster.run("hangup") == 128 + signal.SIGHUP
+    finally:
+      signal.signal(signal.SIGHUP, before)
     assert "1 job goes on; to cancel: scancel 1; run the same command to wait on\n" in capfd.readouterr().out
     assert slurm_cluster.run() == 0
     assert len(slurm_cluster.commands("sbatch")) == 3
