@@ -2,7 +2,7 @@
 
 import sys
 
-from fer_jax import command_line, errors
+from fer_jax import command_line, errors, processes
 
 
 def main() -> int:
@@ -13,8 +13,6 @@ def main() -> int:
     return 0
   if not command.several:
     return _train(command)
-  from fer_jax import processes
-
   processes.join(command.address)
   return processes.run(lambda: _train(command))
 
@@ -23,7 +21,6 @@ def _train(command: command_line.Command) -> int:
   # Late, so that a typo in a flag is answered at once.
   from absl import logging
 
-  from fer_jax import processes
   from fer_jax.apps.report import write_report
   from fer_jax.interruption import Interrupted
   from fer_jax.train import train_and_evaluate

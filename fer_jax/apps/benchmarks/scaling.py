@@ -250,7 +250,7 @@ def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) ->
   """Compiles the first phase's step for a global batch on CPU devices, and returns what it exchanges.
 
   Raises:
-    NotImplementedError: it has collectives other than all-reduce and all-gather.
+    UserError: it has collectives other than all-reduce and all-gather.
   """
   phase, beginning, size = _phase_of(settings, devices)
   shape = jax.ShapeDtypeStruct
@@ -265,7 +265,10 @@ def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) ->
   found = collectives_of(program)
   others = {each.kind for each in found} - {"all-reduce", "all-gather"}
   if others:
-    raise NotImplementedError(f"steps with {', '.join(sorted(others))}: how they grow with the batch is not known")
+    raise UserError(
+      f"--what=scaling: the step has {', '.join(sorted(others))}, and how they grow with the batch is not known; "
+      "expected all-reduce and all-gather alone"
+    )
   of_kind = {kind: sum(each.result for each in found if each.kind == kind) for kind in _KINDS}
   return Traffic(of_kind["all-reduce"], of_kind["all-gather"], len(found))
 
