@@ -5,8 +5,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before jax wakes up: tests compile hundreds of small programs and run each a few times.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+from tests import compilation
+
+os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)  # before jax wakes up
 
 import jax
 import pytest

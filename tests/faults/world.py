@@ -21,6 +21,7 @@ import numpy as np
 
 from fer_jax.checkpoint import read_variables
 from fer_jax.data.builders.synthetic_faces import layouts
+from tests import compilation
 from tests.faults.nursery import Forked, Nursery
 
 Process: TypeAlias = subprocess.Popen[str] | Forked
@@ -85,7 +86,7 @@ class World:
     """Returns the environment of a run: one CPU device, compilations shared."""
     return os.environ | {
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "XLA_FLAGS": compilation.FLAGS,
       "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
