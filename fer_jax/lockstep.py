@@ -139,6 +139,7 @@ class Lockstep:
     log_every, evaluate_every, checkpoint_every = map(
       steps_of, (self.settings.log_every, self.settings.evaluate_every, self.settings.checkpoint_every)
     )
+    metrics = None
     while active := [member for member in self.members if not self._waits(member.clock)]:
       clock = active[0].clock  # those that are active are all at the same step of the phase
       progress = self._progress(phase, clock)
@@ -155,10 +156,12 @@ class Lockstep:
         self._log_pending(phase)  # at the learning rate that it had: what is seen now may lower it
         self._save(active, self._validate(phase, active))
         self._hold(phase, active)
-      elif clock.phase_step % checkpoint_every == 0:
+      elif clock.phase_step % checkpoint_every == 0 and clock.phase_step < phase.steps:  # the last is saved evaluated
         self._require_finite(active, jax.device_get(metrics))
         self._save(active, {})
     self._log_pending(phase)
+    if metrics is not None:
+      self._require_finite(active, jax.device_get(metrics))
     if active and active[0].clock.phase_step < phase.steps:
       for member in active:
         member.stopped = "time budget"

@@ -119,6 +119,28 @@ def test_a_training_that_diverges_stops_and_says_what_to_do(tmp_path):
   assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_phase_that_ends_in_no_number_is_not_saved(tmp_path):
+  """Though no step but the first is logged, no classifier is there to be validated, and no checkpoint is due."""
+  changes = {"log_every": "99 steps", "evaluate_every": "99 steps", "checkpoint_every": "99 steps"}
+  changes |= {"phases.bottleneck.train": ("block*", "pyramid*")}
+  changes |= {"phases.bottleneck.optimizer.learning_rate": float("nan")}
+  with pytest.raises(Failure, match=r"diverged: loss is nan at step 27 in phase bottleneck"):
+    run(tmp_path / "run", config(**changes))
+  assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_step_is_saved_once_at_the_end_of_a_phase_too(tmp_path, monkeypatch):
+  saved, save = [], Checkpoints.save
+
+  def saving(self, state, iterator, clock, accuracy):
+    saved.append(clock.step)
+    save(self, state, iterator, clock, accuracy)
+
+  monkeypatch.setattr(Checkpoints, "save", saving)
+  run(tmp_path / "run", config(**{f"phases.{name}.duration": "10 steps" for name in ("bottleneck", "deepening")}))
+  assert saved == [5, 10, 15, 20]
+
+
 def test_missing_data_leaves_no_folder(tmp_path, monkeypatch):
   def missing(*args, **kwargs):
     raise UserError("no data")
