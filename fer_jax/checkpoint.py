@@ -5,8 +5,10 @@ import dataclasses
 import errno
 import functools
 import json
+import logging
 import os
 import shutil
+import sys
 import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
 from fer_jax import processes
@@ -248,6 +251,23 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
     state = reader.restore(path, _to_fill(dict(reader.metadata(path).item_metadata)))
   _expect_unchanged(folder / str(step) / "checksums" / "metadata", state)
   return TrainState(**{**state, "average": state.get("average") or ()}).variables
+
+
+def silence_orbax() -> None:
+  """Keeps orbax from printing what it raises too, for a program that says it in one line.
+
+  Its threads log it; where a part of a checkpoint cannot be written or read, asyncio complains about the others, and
+  tensorstore about the event loop that they can no longer be reported to.
+  """
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  show = sys.unraisablehook
+
+  def show_all_else(unraisable: "sys.UnraisableHookArgs") -> None:
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+      show(unraisable)
+
+  sys.unraisablehook = show_all_else
 
 
 class _Manager(ocp.CheckpointManager):

@@ -301,8 +301,18 @@ class Lockstep:
       + (f" (the checkpoint of step {kept} is kept)" if kept is not None else "")
     )
 
+  def _require_finite_state(self, those: Sequence[Member], states: Sequence[TrainState]) -> None:
+    """The loss is of the parameters before its step: those after it may be no numbers though it is one."""
+    for member in those:
+      params, stats = states[self.members.index(member)].variables
+      for path, leaf in jax.tree.leaves_with_path((params, stats)):
+        if not np.isfinite(leaf).all():
+          name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+          self._diverged(member, name, leaf[~np.isfinite(leaf)].flat[0])
+
   def _next_phase(self) -> None:
     states = self._states()
+    self._require_finite_state(self.members, states)
     for member in self.members:
       clock = member.clock
       clock.phase, clock.phase_step, clock.phase_seconds = clock.phase + 1, 0, self.watch.seconds
@@ -315,6 +325,7 @@ class Lockstep:
 
   def _save(self, those: Sequence[Member], accuracies: dict[Member, float]) -> None:
     states = self._states()
+    self._require_finite_state(those, states)
     for member in those:
       member.clock.seconds = self.watch.seconds
       state = states[self.members.index(member)]

@@ -19,13 +19,12 @@ def main() -> int:
 
 def _train(command: command_line.Command) -> int:
   # Late, so that a typo in a flag is answered at once.
-  from absl import logging
-
   from fer_jax.apps.report import write_report
+  from fer_jax.checkpoint import silence_orbax
   from fer_jax.interruption import Interrupted
   from fer_jax.train import train_and_evaluate
 
-  logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; orbax's advice would break up the progress line
+  silence_orbax()
   try:
     result = train_and_evaluate(command.config, command.workdir, command.source, command.overrides)
   except Interrupted as stop:

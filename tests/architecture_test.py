@@ -81,7 +81,7 @@ FLOORS = {
       "faces",
     ),
   ),
-  "fer_jax.main": ("errors", "command_line", "processes", "train", "interruption", "apps"),
+  "fer_jax.main": ("errors", "checkpoint", "command_line", "processes", "train", "interruption", "apps"),
 }
 
 # What others may install and import elsewhere, and the packages that it may need for that.

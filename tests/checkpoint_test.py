@@ -1,4 +1,7 @@
+import logging
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax.checkpoint import Checkpoints, Clock
+from fer_jax.checkpoint import Checkpoints, Clock, silence_orbax
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.pipeline import ShuffledBatches, training_iterator
 from fer_jax.errors import UserError
@@ -319,3 +322,19 @@ class TestDamaged:
     run.save({4: None, 6: None})
     (run.folder / "8.orbax-checkpoint-tmp").mkdir()
     assert run.expect(6) == []
+
+
+def test_silence_is_kept_about_what_is_raised_too_and_nothing_else(monkeypatch, caplog):
+  shown = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_value))
+  of_asyncio, of_absl = logging.getLogger("asyncio"), logging.getLogger("absl")
+  monkeypatch.setattr(of_asyncio, "level", of_asyncio.level)
+  monkeypatch.setattr(of_absl, "level", of_absl.level)
+  silence_orbax()
+  other = RuntimeError("dictionary changed size during iteration")
+  for error in (RuntimeError("Event loop is closed"), other):
+    sys.unraisablehook(SimpleNamespace(exc_value=error))
+  of_asyncio.error("Task exception was never retrieved")
+  logging.getLogger("fer_jax").error("this one counts")
+  assert shown == [other]
+  assert caplog.messages == ["this one counts"]

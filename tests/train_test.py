@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from fer_jax.data import arrays as arrays_lib
 from fer_jax.errors import Failure, UserError
 from fer_jax.interruption import Interrupted
 from fer_jax.models import resnet
+from fer_jax.rig import Rig
 from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -127,6 +129,26 @@ def test_a_phase_that_ends_in_no_number_is_not_saved(tmp_path):
   with pytest.raises(Failure, match=r"diverged: loss is nan at step 27 in phase bottleneck"):
     run(tmp_path / "run", config(**changes))
   assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(5, []), (10, [5]), (27, [20, 25]), (30, [25, 27])])
+def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, step, kept):
+  """At a checkpoint, an evaluation and the ends of both phases; the loss that made them may have been a number."""
+  take, taken = Rig.step, []
+
+  def taking(self, *arguments):
+    state, metrics = take(self, *arguments)
+    taken.append(state)
+    if len(taken) == step:
+      state = state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
+    return state, metrics
+
+  monkeypatch.setattr(Rig, "step", taking)
+  phase = "bottleneck" if step < 28 else "deepening"
+  with pytest.raises(Failure, match=f"diverged: .* is nan at step {step} in phase {phase}"):
+    run(tmp_path / "run", config())
+  with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+    assert sorted(checkpoints.clocks()) == kept
 
 
 def test_a_step_is_saved_once_at_the_end_of_a_phase_too(tmp_path, monkeypatch):
