@@ -8,9 +8,9 @@ Usage:
 The pages are the README and, of the `docs/*.md` beside it, those that hold a marker. A table stands between
 `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
 `results/b.json`, and `views` one for each way to average views of an image in them; `bench` has a table for each of
-these files that a benchmark wrote, with all its columns or those of `columns=key,key`, `sweep` for each that
-`launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file that is named and
-absent shows as "not yet measured".
+these files that a benchmark wrote, whole or with the columns of `columns=key,key` and the rows that have any of them,
+`sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file
+that is named and absent shows as "not yet measured".
 """
 
 import argparse
@@ -191,6 +191,7 @@ def _bench_table(name: str, bench: Record | None, columns: Sequence[str] = ()) -
     if key not in known:
       raise UserError(f"results/{name}.json: has no column {key!r}; expected some of {', '.join(known)}")
   keys = columns or known
+  rows = [row for row in rows if any(key in row for key in keys)]
   head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   cells = [[str(row.get("name", "")), *(_figure(key, row) for key in keys)] for row in rows]
   made = _made([bench.get("device", "device not stated")], bench.get("versions"), [bench.get("commit")])

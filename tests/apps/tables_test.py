@@ -238,6 +238,7 @@ def test_a_benchmark_s_columns_can_be_chosen() -> None:
   assert "| layouts | after | before |" in made and "| Conv | 0.5 | 0.25 |" in made
   made = render(page.format("bench", "after,after_over_before"), {"layouts": bench})
   assert "| Conv | 0.5 |  |" in made and "| bias | not yet measured | 2 |" in made
+  assert "bias" not in render(page.format("bench", "after,before"), {"layouts": bench})  # which has neither
   with pytest.raises(UserError, match="layouts.json: has no column 'later'; expected some of before, after, between"):
     render(page.format("bench", "later"), {"layouts": bench})
   with pytest.raises(UserError, match="correct the marker"):
