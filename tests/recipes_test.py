@@ -137,7 +137,6 @@ def test_no_two_parts_of_a_state_share_a_buffer():
   assert len(set(buffers)) == len(buffers)
 
 
-@pytest.mark.slow
 def test_several_trainings_have_the_means_of_their_figures(tmp_path):
   changes = {"duration": "4 steps", "evaluate_every": "2 steps", "views": "flip", PHASE + "average": 0.5}
   result = run(tmp_path / "run", config(replicas=2, replica_strategy="loop", **changes), devices=2)

@@ -190,7 +190,6 @@ def test_one_stops_early_and_the_others_go_on(tmp_path, monkeypatch):
     assert single["validation"]["step"] == together["runs"][fold]["best_step"]
 
 
-@pytest.mark.slow
 def test_one_that_waits_still_waits_after_a_stop(tmp_path, monkeypatch):
   judge_by_hand(monkeypatch)
   changes = {"phases.bottleneck.patience": 1, "phases.bottleneck.duration": "30 steps", "duration": "40 steps"}
@@ -215,7 +214,6 @@ def test_seeds_of_the_dataset_s_own_splits(tmp_path):
   assert not (tmp_path / "run" / "splits.json").exists()
 
 
-@pytest.mark.slow
 def test_rows_on_the_host_train_as_rows_on_the_device_do(tmp_path, singles):
   result = run(tmp_path / "run", several("vmap", **{"data.residence": "host"}))
   assert [each["accuracy"] for each in result["runs"]] == [single[1]["accuracy"] for single in singles]
@@ -237,7 +235,6 @@ def test_what_stands_in_training_is_told_and_can_be_dropped(tmp_path, monkeypatc
   assert any("10 of the 60 training examples are left out" in note for note in dropped["notes"])
 
 
-@pytest.mark.slow
 def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_them(tmp_path):
   short = {"duration": "2 steps", "replicas": 2, "views": "flip"}
   expanded = several(**short)
@@ -292,7 +289,6 @@ def test_auto_measures_both(tmp_path, capsys):
   assert choice["strategy"] in ("loop", "vmap")
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_is_trained_a_few_at_a_time(tmp_path, monkeypatch, singles):
   needed = []
   prepare = parallel.Program.prepare

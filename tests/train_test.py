@@ -76,7 +76,6 @@ def test_four_devices_end_where_one_does(whole, tmp_path):
   assert first[0] == pytest.approx(first[1], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_rows_on_the_host_train_as_rows_on_the_device_do(whole, tmp_path):
   host = run(tmp_path / "host", config(**{"data.residence": "host"}))
   assert host["loss"] == pytest.approx(whole[1]["loss"], rel=1e-4)

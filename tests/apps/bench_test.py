@@ -34,7 +34,6 @@ def test_the_row_that_is_configured_is_the_headline(config, tmp_path):
   assert run("objectives", f"{config}:blockwise", tmp_path)["headline"] == "hsic_bottleneck, unit=block"
 
 
-@pytest.mark.slow
 def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
   *parts, whole = run("parts", config, tmp_path)["rows"]
   assert whole["name"] == "whole step"

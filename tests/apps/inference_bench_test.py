@@ -29,7 +29,6 @@ def found(write_config, monkeypatch):
   return {row["name"]: row for row in rows}
 
 
-@pytest.mark.slow
 def test_every_network_is_set_against_the_headline_and_its_smaller_forms_against_itself(found):
   forms = ("bfloat16 weights", "int8 weights")
   of = {name: [f"{name}, {form}" for form in forms] for name in ("wide", "xception")}

@@ -56,7 +56,6 @@ def test_two_processes_do_what_one_does(tmp_path, launch, alone, devices):
   assert [line for line in second.said.splitlines() if "Gloo" not in line] == []
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path, launch, alone):
   both = launch(tmp_path / "run", 2, devices=1)
   both.wait_for_step(4)
