@@ -3,6 +3,11 @@
 import contextlib
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,11 +107,28 @@ class TestErrors:
     with pytest.raises(FileNotFoundError), errors.storage():
       (tmp_path / "absent").read_text()
 
+  def test_what_may_have_been_read_is_not_said_to_be_written(self):
+    broken = OSError(errno.EIO, os.strerror(errno.EIO), "/data/faces")
+    message = r"/data/faces cannot be read or written \(Input/output error\); free or mend"
+    with pytest.raises(Failure, match=message), errors.storage():
+      raise broken
+    with pytest.raises(Failure, match=r"^log cannot be written \(Input/output error\)"), errors.storage(Path("log")):
+      raise broken
+
   def test_a_program_ends_with_status_1(self, capsys):
     with pytest.raises(SystemExit) as ended:
       errors.run(_refuse)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: a file cannot be written (No space left on device); free")
+
+  @pytest.mark.parametrize("lines", [1, 100_000])
+  def test_a_program_whose_output_nobody_reads_ends_in_silence(self, lines):
+    program = f"from fer_jax import errors; errors.run(lambda: [print('a line') for _ in range({lines})] and None)"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+      done = subprocess.run([sys.executable, "-c", program], stdout=nobody, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 class TestFingerprint:

@@ -135,7 +135,10 @@ def test_a_checkpoint_that_one_cannot_read_is_passed_over_by_all(tmp_path, launc
   ended = launch(tmp_path / "run", 2, devices=1, fault="unreadable checkpoint").end()
   assert [each.status for each in ended] == [2, 2], ended
   assert "none of the checkpoints [13, 10] can be read" in ended[0].complained
-  assert "process 1 says: Input/output error" in (tmp_path / "run" / "metrics.jsonl").read_text()
+  assert (
+    "process 1 says: a file cannot be read or written (Input/output error)"
+    in (tmp_path / "run" / "metrics.jsonl").read_text()
+  )
   ended = launch(tmp_path / "run", 2, devices=1).end()
   assert [each.status for each in ended] == [0, 0], ended
   assert_same_curve(tmp_path / "run", losses(alone))
