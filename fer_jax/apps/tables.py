@@ -24,6 +24,7 @@ from fer_jax.apps.report_page.quantities import (
   NOT_MEASURED,
   accuracy_estimate,
   count,
+  device_of,
   percent,
   percent_range,
   quantity,
@@ -139,7 +140,7 @@ def _accuracy_row(name: str, result: Mapping[str, Any] | None) -> list[str]:
     accuracy,
     NOT_MEASURED if seconds is None else f"{seconds:,.0f}",
     count(result.get("steps")),
-    str(result.get("device") or "not stated"),
+    device_of(result),
     f"`{short_commit(result.get('commit'))}`",
   ]
 
@@ -169,7 +170,7 @@ def _views_rows(name: str, result: Mapping[str, Any] | None) -> list[list[str]]:
         unseen,
         count(len(result.get("seeds") or [])),
         NOT_MEASURED if seconds is None else f"{seconds:,.0f}",
-        str(result.get("device") or "not stated"),
+        device_of(result),
         f"`{short_commit(result.get('commit'))}`",
       ]
     )

@@ -103,6 +103,12 @@ def quantity(name: str, value: object) -> str:
   return f"{value:.4g}"
 
 
+def device_of(result: Mapping[str, Any]) -> str:
+  """Writes what a run took place on, and in how many processes where they are several."""
+  processes = result.get("processes") or 1
+  return str(result.get("device") or "not stated") + (f", {processes} processes" if processes > 1 else "")
+
+
 def short_commit(commit: object) -> str:
   """Writes a commit by its first nine digits, keeping a mark such as "-dirty" behind it."""
   text = str(commit or "unknown")

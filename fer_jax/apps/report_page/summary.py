@@ -14,6 +14,7 @@ from fer_jax.apps.report_page.quantities import (
   NOT_MEASURED,
   accuracy_estimate,
   count,
+  device_of,
   duration,
   memory,
   percent,
@@ -111,7 +112,7 @@ def _facts(run: Run) -> str:
       ("Dataset", str(result.get("dataset") or "not stated"), ""),
       ("Parameters", count(result.get("parameters")), ""),
       ("Peak memory", memory(result.get("peak_memory_bytes")), ""),
-      ("Device", str(result.get("device") or run.config.get("device") or "not stated"), ""),
+      ("Device", device_of({**run.config, **result}), ""),
     ]
   )
   ended = f'<div><dt>Ended</dt><dd class="{kind}">{escape(stopped)}</dd></div>'

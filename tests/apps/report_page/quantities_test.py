@@ -4,6 +4,7 @@ import pytest
 
 from fer_jax.apps.report_page.quantities import (
   accuracy_estimate,
+  device_of,
   duration,
   memory,
   short_commit,
@@ -48,3 +49,10 @@ def test_memory_is_in_binary_units(size: int | None, said: str) -> None:
 )
 def test_a_commit_is_shortened_but_keeps_its_mark(commit: str | None, said: str) -> None:
   assert short_commit(commit) == said
+
+
+def test_a_device_is_one_of_several_processes_or_says_nothing_of_them() -> None:
+  cpu = {"device": "4 x cpu (EPYC, 2 cores)"}
+  assert device_of({**cpu, "processes": 2}) == "4 x cpu (EPYC, 2 cores), 2 processes"
+  assert device_of({**cpu, "processes": 1}) == device_of(cpu) == "4 x cpu (EPYC, 2 cores)"
+  assert device_of({}) == "not stated"
