@@ -217,7 +217,7 @@ class Checkpoints:
   def restore_state(self, step: int, shapes: TrainState) -> TrainState:
     """Returns the state saved at `step`, as NumPy arrays of the given shapes."""
     with _reader() as reader:
-      return reader.restore(_state_of(self._folder, step), _to_fill(shapes))
+      return reader.restore(_state_of(self._folder, step), args=ocp.args.StandardRestore(_to_fill(shapes)))
 
   def restore_variables(self, step: int) -> tuple[Any, Any]:
     """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept.
@@ -248,7 +248,7 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
   """
   path = _state_of(folder, step)
   with _reader() as reader:
-    state = reader.restore(path, _to_fill(dict(reader.metadata(path).item_metadata)))
+    state = reader.restore(path, args=ocp.args.StandardRestore(_to_fill(dict(reader.metadata(path)))))
   _expect_unchanged(folder / str(step) / "checksums" / "metadata", state)
   return TrainState(**{**state, "average": state.get("average") or ()}).variables
 
@@ -279,15 +279,15 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
-def _reader() -> ocp.Checkpointer:
-  """Returns what reads a state for this process alone: others may fail to, and would be waited for."""
+@contextlib.contextmanager
+def _reader() -> Iterator[ocp.StandardCheckpointHandler]:
+  """Yields what reads a state for this process alone: others may fail to, and would be waited for."""
   alone = processes.index()
   options = ocp.options.MultiprocessingOptions(
     primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"reader_{alone}"
   )
-  return ocp.Checkpointer(
-    ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
-  )
+  with contextlib.closing(ocp.StandardCheckpointHandler(multiprocessing_options=options)) as handler:
+    yield handler
 
 
 def _state_of(folder: Path, step: int) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax.checkpoint import Checkpoints, Clock, silence_orbax
+from fer_jax.checkpoint import Checkpoints, Clock, read_variables, silence_orbax
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.pipeline import ShuffledBatches, training_iterator
 from fer_jax.errors import UserError
@@ -322,6 +322,14 @@ class TestDamaged:
     run.save({4: None, 6: None})
     (run.folder / "8.orbax-checkpoint-tmp").mkdir()
     assert run.expect(6) == []
+
+
+def test_a_checkpoint_is_read_in_silence(run, caplog):
+  run.save({2: None})
+  caplog.clear()
+  params, _ = read_variables(run.folder, 2)
+  np.testing.assert_array_equal(params["block"]["kernel"], state_at(2).params["block"]["kernel"])
+  assert caplog.messages == []
 
 
 def test_silence_is_kept_about_what_is_raised_too_and_nothing_else(monkeypatch, caplog):
