@@ -4,6 +4,7 @@ Every process runs the same program. The first of them, number 0, is the one tha
 what the others would do, too, and only one may, goes through `first`.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -206,6 +207,8 @@ def run(program: Callable[[], int]) -> int:
     _leave(error.status, f"error: {_whoami()}{error}")
   except KeyboardInterrupt:
     _leave(128 + signal.SIGINT, "")
+  except BrokenPipeError:
+    _leave(128 + signal.SIGPIPE, "")
   except BaseException as error:
     if not lost(error):
       _leave(1, traceback.format_exc())
@@ -221,7 +224,8 @@ def _whoami() -> str:
 
 
 def _leave(status: int, last_words: str) -> NoReturn:
-  sys.stdout.flush()
+  with contextlib.suppress(OSError):  # nobody may be there to read it
+    sys.stdout.flush()
   if last_words:
     print(last_words.rstrip(), file=sys.stderr, flush=True)
   os._exit(status)

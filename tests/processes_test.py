@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -80,9 +83,17 @@ class TestRun:
     assert status(lambda: refuse(error)) == 1
     assert "Traceback" in capsys.readouterr().err
 
-  def test_ctrl_c_has_no_traceback(self, status, capsys):
-    assert status(lambda: refuse(KeyboardInterrupt())) == 130
+  @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+  def test_ctrl_c_and_output_that_nobody_reads_have_no_traceback(self, status, capsys, error, expected):
+    assert status(lambda: refuse(error)) == expected
     assert capsys.readouterr().err == ""
+
+  def test_it_ends_where_what_is_left_of_its_output_cannot_be_written(self, status, monkeypatch):
+    def flush():
+      raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(flush=flush))
+    assert status(lambda: refuse(BrokenPipeError())) == 141
 
 
 def test_no_cluster_is_said_in_a_line(monkeypatch):

@@ -192,7 +192,8 @@ def _bench_table(name: str, bench: Record | None, columns: Sequence[str] = ()) -
     if key not in known:
       raise UserError(f"results/{name}.json: has no column {key!r}; expected some of {', '.join(known)}")
   keys = columns or known
-  rows = [row for row in rows if any(key in row for key in keys)]
+  if columns:
+    rows = [row for row in rows if any(key in row for key in columns)]
   head = [str(bench["what"]), *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   cells = [[str(row.get("name", "")), *(_figure(key, row) for key in keys)] for row in rows]
   made = _made([bench.get("device", "device not stated")], bench.get("versions"), [bench.get("commit")])

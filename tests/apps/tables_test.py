@@ -239,6 +239,8 @@ def test_a_benchmark_s_columns_can_be_chosen() -> None:
   made = render(page.format("bench", "after,after_over_before"), {"layouts": bench})
   assert "| Conv | 0.5 |  |" in made and "| bias | not yet measured | 2 |" in made
   assert "bias" not in render(page.format("bench", "after,before"), {"layouts": bench})  # which has neither
+  nameless = {"layouts": {**bench, "rows": [row, {"name": "alone"}]}}
+  assert "| alone | not yet" in render("<!-- results:bench rows=layouts -->\n<!-- /results -->\n", nameless)
   with pytest.raises(UserError, match="layouts.json: has no column 'later'; expected some of before, after, between"):
     render(page.format("bench", "later"), {"layouts": bench})
   with pytest.raises(UserError, match="correct the marker"):
