@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from fer_jax import xla
 from fer_jax.config import parse
 from fer_jax.data.augment import standardize
 from fer_jax.errors import UserError
@@ -142,6 +143,7 @@ def load(workdir: str | Path) -> Classifier:
     UserError: no run has finished there, it is several trainings, its files are damaged, or it is of a version of
       fer_jax that did not yet record how its pictures were cut.
   """
+  xla.prepare()
   folder = Path(os.path.expanduser(workdir))
   params, stats = run_folder.read(folder)
   result = _json(folder / run_folder.RESULT)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fer_jax import pretrained
+from fer_jax import pretrained, xla
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
 from fer_jax.settings import Settings
@@ -48,7 +48,7 @@ def initialize(settings: Settings, network: Network, image_shape: tuple[int, ...
   Raises:
     UserError: the images are too small for the network, or `config.pretrained` names nothing that fits it.
   """
-  init = jax.jit(network.init)
+  init = jax.jit(network.init, compiler_options=xla.quick_compilation())
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   try:
     shapes = init.eval_shape(jax.random.key(0), image)

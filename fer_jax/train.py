@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from fer_jax import phases, processes, provenance, replicas, results
+from fer_jax import phases, processes, provenance, replicas, results, xla
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import parse
 from fer_jax.errors import UserError
@@ -58,6 +58,7 @@ def train_and_evaluate(
     Interrupted: SIGINT or SIGTERM came; everything is saved.
   """
   started = time.monotonic()
+  xla.prepare()
   settings = parse(config)
   with Workdir(workdir, writes=processes.index() == 0) as folder:
     processes.first(lambda: folder.check(config))  # before data is prepared for a run that may not be

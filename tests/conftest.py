@@ -7,18 +7,18 @@ from pathlib import Path
 
 from tests import compilation
 
-os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)  # before jax wakes up
-
-import jax
-import pytest
-
 # Where the programs of one session are kept, for tests, workers and processes that need the same ones. Nothing is
 # taken from an earlier session: what cannot be compiled any more would go unseen.
 COMPILED = Path(tempfile.gettempdir()) / f"fer_jax-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 
-jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Before jax is imported; the processes that tests start have the cache too.
+os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+import jax
+import pytest
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

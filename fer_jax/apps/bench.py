@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from fer_jax import errors, provenance
+from fer_jax import errors, provenance, xla
 from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.bilinear import bilinear
 from fer_jax.apps.benchmarks.centralization import gc, layouts
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   its_own = {key: getattr(options, key) for key in ("examples", "data_dir") if getattr(options, key) is not None}
   if its_own and options.what != "streaming":
     raise UserError(f"--{next(iter(its_own))}: expected with --what=streaming alone")
+  xla.prepare()
   headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
   content = {
     "what": options.what,

@@ -21,6 +21,7 @@ from jax import lax
 
 from fer_jax.layers.depthwise import depthwise
 from fer_jax.layers.geometry import Axis
+from fer_jax.layers.ordering import depend_on
 
 _Pair = tuple[int, int]
 
@@ -243,21 +244,11 @@ def _product_result(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Arra
 
 def _product_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Array:
   if math.prod(axis.kernel for axis in form.axes) > 1:
-    maps = _after(result, maps)
+    # Else XLA would recognise the forward pass's patches here and keep them, h w times as large as the maps.
+    maps = depend_on(maps, result)
   patches = _patches(maps, *form.axes)
   columns = _multiply(form, patches, result, (1, 2, 3), (1, 2, 3))
   return columns.reshape(len(maps), *(axis.kernel for axis in form.axes), maps.shape[-1], result.shape[-1])
-
-
-def _after(earlier: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns x, in a way that XLA takes to depend on `earlier`.
-
-  Else it would recognise the forward pass's patches in the backward pass's and keep them, h w times as large as the
-  maps. `lax.optimization_barrier` does not last: on CPUs it is dropped before like is merged with like.
-  """
-  number = earlier[(0,) * earlier.ndim]
-  always = (number == number) | (number != number)  # noqa: PLR0124
-  return jnp.where(always, x, jnp.zeros_like(x))
 
 
 def _product_maps(form: _Form, kernel: jax.Array, result: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.losses import hsic
+from fer_jax.layers.ordering import depend_on
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree
@@ -145,9 +146,9 @@ class _LocalWalk:
     self.total = jnp.zeros((), jnp.float32)
     self.waiting: list[_Waiting] = []
     self.block_of = {name: i for i, block in enumerate(self.network.blocks) for name in block}
-    # Zeros, but known only once the gradients of all groups, or of all but the newest, are taken.
-    self.newest = jnp.zeros((), jnp.float32)
-    self.after = self.newest  # what a later layer waits for
+    # Gradients of the newest group, and of the one before it, for which a later layer waits.
+    self.newest: list[jax.Array] = []
+    self.awaited: list[jax.Array] = []
 
   def learn(self) -> Learned:
     """Walks the batch through the network; returns what every trainable layer learned on the way."""
@@ -175,7 +176,7 @@ class _LocalWalk:
       rows = self.loss.rows(output)
       return (hsic.inner_products(rows, self.axis_name), output), (stats, rows.shape[-1])
 
-    params = jax.tree.map(lambda p: p + self.after, self.params[name])
+    params = jax.tree.map(lambda p: depend_on(p, *self.awaited) if self.awaited else p, self.params[name])
     (products, output), pull_back, (self.new_stats[name], d) = jax.vjp(layer, params, inputs, has_aux=True)
     self.waiting.append(_Waiting(name, inputs, output, products, d, pull_back))
     if name in self.closes_group:
@@ -191,10 +192,9 @@ class _LocalWalk:
       stack, dimensions, betas, self.input_factor, self.label_factor
     )
     gradients = self.pull_back(cotangents)
-    # Later layers' parameters take this in. An optimization_barrier would say it better, but compilers drop it
-    # before they order the computation: then all forward passes go first and keep every activation alive. One group
-    # may run ahead: a device with several cores has work for them then, and the memory is hardly more.
-    self.after, self.newest = self.newest, self.newest + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
+    # Later layers' parameters depend on these gradients: else all forward passes go first and keep every activation
+    # alive. One group may run ahead: a device with several cores has work for them then, and the memory is hardly more.
+    self.awaited, self.newest = self.newest, [max(jax.tree.leaves(of), key=jnp.size) for of in gradients.values()]
     self.gradients.update(gradients)
     for i, layer in enumerate(self.waiting):
       self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
