@@ -1,4 +1,4 @@
-"""Sets up XLA before JAX makes its devices: correct versions, fast convolutions on CPUs, a cache of compiled programs."""
+"""Sets up XLA before JAX makes its devices: correct versions, options for CPUs, a cache of compiled programs."""
 
 import hashlib
 import os
@@ -29,8 +29,8 @@ _SHORTEST_COMPILATION = 0.1  # seconds; what compiles faster is not worth a file
 def prepare() -> None:
   """Checks the version of jaxlib, chooses XLA's options for CPUs and turns on the persistent compilation cache.
 
-  Call it before the first use of a device; later, options for CPUs have no effect. What the user has set, in `XLA_FLAGS`
-  or `JAX_COMPILATION_CACHE_DIR`, stays as it is.
+  Call it before the first use of a device; later, options for CPUs have no effect. What the user has set, in
+  `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR`, stays as it is.
 
   Raises:
     UserError: This jaxlib computes wrong results.
@@ -43,7 +43,7 @@ def prepare() -> None:
   flags = os.environ.get("XLA_FLAGS", "")
   if _FUSION_FLAG not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --{_FUSION_FLAG}={_FUSIONS}".strip()
-  if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is None:
+  if jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None:
     _cache_programs(Path(platformdirs.user_cache_dir("fer_jax")) / "xla" / _cpu_type())
 
 
@@ -68,8 +68,8 @@ def _cache_programs(folder: Path) -> None:
           program.unlink()
   except (OSError, TimeoutError) as error:
     print(
-      f"note: compiled programs are not kept: {folder} cannot be used ({error}); JAX_COMPILATION_CACHE_DIR=FOLDER names "
-      "another folder",
+      f"note: compiled programs are not kept: {folder} cannot be used ({error}); "
+      "JAX_COMPILATION_CACHE_DIR=FOLDER names another folder",
       file=sys.stderr,
     )
     return

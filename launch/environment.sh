@@ -34,27 +34,26 @@ fail_without_venv() { # PYTHON VERSION
   fail 2 "$1 (Python $2) has no module venv: install it (Debian, Ubuntu: apt install python$2-venv) or set PYTHON=PATH to another Python"
 }
 
-# Lists interpreters: those on PATH first, then pyenv's that are installed and not switched on.
-list_pythons() { # "VERSIONS"
-  local version
-  for version in $1; do type -aP "python$version" || true; done
-  type -aP python3 python || true
-  for version in $1; do ls -d "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version".*/bin/python 2>/dev/null || true; done
+# Lists interpreters that may be of this version: those on PATH, then pyenv's, active or not, the newest first.
+list_pythons() { # VERSION
+  type -aP "python$1" python3 python || true
+  printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1".*/bin/python | sort -rV
 }
 
-# Sets `python` to the first interpreter of these versions that works; fails, with status 1, where there is none.
+# Sets `python` to the first interpreter that works, version by version; fails, with status 1, where there is none.
 find_python() { # "VERSIONS"
   local candidate version
   python="" without_venv="" without_venv_version=""
-  while IFS= read -r candidate; do
-    version="$(version_of "$candidate")"
-    is_one_of "$version" "$1" || continue
-    if can_make_environments "$candidate"; then
-      python="$candidate"
-      return 0
-    fi
-    [[ -n "$without_venv" ]] || without_venv="$candidate" without_venv_version="$version"
-  done < <(list_pythons "$1")
+  for version in $1; do
+    while IFS= read -r candidate; do
+      [[ "$(version_of "$candidate")" == "$version" ]] || continue
+      if can_make_environments "$candidate"; then
+        python="$candidate"
+        return 0
+      fi
+      [[ -n "$without_venv" ]] || without_venv="$candidate" without_venv_version="$version"
+    done < <(list_pythons "$version")
+  done
   return 1
 }
 

@@ -2,23 +2,20 @@
 
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
 from tests import compilation
 
-# Where the programs of one session are kept, for tests, workers and processes that need the same ones. Nothing is
-# taken from an earlier session: what cannot be compiled any more would go unseen.
-COMPILED = Path(tempfile.gettempdir()) / f"fer_jax-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
-
-# Before jax is imported; the processes that tests start have the cache too.
+# Before jax is imported; the processes that tests start share the compiled programs too.
 os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation.FOLDER)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
 
+from fer_jax import xla
+
+xla.prepare()  # before the first device
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -47,4 +44,4 @@ def finished_run(tmp_path_factory, tiny_data):
 
 def pytest_unconfigure(config: pytest.Config) -> None:
   if not hasattr(config, "workerinput"):  # the one that outlives the workers
-    shutil.rmtree(COMPILED, ignore_errors=True)
+    shutil.rmtree(compilation.FOLDER, ignore_errors=True)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"])
-TOOLS = ("bash", "dirname", "find", "grep", "ls", "mkdir", "rm", "tail")  # all that the scripts call
+TOOLS = ("bash", "dirname", "find", "grep", "ls", "mkdir", "rm", "sort", "tail")  # all that the scripts call
 
 # Answers as a real Python would, except that `-m` is written down: venv makes a folder with this script in it, pip
 # fails where FAKE_PIP_STATUS says so, and a program is not run. FAKE_VERSION is another version than the real one.
@@ -24,6 +24,17 @@ case "$2" in
   pip) echo "pip says"; exit "${{FAKE_PIP_STATUS:-0}}" ;;
 esac
 """
+
+# Interpreters in the order of preference, with their versions; only those in bin/ are on PATH.
+PREFERENCE = (
+  ("bin/python3.13", "3.13"),
+  ("bin/python3", "3.13"),
+  ("home/.pyenv/versions/3.13.10/bin/python", "3.13"),
+  ("home/.pyenv/versions/3.13.2/bin/python", "3.13"),
+  ("home/.pyenv/versions/3.12.1/bin/python", "3.12"),
+  ("bin/python3.11", "3.11"),
+  ("bin/python", "3.11"),
+)
 
 
 class Machine:
@@ -51,6 +62,12 @@ class Machine:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+  def add_preference(self, index: int, *, has_venv: bool = True) -> Path:
+    """Adds the interpreter at this index of PREFERENCE."""
+    name, version = PREFERENCE[index]
+    settings = f"FAKE_VERSION={version} FAKE_NO_VENV={'' if has_venv else 1}"
+    return self.add(name, STAND_IN.replace("\n", f"\n{settings}\n", 1), self.bin.parent)
 
   def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -139,6 +156,32 @@ class TestWhichPython:
     python = machine.add("python", folder=machine.home / ".pyenv" / "versions" / f"{version}.1" / "bin")
     assert machine.run("test.sh").returncode == 0
     assert machine.log.read_text().startswith(f"{python} -m venv")
+
+  @pytest.mark.parametrize("better", ["absent", "without venv"])
+  @pytest.mark.parametrize("best", range(len(PREFERENCE)), ids=lambda index: PREFERENCE[index][0])
+  def test_the_newest_that_works_is_chosen(self, machine: Machine, best: int, better: str) -> None:
+    for index in range(0 if better == "without venv" else best, len(PREFERENCE)):
+      machine.add_preference(index, has_venv=index >= best)
+    assert machine.run("test.sh").returncode == 0
+    python = machine.bin.parent / PREFERENCE[best][0]
+    assert machine.log.read_text().startswith(f"{python} -m venv {machine.venv}\n")
+
+  def test_where_none_has_the_module_venv_the_newest_is_named(self, machine: Machine) -> None:
+    pyenv, _ = (machine.add_preference(index, has_venv=False) for index in (2, 5))
+    assert_one_line(machine.run("test.sh"), 2, f"{pyenv} (Python 3.13) has no module venv")
+
+  def test_the_variable_wins_over_a_newer_one(self, machine: Machine) -> None:
+    newer, older = (machine.add_preference(index) for index in (0, 5))
+    assert machine.run("test.sh", PYTHON=str(older)).returncode == 0
+    assert machine.log.read_text().startswith(f"{older} -m venv")
+    assert str(newer) not in machine.log.read_text()
+
+  def test_an_older_environment_is_kept(self, machine: Machine) -> None:
+    machine.add_preference(5)
+    assert machine.run("test.sh").returncode == 0
+    machine.add_preference(0)
+    assert machine.run("test.sh").returncode == 0
+    assert len(machine.calls("venv")) == len(machine.calls("pip")) == 1
 
 
 class TestInstall:

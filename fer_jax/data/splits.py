@@ -222,8 +222,8 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
     return np.arange(len(arrays), dtype=np.int32)
   if by == "groups":
     group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays)
-    groups = int(group.max(initial=-1)) + 1
-    nodes = groups + int(picture.max(initial=-1)) + 1
+    groups = int(np.max(group, initial=-1)) + 1
+    nodes = groups + int(np.max(picture, initial=-1)) + 1
     links = coo_array((np.ones(len(arrays), bool), (group, groups + picture)), shape=(nodes, nodes))
     joined = connected_components(links, directed=False)[1][group]
     return np.unique(joined, return_inverse=True)[1].astype(np.int32)
@@ -273,7 +273,7 @@ def _balance(counts: np.ndarray, share: np.ndarray, rng: np.random.Generator, fi
     for _ in range(_PASSES):
       if not _place(large[order], weight, share, part, held):
         break
-    cost = (held**2).sum(axis=1) @ (1 / share)
+    cost = float((held**2).sum(axis=1) @ (1 / share))
     if cost < best_cost - _TINY:
       best, best_cost, best_held = part, cost, held
   _place(single[_heavy_first(weight[single].sum(axis=1), rng)], weight, share, best, best_held)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.convolution import Conv
 
@@ -19,7 +20,7 @@ class ChannelAttention(nn.Module):
   """
 
   reduction: int = 16
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -41,7 +42,7 @@ class SpatialAttention(nn.Module):
   """
 
   kernel_size: int = 7
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -74,7 +75,7 @@ class MixedAttention(nn.Module):
 
   reduction: int = 16
   kernel_size: int = 7
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -91,5 +92,5 @@ class MixedAttention(nn.Module):
     return nn.relu(x * (1 + fuse(jnp.concatenate([channel, spatial], axis=-1))))
 
 
-def _linear(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+def _linear(features: int, dtype: DTypeLike, name: str) -> nn.Dense:
   return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.he_normal(), dtype=dtype, name=name)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 class AttentiveClassifier(nn.Module):
@@ -27,7 +28,7 @@ class AttentiveClassifier(nn.Module):
   cells: int = 1
   reduction: int = 8
   dropout: float = 0.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

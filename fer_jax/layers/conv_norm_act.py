@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.convolution import Conv
 
@@ -38,7 +39,7 @@ class ConvNormAct(nn.Module):
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   epsilon: float = 1e-5
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from fer_jax.layers.convolution import convolve
 
@@ -38,7 +39,7 @@ class ConvUnit(nn.Module):
   stride: int = 1
   activation: str = "relu"
   weighted_inputs: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -63,7 +64,7 @@ class ConvUnit(nn.Module):
     return _saturate(convolved, self.dtype)
 
 
-def _saturate(maps: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _saturate(maps: jax.Array, dtype: DTypeLike) -> jax.Array:
   """Casts, with the dtype's largest number in place of infinity where the dtype is float16."""
   if dtype != jnp.float16:
     return maps.astype(dtype)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 LEAST = 8  # channels between the two convolutions
 
@@ -26,7 +27,7 @@ class CoordinateAttention(nn.Module):
 
   reduction: int = 32
   activation: Callable[[jax.Array], jax.Array] = nn.hard_swish
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

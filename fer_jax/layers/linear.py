@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 class LinearUnit(nn.Module):
@@ -20,7 +21,7 @@ class LinearUnit(nn.Module):
   features: int
   activation: Callable[[jax.Array], jax.Array] = nn.relu
   dropout: float = 0.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -43,7 +44,7 @@ class LinearClassifier(nn.Module):
   num_classes: int
   dropout: float = 0.0
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, features: jax.Array, train: bool) -> jax.Array:

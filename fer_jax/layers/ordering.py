@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def depend_on(x: jax.Array, *earlier: jax.Array) -> jax.Array:
   """Returns x, in a way that makes XLA compute `earlier` first.
 
-  `jax.lax.optimization_barrier` says the same, but on CPUs XLA removes it before it merges equal operations and before it
-  orders them. This is a selection whose condition is always true, NaN or not, and which XLA cannot prove.
+  `jax.lax.optimization_barrier` says the same, but on CPUs XLA removes it before it merges equal operations and
+  before it orders them. This is a selection whose condition is always true, NaN or not, which XLA cannot prove.
 
   Args:
     x: Array of any shape and dtype.

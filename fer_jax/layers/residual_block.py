@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.squeeze_excite import SqueezeExcite
@@ -37,7 +38,7 @@ class ResidualBlock(nn.Module):
   squeeze_excite: bool = False
   shortcut: bool = True
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
@@ -30,7 +31,7 @@ class SeparableConv(nn.Module):
   padding: int | None = None
   activation: Callable[[jax.Array], jax.Array] | None = nn.relu
   epsilon: float = 1e-5
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

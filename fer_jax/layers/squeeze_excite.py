@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 class SqueezeExcite(nn.Module):
@@ -21,7 +22,7 @@ class SqueezeExcite(nn.Module):
 
   reduced: int
   gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.attention import MixedAttention
 from fer_jax.layers.conv_norm_act import ConvNormAct
@@ -48,7 +49,7 @@ class CABasicBlock(nn.Module):
   stride: int = 1
   kernel_sizes: tuple[int, ...] = (3, 3)
   reduction: int = 32
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

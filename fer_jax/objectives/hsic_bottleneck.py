@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fer_jax.losses import hsic
 from fer_jax.layers.ordering import depend_on
+from fer_jax.losses import hsic
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree

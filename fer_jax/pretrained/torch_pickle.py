@@ -18,7 +18,7 @@ import numpy as np
 from fer_jax.errors import UserError
 
 # PyTorch's names for arrays of numbers, and the numbers in them.
-STORAGES = {
+STORAGES: dict[str, np.dtype] = {
   "DoubleStorage": np.dtype(np.float64),
   "FloatStorage": np.dtype(np.float32),
   "HalfStorage": np.dtype(np.float16),

@@ -13,7 +13,7 @@ from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file
 
 # The format's names of numbers: https://github.com/huggingface/safetensors#format
-_SAFETENSORS = {
+_SAFETENSORS: dict[str, np.dtype] = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import COMPILED
+from tests import compilation
 
 CONFIG = Path(__file__).parent / "tiny.py"
 PATIENCE = 120  # seconds; a run takes ten when nothing else is on
@@ -36,7 +36,7 @@ class Launched:
       "JAX_PLATFORMS": "cpu",
       "FER_JAX_TEST_FAULT": fault,
       "JAX_NUM_CPU_DEVICES": str(devices),
-      "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
+      "JAX_COMPILATION_CACHE_DIR": str(compilation.FOLDER),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
     self.processes = [

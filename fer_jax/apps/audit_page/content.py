@@ -76,7 +76,7 @@ def _near_groups(duplicates: Duplicates, conflicts: np.ndarray) -> Record:
   return {
     "groups": int(several.sum()),
     "conflicting_groups": int(several[conflicts].sum()),
-    "largest_group": int(size.max()) if several.any() else 0,
+    "largest_group": int(np.max(size)) if several.any() else 0,
   }
 
 

@@ -74,7 +74,9 @@ def is_narrow(program: core.ClosedJaxpr) -> bool:
 
 def _compute(equation: core.JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
   primitive = equation.primitive
-  params = {name: jnp.dtype(jnp.float32) if _is_bfloat16(value) else value for name, value in equation.params.items()}
+  params: dict[str, Any] = {
+    name: jnp.dtype(jnp.float32) if _is_bfloat16(value) else value for name, value in equation.params.items()
+  }
   if primitive.name in _CALLS:
     return evaluate(params[_CALLS[primitive.name]], *inputs)
   rule = _RULES.get(primitive.name)

@@ -57,7 +57,7 @@ class Panel(QWidget):
 
   def show_face(self, class_names: Sequence[str], probability: np.ndarray | None, of: str) -> None:
     """Shows what a face expresses, probability [K], and which face it is; without a probability, that none is there."""
-    self.word.setText(_DASH if probability is None else class_names[int(probability.argmax())])
+    self.word.setText(_DASH if probability is None else class_names[int(probability.argmax(-1))])
     self.of.setText(of)
     self.bars.show_classes(class_names, probability)
 

@@ -120,7 +120,7 @@ class Bars(QWidget):
     """Draws the bars."""
     painter = QPainter(self)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    best = None if self._probability is None else int(self._probability.argmax())
+    best = None if self._probability is None else int(self._probability.argmax(-1))
     for k, name in enumerate(self._names):
       line = QRectF(0, k * _ROW, self.width(), _ROW - _BAR - 4)
       painter.setPen(QColor(self.colours.text if k == best else self.colours.muted))

@@ -40,14 +40,14 @@ class Copies:
       faces: as they were classified, uint8 [N, h, w, C].
     """
     found = [(row.box, row.probability) for row in rows if row.box is not None and row.probability is not None]
-    boxes, best = [box for box, _ in found], np.array([int(p.argmax()) for _, p in found], np.int32)
+    boxes, best = [box for box, _ in found], np.array([int(p.argmax(-1)) for _, p in found], np.int32)
     canvas = image
     if self._explainer is not None and found:
       canvas = in_channels(image, 3).copy()
       for box, map_ in zip(boxes, self._explainer.explain(faces, best, self._batch_size), strict=True):
         self._explain(canvas, image, box, map_)
     names = self._predictor.classifier.class_names
-    drawn = annotated(canvas, boxes, [f"{names[p.argmax()]} {p.max():.0%}" for _, p in found])
+    drawn = annotated(canvas, boxes, [f"{names[p.argmax(-1)]} {p.max():.0%}" for _, p in found])
     if source.rate is None:
       self._gallery.add_picture(source.file.name, drawn)
     else:

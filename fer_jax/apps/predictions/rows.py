@@ -70,7 +70,7 @@ class CsvFormat:
     box = ("",) * 5 if row.box is None else (*(f"{side:.1f}" for side in row.box[:4]), f"{row.box.score:.4f}")
     answer: Sequence[str] = ("",) * (1 + len(self._names))
     if row.probability is not None:
-      answer = (self._names[int(row.probability.argmax())], *(f"{p:.{_PLACES}f}" for p in row.probability))
+      answer = (self._names[int(row.probability.argmax(-1))], *(f"{p:.{_PLACES}f}" for p in row.probability))
     time = "" if row.time is None else f"{row.time:.3f}"
     place = (_text(row.frame), time, _text(row.face), _text(row.track))
     self._writer.writerow((row.file, *place, *box, *answer, row.status))
@@ -89,7 +89,7 @@ class JsonLinesFormat:
     """Writes a line."""
     label, probability = None, None
     if row.probability is not None:
-      label = self._names[int(row.probability.argmax())]
+      label = self._names[int(row.probability.argmax(-1))]
       probability = dict(zip(self._names, (round(float(p), _PLACES) for p in row.probability), strict=True))
     content: dict[str, Any] = {
       "file": row.file,

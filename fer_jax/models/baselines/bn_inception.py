@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
@@ -52,7 +53,7 @@ class InceptionModule(nn.Module):
   """Looks at a map at several scales side by side, and concatenates what each branch sees."""
 
   widths: Widths
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

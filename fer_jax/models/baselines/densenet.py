@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
@@ -21,7 +22,7 @@ BOTTLENECK = 4  # channels of the 1x1 convolution, in units of the growth
 class NormAct(nn.Module):
   """Concatenates, normalises over the (global) batch, rectifies."""
 
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -38,7 +39,7 @@ class NormActConv(nn.Module):
 
   features: int
   kernel_size: int = 1
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -61,7 +62,7 @@ class DenseLayer(nn.Module):
   """Makes `growth` new channels of all earlier maps of the block, through a bottleneck."""
 
   growth: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.convolution import Conv
@@ -22,7 +23,7 @@ class XceptionModule(nn.Module):
   """Adds two separable convolutions with 3x3 maxima to a 1x1 convolution, both at stride 2."""
 
   features: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -53,7 +54,7 @@ class ConvClassifier(nn.Module):
   """
 
   num_classes: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -113,7 +113,7 @@ def _check(label: str, pixels: str, usage: str) -> np.ndarray:
       values = np.fromstring(pixels, np.int64, sep=" ")
     except (ValueError, DeprecationWarning):
       values = np.empty(0, np.int64)
-  if values.size == _PIXELS and values.min() >= 0 and values.max() <= 255:
+  if values.size == _PIXELS and np.all((values >= 0) & (values <= 255)):
     return values.astype(np.uint8)
   words = pixels.split()
   for position, word in enumerate(words, 1):

@@ -177,7 +177,7 @@ def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
     upper_teeth=_ring(x * 0.95, upper, upper + teeth),
     lower_teeth=_ring(x * 0.9, lower - lower_teeth, lower),
     line=_curve(x, line),
-    gap=float((rise + drop).max()),
+    gap=float(np.max(rise + drop)),
     corners=(_curve(x, line)[0], _curve(x, line)[-1]),
   )
 

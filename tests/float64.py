@@ -1,0 +1,109 @@
+"""Evaluates a float32 program in float64, one operation at a time: a reference for what XLA makes of the whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+_NARROW, _WIDE = np.dtype(np.float32), np.dtype(np.float64)
+# Operations that carry a float32 computation of their own, which is made anew from the widened arguments.
+_SCATTERS = {"scatter-add": jax.lax.scatter_add, "scatter": jax.lax.scatter}
+
+
+def evaluate(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Returns what a function of float32 arrays computes, with every float32 number as a float64.
+
+  Each operation is a program of its own, so that nothing is fused, and loops run in Python. Integers, booleans and
+  random bits stay as they are: the same random numbers are drawn.
+
+  Args:
+    function: Pure function of arrays.
+    *arguments: Trees of arrays.
+
+  Returns:
+    Tree of NumPy arrays.
+  """
+  closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+  with jax.enable_x64(True):
+    results = _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+    return jax.tree.unflatten(jax.tree.structure(shapes), [np.asarray(each) for each in results])
+
+
+def _widen(x: Any) -> Any:
+  x = jnp.asarray(x)
+  return x.astype(_WIDE) if x.dtype == _NARROW else x
+
+
+def _run(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+  values = {}
+  for variables, given in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
+    values |= {variable: _widen(x) for variable, x in zip(variables, given, strict=True)}
+
+  def read(atom: Any) -> Any:
+    return _widen(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else values[atom]
+
+  for equation in jaxpr.eqns:
+    results = _apply(equation, [read(atom) for atom in equation.invars])
+    values |= {variable: _widen(x) for variable, x in zip(equation.outvars, results, strict=True)}
+  return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
+  name, parameters = equation.primitive.name, equation.params
+  match name:
+    case "cond":
+      branches = parameters["branches"]
+      branch = branches[min(max(int(inputs[0]), 0), len(branches) - 1)]
+      return _run(branch.jaxpr, branch.consts, inputs[1:])
+    case "platform_index":
+      return [next(i for i, names in enumerate(parameters["platforms"]) if names is None or "cpu" in names)]
+    case "scan":
+      return _scan(equation, inputs)
+    case "while":
+      return _while(inputs, **parameters)
+    case "bitcast_convert_type":  # of bits, which are those of float32
+      inputs = [x.astype(atom.aval.dtype) for x, atom in zip(inputs, equation.invars, strict=True)]
+      return [equation.primitive.bind(*inputs, **parameters)]
+    case "scatter" | "scatter-add":
+      options = {key: parameters[key] for key in ("indices_are_sorted", "unique_indices", "mode")}
+      return [_SCATTERS[name](*inputs, parameters["dimension_numbers"], **options)]
+  for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):  # jit, remat, custom derivatives and batching rules
+    if (inner := parameters.get(key)) is not None:
+      return _run(inner.jaxpr, inner.consts, inputs) if hasattr(inner, "jaxpr") else _run(inner, [], inputs)
+  widened = {key: _WIDE if _is_narrow(value) else value for key, value in parameters.items()}
+  results = equation.primitive.bind(*inputs, **widened)
+  return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _is_narrow(value: Any) -> bool:
+  return isinstance(value, (np.dtype, type)) and value in (_NARROW, np.float32)
+
+
+def _scan(equation: Any, inputs: list[Any]) -> list[Any]:
+  body, reverse = equation.params["jaxpr"], equation.params["reverse"]
+  # Versions of JAX name their counts differently; what is scanned over has an axis more outside than inside.
+  outside, inside = equation.outvars, body.jaxpr.outvars
+  carried = sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
+  whole = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.invars, body.jaxpr.invars, strict=True))
+  constants, carry, rows = inputs[: whole - carried], inputs[whole - carried : whole], inputs[whole:]
+  results = []
+  order = range(equation.params["length"])
+  for i in reversed(order) if reverse else order:
+    found = _run(body.jaxpr, body.consts, [*constants, *carry, *(x[i] for x in rows)])
+    carry = found[:carried]
+    results.append(found[carried:])
+  stacked = [jnp.stack(column) for column in zip(*(reversed(results) if reverse else results), strict=True)]
+  return [*carry, *stacked]
+
+
+def _while(
+  inputs: list[Any], *, cond_jaxpr: Any, cond_nconsts: int, body_jaxpr: Any, body_nconsts: int, **_: Any
+) -> list[Any]:
+  of_condition, rest = inputs[:cond_nconsts], inputs[cond_nconsts:]
+  of_body, carry = rest[:body_nconsts], rest[body_nconsts:]
+  while bool(_run(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*of_condition, *carry])[0]):
+    carry = _run(body_jaxpr.jaxpr, body_jaxpr.consts, [*of_body, *carry])
+  return carry

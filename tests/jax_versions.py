@@ -1,0 +1,128 @@
+"""Tries every JAX that the requirements' bounds admit on this machine's CPU: reproducers of faults, and float64 steps.
+
+  python -m tests.jax_versions --out=results/jax_versions.json
+
+Each version is installed into a folder of its own, beside the packages of the Python that runs this. A version that
+fails belongs in `fer_jax.xla.FAULTY` and among the requirements' exclusions.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fer_jax import provenance
+from fer_jax.apps.report_page.run_files import write_text
+from fer_jax.errors import Failure, run
+
+ROOT = Path(__file__).parent.parent
+LOWEST, BELOW = (0, 10), (0, 13)
+_SECONDS = 60  # a reproducer takes two, and in a faulty version may hang
+
+# Each ends with status 0 where the result is right, and 3 where it is wrong.
+REPRODUCERS = {
+  # A vmapped product of a matrix and a vector, then a sum, over more than 32,768 rows.
+  "jax#39103": """
+rows = 32_769
+x = jnp.zeros((rows, 3)).at[:, 0].set(jnp.arange(rows))
+norms = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(x)
+check(norms, np.arange(rows, dtype=np.float64) ** 2)
+""",
+  # A product of an array of rank 3 with one of rank 8, then a sum over one axis.
+  "jax#39257": """
+a, b = np.ones((10, 4, 6, 1, 1, 1, 1, 1), np.float32), np.ones((10, 4, 6, 9, 9, 9, 9, 9), np.float32)
+check(jax.jit(lambda a, b: jnp.log(jnp.sum(a * b, axis=2)))(a, b), np.log(6.0))
+""",
+  # A product of arrays of rank 7, one axis of length 1, then a sum over another axis.
+  "jax#40412": """
+a, b = np.random.default_rng(0).standard_normal((2, 3, 1, 2, 2, 8, 8, 8), np.float32)
+check(jax.jit(lambda a, b: jnp.sum(a * b, axis=3))(a, b), np.sum(np.float64(a) * b, axis=3))
+""",
+}
+_BEFORE = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from fer_jax import xla
+xla.FAULTY.clear()
+xla.prepare()
+def check(found, expected):
+  sys.exit(0 if np.allclose(found, expected, rtol=1e-5, atol=1e-5) else 3)
+"""
+_FLOAT64 = """
+import sys
+import pytest
+from fer_jax import xla
+xla.FAULTY.clear()
+sys.exit(pytest.main(["-q", "-m", "", "-p", "no:cacheprovider", "tests/float64_test.py"]))
+"""
+
+
+def main() -> None:
+  """Tries the versions, prints a line for each and writes the table's JSON."""
+  parser = argparse.ArgumentParser(prog="python -m tests.jax_versions", description=__doc__.splitlines()[0])
+  parser.add_argument("--versions", nargs="+", help="versions of jax (default: all that pip finds within the bounds)")
+  parser.add_argument("--out", type=Path, help="JSON file for the table in docs/reliability.md")
+  options = parser.parse_args()
+  rows = []
+  for version in options.versions or available():
+    rows.append(tried(version))
+    print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+  content = {
+    "what": "jax_versions",
+    "device": provenance.device(jax.local_devices()[:1]),
+    "versions": provenance.versions(),
+    "commit": provenance.commit(),
+    "seeds": [0],
+    "rows": rows,
+  }
+  if options.out:
+    write_text(options.out, json.dumps(content, indent=2) + "\n")
+
+
+def available() -> list[str]:
+  """Returns the versions of jax within the bounds that pip can install for this Python, the oldest first."""
+  listed = subprocess.run(
+    [sys.executable, "-m", "pip", "index", "versions", "jax"], capture_output=True, text=True, check=False
+  )
+  found = re.search(r"Available versions: (.*)", listed.stdout)
+  if found is None:
+    raise Failure(f"pip lists no versions of jax: {listed.stderr.strip().splitlines()[-1:]}; is there a network?")
+  numbered = {version: tuple(map(int, version.split("."))) for version in found[1].split(", ")}
+  return sorted((v for v, number in numbered.items() if LOWEST <= number < BELOW), key=lambda v: numbered[v])
+
+
+def tried(version: str) -> dict[str, Any]:
+  """Installs a version of jax and returns what each program did with it."""
+  with tempfile.TemporaryDirectory() as folder:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+    done = subprocess.run([*install, f"jax=={version}", f"jaxlib=={version}"], capture_output=True, check=False)
+    if done.returncode:
+      raise Failure(f"pip could not install jax {version}: {done.stderr.decode().strip()}")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    outcome = {name: _outcome(_BEFORE + program, environment, _SECONDS) for name, program in REPRODUCERS.items()}
+    return {"name": version, **outcome, "float64": _outcome(_FLOAT64, environment, None)}
+
+
+def _outcome(program: str, environment: dict[str, str], seconds: int | None) -> str:
+  """Runs a program; returns in a word how it ended."""
+  environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # a program of another version proves nothing
+  try:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds, check=False)
+  except subprocess.TimeoutExpired:
+    return "hangs"
+  if done.returncode < 0:
+    return "crashes"
+  return {0: "right", 3: "wrong"}.get(done.returncode, "fails")
+
+
+if __name__ == "__main__":
+  run(main)
