@@ -45,10 +45,18 @@ def _run(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) 
   def read(atom: Any) -> Any:
     return _widen(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else values[atom]
 
-  for equation in jaxpr.eqns:
+  last_use = {a: i for i, equation in enumerate(jaxpr.eqns) for a in _variables(equation.invars)}
+  kept = _variables(jaxpr.outvars)
+  for i, equation in enumerate(jaxpr.eqns):
     results = _apply(equation, [read(atom) for atom in equation.invars])
     values |= {variable: _widen(x) for variable, x in zip(equation.outvars, results, strict=True)}
+    for variable in {a for a in _variables(equation.invars) if last_use[a] == i} - kept:  # gigabytes otherwise
+      del values[variable]
   return [read(atom) for atom in jaxpr.outvars]
+
+
+def _variables(atoms: Sequence[Any]) -> set[core.Var]:
+  return {atom for atom in atoms if isinstance(atom, core.Var)}
 
 
 def _apply(equation: Any, inputs: list[Any]) -> list[Any]:

@@ -9,13 +9,13 @@ import jax
 
 from fer_jax import errors, provenance, xla
 from fer_jax.apps.benchmarks.benchmark import Benchmark
-from fer_jax.apps.benchmarks.bilinear import bilinear
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
 from fer_jax.apps.benchmarks.objectives import objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.prediction import prediction
+from fer_jax.apps.benchmarks.pytorch import pytorch
 from fer_jax.apps.benchmarks.replicas import replicas
 from fer_jax.apps.benchmarks.scaling import scaling
 from fer_jax.apps.benchmarks.strategies import strategies
@@ -24,12 +24,12 @@ from fer_jax.apps.benchmarks.table1 import table1
 from fer_jax.apps.report_page.run_files import write_text
 from fer_jax.errors import UserError
 
-# Each takes a config, FILE.py:VARIANT, and the number of rounds; `streaming` takes its own flags as well.
+# Each takes a config, FILE.py:VARIANT, and the number of rounds; some take flags of their own as well.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "objectives": objectives,
   "parts": parts,
   "table1": table1,
-  "bilinear": bilinear,
+  "torch": pytorch,
   "pipeline": pipeline_rates,
   "replicas": replicas,
   "strategies": strategies,
@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "streaming": streaming,
   "scaling": scaling,
 }
+FLAGS = {"examples": "streaming", "data_dir": "streaming", "image_size": "torch", "batch_size": "torch"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prog="python -m fer_jax.apps.bench",
     description="Measure a claim of the project; ratios come from one process. objectives: a step of the HSIC "
     "bottleneck against its back-propagated twin; parts: where the time of both goes; "
-    "table1: the dense network against known ones; bilinear: the bilinear network against the "
-    "same in PyTorch; pipeline: batches a second; replicas: folds as one program against runs in sequence; "
+    "table1: the dense network against known ones; torch: a training step and inference against PyTorch, for a "
+    "residual, bilinear or CA-ResNet network; pipeline: batches a second; "
+    "replicas: folds as one program against runs in sequence; "
     "strategies: a step of several trainings in turn, side by side, on all devices; "
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
     "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
@@ -65,13 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--data_dir", type=Path, help="streaming: the folder to write them to, where the next run finds them again"
   )
+  parser.add_argument("--image_size", type=int, help="torch: pixels of a side of an image (default: the config's)")
+  parser.add_argument("--batch_size", type=int, help="torch: images in a training step (default: the config's)")
   parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
   options = parser.parse_args(arguments)
-  if options.rounds < 1:
-    raise UserError(f"--rounds={options.rounds}: expected 1 or more")
-  its_own = {key: getattr(options, key) for key in ("examples", "data_dir") if getattr(options, key) is not None}
-  if its_own and options.what != "streaming":
-    raise UserError(f"--{next(iter(its_own))}: expected with --what=streaming alone")
+  for key in ("rounds", "image_size", "batch_size"):
+    if (number := getattr(options, key)) is not None and number < 1:
+      raise UserError(f"--{key}={number}: expected 1 or more")
+  its_own = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
+  for key in its_own:
+    if FLAGS[key] != options.what:
+      raise UserError(f"--{key}: expected with --what={FLAGS[key]} alone")
   xla.prepare()
   headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
   content = {

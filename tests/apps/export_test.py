@@ -1,6 +1,7 @@
 """Exported networks, run by onnxruntime and by a process that cannot import fer_jax, against the classifier itself."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -32,6 +33,10 @@ from fer_jax.models.network import Network
 from fer_jax.models.resnet import CifarResNet
 from fer_jax.models.two_channel import TwoChannel
 
+needs_onnx = pytest.mark.skipif(
+  importlib.util.find_spec("jax2onnx") is None or importlib.util.find_spec("onnxruntime") is None,
+  reason="jax2onnx and onnxruntime are not installed: pip install -e .[export], on Python 3.11",
+)
 NAMES = ("angry", "happy", "ärgerlich 'q'")
 NETWORKS = {
   "hsic": (HsicDense(blocks=2, convs=1, growth=4, stem=4, transition=4, pyramid=4, head_grid=3), (16, 16, 1)),
@@ -103,6 +108,7 @@ def in_another_process(folder, file, faces):
   return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@needs_onnx
 class TestOnnx:
   def test_it_agrees_with_the_classifier_for_any_number_of_faces(self, classifier, tmp_path):
     import onnxruntime
@@ -250,7 +256,7 @@ class Different(Classifier):
     return super().logits(faces) + np.array([self.origin["step"], 0, 0], np.float32)
 
 
-@pytest.mark.parametrize("write", [stablehlo.write, onnx.write])
+@pytest.mark.parametrize("write", [stablehlo.write, pytest.param(onnx.write, marks=needs_onnx)])
 @pytest.mark.parametrize("error", [0.01, np.nan])
 def test_a_file_that_differs_from_the_network_does_not_appear(write, error, tmp_path):
   classifier = linear(plain)
@@ -294,7 +300,7 @@ class TestProgram:
     with pytest.raises(UserError, match=str(tmp_path)):
       export.main([f"--checkpoint={tmp_path}", "--format=onnx", f"--out={tmp_path / 'faces.onnx'}"])
 
-  @pytest.mark.parametrize("write", [stablehlo.write, onnx.write])
+  @pytest.mark.parametrize("write", [stablehlo.write, pytest.param(onnx.write, marks=needs_onnx)])
   def test_a_place_that_cannot_be_written(self, write, tmp_path):
     (tmp_path / "file").touch()
     for path, reason in ((tmp_path, "folder"), (tmp_path / "file" / "faces", "file")):

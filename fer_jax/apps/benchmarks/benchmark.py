@@ -144,14 +144,24 @@ def compile_program(function: Callable[..., Any], arguments: tuple) -> Program:
   return Program(run, memory.temp_size_in_bytes)
 
 
-def time_by_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, float]:
-  """Returns the median seconds of each program; they take turns, so that a slow moment meets all."""
+def time_by_turns(programs: Mapping[str, Program], rounds: int, calls: int = 0) -> dict[str, float]:
+  """Returns the median seconds of each program; they take turns, so that a slow moment meets all.
+
+  Args:
+    programs: Programs by name.
+    rounds: Turns of each program.
+    calls: Timed runs in a turn, following one that is not timed and brings the parameters back into the cache; 0 for
+      turns of a single, timed run.
+  """
   seconds: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(rounds):
     for name, program in programs.items():
-      start = time.perf_counter()
-      program.run()
-      seconds[name].append(time.perf_counter() - start)
+      if calls:
+        program.run()
+      for _ in range(calls or 1):
+        start = time.perf_counter()
+        program.run()
+        seconds[name].append(time.perf_counter() - start)
   return {name: statistics.median(values) for name, values in seconds.items()}
 
 

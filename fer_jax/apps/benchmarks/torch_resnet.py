@@ -26,20 +26,20 @@ class Block(nn.Module):
     self.outputs = features * (EXPANSION if bottleneck else 1)
     self.bottleneck = bottleneck
     if bottleneck:
-      self.conv1 = _convolution(inputs, features, 1)
+      self.conv1 = convolution(inputs, features, 1)
       self.bn1 = nn.BatchNorm2d(features)
-      self.conv2 = _convolution(features, features, 3, stride)
+      self.conv2 = convolution(features, features, 3, stride)
       self.bn2 = nn.BatchNorm2d(features)
-      self.conv3 = _convolution(features, self.outputs, 1)
+      self.conv3 = convolution(features, self.outputs, 1)
       self.bn3 = nn.BatchNorm2d(self.outputs)
     else:
-      self.conv1 = _convolution(inputs, features, 3, stride)
+      self.conv1 = convolution(inputs, features, 3, stride)
       self.bn1 = nn.BatchNorm2d(features)
-      self.conv2 = _convolution(features, features, 3)
+      self.conv2 = convolution(features, features, 3)
       self.bn2 = nn.BatchNorm2d(features)
     self.downsample: nn.Module | None = None
     if stride != 1 or inputs != self.outputs:
-      self.downsample = nn.Sequential(_convolution(inputs, self.outputs, 1, stride), nn.BatchNorm2d(self.outputs))
+      self.downsample = nn.Sequential(convolution(inputs, self.outputs, 1, stride), nn.BatchNorm2d(self.outputs))
 
   def forward(self, x: Tensor) -> Tensor:
     """Maps [B, C, H, W] to [B, outputs, ceil(H / stride), ceil(W / stride)]."""
@@ -63,7 +63,7 @@ class Extractor(nn.Module):
   def __init__(self, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
     super().__init__()
     imagenet = stem == "imagenet"
-    self.conv1 = _convolution(channels, width, *((7, 2) if imagenet else (3, 1)))
+    self.conv1 = convolution(channels, width, *((7, 2) if imagenet else (3, 1)))
     self.bn1 = nn.BatchNorm2d(width)
     self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
     self.features = width
@@ -145,7 +145,7 @@ class BilinearResNet(nn.Module):
     return self.fc(x)
 
 
-def _convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
   """Returns a convolution padded alike on both sides, its kernel from He et al. 2015's normal distribution."""
   convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
   nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")

@@ -1,0 +1,214 @@
+"""A training step and inference against the same network in PyTorch."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fer_jax import provenance
+from fer_jax.apps.benchmarks.benchmark import (
+  CLASSES,
+  FER2013,
+  Benchmark,
+  Program,
+  Rig,
+  Row,
+  compile_program,
+  make_rig,
+  settings_of,
+  step_of,
+  time_by_turns,
+)
+from fer_jax.errors import UserError
+from fer_jax.models import MODELS, ModelSettings
+from fer_jax.models.bilinear import Bilinear
+from fer_jax.models.ca_resnet import CaResNet
+from fer_jax.models.network import Tree
+from fer_jax.models.resnet import ResNet
+from fer_jax.objectives.backprop import Backprop
+
+OURS = "ours"
+# PyTorch's networks by memory format; for each measurement, ours is compared with the faster one.
+THEIRS = {"PyTorch": False, "PyTorch, channels last": True}
+SUPPORTED = "resnet without squeeze_excite, bilinear or ca_resnet"
+BATCHES = (1, 128)  # of inference
+# In a channels-last 1x1 convolution with stride 2 of fewer channels, PyTorch 2.13 writes beyond its memory on a CPU.
+LEAST_WIDTH = 8
+CALLS = 10  # at batch 1, one after another in each turn
+
+
+class _Task(NamedTuple):
+  """What both libraries are given.
+
+  Attributes:
+    model: Settings of the network.
+    image_size: Height and width of an image in pixels.
+    batch_size: Images in a training step.
+    precision: "float32" or "bfloat16", in which both compute; parameters stay float32.
+  """
+
+  model: ModelSettings
+  image_size: int
+  batch_size: int
+  precision: str
+
+  def images(self, batch: int) -> np.ndarray:
+    """Returns random standardised images, float32 [batch, H, W, C]."""
+    shape = (batch, self.image_size, self.image_size, FER2013[3])
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+class _Side(NamedTuple):
+  """One library's programs.
+
+  Attributes:
+    parameters: Number of learned parameters.
+    training: A training step.
+    inference: Logits of a batch, by the batch's size.
+  """
+
+  parameters: int
+  training: Program
+  inference: dict[int, Program]
+
+
+def pytorch(config: str, rounds: int, *, image_size: int | None = None, batch_size: int | None = None) -> Benchmark:
+  """Times a training step and inference, here and in PyTorch, on the same network and device, by turns.
+
+  A training step is forward and backward pass, batch statistics and AdamW. Ours is the project's own, which also reads
+  its uint8 images by index, mirrors and standardises them. Inference maps float32 images to logits in evaluation mode.
+  PyTorch runs eagerly, with as many threads as there are cores, in `torch.inference_mode` where it does not train. Its
+  threads wait for each other by spinning: on a CPU, run nothing else meanwhile, or PyTorch takes many times as long.
+
+  Args:
+    config: Config of the network, FILE.py:VARIANT; also gives the precision.
+    rounds: Turns of each program: a training step, CALLS inferences at batch 1, an inference at batch 128.
+    image_size: Height and width of an image in pixels; by default the config's.
+    batch_size: Images in a training step; by default the config's.
+
+  Returns:
+    A row for each side, with medians; the ratios are over the faster memory format of PyTorch.
+
+  Raises:
+    UserError: PyTorch is not installed, or the config's network has no twin in it or is narrower than LEAST_WIDTH.
+  """
+  settings = settings_of(config)
+  _check(config, settings.model)
+  if importlib.util.find_spec("torch") is None:
+    raise UserError("PyTorch is not installed, and is what this benchmark compares with: pip install torch")
+  task = _Task(
+    settings.model,
+    image_size or settings.data.image_size or FER2013[1],
+    batch_size or settings.batch_size,
+    settings.precision,
+  )
+  sides = {OURS: _ours(task)} | {name: _theirs(task, channels_last) for name, channels_last in THEIRS.items()}
+  seconds = {"training": time_by_turns({name: side.training for name, side in sides.items()}, rounds)}
+  for batch in BATCHES:
+    programs = {name: side.inference[batch] for name, side in sides.items()}
+    seconds[f"inference_{batch}"] = time_by_turns(programs, rounds, CALLS if batch == 1 else 0)
+  return Benchmark(OURS, [_row(name, task, side, seconds) for name, side in sides.items()])
+
+
+def _check(config: str, model: ModelSettings) -> None:
+  """Raises UserError unless the network has a twin in PyTorch that PyTorch can run."""
+  gated = isinstance(model, ResNet) and model.squeeze_excite
+  if gated or not isinstance(model, ResNet | Bilinear | CaResNet):
+    found = next(name for name, kind in MODELS.items() if isinstance(model, kind)) + gated * " with squeeze_excite"
+    raise UserError(f"--config={config}: expected a network that has a twin in PyTorch ({SUPPORTED}), found {found}")
+  if model.width < LEAST_WIDTH:
+    raise UserError(
+      f"--config={config}: model.width={model.width}: expected {LEAST_WIDTH} or more, as PyTorch 2.13 corrupts its "
+      "memory in narrower networks"
+    )
+
+
+def _row(name: str, task: _Task, side: _Side, seconds: dict[str, dict[str, float]]) -> Row:
+  ratios = {key: taken[name] / min(taken[other] for other in THEIRS) for key, taken in seconds.items()}
+  return {
+    "name": name,
+    "image_size": task.image_size,
+    "batch_size": task.batch_size,
+    "parameters": side.parameters,
+    "seconds_a_step": seconds["training"][name],
+    "images_per_second": task.batch_size / seconds["training"][name],
+    **{f"{key}_ms": 1000 * taken[name] for key, taken in seconds.items() if key != "training"},
+    **{f"{key}_ratio": ratio for key, ratio in ratios.items()},
+  }
+
+
+def _ours(task: _Task) -> _Side:
+  rig = make_rig(task.model, task.batch_size, task.precision, task.image_size)
+  objective = Backprop().build(rig.network, frozenset(rig.network.layers), None)
+  training = compile_program(step_of(objective), rig.arguments)
+  return _Side(rig.parameters, training, {batch: _our_inference(rig, task.images(batch)) for batch in BATCHES})
+
+
+def _our_inference(rig: Rig, image: np.ndarray) -> Program:
+  def logits(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
+    return rig.network.apply(params, stats, image)[0].logits
+
+  return compile_program(logits, (rig.state.params, rig.state.stats, jax.device_put(image)))
+
+
+def _theirs(task: _Task, channels_last: bool) -> _Side:
+  import torch
+
+  torch.set_num_threads(provenance.cores())
+  device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+
+  def images(batch: int) -> Any:
+    # With one channel, `Tensor.to` would keep the strides, and these decide how the first convolution computes.
+    image = torch.empty((batch, FER2013[3], *2 * (task.image_size,)), device=device, memory_format=layout)
+    return image.copy_(torch.from_numpy(task.images(batch)).permute(0, 3, 1, 2))
+
+  def logits(network: Any, image: Any) -> Any:
+    with torch.autocast(device, torch.bfloat16, enabled=task.precision == "bfloat16"):
+      return network(image)
+
+  def program(run: Callable[..., Any], *arguments: Any) -> Program:
+    def run_and_wait() -> None:
+      run(*arguments)
+      if device == "cuda":
+        torch.cuda.synchronize()
+
+    run_and_wait()
+    return Program(run_and_wait, 0)
+
+  # One network for each mode: `train` and `eval` visit every module, which takes time.
+  trained, evaluated = (_twin(task.model).to(device=device, memory_format=layout) for _ in range(2))
+  evaluated.eval()
+  # In one kernel: the fastest of PyTorch's implementations.
+  optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
+  label = torch.randint(CLASSES, (task.batch_size,), device=device)
+
+  def step(image: Any) -> None:
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(logits(trained, image).float(), label).backward()
+    optimizer.step()
+
+  infer = torch.inference_mode()(logits)
+  return _Side(
+    sum(parameter.numel() for parameter in evaluated.parameters()),
+    program(step, images(task.batch_size)),
+    {batch: program(infer, evaluated, images(batch)) for batch in BATCHES},
+  )
+
+
+def _twin(model: ModelSettings) -> Any:
+  """Returns PyTorch's network of the same layers, with random parameters, in training mode."""
+  from fer_jax.apps.benchmarks import torch_ca_resnet, torch_resnet
+
+  channels = FER2013[3]
+  match model:
+    case CaResNet():
+      return torch_ca_resnet.ca_resnet(CLASSES, model, channels)
+    case Bilinear():
+      shape: dict[str, Any] = {"depth": model.depth, "width": model.width, "stem": model.stem}
+      return torch_resnet.BilinearResNet(CLASSES, shared=model.shared, channels=channels, **shape)
+    case ResNet():
+      return torch_resnet.ResNet(CLASSES, model.depth, model.width, model.stem, channels)
+  raise AssertionError(model)
