@@ -5,7 +5,6 @@ import functools
 import math
 import signal
 import statistics
-import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -42,7 +41,7 @@ class Member:
     self.replica, self.folder, self.log, self.checkpoints = replica, folder, log, checkpoints
     self.iterator = pipeline.training_iterator(rig.batches(replica))
     self.clock = Clock()
-    self.stopped = "finished"
+    self.stopped = "finished"  # or why it took fewer steps than the config asks for
     self.held: TrainState | None = None  # the state that it stopped with, while the others go on
 
   @property
@@ -73,15 +72,21 @@ class Lockstep:
     watch: their common clock.
     console: for what is said.
     signals: that may ask to stop.
-    budget: seconds for all of it, 0 for none.
+    deadlines: Seconds on the clock at which each phase ends at the latest; empty without a time budget.
   """
 
   def __init__(
-    self, rig: Rig, members: Sequence[Member], watch: Stopwatch, console: Console, signals: Signals, budget: float
+    self,
+    rig: Rig,
+    members: Sequence[Member],
+    watch: Stopwatch,
+    console: Console,
+    signals: Signals,
+    deadlines: Sequence[float] = (),
   ):
     self.rig, self.members, self.watch, self.console = rig, tuple(members), watch, console
     self.settings, self.placement, self.phases = rig.settings, rig.placement, rig.phases
-    self._signals, self._budget, self._eval_seconds = signals, budget, 0.0
+    self._signals, self._deadlines = signals, deadlines
     self._pending: tuple[Sequence[Member], int, float, Any] | None = None  # a step that is not logged yet
     self.state = self._restore()
 
@@ -196,19 +201,11 @@ class Lockstep:
       self._event(member, f"phase {phase.name}: early stopping")
 
   def _progress(self, phase: Phase, clock: Clock) -> float:
-    """Returns how much of a phase is behind: by steps, or by the clock where a budget is the tighter."""
+    """Returns the share of a phase that is over: by steps, or by the clock where its deadline is the tighter."""
     by_steps = clock.phase_step / phase.steps
-    if not self._budget or not clock.phase_step:  # a phase takes one step at least
+    if not self._deadlines or not clock.phase_step:  # a phase takes one step at least
       return by_steps
-    arrays = self.members[0].replica.arrays
-    rows = [len(arrays.rows(split)) for split in ("validation", "test")]
-    # What comes after training: validation once more, both splits in all views, the files, the report.
-    evaluated = rows[0] + PROTOCOLS[self.settings.views] * sum(rows)
-    reserve = 15 + 1.3 * (self._eval_seconds or 20) * evaluated / max(rows[0], 1)
-    planned = [each.steps for each in self.phases]
-    share = sum(planned[: clock.phase + 1]) / sum(planned)
-    end = max(self._budget - reserve, 0.5 * self._budget) * share
-    begin = clock.phase_seconds
+    begin, end = clock.phase_seconds, self._deadlines[clock.phase]
     by_clock = (self.watch.seconds - begin) / max(end - begin, 1e-3)
     return processes.agreed(max(by_steps, by_clock))  # clocks differ, and all processes have to take the same step
 
@@ -217,9 +214,7 @@ class Lockstep:
     reached = self.phases[: those[0].clock.phase + 1]
     if not any(self.rig.network.classifier in each.trainable for each in reached):
       return {}
-    start = time.monotonic()
     everyone = self._evaluate("validation", self.state.variables)
-    self._eval_seconds = time.monotonic() - start
     found = {member: each for member, each in zip(self.members, everyone, strict=True) if member in those}
     for member, evaluation in found.items():
       if not math.isfinite(evaluation.loss):
@@ -379,6 +374,8 @@ class Lockstep:
 
   def _begin(self) -> Any:
     """Returns the state of step 0."""
+    for member in self.members:  # what was prepared and compiled before counts for no phase
+      member.clock.phase_seconds = self.watch.seconds
     if (loaded := self.rig.beginning.loaded) is not None:
       for member in self.members:
         self._event(member, str(loaded.report))

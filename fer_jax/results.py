@@ -196,6 +196,21 @@ def pool_predictions(folders: Sequence[Workdir], into: Workdir) -> None:
   )
 
 
+def unequal_steps(runs: Sequence[Mapping[str, Any]], planned: int) -> str:
+  """Returns the note that a time budget gave runs different numbers of steps, and why; "" where it did not.
+
+  Args:
+    runs: Entries of the runs, as `together` makes them.
+    planned: Number of steps planned for each; 0 where the clock alone decided.
+  """
+  if len({run["steps"] for run in runs}) == 1 or all(run["stopped"] != "time budget" for run in runs):
+    return ""
+  taken = ", ".join(f"{run['name']} {run['steps']} ({run['stopped']})" for run in runs)
+  late = any(run["stopped"] == "time budget" and run["steps"] < planned for run in runs)
+  why = f"; {planned} were planned, but steps became slower than when they were timed, and the clock ended runs" * late
+  return f"the runs took different numbers of steps: {taken}{why}"
+
+
 def _run(name: str, result: Mapping[str, Any]) -> Result:
   return {
     "name": name,

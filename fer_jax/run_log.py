@@ -56,6 +56,11 @@ class Stopwatch:
     """Seconds of this process by what they were spent on; `compile` is also part of the others."""
     return {**self._times, "compile": _compile_seconds - self._compile_before}
 
+  def include(self, other: "Stopwatch") -> None:
+    """Adds what another stopwatch, started after this one, has timed; its compilation is counted here already."""
+    for what, seconds in other._times.items():
+      self._times[what] += seconds
+
   @contextlib.contextmanager
   def timing(self, what: str) -> Iterator[None]:
     """Adds the time spent inside to one of `times`."""

@@ -1,9 +1,11 @@
 """A whole run: data, trainings, evaluation, checkpoints, results; the order of operations and the side effects."""
 
 import contextlib
+import copy
+import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from fer_jax.errors import UserError
 from fer_jax.initialization import initialize
 from fer_jax.interruption import Signals
 from fer_jax.lockstep import Lockstep, Member
+from fer_jax.pace import Pace, final_evaluations
 from fer_jax.parallel import Devices, Placement, Replicas, all_devices
+from fer_jax.phases import Phase
 from fer_jax.replicas import Choice, Replica
 from fer_jax.rig import Rig, Trial
 from fer_jax.run_log import Console, RunLog, Stopwatch
@@ -27,6 +31,7 @@ from fer_jax.workdir import Workdir
 
 REPLICAS = "replicas"  # folder of the trainings of a run that is several
 _CHOICE = "choice.json"
+_BUDGET = "budget.json"  # the steps that each of them takes in a time budget
 
 
 def train_and_evaluate(
@@ -113,7 +118,8 @@ class _Run:
     axis_name = data_parallel.axis_name if len(plan.replicas) == 1 else None
     network = settings.model.build(arrays.num_classes, jnp.dtype(settings.precision), axis_name)
     self.beginning = initialize(settings, network, arrays.image.shape[1:])
-    phases.plan(settings, network, data_parallel, plan.epoch_rows)  # raises what is wrong with a phase
+    # Raises what is wrong with a phase.
+    self.steps = [phase.steps for phase in phases.plan(settings, network, data_parallel, plan.epoch_rows)]
     # At the start: a checkout may move on.
     self.origin = {
       "config": source,
@@ -128,8 +134,10 @@ class _Run:
     watch = Stopwatch(time.monotonic() - started)
     with watch.timing("prepare"):
       rig = self._rig(Devices(self.devices))
+      pace = self._measure(rig, self.plan.replicas, watch)
     console = Console(silent=not self.folder.writes)
-    (result,) = self._train(rig, self.plan.replicas, [self.folder], watch, console, signals, self._budget())
+    deadlines = pace.deadlines(self.steps, self._left(watch), begin=watch.seconds) if pace else ()
+    (result,) = self._train(rig, self.plan.replicas, [self.folder], watch, console, signals, deadlines)
     return result
 
   def together(self, signals: Signals, started: float) -> dict[str, Any]:
@@ -138,24 +146,22 @@ class _Run:
     places = {each.name: Workdir(self.folder.path / REPLICAS / each.name) for each in self.plan.replicas}
     with contextlib.ExitStack() as stack, RunLog(self.folder.path, watch) as log:
       folders = {name: stack.enter_context(place) for name, place in places.items()}
+
+      def say(text: str) -> None:
+        log.event(0, text)
+        console.say(text)
+
       with watch.timing("prepare"):
         choice, rig = self._choose()
-      text = f"{len(self.plan.replicas)} trainings, {choice.together} at a time ({choice.strategy}: {choice.reason})"
-      log.event(0, text)
-      console.say(text)
-      groups = replicas.waves(self.plan.replicas, choice.together)
-      for number, group in enumerate(groups):
-        if all(folders[each.name].result is not None for each in group):
-          continue
-        its_watch = Stopwatch(watch.seconds if number == 0 else 0.0)
-        console.say(f"{', '.join(each.name.replace('_', ' ') for each in group)}  ({number + 1} of {len(groups)})")
-        for each in group:
-          self._claim(each, folders[each.name])
-        budget = self._budget(spent=watch.seconds if number else 0.0, left=len(groups) - number)
-        self._train(rig, group, [folders[each.name] for each in group], its_watch, console, signals, budget)
-    result = results.together(list(folders), [each.result or {} for each in folders.values()])
+      say(f"{len(self.plan.replicas)} trainings, {choice.together} at a time ({choice.strategy}: {choice.reason})")
+      waves = replicas.waves(self.plan.replicas, choice.together)
+      prepared = self._in_waves(rig, waves, folders, watch, console, signals, say)
+      result = results.together(list(folders), [each.result or {} for each in folders.values()])
+      planned = self._planned() or {"steps": [], "note": ""}
+      if unequal := results.unequal_steps(result["runs"], sum(planned["steps"])):
+        say(unequal)
     results.pool_predictions(list(folders.values()), self.folder)
-    seconds = sum(_seconds(each, folders) for each in groups)
+    seconds = prepared + sum(_seconds(each, folders) for each in waves)
     folds = self.plan.folds
     result |= {
       "seconds": seconds,
@@ -164,13 +170,44 @@ class _Run:
       "folds": None if folds is None else {"by": folds.by, "count": folds.count, "seed": folds.seed},
       **self.origin,
     }
-    result["notes"] = [*result["notes"], *(folds.notes if folds is not None else ())]
+    notes = [*(folds.notes if folds is not None else ()), planned["note"], unequal]
+    result["notes"] = [*result["notes"], *filter(None, notes)]
     self.folder.write_json("result.json", result)
     console.say(
       f"{len(folders)} trainings: mean accuracy {result['mean']:.4f}, standard deviation "
       f"{statistics.stdev(each['accuracy'] for each in result['runs']):.4f}"
     )
     return result
+
+  def _in_waves(
+    self,
+    rig: Rig,
+    waves: Sequence[Sequence[Replica]],
+    folders: Mapping[str, Workdir],
+    watch: Stopwatch,
+    console: Console,
+    signals: Signals,
+    say: Callable[[str], None],
+  ) -> float:
+    """Trains the waves that are not finished, one after the other; returns the seconds until the first began."""
+    left = [wave for wave in waves if any(folders[each.name].result is None for each in wave)]
+    with watch.timing("prepare"):
+      pace = self._measure(rig, left[0], watch) if left else None
+    several = len(waves) > 1
+    if pace and several:
+      rig = _with_phases(rig, self._fit(rig.phases, pace, len(waves), watch, say))
+    prepared, steps = watch.seconds, [phase.steps for phase in rig.phases]
+    for number, wave in enumerate(left):
+      names = ", ".join(each.name.replace("_", " ") for each in wave)
+      console.say(f"{names}  ({len(waves) - len(left) + number + 1} of {len(waves)})")
+      for each in wave:
+        self._claim(each, folders[each.name])
+      waiting = len(left) - number if several else 0
+      deadlines = pace.deadlines(steps, self._left(watch), waiting) if pace else ()
+      its_watch = Stopwatch()
+      self._train(rig, wave, [folders[each.name] for each in wave], its_watch, console, signals, deadlines)
+      watch.include(its_watch)
+    return prepared
 
   def _train(
     self,
@@ -180,7 +217,7 @@ class _Run:
     watch: Stopwatch,
     console: Console,
     signals: Signals,
-    budget: float,
+    deadlines: Sequence[float],
   ) -> list[dict[str, Any]]:
     """Takes trainings from their first step to their results, side by side."""
     with contextlib.ExitStack() as stack:
@@ -190,7 +227,9 @@ class _Run:
         checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints"))
         members.append(Member(each, folder, log, checkpoints, rig))
         stack.callback(members[-1].iterator.close)
-      run = Lockstep(rig, members, watch, console, signals, budget)
+        if [phase.steps for phase in rig.phases] != self.steps:
+          members[-1].stopped = "time budget"
+      run = Lockstep(rig, members, watch, console, signals, deadlines)
       run.train()
       found = []
       for number, (member, tested) in enumerate(zip(members, run.test(), strict=True)):
@@ -239,11 +278,52 @@ class _Run:
     device, data = provenance.device(self.devices), replica.arrays.fingerprint
     folder.claim(config, self.source, [*self.overrides, *own], device, data)
 
-  def _budget(self, spent: float = 0.0, left: int = 1) -> float:
-    """Returns the seconds that trainings which begin now may take, 0 for any number."""
+  def _left(self, watch: Stopwatch) -> float:
+    """Returns the seconds that are left of the time budget."""
+    return max(60 * self.settings.budget_minutes - watch.seconds, 1.0)
+
+  def _measure(self, rig: Rig, group: Sequence[Replica], watch: Stopwatch) -> Pace | None:
+    """Compiles what runs side by side do and times it, on states that nothing is kept of; None without a budget.
+
+    So that compilation is over when the first run begins: it counts for no run and no phase.
+    """
     if not self.settings.budget_minutes:
-      return 0.0
-    return max(60 * self.settings.budget_minutes - spent, 1.0) / left
+      return None
+    step = tuple(Trial(_with_phases(rig, [phase]), group).seconds() for phase in rig.phases)
+    variables = rig.begin(group).variables
+    before = watch.seconds - watch.times["compile"]
+    rig.evaluate(variables, group, "validation")
+    evaluation = watch.seconds - watch.times["compile"] - before
+    final = final_evaluations(self.settings, self.plan.replicas)
+    return Pace(self.settings, self.plan.epoch_rows, step, evaluation, final)
+
+  def _fit(
+    self, planned: Sequence[Phase], pace: Pace, waves: int, watch: Stopwatch, say: Callable[[str], None]
+  ) -> list[Phase]:
+    """Returns the phases with the steps that the time budget has room for: the same in all waves, also when resumed."""
+    found = self._planned()
+    if found is None:
+      minutes, runs, whole = self.settings.budget_minutes, len(self.plan.replicas), sum(self.steps)
+      steps, fits = pace.fitting(self.steps, self._left(watch), waves)
+      fit = f"all {whole} steps fit" if list(steps) == self.steps else f"{sum(steps)} of {whole} steps fit"
+      text = f"time budget: {fit} for each of {runs} runs; preparation and compilation took {watch.seconds:.0f} s"
+      if not fits:
+        text = f"config.budget_minutes={minutes:g} is too short for {runs} runs: each takes one step of each phase"
+      say(text)
+      found = {"steps": steps, "note": "" if fits else text}
+      Workdir(self.folder.path / REPLICAS).write_json(_BUDGET, found)
+    return [dataclasses.replace(phase, steps=n) for phase, n in zip(planned, found["steps"], strict=True)]
+
+  def _planned(self) -> dict[str, Any] | None:
+    """Returns what `_fit` has decided before, in this process or another; None where it has not."""
+    return Workdir(self.folder.path / REPLICAS).read_json(_BUDGET)
+
+
+def _with_phases(rig: Rig, phases: Sequence[Phase]) -> Rig:
+  """Returns a rig of the same programs and data with other phases."""
+  found = copy.copy(rig)
+  found.phases = tuple(phases)
+  return found
 
 
 def _seconds(group: Sequence[Replica], folders: dict[str, Workdir]) -> float:

@@ -49,6 +49,7 @@ FLOORS = {
   "fer_jax.interruption": ("processes",),
   "fer_jax.initialization": ("errors", "models.network", "pretrained", "settings", "xla"),
   "fer_jax.replicas": ("errors", "data", "parallel", "settings"),
+  "fer_jax.pace": ("data", "replicas", "settings"),
   "fer_jax.rig": ("data", "evaluate", "initialization", "parallel", "phases", "replicas", "settings", "step"),
   "fer_jax.lockstep": (
     *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "processes", "replicas", "rig"),
@@ -56,7 +57,7 @@ FLOORS = {
   ),
   "fer_jax.results": ("data", "evaluate", "intervals", "lockstep", "provenance", "settings", "workdir"),
   "fer_jax.train": (
-    *("errors", "config", "checkpoint", "initialization", "interruption", "lockstep", "parallel", "phases"),
+    *("errors", "config", "checkpoint", "initialization", "interruption", "lockstep", "pace", "parallel", "phases"),
     *("processes", "provenance", "replicas", "results", "rig", "run_log", "settings", "workdir", "xla"),
   ),
   "fer_jax.apps": (

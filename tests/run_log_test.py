@@ -123,6 +123,14 @@ class TestStopwatch:
         clock.sleep(2)
     assert (watch.times["train"], watch.times["evaluate"]) == (3.0, 2.0)
 
+  def test_what_another_has_timed_can_be_added(self, clock):
+    watch, other = Stopwatch(), Stopwatch()
+    for timed, seconds in ((watch, 3), (other, 2)):
+      with timed.timing("train"):
+        clock.sleep(seconds)
+    watch.include(other)
+    assert watch.times == {"prepare": 0.0, "train": 5.0, "evaluate": 0.0, "compile": 0.0}
+
   def test_compile_time_is_this_run_s_alone(self):
     jax.jit(lambda x: x + 1)(jnp.zeros(3)).block_until_ready()
     watch = Stopwatch()
