@@ -22,6 +22,7 @@ FAULTY = {
 # sums, in which it is the faster: without them a step of the separable network takes 1.5 times as long.
 _FUSION_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _FUSIONS = "-individual_convolution"
+_LEVEL_FLAG = "xla_backend_optimization_level"
 _CACHE_BYTES = 2 * 1024**3  # for one type of CPU; the programs that were used least recently are dropped
 _SHORTEST_COMPILATION = 0.0  # seconds: a start has dozens of programs of 40 ms each
 
@@ -51,9 +52,12 @@ def quick_compilation() -> dict[str, int] | None:
   """Returns compiler options for a program that runs once, such as one that draws parameters; None for the defaults.
 
   On a CPU, LLVM's lowest level of optimisation takes a fifth of the time to compile the random numbers of a network,
-  and draws the same ones, bit for bit. (Without any optimisation they differ in the last bits.)
+  and draws the same ones, bit for bit. (Without any optimisation they differ in the last bits.) A level that the user
+  has set in `XLA_FLAGS` stays.
   """
-  return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+  if jax.default_backend() != "cpu" or _LEVEL_FLAG in os.environ.get("XLA_FLAGS", ""):
+    return None
+  return {_LEVEL_FLAG: 1}
 
 
 def _cache_programs(folder: Path) -> None:

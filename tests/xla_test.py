@@ -106,7 +106,9 @@ def test_the_requirements_exclude_the_versions_that_are_refused():
     assert all(f"!={version}," in requirement for requirement in requirements for version in xla.FAULTY), file
 
 
-def test_quick_compilation_draws_the_same_parameters():
+def test_quick_compilation_draws_the_same_parameters(monkeypatch):
+  assert xla.quick_compilation() is None, "the suite's own level of optimisation stays"
+  monkeypatch.setenv("XLA_FLAGS", "")
   network = parse(load_config("configs/resnet.py:demo")).model.build(7, jnp.float32, None)
   arguments = jax.random.key(3), jnp.zeros((1, 16, 16, 1))
   usual = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}

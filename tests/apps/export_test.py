@@ -285,7 +285,7 @@ def test_a_difference_is_found_on_whatever_kind_of_face_it_shows(kind):
 
 
 class TestProgram:
-  @pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+  @pytest.mark.parametrize("form", ["stablehlo", pytest.param("onnx", marks=needs_onnx)])
   def test_it_writes_the_file_and_says_so(self, form, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classifiers, "load", {tmp_path / "run": linear(plain)}.get)
     out = tmp_path / "faces.file"
