@@ -24,7 +24,6 @@ _FUSION_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _FUSIONS = "-individual_convolution"
 _LEVEL_FLAG = "xla_backend_optimization_level"
 _CACHE_BYTES = 2 * 1024**3  # for one type of CPU; the programs that were used least recently are dropped
-_SHORTEST_COMPILATION = 0.0  # seconds: a start has dozens of programs of 40 ms each
 
 
 def prepare() -> None:
@@ -51,9 +50,9 @@ def prepare() -> None:
 def quick_compilation() -> dict[str, int] | None:
   """Returns compiler options for a program that runs once, such as one that draws parameters; None for the defaults.
 
-  On a CPU, LLVM's lowest level of optimisation takes a fifth of the time to compile the random numbers of a network,
-  and draws the same ones, bit for bit. (Without any optimisation they differ in the last bits.) A level that the user
-  has set in `XLA_FLAGS` stays.
+  On a CPU, LLVM's lowest level of optimisation takes a fifth to two fifths of the time to compile the random numbers of
+  a network, and draws the same ones, bit for bit. (Without any optimisation they differ in the last bits.) A level
+  that the user has set in `XLA_FLAGS` stays.
   """
   if jax.default_backend() != "cpu" or _LEVEL_FLAG in os.environ.get("XLA_FLAGS", ""):
     return None
@@ -79,7 +78,8 @@ def _cache_programs(folder: Path) -> None:
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_COMPILATION)
+  # All of them: besides the steps, a start has dozens of programs that compile in 40 ms each.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _cpu_type() -> str:

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import os, sys
 from fer_jax import xla
-xla._SHORTEST_COMPILATION = 0
 xla.prepare()
 import jax, jax.numpy as jnp
 hits = []

@@ -194,7 +194,9 @@ class _LocalWalk:
     gradients = self.pull_back(cotangents)
     # Later layers' parameters depend on these gradients: else all forward passes go first and keep every activation
     # alive. One group may run ahead: a device with several cores has work for them then, and the memory is hardly more.
-    self.awaited, self.newest = self.newest, [max(jax.tree.leaves(of), key=jnp.size) for of in gradients.values()]
+    # The largest gradient of a layer, its kernel's, is enough: computing it needs all that the layer keeps.
+    leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
+    self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
     for i, layer in enumerate(self.waiting):
       self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
