@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fer_jax import pretrained, xla
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
+from fer_jax.programs import KeptProgram
 from fer_jax.settings import Settings
 
 
@@ -37,46 +39,40 @@ class Initialization:
     return {**params, **self.loaded.params}, {**stats, **self.loaded.stats}
 
 
-def initialize(settings: Settings, network: Network, image_shape: tuple[int, ...]) -> Initialization:
-  """Finds out what a run begins with, and that it fits the network.
+def initialize(
+  settings: Settings, image_shape: tuple[int, ...], num_classes: int, axis_name: str | None = None
+) -> Initialization:
+  """Builds the network and finds out what a run begins with, and that it fits the network.
 
   Args:
     settings: of the run.
-    network: that will learn.
     image_shape: [H, W, C] of the data.
+    num_classes: of the data.
+    axis_name: mapped axis of devices that batches are normalised over; None on one device.
 
   Raises:
     UserError: the images are too small for the network, or `config.pretrained` names nothing that fits it.
   """
-  init = jax.jit(network.init, compiler_options=xla.quick_compilation())
-  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  network = settings.model.build(num_classes, jnp.dtype(settings.precision), axis_name)
+  objectives = [settings.phases[phase].objective for phase in settings.schedule]
+
+  def begin(seed: jax.Array) -> tuple[Tree, Tree]:
+    image = jnp.zeros((1, *image_shape), jnp.float32)
+    params, stats = network.init(jax.random.key(seed), image)
+    outputs, _ = jax.eval_shape(network.apply, params, stats, image)
+    for objective in objectives:
+      stats |= objective.statistics(outputs.features.shape[-1], num_classes)
+    return params, stats
+
+  identity = f"parameters {(settings.model, settings.precision, image_shape, num_classes, objectives)}"
+  program = KeptProgram(begin, identity, jax.default_backend(), compiler_options=xla.quick_compilation())
   try:
-    shapes = init.eval_shape(jax.random.key(0), image)
+    params, stats = program.shapes(np.int32(0))
   except ValueError as error:
     height, width, _ = image_shape
     raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
-  loaded = _load(settings, network, shapes)
-  kept = _kept_by_objectives(settings, network, shapes, image)
-
-  def random(seed: int) -> tuple[Tree, Tree]:
-    params, stats = init(jax.random.key(seed), jnp.zeros(image.shape, image.dtype))
-    return params, {**stats, **kept}
-
-  params, stats = shapes
-  return Initialization(network, (params, {**stats, **jax.eval_shape(lambda: kept)}), loaded, random)
-
-
-def _kept_by_objectives(
-  settings: Settings, network: Network, shapes: tuple[Tree, Tree], image: jax.ShapeDtypeStruct
-) -> Tree:
-  """Returns what the objectives of all phases keep from step to step, as it is before the first."""
-  outputs, _ = jax.eval_shape(network.apply, *shapes, image)
-  sizes = outputs.features.shape[-1], outputs.logits.shape[-1]
-  return {
-    name: value
-    for phase in settings.schedule
-    for name, value in settings.phases[phase].objective.statistics(*sizes).items()
-  }
+  loaded = _load(settings, network, (params, {name: stats[name] for name in network.layers}))
+  return Initialization(network, (params, stats), loaded, lambda seed: program(np.int32(seed)))
 
 
 def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fer_jax import provenance
 from fer_jax.errors import UserError
+from fer_jax.programs import KeptProgram, Program
 
 AXIS = "devices"
 
@@ -53,11 +54,14 @@ class Placement(Protocol):
   def axis_name(self) -> str | None:
     """The mapped axis that a step's collectives reduce over; None where a training has a device to itself."""
 
-  def compile_train(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles (state, resident, batch, moment) -> (state, metrics), laid out by the methods below."""
+  def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
+    """Compiles (state, resident, batch, moment) -> (state, metrics), laid out by the methods below.
 
-  def compile_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles (variables, resident, batch) -> (sums, probabilities of the whole batch)."""
+    `identity` says which step it is; on one device its trace is kept on disk by it, see `KeptProgram`.
+    """
+
+  def compile_eval(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
+    """Compiles (variables, resident, batch) -> (sums, probabilities of the whole batch), likewise."""
 
   def stack(self, trees: Sequence[Any]) -> Any:
     """Lays out a small host tree for each training, at most `together`: a step's moment, say."""
@@ -115,10 +119,10 @@ class Devices:
         f"{key}={batch_size} does not split over {len(self.devices)} devices: take a multiple of {len(self.devices)}"
       )
 
-  def compile_train(self, step: Callable[..., Any]) -> Callable[..., Any]:
+  def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
     """Compiles (state, resident, batch, moment) -> (state, metrics); the batch is from `split`."""
     if self.axis_name is None:
-      return jax.jit(step, donate_argnums=_donated(self.devices))
+      return _kept(step, identity, self.devices[0], donate=True)
     return jax.pmap(
       step,
       axis_name=self.axis_name,
@@ -128,10 +132,10 @@ class Devices:
       donate_argnums=_donated(self.devices),
     )
 
-  def compile_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
+  def compile_eval(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
     """Compiles (variables, resident, batch) -> (sums, probabilities); the batch is from `split`."""
     if self.axis_name is None:
-      return jax.jit(step)
+      return _kept(step, identity, self.devices[0])
     return jax.pmap(
       step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, None)
     )
@@ -192,13 +196,13 @@ class Replicas:
     self.devices = everything[: -(-together // of_device)]
     self._shape = (len(self.devices), of_device)
 
-  def compile_train(self, step: Callable[..., Any]) -> "Program":
+  def compile_train(self, step: Callable[..., Any], identity: str) -> Program | KeptProgram:
     """Compiles (state, resident, batch, moment) -> (state, metrics); all but the data are stacked."""
-    return Program(self._map(step, (0, None, 0, 0), donate=_donated(self.devices)))
+    return self._map(step, (0, None, 0, 0), identity, donate=True)
 
-  def compile_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
+  def compile_eval(self, step: Callable[..., Any], identity: str) -> Program | KeptProgram:
     """Compiles (variables, resident, batch) -> (sums, probabilities), stacked."""
-    return self._map(step, (0, None, 0))
+    return self._map(step, (0, None, 0), identity)
 
   def stack(self, trees: Sequence[Any]) -> Any:
     """Stacks a host tree for each training, at most `together`."""
@@ -231,39 +235,18 @@ class Replicas:
     """Returns the largest peak of device memory so far in bytes; None where the backend does not say."""
     return _peak_memory(self.devices)
 
-  def _map(self, step: Callable[..., Any], axes: tuple[int | None, ...], donate: tuple[int, ...] = ()) -> Any:
+  def _map(
+    self, step: Callable[..., Any], axes: tuple[int | None, ...], identity: str, *, donate: bool = False
+  ) -> Program | KeptProgram:
     spread, of_device = self._shape
     if of_device > 1:
       step = jax.vmap(step, in_axes=axes)
     if spread == 1:
-      return jax.jit(step, donate_argnums=donate)
-    return jax.pmap(step, axis_name=AXIS, devices=self.devices, in_axes=axes, donate_argnums=donate)
-
-
-class Program:
-  """A mapped function, compiled at its first call, that says how much memory it takes.
-
-  Args:
-    function: from `jax.jit` or `jax.pmap`.
-  """
-
-  def __init__(self, function: Any):
-    self._function = function
-    self._compiled: Any = None
-
-  def __call__(self, *arguments: Any) -> Any:
-    """Runs the function; arguments have the same shapes at every call."""
-    if self._compiled is None:
-      self.prepare(*arguments)
-    return self._compiled(*arguments)
-
-  def prepare(self, *arguments: Any) -> int:
-    """Compiles for arguments of these shapes; returns the bytes on each device while it runs, 0 where unknown."""
-    self._compiled = self._function.lower(*arguments).compile()
-    found = self._compiled.memory_analysis()
-    if found is None:
-      return 0
-    return found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
+      return _kept(
+        step, f"{identity}, mapped over {axes}" if of_device > 1 else identity, self.devices[0], donate=donate
+      )
+    donated = _donated(self.devices) if donate else ()
+    return Program(jax.pmap(step, axis_name=AXIS, devices=self.devices, in_axes=axes, donate_argnums=donated))
 
 
 def free_memory(device: jax.Device) -> int:
@@ -286,6 +269,10 @@ def of_all_processes(tree: Any) -> Any:
   """Returns a host tree, the same in every process, as arrays of all devices: what orbax writes, a part each."""
   sharding = NamedSharding(_mesh(jax.devices()), PartitionSpec())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
+
+
+def _kept(step: Callable[..., Any], identity: str, device: jax.Device, *, donate: bool = False) -> KeptProgram:
+  return KeptProgram(step, identity, device.platform, donate=donate and bool(_donated([device])))
 
 
 def _donated(devices: Sequence[jax.Device]) -> tuple[int, ...]:

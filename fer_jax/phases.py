@@ -31,6 +31,7 @@ class Phase:
     patience: evaluations without improvement before it ends early; 0 never.
     watch: what improvement is measured by, the validation split's "accuracy" or "loss".
     averages: whether moving averages are kept of what is learned.
+    identity: all that the step depends on, but for its arguments' shapes, in words.
   """
 
   name: str
@@ -43,6 +44,7 @@ class Phase:
   patience: int
   watch: str
   averages: bool
+  identity: str
 
   def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
     """Returns the state at the phase's start: the parameters so far, a fresh optimiser."""
@@ -78,6 +80,8 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
       objective = phase.objective.build(network, trainable, placement.axis_name)
     except ValueError as error:
       raise UserError(f"config.phases.{name}.objective: {error}") from None
+    learning = (phase.objective, phase.optimizer, phase.average, sorted(trainable))
+    identity = repr((settings.model, settings.precision, learning, settings.augmentation, settings.mixing))
     optimizer = phase.optimizer.build()
     step = make_train_step(
       objective,
@@ -94,11 +98,12 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
         optimizer=optimizer,
         learning_rate=_learning_rate(phase.optimizer),
         lower_rate=phase.optimizer.lower_rate,
-        step=placement.compile_train(step),
+        step=placement.compile_train(step, f"training {identity}"),
         steps=phase.duration.steps(whole, rows, settings.batch_size),
         patience=phase.patience,
         watch=phase.watch,
         averages=bool(phase.average),
+        identity=identity,
       )
     )
   return tuple(phases)

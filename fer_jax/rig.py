@@ -15,11 +15,13 @@ from fer_jax.data.arrays import Arrays
 from fer_jax.data.audit import number_pictures
 from fer_jax.evaluate import Evaluation, evaluate
 from fer_jax.initialization import Initialization
+from fer_jax.models.network import Tree
 from fer_jax.parallel import Placement
 from fer_jax.phases import Phase, plan
+from fer_jax.programs import KeptProgram
 from fer_jax.replicas import Replica
 from fer_jax.settings import Settings
-from fer_jax.step import Moment, Resident, make_eval_step
+from fer_jax.step import Moment, Resident, TrainState, make_eval_step
 
 _RESIDENT_BYTES = 2 * 1024**3  # a dataset up to this size lives on the device
 _TRIAL_STEPS = 3
@@ -43,7 +45,14 @@ class Rig:
     self.network = beginning.network
     self.phases = plan(settings, self.network, placement, epoch_rows)
     eval_step = make_eval_step(self.network, placement.axis_name, margin=settings.view_margin)
-    self.eval_step = placement.compile_eval(eval_step)
+    identity = f"evaluation {(settings.model, settings.precision, settings.view_margin)}"
+    self.eval_step = placement.compile_eval(eval_step, identity)
+    first = self.phases[0]
+
+    def begin(params: Tree, stats: Tree) -> TrainState:
+      return first.begin(0, params, stats)
+
+    self._begin = KeptProgram(begin, f"state of step 0, {first.identity}", jax.default_backend())
     self.host = _stays_on_host(settings, arrays)
     self._arrays = arrays
     self.resident = Resident()
@@ -68,7 +77,7 @@ class Rig:
 
   def begin(self, replicas: Sequence[Replica]) -> Any:
     """Returns the trainings' state of step 0, placed."""
-    return self.placement.place([self.phases[0].begin(0, *self.beginning.variables(each.seed)) for each in replicas])
+    return self.placement.place([self._begin(*self.beginning.variables(each.seed)) for each in replicas])
 
   def step(self, phase: Phase, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> Any:
     """Takes a step of every training; returns the new state and the metrics."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from fer_jax import phases, processes, provenance, replicas, results, xla
@@ -116,10 +115,11 @@ class _Run:
       data_parallel.check_batch(settings.batch_size, "config.batch_size")
       data_parallel.check_batch(settings.eval_batch_size, "config.eval_batch_size")
     axis_name = data_parallel.axis_name if len(plan.replicas) == 1 else None
-    network = settings.model.build(arrays.num_classes, jnp.dtype(settings.precision), axis_name)
-    self.beginning = initialize(settings, network, arrays.image.shape[1:])
+    self.beginning = initialize(settings, arrays.image.shape[1:], arrays.num_classes, axis_name)
     # Raises what is wrong with a phase.
-    self.steps = [phase.steps for phase in phases.plan(settings, network, data_parallel, plan.epoch_rows)]
+    self.steps = [
+      phase.steps for phase in phases.plan(settings, self.beginning.network, data_parallel, plan.epoch_rows)
+    ]
     # At the start: a checkout may move on.
     self.origin = {
       "config": source,

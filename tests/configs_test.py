@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from fer_jax.initialization import initialize
 from fer_jax.models import resnet as networks
 from fer_jax.parallel import Devices
 from fer_jax.phases import plan
+from fer_jax.programs import KeptProgram
 from fer_jax.step import Moment, Resident
 
 VARIANTS = [
@@ -65,13 +65,12 @@ def build(name, variant):
   config.pretrained.required = False  # what the layers begin with is of no account here
   settings = parse(config)
   devices = Devices(jax.devices()[:1])
-  network = settings.model.build(7, jnp.dtype(settings.precision), devices.axis_name)
-  beginning = initialize(settings, network, (48, 48, 1))
+  beginning = initialize(settings, (48, 48, 1), 7)
   image = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 1), dtype=np.uint8)
   resident = devices.replicate(Resident(image, np.eye(7, dtype=np.float32)[np.arange(8) % 7]))
   batch, moment = Batch(np.arange(8, dtype=np.int32), np.ones(8, bool)), Moment(np.float32(0.5), np.int32(0))
-  phases = plan(settings, network, devices, rows=1000)
-  return Built(network, phases, beginning, (resident, batch, moment))
+  phases = plan(settings, beginning.network, devices, rows=1000)
+  return Built(beginning.network, phases, beginning, (resident, batch, moment))
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
@@ -80,10 +79,21 @@ def test_a_config_has_a_step_for_each_phase(name, variant):
   network, phases, beginning, arguments = build(name, variant)
   for phase in phases:
     state = jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes)
-    new_state, metrics = jax.eval_shape(phase.step, state, *arguments)
+    new_state, metrics = phase.step.shapes(state, *arguments)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     assert "loss" in metrics
   assert set.union(*(set(phase.trainable) for phase in phases)) == set(network.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_a_step_can_be_traced_for_a_gpu(name, variant):
+  """A trace that is kept may call no kernel whose stability `jax.export` does not guarantee."""
+  _, phases, beginning, arguments = build(name, variant)
+  for phase in phases:
+    state = jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes)
+    new_state, _ = KeptProgram(phase.step._function, phase.identity, "cuda").shapes(state, *arguments)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
 
 @pytest.mark.parametrize(

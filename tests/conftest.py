@@ -13,9 +13,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jax
 import pytest
 
-from fer_jax import xla
+from fer_jax import programs, xla
 
 xla.prepare()  # before the first device
+programs.keeps_traces = False
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

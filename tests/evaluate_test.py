@@ -79,7 +79,7 @@ class TestEvaluate:
   )
   def test_is_the_same_for_any_batch_size_and_device_count(self, arrays, variables, expected, count, batch_size, host):
     devices = Devices(jax.devices()[:count])
-    eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name))
+    eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name), "evaluation")
     resident = Resident() if host else Resident(arrays.image, pipeline.targets(arrays))
     batches = pipeline.evaluation_batches(arrays, "test", batch_size, host=host)
     placed = devices.replicate(variables), devices.replicate(resident)

@@ -31,7 +31,7 @@ def settings_of(variant="demo", **changes):
 
 
 def begin(settings, image=IMAGE):
-  return initialize(settings, settings.model.build(7, jnp.float32, None), image)
+  return initialize(settings, image, 7)
 
 
 def trained(variables):

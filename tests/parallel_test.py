@@ -56,7 +56,7 @@ def fresh_state():
 
 class TestTrainStep:
   def test_is_the_same_on_any_number_of_devices(self, devices, resident, batch):
-    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), devices.replicate(resident)
     for _ in range(3):
       state, metrics = step(state, data, devices.split(batch), np.float32(0.5))
@@ -66,7 +66,7 @@ class TestTrainStep:
     assert float(metrics["loss"]) == total.sum()
 
   def test_state_and_metrics_come_back_whole(self, devices, resident, batch):
-    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, metrics = step(
       devices.replicate(fresh_state()), devices.replicate(resident), devices.split(batch), np.float32(1)
     )
@@ -81,7 +81,7 @@ class TestTrainStep:
       traces.append(1)
       return sum_of_rows(devices.axis_name)(*arguments)
 
-    step = devices.compile_train(counted)
+    step = devices.compile_train(counted, "sums")
     state, data = devices.replicate(fresh_state()), devices.replicate(resident)
     for progress in (0.0, 0.25, 0.5):
       state, _ = step(state, data, devices.split(batch), np.float32(progress))
@@ -96,7 +96,7 @@ def test_eval_sums_and_probabilities_are_of_the_whole_batch(devices, resident, b
       loss, rows = jax.lax.psum(loss, devices.axis_name), jax.lax.all_gather(rows, devices.axis_name, tiled=True)
     return Sums(loss, jnp.zeros((), jnp.int32)), rows
 
-  compiled = devices.compile_eval(eval_step)
+  compiled = devices.compile_eval(eval_step, "sums")
   variables, data = devices.replicate(jnp.float32(2)), devices.replicate(resident)
   sums, rows = compiled(variables, data, devices.split(batch))
   assert float(sums.loss) == 2 * expected_sum(resident, batch).sum()
@@ -120,7 +120,7 @@ class TestSplit:
 
 class TestReplicate:
   def test_a_step_sends_nothing_but_the_batch(self, devices, resident, batch):
-    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), devices.replicate(resident)
     state, _ = step(state, data, devices.split(batch), np.float32(0))
     with jax.transfer_guard_device_to_device("disallow"):
@@ -128,7 +128,7 @@ class TestReplicate:
 
   def test_elsewhere_the_guard_would_have_noticed(self, resident, batch):
     devices = Devices(jax.devices())
-    step = devices.compile_train(sum_of_rows(devices.axis_name))
+    step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), jax.device_put(resident, jax.devices()[0])
     with (
       jax.transfer_guard_device_to_device("disallow"),
@@ -188,7 +188,7 @@ class TestReplicas:
   def test_each_takes_its_own_steps(self, together, count, resident):
     placement = self.place(together, count)
     assert placement.axis_name is None
-    step = placement.compile_train(sum_of_rows(None))
+    step = placement.compile_train(sum_of_rows(None), "sums")
     rng = np.random.default_rng(2)
     batches = [
       Batch(rng.integers(0, ROWS, 8).astype(np.int32), rng.integers(0, 2, 8).astype(bool)) for _ in range(together)
@@ -208,7 +208,7 @@ class TestReplicas:
     if together == 1:
       pytest.skip("there are no fewer")
     placement = self.place(together, count)
-    step = placement.compile_train(sum_of_rows(None))
+    step = placement.compile_train(sum_of_rows(None), "sums")
     ones = [np.float32(1)] * (together - 1)
     state = placement.place([fresh_state()] * (together - 1))
     state, _ = step(
@@ -226,7 +226,7 @@ class TestReplicas:
 
     shifted = [batch._replace(index=(batch.index + i) % ROWS) for i in range(together)]
     variables = placement.place([np.float32(i) for i in range(together)])
-    found = placement.compile_eval(eval_step)(variables, placement.replicate(resident), placement.deal(shifted))
+    found = placement.compile_eval(eval_step, "sums")(variables, placement.replicate(resident), placement.deal(shifted))
     for i, each in enumerate(shifted):
       _, rows = placement.take(jax.device_get(found), i)
       np.testing.assert_array_equal(rows, i * resident.target[each.index])
@@ -238,7 +238,7 @@ class TestReplicas:
 
   def test_a_step_sends_nothing_but_the_batch(self, together, count, resident, batch):
     placement = self.place(together, count)
-    step = placement.compile_train(sum_of_rows(None))
+    step = placement.compile_train(sum_of_rows(None), "sums")
     state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
     arguments = placement.deal([batch] * together), placement.stack([np.float32(0)] * together)
     state, _ = step(state, data, *arguments)
@@ -247,7 +247,7 @@ class TestReplicas:
 
   def test_says_how_much_memory_a_step_takes(self, together, count, resident, batch):
     placement = self.place(together, count)
-    step = placement.compile_train(sum_of_rows(None))
+    step = placement.compile_train(sum_of_rows(None), "sums")
     state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
     needed = step.prepare(state, data, placement.deal([batch] * together), placement.stack([np.float32(0)] * together))
     of_device = -(-together // count)

@@ -41,8 +41,8 @@ class Rig:
     step = make_train_step(
       objective.build(self.network, trainable, axis), optimizer, augmentation, axis, mixing=mixing, average=average
     )
-    self.step = self.devices.compile_train(step)
-    self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis))
+    self.step = self.devices.compile_train(step, "step")
+    self.eval_step = self.devices.compile_eval(make_eval_step(self.network, axis), "evaluation")
     generator = np.random.default_rng(0)
     self.image = generator.integers(0, 256, (EXAMPLES, 12, 12, 1), dtype=np.uint8)
     self.target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, EXAMPLES)]

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fer_jax.data.arrays import Arrays
-from fer_jax.data.audit import number_pictures
+from fer_jax.data.audit import components, number_pictures
 from fer_jax.errors import UserError
 
 # What is never on both sides of a division, by the name that a user gives it, and how it is called.
@@ -224,8 +222,7 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
     group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays)
     groups = int(np.max(group, initial=-1)) + 1
     nodes = groups + int(np.max(picture, initial=-1)) + 1
-    links = coo_array((np.ones(len(arrays), bool), (group, groups + picture)), shape=(nodes, nodes))
-    joined = connected_components(links, directed=False)[1][group]
+    joined = components(group, groups + picture, nodes)[group]
     return np.unique(joined, return_inverse=True)[1].astype(np.int32)
   unnamed = int(np.sum(arrays.subject == ""))
   if unnamed:

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
@@ -32,8 +31,7 @@ def strategies(config: str, rounds: int) -> Benchmark:
   size = settings.data.image_size or FER2013[1]
   devices = all_devices(TRAININGS)
   replicas = [Replica(str(seed), seed, None, _faces(4 * settings.batch_size, size)) for seed in range(TRAININGS)]
-  network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
-  beginning = initialize(settings, network, replicas[0].arrays.image.shape[1:])
+  beginning = initialize(settings, replicas[0].arrays.image.shape[1:], CLASSES)
   placements = {IN_TURN: Replicas(1, devices[:1]), BESIDE: Replicas(TRAININGS, devices[:1])}
   if len(devices) > 1:
     placements[SPREAD] = Replicas(min(TRAININGS, len(devices)), devices)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import provenance
@@ -146,9 +145,8 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
   in_memory = _in_memory(dataset)
   data = dataclasses.replace(settings.data, residence="host")
   settings = dataclasses.replace(settings, batch_size=BATCH, data=data)
-  network = settings.model.build(dataset.num_classes, jnp.dtype(settings.precision), None)
   placement = Devices(jax.local_devices()[:1])
-  beginning = initialize(settings, network, dataset.image.shape[1:])
+  beginning = initialize(settings, dataset.image.shape[1:], dataset.num_classes)
   rig = Rig(settings, beginning, placement, in_memory, epoch_rows=len(dataset.rows("train")))
   state = rig.begin([Replica("", 0, None, in_memory)])
   moment = Moment(np.float32(0.5), np.int32(0))
