@@ -131,7 +131,8 @@ class KeptProgram:
 def _kind_of(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[int, ...], np.dtype], ...]]]:
   """Returns the leaves of arguments, and all that a program for them depends on: structure, shapes and dtypes."""
   leaves, structure = jax.tree.flatten(arguments)
-  return leaves, (structure, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves))
+  canonical = jax.dtypes.canonicalize_dtype
+  return leaves, (structure, tuple((np.shape(leaf), canonical(leaf.dtype)) for leaf in leaves))
 
 
 def _traced(

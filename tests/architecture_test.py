@@ -24,14 +24,15 @@ FLOORS = {
   "fer_jax.objectives": ("losses", "layers", "models"),
   "fer_jax.intervals": (),
   "fer_jax.faces": ("errors",),
-  "fer_jax.data": ("errors", "faces", "provenance"),
+  "fer_jax.programs": (),
+  "fer_jax.data": ("errors", "faces", "programs", "provenance"),
   # Models and objectives only by their signatures.
   "fer_jax.step": (
     *("data.augment", "data.batch", "data.mixing", "data.views", "losses", "models.network"),
     "objectives.objective",
   ),
   "fer_jax.processes": ("errors",),
-  "fer_jax.parallel": ("errors", "provenance"),
+  "fer_jax.parallel": ("errors", "programs", "provenance"),
   "fer_jax.evaluate": ("data.batch", "parallel"),
   "fer_jax.checkpoint": ("errors", "parallel", "processes", "step"),
   "fer_jax.run_log": ("errors",),
@@ -47,10 +48,13 @@ FLOORS = {
   "fer_jax.saliency": ("classifier", "data.augment", "models.network"),
   "fer_jax.phases": ("errors", "models.network", "parallel", "settings", "step"),
   "fer_jax.interruption": ("processes",),
-  "fer_jax.initialization": ("errors", "models.network", "pretrained", "settings", "xla"),
+  "fer_jax.initialization": ("errors", "models.network", "pretrained", "programs", "settings", "xla"),
   "fer_jax.replicas": ("errors", "data", "parallel", "settings"),
   "fer_jax.pace": ("data", "replicas", "settings"),
-  "fer_jax.rig": ("data", "evaluate", "initialization", "parallel", "phases", "replicas", "settings", "step"),
+  "fer_jax.rig": (
+    *("data", "evaluate", "initialization", "models.network", "parallel", "phases", "programs", "replicas", "settings"),
+    "step",
+  ),
   "fer_jax.lockstep": (
     *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "processes", "replicas", "rig"),
     *("run_log", "step", "workdir"),

@@ -17,6 +17,7 @@ from fer_jax.data.audit import seen_in_training
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.records import Records
 from fer_jax.errors import UserError
+from fer_jax.programs import KeptProgram
 
 PROTOCOLS = ("", "paper", "honest")
 
@@ -187,16 +188,17 @@ def _images(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion
   """Returns images, uint8 [N, H, W, C], with their copies after them; of each its row in `source` and its number."""
   whole = np.empty((len(image) + len(source), *image.shape[1:]), np.uint8)
   whole[: len(image)] = image
+  copies = functools.partial(_copies, expansion.augmentation, expansion.seed)
+  program = KeptProgram(copies, f"copies {expansion.augmentation} {expansion.seed}", jax.default_backend())
   for start in range(0, len(source), _AT_ONCE):
     chunk = np.minimum(np.arange(start, start + _AT_ONCE), len(source) - 1)
-    made = _made(expansion.augmentation, expansion.seed, image[source[chunk]], source[chunk], number[chunk])
+    made = program(image[source[chunk]], source[chunk], number[chunk])
     place = whole[len(image) + start :][:_AT_ONCE]
     place[:] = np.asarray(made)[: len(place)]
   return whole
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _made(augmentation: Augmentation, seed: int, image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
+def _copies(augmentation: Augmentation, seed: int, image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
   """Returns copies, uint8 [B, H, W, C], of images; `source` and `number`, int [B], choose how each is changed."""
   key = jax.random.key(seed)
 
