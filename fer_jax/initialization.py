@@ -1,7 +1,7 @@
 """The parameters that a run begins with: random, or from a file or an earlier run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ class Initialization:
   network: Network
   shapes: tuple[Tree, Tree]
   loaded: pretrained.Loaded | None
-  _random: Callable[[int], tuple[Tree, Tree]]
+  _program: Callable[[], KeptProgram]
 
-  def variables(self, seed: int) -> tuple[Tree, Tree]:
-    """Returns (params, stats) of step 0 in a run of that seed."""
-    params, stats = self._random(seed)
+  def variables(self, seeds: Sequence[int]) -> list[tuple[Tree, Tree]]:
+    """Returns (params, stats) of step 0 in a run of each seed."""
+    program = self._program()  # let go of afterwards: on a CPU it holds a hundred megabytes
+    drawn = [program(np.int32(seed)) for seed in seeds]
     if self.loaded is None:
-      return params, stats
-    return {**params, **self.loaded.params}, {**stats, **self.loaded.stats}
+      return drawn
+    return [({**params, **self.loaded.params}, {**stats, **self.loaded.stats}) for params, stats in drawn]
 
 
 def initialize(
@@ -65,14 +66,17 @@ def initialize(
     return params, stats
 
   identity = f"parameters {(settings.model, settings.precision, image_shape, num_classes, objectives)}"
-  program = KeptProgram(begin, identity, jax.default_backend(), compiler_options=xla.quick_compilation())
+
+  def program() -> KeptProgram:
+    return KeptProgram(begin, identity, jax.default_backend(), compiler_options=xla.quick_compilation())
+
   try:
-    params, stats = program.shapes(np.int32(0))
+    params, stats = program().shapes(np.int32(0))
   except ValueError as error:
     height, width, _ = image_shape
     raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
   loaded = _load(settings, network, (params, {name: stats[name] for name in network.layers}))
-  return Initialization(network, (params, stats), loaded, lambda seed: program(np.int32(seed)))
+  return Initialization(network, (params, stats), loaded, program)
 
 
 def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:

@@ -18,7 +18,7 @@ from fer_jax.initialization import Initialization
 from fer_jax.models.network import Tree
 from fer_jax.parallel import Placement
 from fer_jax.phases import Phase, plan
-from fer_jax.programs import KeptProgram
+from fer_jax.programs import KeptProgram, return_memory
 from fer_jax.replicas import Replica
 from fer_jax.settings import Settings
 from fer_jax.step import Moment, Resident, TrainState, make_eval_step
@@ -47,12 +47,6 @@ class Rig:
     eval_step = make_eval_step(self.network, placement.axis_name, margin=settings.view_margin)
     identity = f"evaluation {(settings.model, settings.precision, settings.view_margin)}"
     self.eval_step = placement.compile_eval(eval_step, identity)
-    first = self.phases[0]
-
-    def begin(params: Tree, stats: Tree) -> TrainState:
-      return first.begin(0, params, stats)
-
-    self._begin = KeptProgram(begin, f"state of step 0, {first.identity}", jax.default_backend())
     self.host = _stays_on_host(settings, arrays)
     self._arrays = arrays
     self.resident = Resident()
@@ -77,7 +71,16 @@ class Rig:
 
   def begin(self, replicas: Sequence[Replica]) -> Any:
     """Returns the trainings' state of step 0, placed."""
-    return self.placement.place([self._begin(*self.beginning.variables(each.seed)) for each in replicas])
+    first = self.phases[0]
+
+    def begin(params: Tree, stats: Tree) -> TrainState:
+      return first.begin(0, params, stats)
+
+    program = KeptProgram(begin, f"state of step 0, {first.identity}", jax.default_backend())
+    drawn = self.beginning.variables([each.seed for each in replicas])
+    state = self.placement.place([program(*variables) for variables in drawn])
+    return_memory()  # of the program that drew them, and of the trainings before these
+    return state
 
   def step(self, phase: Phase, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> Any:
     """Takes a step of every training; returns the new state and the metrics."""
@@ -89,7 +92,7 @@ class Rig:
 
   def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str, view: int = 0) -> list[Evaluation]:
     """Evaluates every training on its own split, in one of the views; the variables are placed."""
-    size = self.settings.eval_batch_size
+    size = self._evaluated_at_once(replicas)
     rows = [len(each.arrays.rows(split)) for each in replicas]
     batches = [
       pipeline.evaluation_batches(
@@ -104,6 +107,15 @@ class Rig:
       for each in replicas
     ]
     return evaluate(self.eval_step, self.placement, variables, self.resident, batches, rows)
+
+  def _evaluated_at_once(self, replicas: Sequence[Replica]) -> int:
+    """Returns the rows of a batch in evaluation: no more than the splits have, up to a power of 2.
+
+    So that folds of 21, 22 and 23 rows share a program, and none of them computes 256.
+    """
+    most = max(len(each.arrays.rows(split)) for each in replicas for split in ("validation", "test"))
+    parts = 1 if self.placement.axis_name is None else len(self.placement.devices)
+    return min(self.settings.eval_batch_size, -(-(1 << max(most - 1, 0).bit_length()) // parts) * parts)
 
 
 class Trial:

@@ -208,7 +208,7 @@ class Settings:
     phases: their settings, by name.
     duration: of the run.
     batch_size: rows of a global batch, over all devices.
-    eval_batch_size: likewise, in evaluation.
+    eval_batch_size: likewise, in evaluation; splits that have fewer rows are evaluated in smaller batches.
     views: of an image that are averaged in the end besides the one: "single" for no others, "flip" for its mirror image
       too, "ten_crop" for centre and corners and their mirror images.
     view_margin: of "ten_crop", pixels between the centre and a corner.

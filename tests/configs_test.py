@@ -101,7 +101,7 @@ def test_a_step_can_be_traced_for_a_gpu(name, variant):
 )
 def test_a_config_takes_steps_in_each_phase(name, variant):
   network, phases, beginning, arguments = build(name, variant)
-  params, stats = beginning.variables(0)
+  params, stats = beginning.variables([0])[0]
   for phase in phases:
     state = phase.begin(0, params, stats)
     new_state, _ = phase.step(state, *arguments)

@@ -62,33 +62,33 @@ def leaves(tree, path=()):
 
 def test_shapes_are_those_of_what_it_begins_with():
   beginning = begin(settings_of())
-  chex.assert_trees_all_equal_shapes_and_dtypes(beginning.shapes, beginning.variables(0))
+  chex.assert_trees_all_equal_shapes_and_dtypes(beginning.shapes, beginning.variables([0])[0])
   assert beginning.loaded is None
 
 
 def test_another_seed_is_another_beginning():
-  one, two = (begin(settings_of()).variables(seed)[0] for seed in (0, 1))
+  (one, _), (two, _) = begin(settings_of()).variables([0, 1])
   assert not np.allclose(one["classifier"]["linear"]["kernel"], two["classifier"]["linear"]["kernel"])
 
 
 def test_both_extractors_begin_with_the_weights_and_the_head_at_random(tmp_path):
-  donor = trained(begin(settings_of("demo,resnet34")).variables(3))
+  donor = trained(begin(settings_of("demo,resnet34")).variables([3])[0])
   path = weights_of(tmp_path, donor)
   beginning = begin(settings_of("demo", **{"pretrained.path": path, "pretrained.required": True}))
-  params, stats = beginning.variables(0)
+  params, stats = beginning.variables([0])[0]
   for prefix in ("a_", "b_"):
     for tree, of in ((params, donor[0]), (stats, donor[1])):
       copied = {name.removeprefix(prefix): layer for name, layer in tree.items() if name.startswith(prefix)}
       chex.assert_trees_all_equal(copied, {name: of[name] for name in copied})
-  fresh = begin(settings_of("demo")).variables(0)[0]
+  fresh = begin(settings_of("demo")).variables([0])[0][0]
   chex.assert_trees_all_equal(params["classifier"], fresh["classifier"])
   assert "fc.weight" in beginning.loaded.report.unused
 
 
 def test_the_classifier_is_taken_where_it_is_asked_for(tmp_path):
-  donor = begin(settings_of("demo,resnet34")).variables(3)
+  donor = begin(settings_of("demo,resnet34")).variables([3])[0]
   changes = {"pretrained.path": weights_of(tmp_path, donor), "pretrained.classifier": True}
-  params, stats = begin(settings_of("demo,resnet34", **changes)).variables(0)
+  params, stats = begin(settings_of("demo,resnet34", **changes)).variables([0])[0]
   chex.assert_trees_all_equal((params, stats), donor)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import parallel, replicas, rig, train
+from fer_jax import replicas, rig, train
 from fer_jax.apps.report import write_report
 from fer_jax.config import parse
 from fer_jax.data import arrays as arrays_lib
@@ -291,8 +291,8 @@ def test_auto_measures_both(tmp_path, capsys):
 
 def test_what_does_not_fit_is_trained_a_few_at_a_time(tmp_path, monkeypatch, singles):
   needed = []
-  prepare = parallel.Program.prepare
-  monkeypatch.setattr(parallel.Program, "prepare", lambda self, *a: needed.append(prepare(self, *a)) or needed[-1])
+  memory = rig.Trial.memory
+  monkeypatch.setattr(rig.Trial, "memory", lambda self: needed.append(memory(self)) or needed[-1])
   monkeypatch.setattr(replicas, "free_memory", lambda device: 0.8 * needed[0])
   result = run(tmp_path / "run", several("vmap"))
   assert result["strategy"]["together"] == 2

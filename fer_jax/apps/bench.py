@@ -12,6 +12,7 @@ from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
+from fer_jax.apps.benchmarks.memory import memory
 from fer_jax.apps.benchmarks.objectives import objectives, parts
 from fer_jax.apps.benchmarks.pipeline import pipeline_rates
 from fer_jax.apps.benchmarks.prediction import prediction
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "inference": inference,
   "predict": prediction,
   "live": live,
+  "memory": memory,
   "streaming": streaming,
   "scaling": scaling,
 }
@@ -57,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
     "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
     "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
-    "delay of the live window, and of its threads alone; streaming: images a second and memory where a large set is "
+    "delay of the live window, and of its threads alone; memory: the peak of a short training, of predict and of the "
+    "live window, each in a process of its own; streaming: images a second and memory where a large set is "
     "decoded from its records; scaling: bytes that a step sends, and what they leave of the speed of 2 to 64 devices.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")

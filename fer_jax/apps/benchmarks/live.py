@@ -54,7 +54,7 @@ def live(config: str, rounds: int) -> Benchmark:
     **_measured(predictor, pictures, rounds),
   }
   rows = [row, {"name": "detection alone", **_detection(pictures, rounds)}]
-  if _has_window():
+  if has_window():
     rows.append({"name": "with the window", **_shown(predictor, pictures, rounds)})
   return Benchmark(config, rows)
 
@@ -195,7 +195,8 @@ def _detection(pictures: Sequence[np.ndarray], rounds: int) -> Row:
   }
 
 
-def _has_window() -> bool:
+def has_window() -> bool:
+  """Returns whether the window can be opened here, on no screen where there is none; warns where it cannot."""
   from fer_jax.apps.live import check_display
 
   if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

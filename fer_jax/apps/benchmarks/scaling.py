@@ -286,7 +286,7 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
   seconds = {}
   for rows in (batch // n for n in parts if batch % n == 0):
     phase, *_ = _phase_of(settings, [device])  # whose step is compiled for one size of batch
-    state = placement.place([phase.begin(0, *beginning.variables(0))])
+    state = placement.place([phase.begin(0, *beginning.variables([0])[0])])
     taken = []
     for _ in range(rounds + 1):  # the first compiles
       start = time.perf_counter()
