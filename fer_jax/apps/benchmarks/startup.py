@@ -1,0 +1,70 @@
+"""How long a training takes from the start of its process to its first step: with nothing compiled, and once more."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
+from fer_jax.errors import Failure
+
+DEMOS = (
+  "configs/hsic.py:demo",
+  "configs/resnet.py:demo",
+  "configs/ca_resnet.py:demo",
+  "configs/obsr.py:demo",
+  "configs/separable_se.py:demo",
+)
+_MOST_SECONDS = 600.0
+_LOOKS_A_SECOND = 50
+
+
+def startup(config: str, rounds: int) -> Benchmark:
+  """Measures the start of the demo of each of the five systems.
+
+  Args:
+    config: not used; all demos are started.
+    rounds: later starts of each.
+
+  Returns:
+    a row for each demo: `first_seconds` from the start of the process to the first step with an empty folder for
+    compiled programs, and `second_seconds`, the median of later starts. The data are made before.
+
+  Raises:
+    Failure: a training ended, or took ten minutes, without a step.
+  """
+  del config
+  rows: list[Row] = []
+  for demo in DEMOS:
+    with tempfile.TemporaryDirectory() as folder:
+      _seconds(demo, Path(folder), None)  # makes the data
+      cache = Path(folder) / "cache"
+      first = _seconds(demo, Path(folder), cache)
+      later = [_seconds(demo, Path(folder), cache) for _ in range(rounds)]
+      rows.append({"name": demo, "first_seconds": first, "second_seconds": statistics.median(later)})
+  return Benchmark(rows[0]["name"], rows)
+
+
+def _seconds(config: str, folder: Path, cache: Path | None) -> float:
+  """Returns the seconds to the first step; programs are kept in a folder of that cache, or where they always are."""
+  with tempfile.TemporaryDirectory(dir=folder) as place, tempfile.TemporaryFile() as errors:
+    command = [sys.executable, "-m", "fer_jax.main", f"--config={config}", f"--workdir={place}/run"]
+    environment = dict(os.environ) if cache is None else os.environ | {"XDG_CACHE_HOME": str(cache)}
+    began = time.monotonic()
+    child = subprocess.Popen(
+      [*command, "--config.log_every=1 steps"], stdout=subprocess.DEVNULL, stderr=errors, env=environment
+    )
+    try:
+      while child.poll() is None and time.monotonic() - began < _MOST_SECONDS:
+        if any(path.stat().st_size for path in Path(place).rglob("metrics.jsonl")):
+          return time.monotonic() - began
+        time.sleep(1 / _LOOKS_A_SECOND)
+    finally:
+      child.kill()
+      child.wait()
+    errors.seek(0)
+    said = "".join(errors.read().decode(errors="replace").strip().splitlines()[-1:])
+    raise Failure(f"{' '.join(command)}: no first step after {time.monotonic() - began:.0f} s: {said}")
