@@ -11,7 +11,7 @@ label and on the input; then the attentive classifier alone, on frozen features.
 Variants, joined by commas:
   paper     7 M parameters, the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
   small     0.17 M parameters and short runs, for a CPU
-  demo      a little network on the built-in faces
+  demo      a little network on the built-in faces, with units of a block, as `blockwise` has them
   blockwise a layer's loss reaches the earlier layers of its block too: more accurate, and dearer
   backprop  the twin: the same network and data by back-propagation of the cross-entropy
 
@@ -121,9 +121,10 @@ def _demo(config: ConfigDict) -> None:
   config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original"}
   config.model.update({"convs": 3, "growth": 16, "stem": 24, "transition": 32, "pyramid": 32})
   config.augmentation = {"flip": 0.5, "shift": 2}
-  # One vmap for all layers: XLA has a third less to compile, and what memory it costs is little here.
-  config.phases.bottleneck.objective.group = "network"
-  config.duration = "700 steps"
+  # Units of a block reach in 300 steps what single layers reach in 700. One vmap for all layers leaves XLA a third less
+  # to compile, and what memory it costs is little here.
+  config.phases.bottleneck.objective.update({"unit": "block", "group": "network"})
+  config.duration = "300 steps"
   config.evaluate_every = "100 steps"
   config.checkpoint_every = "100 steps"
   config.log_every = "10 steps"

@@ -55,8 +55,11 @@ xla.prepare()
 def check(found, expected):
   sys.exit(0 if np.allclose(found, expected, rtol=1e-5, atol=1e-5) else 3)
 """
+# The float64 reference is thousands of single operations, compiled quickly; the steps are compiled as for users.
 _FLOAT64 = """
-import sys
+import os, sys
+from tests import compilation
+os.environ["XLA_FLAGS"] = compilation.FLAGS
 import pytest
 from fer_jax import xla
 xla.FAULTY.clear()

@@ -18,7 +18,7 @@ def get_sweep(variant: str = "") -> Sweep:
     claim="Without back-propagation the network reaches 0.97 on the test images and 0.9946 in training, and has "
     "converged after about 2,500 steps, which its back-propagated twin has not after 10,000.",
     members=(
-      size.member("HSIC bottleneck"),
+      size.member("HSIC bottleneck", overrides=("--config.phases.bottleneck.objective.unit=layer",)),
       size.member("HSIC bottleneck, units of a block", variant="blockwise"),
       size.member(TWIN, variant="backprop"),
     ),
