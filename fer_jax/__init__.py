@@ -1,14 +1,22 @@
 """Facial expression recognition in JAX: published systems, made real, fast and comparable.
 
-Nothing is imported here, so that `from fer_jax.optim import ...` costs jax and optax alone.
+Nothing of the package is imported here, so that `from fer_jax.optim import ...` costs jax and optax alone.
 """
 
+import os
+import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from fer_jax.predictor import Predictor
 
 __version__ = "0.1.0"
+
+# jaxlib 0.10, the newest for Python 3.11, prints two kilobytes for every program that it finds compiled, about features
+# that are none of a CPU (prefer-no-gather). It reads the level once, as jax is imported.
+if "jax" not in sys.modules and any(each.version.startswith("0.10.") for each in metadata.distributions(name="jaxlib")):
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def load(workdir: str, **options: Any) -> "Predictor":

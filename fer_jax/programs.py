@@ -31,7 +31,7 @@ keeps_traces = True
 
 
 class Program:
-  """A function of arrays, compiled at its first call; arguments have the same shapes at every call.
+  """A function of arrays, compiled at its first call, and once more for arguments of other shapes.
 
   Args:
     function: From `jax.jit` or `jax.pmap`.
@@ -39,19 +39,21 @@ class Program:
 
   def __init__(self, function: Any):
     self._function = function
-    self._compiled: Any = None
+    self._compiled: dict[Any, Any] = {}
 
   def __call__(self, *arguments: Any) -> Any:
     """Runs the function."""
-    if self._compiled is None:
+    _, kind = _kind_of(arguments)
+    if kind not in self._compiled:
       self.prepare(*arguments)
-    return self._compiled(*arguments)
+    return self._compiled[kind](*arguments)
 
   def prepare(self, *arguments: Any) -> int:
     """Compiles for arguments of these shapes; returns the bytes on each device while it runs, 0 where unknown."""
-    self._compiled = self._function.lower(*arguments).compile()
+    compiled = self._function.lower(*arguments).compile()
     return_memory()
-    return _bytes_of(self._compiled)
+    self._compiled[_kind_of(arguments)[1]] = compiled
+    return _bytes_of(compiled)
 
 
 class _Trace(NamedTuple):

@@ -43,7 +43,10 @@ def prepare() -> None:
   flags = os.environ.get("XLA_FLAGS", "")
   if _FUSION_FLAG not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --{_FUSION_FLAG}={_FUSIONS}".strip()
-  if jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None:
+  cache = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None
+  # Where jax was imported before this package, jaxlib 0.10 would fill the screen at every start (fer_jax/__init__.py).
+  loud = jaxlib.__version__.startswith("0.10.") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3"
+  if cache and not loud:
     _cache_programs(Path(platformdirs.user_cache_dir("fer_jax")) / "xla" / _cpu_type())
 
 

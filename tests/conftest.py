@@ -16,7 +16,7 @@ import pytest
 from fer_jax import programs, xla
 
 xla.prepare()  # before the first device
-programs.keeps_traces = False
+programs.keeps_traces = False  # tests replace functions of the package
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -30,6 +30,7 @@ def tiny_data():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(arrays, "load", tiny_arrays)
+    patch.setattr(programs, "keeps_traces", True)  # as in a user's run: these tests change nothing that is traced
     yield
 
 

@@ -75,7 +75,7 @@ def test_from_a_csv_to_a_report(environment, prepared, tmp_path):
   assert np.sum(result["confusion_matrix"]) == 48
   report = tmp_path / "run" / "report" / "index.html"
   assert done.stdout.splitlines()[-1] == f"report: {report}"
-  assert f"{100 * result['accuracy']:.1f}" in report.read_text()
+  assert f"{100 * result['accuracy']:.2f}" in report.read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax import programs
-from fer_jax.programs import KeptProgram
+from fer_jax.programs import KeptProgram, Program
 from fer_jax.step import Moment
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -135,6 +135,12 @@ def test_nothing_is_kept_where_nothing_can_be(folder, doubled, traced, monkeypat
     jax.config.update("jax_enable_compilation_cache", before)
   assert len(traced) == 2
   assert not kept(folder)
+
+
+def test_a_mapped_program_takes_arguments_of_several_structures():
+  program = Program(jax.pmap(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), devices=jax.devices()[:2]))
+  for structure in ({"a": X}, {"a": X, "b": X}, {"a": X}):
+    jax.tree.map(lambda found: np.testing.assert_array_equal(found, X + 1), program(structure))
 
 
 def test_shapes_are_known_before_anything_is_compiled(doubled):

@@ -59,7 +59,8 @@ def _seconds(config: str, folder: Path, cache: Path | None) -> float:
     )
     try:
       while child.poll() is None and time.monotonic() - began < _MOST_SECONDS:
-        if any(path.stat().st_size for path in Path(place).rglob("metrics.jsonl")):
+        # A run of several trainings has records of its own before its trainings have any.
+        if any('"loss"' in path.read_text(encoding="utf-8") for path in Path(place).rglob("metrics.jsonl")):
           return time.monotonic() - began
         time.sleep(1 / _LOOKS_A_SECOND)
     finally:
