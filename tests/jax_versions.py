@@ -73,20 +73,20 @@ def main() -> None:
   parser.add_argument("--versions", nargs="+", help="versions of jax (default: all that pip finds within the bounds)")
   parser.add_argument("--out", type=Path, help="JSON file for the table in docs/reliability.md")
   options = parser.parse_args()
-  rows = []
-  for version in options.versions or available():
-    rows.append(tried(version))
-    print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-  content = {
+  content: dict[str, Any] = {
     "what": "jax_versions",
     "device": provenance.device(jax.local_devices()[:1]),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
     "seeds": [0],
-    "rows": rows,
+    "rows": [],
   }
-  if options.out:
-    write_text(options.out, json.dumps(content, indent=2) + "\n")
+  for version in options.versions or available():
+    row = tried(version)
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    content["rows"] = sorted([*content["rows"], row], key=lambda each: _numbers(each["name"]))
+    if options.out:  # after each: all of them take an hour
+      write_text(options.out, json.dumps(content, indent=2) + "\n")
 
 
 def available() -> list[str]:
@@ -97,8 +97,11 @@ def available() -> list[str]:
   found = re.search(r"Available versions: (.*)", listed.stdout)
   if found is None:
     raise Failure(f"pip lists no versions of jax: {listed.stderr.strip().splitlines()[-1:]}; is there a network?")
-  numbered = {version: tuple(map(int, version.split("."))) for version in found[1].split(", ")}
-  return sorted((v for v, number in numbered.items() if LOWEST <= number < BELOW), key=lambda v: numbered[v])
+  return sorted((v for v in found[1].split(", ") if LOWEST <= _numbers(v) < BELOW), key=_numbers)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+  return tuple(map(int, version.split(".")))
 
 
 def tried(version: str) -> dict[str, Any]:
