@@ -66,6 +66,13 @@ def test_shapes_are_those_of_what_it_begins_with():
   assert beginning.loaded is None
 
 
+def test_a_seed_draws_what_the_network_draws_by_its_key():
+  beginning = begin(settings_of())
+  drawn = beginning.variables([3])[0]
+  expected = jax.jit(beginning.network.init)(jax.random.key(3), jnp.zeros((1, *IMAGE)))
+  chex.assert_trees_all_close(drawn, expected, rtol=1e-6)
+
+
 def test_another_seed_is_another_beginning():
   (one, _), (two, _) = begin(settings_of()).variables([0, 1])
   assert not np.allclose(one["classifier"]["linear"]["kernel"], two["classifier"]["linear"]["kernel"])
