@@ -87,8 +87,8 @@ def test_gradients_statistics_and_metrics_are_those_of_float64(name):
   # Gradients that vanish in exact arithmetic, such as a bias' before batch normalisation, are noise.
   of_gradients = distances(gradients(before, found), reference, scale=float(1e-4 * optax.tree.norm(reference)))
   assert statistics.median(of_gradients.values()) < 2e-3
-  # Rounding moves single activations across the kink of a ReLU or to another maximum. In the stems of obsr, before their
-  # maxima, that is much: parameters moved by 1e-7 of themselves move the gradient of a stem's bias by up to 0.16.
+  # Rounding moves single activations across the kink of a ReLU or to another maximum. In the stems of obsr, before
+  # their maxima, that is much: parameters moved by 1e-7 of themselves move the gradient of a stem's bias by up to 0.16.
   for leaf, distance in of_gradients.items():
     assert distance < (0.5 if "_stem'" in leaf else 0.2), leaf
 
