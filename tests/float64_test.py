@@ -31,6 +31,9 @@ SYSTEMS = {
   "hsic": "configs/hsic.py:demo",
   "separable_se": "configs/separable_se.py:demo",
 }
+# Of the gradients' distances. In obsr a maximum that rounding moves changes all that is behind it: 0.0022 with jaxlib
+# 0.10.1, 0.0003 to 0.0042 with 0.12.0.1, by how its sums are compiled.
+MEDIANS = {"obsr": 8e-3}
 # The first is quick enough for every run of the suite.
 CASES = [pytest.param(name, marks=[pytest.mark.slow] if name != "resnet" else []) for name in SYSTEMS]
 
@@ -86,7 +89,7 @@ def test_gradients_statistics_and_metrics_are_those_of_float64(name):
   reference = gradients(before, expected)
   # Gradients that vanish in exact arithmetic, such as a bias' before batch normalisation, are noise.
   of_gradients = distances(gradients(before, found), reference, scale=float(1e-4 * optax.tree.norm(reference)))
-  assert statistics.median(of_gradients.values()) < 2e-3
+  assert statistics.median(of_gradients.values()) < MEDIANS.get(name, 2e-3)
   # Rounding moves single activations across the kink of a ReLU or to another maximum. In the stems of obsr, before
   # their maxima, that is much: parameters moved by 1e-7 of themselves move the gradient of a stem's bias by up to 0.16.
   for leaf, distance in of_gradients.items():
