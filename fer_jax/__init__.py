@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # jaxlib 0.10, the newest for Python 3.11, prints two kilobytes for every program that it finds compiled, about features
-# that are none of a CPU (prefer-no-gather). It reads the level once, as jax is imported.
-if "jax" not in sys.modules and any(each.version.startswith("0.10.") for each in metadata.distributions(name="jaxlib")):
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# that are none of a CPU (prefer-no-gather). It reads the level once, as jax is imported; 1 is what jax sets itself, in
+# a process that started this one.
+_loud = any(each.version.startswith("0.10.") for each in metadata.distributions(name="jaxlib"))
+if _loud and "jax" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def load(workdir: str, **options: Any) -> "Predictor":
