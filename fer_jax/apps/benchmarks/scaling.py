@@ -277,7 +277,7 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
   device = jax.local_devices()[0]
   batch = settings.batch_size
   parts = (1,) if _on_cpu() else (1, *PREDICTED)
-  _, beginning, size = _phase_of(settings, [device])
+  phase, beginning, size = _phase_of(settings, [device])
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, (batch, size, size, FER2013[3]), dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, batch)]
@@ -285,7 +285,6 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
   resident, moment = placement.replicate(Resident(image, target)), Moment(np.float32(0.5), np.int32(0))
   seconds = {}
   for rows in (batch // n for n in parts if batch % n == 0):
-    phase, *_ = _phase_of(settings, [device])  # whose step is compiled for one size of batch
     state = placement.place([phase.begin(0, *beginning.variables([0])[0])])
     taken = []
     for _ in range(rounds + 1):  # the first compiles
