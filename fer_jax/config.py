@@ -19,7 +19,7 @@ from fer_jax.data.views import PROTOCOLS
 from fer_jax.errors import UserError
 from fer_jax.models import MODELS, ModelSettings
 from fer_jax.objectives import OBJECTIVES, ObjectiveSettings
-from fer_jax.settings import Duration, Settings
+from fer_jax.settings import CLOCKS, Duration, Settings
 
 T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16")
@@ -74,8 +74,20 @@ def _check_values(settings: Settings) -> None:
     )
   if not 0 <= settings.seed <= _LARGEST_SEED - max(settings.replicas, 1):
     raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, with the replicas after it")
+  if settings.clock not in CLOCKS:
+    raise UserError(f"config.clock={settings.clock!r}: expected one of {', '.join(CLOCKS)}")
   if not 0 <= settings.budget_minutes < math.inf:
     raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
+
+
+def parse_model(section: Mapping[str, Any], path: str = "config.model") -> ModelSettings:
+  """Reads a network's section, its name and hyper-parameters; raises UserError naming the key that is wrong."""
+  return typing.cast(ModelSettings, _read_named(MODELS, section, path))
+
+
+def plain_model(model: ModelSettings) -> dict[str, Any]:
+  """Returns a network's section, every hyper-parameter included, as `parse_model` reads it."""
+  return typing.cast(dict[str, Any], _plain(model))
 
 
 def complete(config: ConfigDict) -> ConfigDict:

@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,23 @@ class Stopwatch:
 
   Args:
     seconds_before: that have passed already.
+    now: Clock that counts the seconds. Those of compilation are wall-clock seconds whatever it is.
   """
 
-  def __init__(self, seconds_before: float = 0.0):
-    self._start = time.monotonic() - seconds_before
+  def __init__(self, seconds_before: float = 0.0, now: Callable[[], float] = time.monotonic):
+    self._now = now
+    self._start = self._now() - seconds_before
     self._compile_before = _compile_seconds
     self._times = {"prepare": 0.0, "train": 0.0, "evaluate": 0.0}
 
   @property
   def seconds(self) -> float:
     """Seconds since the beginning, those before interruptions included."""
-    return time.monotonic() - self._start
+    return self._now() - self._start
 
   @seconds.setter
   def seconds(self, value: float) -> None:
-    self._start = time.monotonic() - value
+    self._start = self._now() - value
 
   @property
   def times(self) -> dict[str, float]:
@@ -64,11 +66,11 @@ class Stopwatch:
   @contextlib.contextmanager
   def timing(self, what: str) -> Iterator[None]:
     """Adds the time spent inside to one of `times`."""
-    start, before = time.monotonic(), sum(self._times.values())
+    start, before = self._now(), sum(self._times.values())
     try:
       yield
     finally:  # what was timed inside is counted there alone
-      self._times[what] += time.monotonic() - start - (sum(self._times.values()) - before)
+      self._times[what] += self._now() - start - (sum(self._times.values()) - before)
 
 
 class Console:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fer_jax.data.augment import Augmentation
@@ -15,6 +16,7 @@ from fer_jax.optim import Optimizer
 
 FOLDS_BY = ("", "images", "groups", "subjects", "one_subject_out", "file")
 WATCHED = ("accuracy", "loss")
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?)?\s*", re.IGNORECASE)
 
 
@@ -65,7 +67,7 @@ class DataSettings:
   Attributes:
     name: a dataset of `fer_jax.data.builders`, or with one of its configurations, "ck_plus/neutral".
     data_dir: where it was prepared; empty for TFDS's own default.
-    labels: "original", or for FER2013 with votes "ferplus_hard" or "ferplus_soft".
+    labels: "original", or for FER2013 with votes "ferplus_hard", "ferplus_soft" or "ferplus_blend".
     image_size: pixels along each side; 0 keeps the dataset's own.
     crop: of photographs to the face: "detector", "fixed" (the same part of every picture) or "none"; "auto" is the
       detector for the datasets that are photographs, and none for those that are faces already.
@@ -121,7 +123,8 @@ class PretrainedSettings:
   """Weights to begin with.
 
   Attributes:
-    path: a file (.pth, .safetensors, .npz) with torchvision's names, or the folder of a finished run; empty for none.
+    path: a file (.pth, .safetensors, .npz) with torchvision's names, the folder of a finished run or a file made of
+      one, or "default", the network that the package ships; empty for none.
     required: whether the config makes no sense without.
     classifier: take the classifier's weights too; otherwise it begins at random.
   """
@@ -218,6 +221,8 @@ class Settings:
     seed: of parameters, data order and augmentation; replica r has seed + r.
     precision: of activations: "float32" or "bfloat16"; parameters, statistics and losses are float32.
     budget_minutes: a run with a budget ends in that time, results included; 0 for none.
+    clock: what the seconds of a run are, those of its budget and of its result: "wall", or "cpu", processor time of
+      the process on all its cores, so that other work on the machine does not count. For runs on a CPU.
     paper: what to compare with.
   """
 
@@ -243,4 +248,5 @@ class Settings:
   seed: int = 0
   precision: str = "float32"
   budget_minutes: float = 0.0
+  clock: str = "wall"
   paper: Paper = Paper()

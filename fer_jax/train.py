@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from fer_jax.phases import Phase
 from fer_jax.replicas import Choice, Replica
 from fer_jax.rig import Rig, Trial
 from fer_jax.run_log import Console, RunLog, Stopwatch
-from fer_jax.settings import Settings
+from fer_jax.settings import CLOCKS, Settings
 from fer_jax.workdir import Workdir
 
 REPLICAS = "replicas"  # folder of the trainings of a run that is several
@@ -61,9 +60,10 @@ def train_and_evaluate(
     Failure: the training diverged.
     Interrupted: SIGINT or SIGTERM came; everything is saved.
   """
-  started = time.monotonic()
-  xla.prepare()
   settings = parse(config)
+  now = CLOCKS[settings.clock]
+  started = now()
+  xla.prepare()
   with Workdir(workdir, writes=processes.index() == 0) as folder:
     processes.first(lambda: folder.check(config))  # before data is prepared for a run that may not be
     if folder.result is not None:
@@ -91,7 +91,8 @@ def train_and_evaluate(
     if plan.folds is not None and folder.writes:
       plan.folds.save(workdir / "splits.json")
     with Signals() as signals:
-      return run.alone(signals, started) if len(plan.replicas) == 1 else run.together(signals, started)
+      watch = Stopwatch(now() - started, now)
+      return run.alone(signals, watch) if len(plan.replicas) == 1 else run.together(signals, watch)
 
 
 class _Run:
@@ -129,9 +130,8 @@ class _Run:
       "commit": provenance.commit(),
     }
 
-  def alone(self, signals: Signals, started: float) -> dict[str, Any]:
+  def alone(self, signals: Signals, watch: Stopwatch) -> dict[str, Any]:
     """Trains the one training over all devices."""
-    watch = Stopwatch(time.monotonic() - started)
     with watch.timing("prepare"):
       rig = self._rig(Devices(self.devices))
       pace = self._measure(rig, self.plan.replicas, watch)
@@ -140,9 +140,9 @@ class _Run:
     (result,) = self._train(rig, self.plan.replicas, [self.folder], watch, console, signals, deadlines)
     return result
 
-  def together(self, signals: Signals, started: float) -> dict[str, Any]:
+  def together(self, signals: Signals, watch: Stopwatch) -> dict[str, Any]:
     """Trains all replicas, as many side by side as pays, and sums up."""
-    console, watch = Console(), Stopwatch(time.monotonic() - started)
+    console = Console()
     places = {each.name: Workdir(self.folder.path / REPLICAS / each.name) for each in self.plan.replicas}
     with contextlib.ExitStack() as stack, RunLog(self.folder.path, watch) as log:
       folders = {name: stack.enter_context(place) for name, place in places.items()}
@@ -204,7 +204,7 @@ class _Run:
         self._claim(each, folders[each.name])
       waiting = len(left) - number if several else 0
       deadlines = pace.deadlines(steps, self._left(watch), waiting) if pace else ()
-      its_watch = Stopwatch()
+      its_watch = Stopwatch(now=CLOCKS[self.settings.clock])
       self._train(rig, wave, [folders[each.name] for each in wave], its_watch, console, signals, deadlines)
       watch.include(its_watch)
     return prepared
@@ -235,7 +235,7 @@ class _Run:
       for number, (member, tested) in enumerate(zip(members, run.test(), strict=True)):
         answers = results.answers(member, tested)
         results.write_predictions(member, answers, self.settings, rig.picture)
-        found.append(results.of_training(run, number, answers, tested.notes) | self.origin)
+        found.append(results.of_training(run, number, answers, tested) | self.origin)
       for member, result in zip(members, found, strict=True):
         member.folder.write_json("result.json", result)
     return found
@@ -291,9 +291,10 @@ class _Run:
       return None
     step = tuple(Trial(_with_phases(rig, [phase]), group).seconds() for phase in rig.phases)
     variables = rig.begin(group).variables
-    before = watch.seconds - watch.times["compile"]
+    rig.evaluate(variables, group, "validation")  # compiles
+    before = watch.seconds
     rig.evaluate(variables, group, "validation")
-    evaluation = watch.seconds - watch.times["compile"] - before
+    evaluation = watch.seconds - before
     final = final_evaluations(self.settings, self.plan.replicas)
     return Pace(self.settings, self.plan.epoch_rows, step, evaluation, final)
 

@@ -2,14 +2,14 @@
 
 import json
 import time
-import types
 
 import pytest
 
-from fer_jax import lockstep, rig, run_log, train
+from fer_jax import rig, run_log
 from fer_jax.config import parse
 from fer_jax.interruption import Interrupted
 from fer_jax.pace import Pace
+from fer_jax.settings import CLOCKS
 from tests.tiny_run import config, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -65,9 +65,7 @@ def machine(monkeypatch):
   monkeypatch.setattr(run_log, "_COMPILE_EVENT", "")  # this clock does not move for what is really compiled
   monkeypatch.setattr(rig.Rig, "step", stepping)
   monkeypatch.setattr(rig.Rig, "evaluate", evaluating)
-  clock = types.SimpleNamespace(monotonic=lambda: machine.now, time=time.time)
-  for module in (train, rig, run_log, lockstep):
-    monkeypatch.setattr(module, "time", clock, raising=False)
+  monkeypatch.setitem(CLOCKS, "wall", lambda: machine.now)
   return machine
 
 
@@ -153,6 +151,15 @@ def test_a_later_phase_s_compilation_does_not_make_a_single_run_late(tmp_path, m
   assert result["stopped"] == "time budget"
   assert result["seconds"] < 360
   assert {row["phase"] for row in rows(tmp_path / "run", "train")} == {"bottleneck", "deepening"}
+
+
+def test_a_budget_may_be_of_processor_time(tmp_path, machine, monkeypatch):
+  monkeypatch.setitem(CLOCKS, "cpu", CLOCKS["wall"])
+  monkeypatch.setitem(CLOCKS, "wall", time.monotonic)  # far behind
+  changes = {"clock": "cpu", "budget_minutes": 6, "duration": "400 steps", "evaluate_every": "400 steps"}
+  result = run(tmp_path / "run", config(**changes))
+  assert (result["stopped"], result["clock"]) == ("time budget", "cpu")
+  assert 180 < result["seconds"] < 360
 
 
 class TestPace:

@@ -13,7 +13,7 @@ from fer_jax.run_log import Console, RunLog, Stopwatch
 
 
 class Clock:
-  """A clock that stands still between `sleep`s."""
+  """A clock that stands still between `sleep`s, and what is timed by it."""
 
   def __init__(self):
     self.now = 1000.0
@@ -23,6 +23,9 @@ class Clock:
 
   def sleep(self, seconds):
     self.now += seconds
+
+  def stopwatch(self, **options):
+    return Stopwatch(now=self.monotonic, **options)
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def train(log, step, **metrics):
 
 class TestRows:
   def test_every_line_is_a_row(self, tmp_path, clock):
-    with RunLog(tmp_path, Stopwatch()) as log:
+    with RunLog(tmp_path, clock.stopwatch()) as log:
       clock.sleep(2)
       train(log, 1, accuracy=0.25)
       log.evaluation("validation", 1, "deepening", 0.5, 1.5)
@@ -61,11 +64,11 @@ class TestRows:
       assert len(rows_of(tmp_path)) == 1
 
   def test_a_resumed_run_appends_and_its_seconds_go_on(self, tmp_path, clock):
-    with RunLog(tmp_path, Stopwatch()) as log:
+    with RunLog(tmp_path, clock.stopwatch()) as log:
       clock.sleep(5)
       train(log, 1)
     clock.sleep(3600)
-    watch = Stopwatch(seconds_before=1.0)
+    watch = clock.stopwatch(seconds_before=1.0)
     with RunLog(tmp_path, watch) as log:
       clock.sleep(1)
       assert watch.seconds == 2.0
@@ -77,7 +80,7 @@ class TestRows:
 
 class TestRate:
   def test_is_of_the_steps_since_the_last_row(self, tmp_path, clock):
-    with RunLog(tmp_path, Stopwatch()) as log:
+    with RunLog(tmp_path, clock.stopwatch()) as log:
       train(log, 1)
       assert log.seconds_a_step is None
       clock.sleep(2)
@@ -90,7 +93,7 @@ class TestRate:
     assert [row.get("images_per_second") for row in rows_of(tmp_path)] == [None, 64.0, 32 / 3, 32.0]
 
   def test_leaves_out_what_is_forgotten(self, tmp_path, clock):
-    with RunLog(tmp_path, Stopwatch()) as log:
+    with RunLog(tmp_path, clock.stopwatch()) as log:
       train(log, 1)
       clock.sleep(1)
       train(log, 2)
@@ -105,7 +108,7 @@ class TestRate:
 
 class TestStopwatch:
   def test_times_add_up_by_name_also_when_something_fails(self, clock):
-    watch = Stopwatch()
+    watch = clock.stopwatch()
     with watch.timing("train"):
       clock.sleep(3)
     with pytest.raises(KeyError), watch.timing("train"):
@@ -116,7 +119,7 @@ class TestStopwatch:
     assert watch.times == {"prepare": 0.0, "train": 7.0, "evaluate": 1.0, "compile": 0.0}
 
   def test_what_is_timed_inside_counts_there_alone(self, clock):
-    watch = Stopwatch()
+    watch = clock.stopwatch()
     with watch.timing("train"):
       clock.sleep(3)
       with watch.timing("evaluate"):
@@ -124,7 +127,7 @@ class TestStopwatch:
     assert (watch.times["train"], watch.times["evaluate"]) == (3.0, 2.0)
 
   def test_what_another_has_timed_can_be_added(self, clock):
-    watch, other = Stopwatch(), Stopwatch()
+    watch, other = clock.stopwatch(), clock.stopwatch()
     for timed, seconds in ((watch, 3), (other, 2)):
       with timed.timing("train"):
         clock.sleep(seconds)
@@ -169,7 +172,7 @@ class TestConsole:
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path, clock):
-  with RunLog(tmp_path, Stopwatch()) as log:
+  with RunLog(tmp_path, clock.stopwatch()) as log:
     train(log, 1, accuracy=0.25)
     clock.sleep(1)
     train(log, 3, accuracy=0.75)
