@@ -24,7 +24,7 @@ if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
-LABELS = ("original", "ferplus_hard", "ferplus_soft")
+LABELS = ("original", "ferplus_hard", "ferplus_soft", "ferplus_blend")
 CROPS = ("auto", "none", "fixed", "detector")
 RESIDENCES = ("auto", "device", "host", "stream")
 _CUT = ("fixed", "detector")
@@ -109,7 +109,8 @@ def load(
       bilinearly where they grow; None leaves them as they are, and takes 128 for photographs.
     labels: "original"; or, where a dataset has FER+ votes, "ferplus_hard" (the emotion with most votes) or
       "ferplus_soft" (with `soft_label`, the emotions' shares of the votes, as well), both over eight
-      classes (contempt is 7). `ferplus.labels` says which rows are left out and how ties are broken.
+      classes (contempt is 7). `ferplus.labels` says which rows are left out and how ties are broken. "ferplus_blend"
+      keeps all rows, classes and labels of "original", and blends votes into the soft labels: see `ferplus.blended`.
     crop: of photographs to the face: "detector" cuts out the largest face that `HaarDetector` finds and, where it
       finds none, the fixed part; "fixed" cuts the same part out of every photograph (the papers are silent on it: it is
       our choice, for each dataset); "none" squeezes whole photographs into the square. "auto" is "detector" for
@@ -242,6 +243,8 @@ def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare
       f"labels={labels!r} needs FER+ votes, and {ferplus.FILE} was not there when the dataset was prepared: "
       f"put it beside fer2013.csv in DIR and run {prepare_again}"
     )
+  if labels == "ferplus_blend":
+    return dataclasses.replace(arrays, soft_label=ferplus.blended(votes, arrays.label))
   keep, hard, soft = ferplus.labels(votes, arrays.label)
   left_out = ", ".join(f"{np.sum(~keep[arrays.rows(split)])} of {split}" for split in SPLITS)
   note = f"FER+: {np.sum(~keep)} rows left out ({left_out}): most voted as unknown or no face, or no vote at all"

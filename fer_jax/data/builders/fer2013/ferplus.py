@@ -27,6 +27,9 @@ COLUMNS = (
 )
 EMOTIONS = (*CLASS_NAMES, "contempt")
 
+# Weight of the votes in a blended target. Below one half, so that the original label stays the most probable class.
+BLEND = 0.3
+
 # The columns of EMOTIONS among COLUMNS.
 _EMOTION_COLUMNS = (4, 5, 6, 1, 3, 2, 0, 7)
 
@@ -94,3 +97,24 @@ def labels(votes: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, np.ndar
   hard = np.where(original_is_among_the_first, original, emotions.argmax(axis=1)).astype(np.int32)
   soft = emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1)
   return keep, hard, soft.astype(np.float32)
+
+
+def blended(votes: np.ndarray, original: np.ndarray) -> np.ndarray:
+  """Blends the votes into the original labels, as targets for training.
+
+  target = (1 - BLEND) onehot(original) + BLEND share, where share is the part of the seven classes' votes that each
+  class has. Votes for contempt, unknown or no face do not count; a row without any other vote keeps its original label
+  alone.
+
+  Args:
+    votes: uint8 [N, 10], in the order of COLUMNS.
+    original: int [N], the labels of fer2013.csv.
+
+  Returns:
+    float32 [N, 7], distributions whose largest entry is the original label's.
+  """
+  counts = votes[:, _EMOTION_COLUMNS[: len(CLASS_NAMES)]].astype(np.float32)
+  onehot = np.eye(len(CLASS_NAMES), dtype=np.float32)[original]
+  total = counts.sum(axis=1, keepdims=True)
+  share = np.where(total > 0, counts / np.maximum(total, 1), onehot)
+  return ((1 - BLEND) * onehot + BLEND * share).astype(np.float32)
