@@ -13,12 +13,14 @@ from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.max_pooling import max_pool
 from fer_jax.layers.readout import read_out
 from fer_jax.layers.residual_block import ResidualBlock
-from fer_jax.models.choices import STEMS, check_choice
+from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Extractor, Network
 from fer_jax.models.stages import in_turn, stages_of
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 BOTTLENECK_FROM = 50
+# Kernel size and stride of the first convolution, by the name of the stem.
+STEMS = {"small": (3, 1), "strided": (3, 2), "imagenet": (7, 2)}
 MODULES = 3  # of the CIFAR family, with as many blocks each
 KINDS = ("residual", "plain")
 # He et al. 2015 (arXiv:1502.01852): not truncated, as Caffe's filler "msra" is not.
@@ -35,20 +37,26 @@ class ResNet:
 
   Attributes:
     depth: 18 or 34 (blocks of two convolutions), 50 (bottlenecks of three).
-    stem: "small", 3x3 at stride 1, brings a 48x48 face to the last stage at 6x6; "imagenet", 7x7 at stride 2 and 3x3
-      maxima at stride 2, brings 224x224 to 7x7.
+    stem: "small", 3x3 at stride 1, brings a 48x48 face to the last stage at 6x6; "strided", 3x3 at stride 2, to 3x3
+      at a quarter of the cost; "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2, brings 224x224 to 7x7.
     squeeze_excite: gate the channels of every block.
     width: channels of the first stage; each later one has twice as many.
+    blocks: Number of blocks in each stage, where they are not those of `depth`; (2, 2, 2) leaves the last stage out.
   """
 
   depth: int = 18
   stem: str = "small"
   squeeze_excite: bool = False
   width: int = 64
+  blocks: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
     check_choice("model.depth", self.depth, STAGES)
     check_choice("model.stem", self.stem, STEMS)
+    if self.blocks and min(self.blocks) < 1:
+      raise ValueError(
+        f"model.blocks={self.blocks!r}: expected one block or more in each stage, or none for those of depth"
+      )
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
@@ -72,8 +80,9 @@ class ResNet:
       axis_name=axis_name,
     )
     first = f"{prefix}stem"
-    layers: dict[str, nn.Module] = {first: stem(kernel_size=7, stride=2) if self.stem == "imagenet" else stem()}
-    blocks, stages = stages_of(f"{prefix}layer", STAGES[self.depth], self.width, block)
+    kernel_size, stride = STEMS[self.stem]
+    layers: dict[str, nn.Module] = {first: stem(kernel_size=kernel_size, stride=stride)}
+    blocks, stages = stages_of(f"{prefix}layer", self.blocks or STAGES[self.depth], self.width, block)
     layers |= blocks
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 BOTTLENECK_FROM = 50
+STEMS = {"small": (3, 1), "strided": (3, 2), "imagenet": (7, 2)}  # kernel size and stride of the first convolution
 EXPANSION = 4  # channels that leave a bottleneck, against those inside
 
 
@@ -56,16 +57,15 @@ class Extractor(nn.Module):
   Args:
     depth: 18, 34 or 50.
     width: channels of the first stage.
-    stem: "small", 3x3 at stride 1, or "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2.
+    stem: "small" or "strided", 3x3 at stride 1 or 2, or "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2.
     channels: of the image.
   """
 
   def __init__(self, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
     super().__init__()
-    imagenet = stem == "imagenet"
-    self.conv1 = convolution(channels, width, *((7, 2) if imagenet else (3, 1)))
+    self.conv1 = convolution(channels, width, *STEMS[stem])
     self.bn1 = nn.BatchNorm2d(width)
-    self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
+    self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem == "imagenet" else nn.Identity()
     self.features = width
     self.layer1, self.layer2, self.layer3, self.layer4 = (
       self._stage(width * 2**stage, blocks, 2 if stage else 1, depth >= BOTTLENECK_FROM)
@@ -92,7 +92,7 @@ class ResNet(Extractor):
     num_classes: K.
     depth: see `Extractor`, as the rest.
     width: of the first stage.
-    stem: "small" or "imagenet".
+    stem: "small", "strided" or "imagenet".
     channels: of the image.
   """
 
@@ -116,7 +116,7 @@ class BilinearResNet(nn.Module):
     shared: one extractor in the place of both.
     depth: of each extractor; see `Extractor`, as the rest.
     width: of the first stage.
-    stem: "small" or "imagenet".
+    stem: "small", "strided" or "imagenet".
     channels: of the image.
   """
 
