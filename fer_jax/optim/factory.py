@@ -1,6 +1,7 @@
 """An optimiser from a handful of hyper-parameters."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import optax
 from fer_jax.optim.gradient_centralization import LOCATIONS, centralize_gradients
 from fer_jax.optim.schedules import SCHEDULES, Schedule, scale_by_progress, stepwise, with_warmup
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+_ADAM_RMS = 0.2  # of the entries of an update of Muon, so that it has the learning rates of Adam
 CENTRALIZATIONS = ("", *LOCATIONS)
 SCHEDULE_NAMES = (*SCHEDULES, "step")
 
@@ -21,7 +23,9 @@ class Optimizer:
   Coupled, the weight decay comes second.
 
   Attributes:
-    name: "adam", "adamw" (the same here: `coupled_decay` is what tells them apart elsewhere) or "sgd".
+    name: "adam", "adamw" (the same here: `coupled_decay` is what tells them apart elsewhere), "sgd" or "muon": kernels
+      by orthogonalized momentum (optax.contrib), scaled to the size of Adam's updates (arXiv:2502.16982), the rest by
+      Adam.
     learning_rate: peak of the schedule.
     schedule: of the learning rate over a phase's progress: "constant", "cosine", "linear", "one_cycle"; "step" lowers
       it at fixed times, "plateau" when the validation split has stood still.
@@ -33,7 +37,7 @@ class Optimizer:
     weight_decay: of kernels (ndim > 1) alone.
     coupled_decay: add the decay to the gradient, so that it goes through the moments, as PyTorch's Adam and SGD do;
       otherwise it is decoupled from them (arXiv:1711.05101). Through SGD's momentum it counts 1 / (1 - momentum) times.
-    momentum: of SGD (Nesterov).
+    momentum: of SGD and Muon (Nesterov).
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     clip_norm: the gradient's global norm is cut to this; 0 leaves it.
@@ -102,16 +106,25 @@ class Optimizer:
       chain.append(decay)
     if self.centralize == "gradient":
       chain.append(centralization)
-    if self.name == "sgd":
-      chain.append(optax.trace(decay=self.momentum, nesterov=True))
-    else:
-      chain.append(optax.scale_by_adam(b1=self.b1, b2=self.b2))
+    chain.append(self._direction())
     if self.weight_decay and not self.coupled_decay:
       chain.append(decay)
     if self.centralize == "direction":
       chain.append(centralization)
     chain.append(scale_by_progress(self.learning_rate, self.schedule_factor))
     return optax.with_extra_args_support(optax.chain(*chain))
+
+  def _direction(self) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(b1=self.b1, b2=self.b2)
+    match self.name:
+      case "sgd":
+        return optax.trace(decay=self.momentum, nesterov=True)
+      case "muon":
+        orthogonalized = optax.contrib.scale_by_muon(beta=self.momentum, weight_dimension_numbers=_as_matrices)
+        muon = optax.chain(orthogonalized, optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adam, updates)))
+        return optax.partition({True: muon, False: adam}, _kernels)
+      case _:
+        return adam
 
   def _schedule(self) -> Schedule:
     if self.schedule == "step":
@@ -121,3 +134,17 @@ class Optimizer:
 
 def _kernels(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _as_matrices(params: Any) -> Any:
+  """Tells Muon that a kernel's last axis is its outputs and the others are its inputs."""
+
+  def dimensions(kernel: Any) -> optax.contrib.MuonDimensionNumbers:
+    return optax.contrib.MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), kernel.ndim - 1)
+
+  return jax.tree.map(dimensions, params)
+
+
+def _as_large_as_adam(update: jax.Array) -> jax.Array:
+  """Scales an orthogonal matrix, whose entries have the root mean square 1 / sqrt(longer side), to that of Adam."""
+  return update * (_ADAM_RMS * math.sqrt(max(math.prod(update.shape[:-1]), update.shape[-1])))
