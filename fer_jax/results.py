@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import provenance
+from fer_jax import calibration, provenance
 from fer_jax.data import audit, pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.mixing import partners
@@ -44,7 +44,30 @@ def answers(member: Member, tested: Tested) -> Answers:
   }
 
 
-def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]) -> Result:
+def calibrated(member: Member, tested: Tested) -> Result:
+  """Returns the temperature that validation asks for, and the calibration errors of the test split.
+
+  Averaged views are scaled one by one, before they are averaged: as `Classifier.probability` does.
+  """
+  arrays = member.replica.arrays
+  label = {split: np.asarray(arrays.label)[arrays.rows(split)] for split in tested.views}
+  temperature = calibration.fit_temperature(tested.views["validation"][0].probability, label["validation"])
+  test = [view.probability for view in tested.views["test"]]
+  scaled = [calibration.scale(probability, temperature) for probability in test]
+  return {
+    "temperature": temperature,
+    "test": {
+      protocol: {
+        name: calibration.expected_calibration_error(np.mean(views[:count], axis=0), label["test"])
+        for name, views in (("error", test), ("error_scaled", scaled))
+      }
+      for protocol, count in PROTOCOLS.items()
+      if count <= len(test)
+    },
+  }
+
+
+def of_training(run: Lockstep, number: int, found: Answers, tested: Tested) -> Result:
   """Returns what one training has found, as result.json holds it, but for where it was run."""
   member, rig = run.members[number], run.rig
   test = found["test"]["single"]
@@ -63,8 +86,10 @@ def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]
     "per_class": per_class(test.confusion, replica.arrays.class_names),
     "deduplicated": deduplicated(test, _test_label(member), seen),
     "views": _views(member, found, seen),
+    "calibration": calibrated(member, tested),
     "validation": {"accuracy": clock.best_accuracy, "step": clock.best_step},
     "seconds": run.watch.seconds,
+    "clock": rig.settings.clock,
     "time": run.watch.times,
     "together": together,
     "stopped": member.stopped,
@@ -73,7 +98,7 @@ def of_training(run: Lockstep, number: int, found: Answers, notes: Sequence[str]
     "parameters": parameters,
     "peak_memory_bytes": run.placement.peak_memory() or _peak_resident_bytes(),
     "dataset": rig.settings.data.name,
-    "notes": [*replica.arrays.notes, *notes],
+    "notes": [*replica.arrays.notes, *tested.notes],
     "measured": {
       "test accuracy": test.accuracy,
       "validation accuracy": found["validation"]["single"].accuracy,
@@ -152,6 +177,7 @@ def together(names: Sequence[str], results: Sequence[Result]) -> Result:
     "deduplicated": _mean_deduplicated([result["deduplicated"] for result in results]),
     "views": _mean_views([result["views"] for result in results]),
     "validation": {"accuracy": validation, "step": None},
+    "clock": first["clock"],
     "steps": statistics.fmean(result["steps"] for result in results),
     "stopped": ", ".join(sorted({result["stopped"] for result in results})),
     "parameters": first["parameters"],
