@@ -14,14 +14,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import xla
-from fer_jax.config import parse
+from fer_jax.config import parse, parse_model, plain_model
 from fer_jax.data.augment import standardize
 from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
-from fer_jax.pretrained import run_folder
+from fer_jax.pretrained import model_file, run_folder
 
 # More faces than this are classified in several calls.
 LARGEST_BATCH = 64
+
+# What the names of datasets of drawn faces begin with.
+_DRAWN = ("synthetic_", "drawn_")
 
 # How training's pictures were cut, and how much longer than a detector's box their sides are, as a share of it. Sets of
 # faces were cut before they came to us; FER2013's by such a detector: the one that we use finds boxes of 1.0 times the
@@ -41,6 +44,9 @@ class Classifier:
     shape: (H, W, C) of the faces it learned from; C is 1 for grey and 3 for RGB.
     crop: how these were cut: "face" (a set of faces), or of photographs "detector", "fixed" or "none" (not at all).
     origin: whose it is, as JSON: config, dataset, step, accuracy on the test split, commit, versions.
+    temperature: What logits are divided by before they become probabilities; chosen on the validation split.
+    model: The network's section of a config, its name and hyper-parameters.
+    precision: "float32" or "bfloat16", of its activations.
   """
 
   network: Network
@@ -50,6 +56,14 @@ class Classifier:
   shape: tuple[int, int, int]
   crop: str
   origin: Mapping[str, Any]
+  temperature: float = 1.0
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  precision: str = "float32"
+
+  @property
+  def drawn(self) -> bool:
+    """Whether it has learned from drawn faces alone, so that it does not know photographs."""
+    return str(self.origin.get("dataset")).startswith(_DRAWN)
 
   @property
   def margin(self) -> float:
@@ -73,6 +87,18 @@ class Classifier:
     if not len(faces):
       return np.zeros((0, len(self.class_names)), np.float32)
     return in_batches(self._program, (faces,), batch_size)
+
+  def probability(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH, views: str = "single") -> np.ndarray:
+    """Returns the probability of each class, float32 [N, K], of faces as `logits` takes them.
+
+    Args:
+      faces: uint8 array of shape [N, H, W, C].
+      batch_size: Maximum number of faces that go at once.
+      views: "single", or "flip" for the mean over each face and its mirror image.
+    """
+    seen = [faces, faces[:, :, ::-1]] if views == "flip" else [faces]
+    found = [softmax(self.logits(view, batch_size) / self.temperature) for view in seen]
+    return np.mean(found, axis=0, dtype=np.float32)
 
   def check(self, faces: np.ndarray) -> None:
     """Raises ValueError unless faces are uint8 [N, H, W, C] as `shape` says."""
@@ -133,18 +159,46 @@ def softmax(logits: np.ndarray) -> np.ndarray:
   return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def load(workdir: str | Path) -> Classifier:
+def load(path: str | Path | None = None) -> Classifier:
   """Loads what a finished run has learned.
 
   Args:
-    workdir: the run's folder; of a run of several trainings, the folder of one, such as workdir/replicas/fold_0.
+    path: Folder of the run; of a run of several trainings, the folder of one, such as workdir/replicas/fold_0. Or a
+      file that `apps.export --format=safetensors` wrote. None is the network that the package ships.
 
   Raises:
     UserError: no run has finished there, it is several trainings, its files are damaged, or it is of a version of
       fer_jax that did not yet record how its pictures were cut.
   """
   xla.prepare()
-  folder = Path(os.path.expanduser(workdir))
+  if path is None:
+    return _of_file(model_file.DEFAULT)
+  path = Path(os.path.expanduser(path))
+  return _of_file(path) if path.suffix == model_file.SUFFIX else _of_run(path)
+
+
+def _of_file(path: Path) -> Classifier:
+  params, stats, description = model_file.read(path)
+  try:
+    model, precision, origin = description["model"], description["precision"], description["origin"]
+    names, (height, width, channels) = description["class_names"], description["shape"]
+    return Classifier(
+      network=parse_model(model).build(len(names), jnp.dtype(precision), None),
+      params=params,
+      stats=stats,
+      class_names=tuple(names),
+      shape=(height, width, channels),
+      crop=description["crop"],
+      temperature=description["temperature"],
+      model=model,
+      precision=precision,
+      origin=origin,
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path}: its header lacks {error}; expected a file of apps.export --format=safetensors") from None
+
+
+def _of_run(folder: Path) -> Classifier:
   params, stats = run_folder.read(folder)
   result = _json(folder / run_folder.RESULT)
   config = _json(folder / "config.json")
@@ -171,6 +225,9 @@ def load(workdir: str | Path) -> Classifier:
     class_names=names,
     shape=(height, width, channels),
     crop=face["crop"],
+    temperature=result.get("calibration", {}).get("temperature", 1.0),  # runs of older versions have none
+    model=plain_model(settings.model),
+    precision=settings.precision,
     origin={
       **{key: result.get(key) for key in ("config", "dataset", "accuracy", "commit", "versions")},
       "step": step if step >= 0 else result["steps"],

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -89,7 +88,7 @@ def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pret
       )
     return None
   return pretrained.load(
-    Path(source.path).expanduser(),
+    source.path,
     *shapes,
     extractors=network.extractors,
     classifier=network.classifier,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import classifier as classifiers
-from fer_jax.classifier import LARGEST_BATCH, Classifier, softmax
+from fer_jax.classifier import LARGEST_BATCH, Classifier
 from fer_jax.faces.crop import crop_face, resize
 from fer_jax.faces.detection import Box, Detector, HaarDetector
 from fer_jax.faces.pictures import in_channels
@@ -15,6 +15,7 @@ from fer_jax.faces.pictures import in_channels
 # Faces smaller than this share of a picture's shorter side are not looked for.
 SMALLEST_FACE = 0.1
 FACES = ("auto", "detector", "whole")
+VIEWS = ("single", "flip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,28 +28,23 @@ class Prediction:
     picture: int32 [F], the position of each face's picture.
     box: float32 [F, 4], where it is: x and y of the upper left corner, width, height, in pixels.
     score: float32 [F], the detector's; scores of one detector can be compared with each other, not with another's.
-    logits: float32 [F, K].
+    probability: Probability of each class, float32 [F, K].
     class_names: K names.
   """
 
   picture: np.ndarray
   box: np.ndarray
   score: np.ndarray
-  logits: np.ndarray
+  probability: np.ndarray
   class_names: tuple[str, ...]
 
   def __len__(self) -> int:
     return len(self.picture)
 
   @property
-  def probability(self) -> np.ndarray:
-    """The probability of each class, float32 [F, K]."""
-    return softmax(self.logits)
-
-  @property
   def label(self) -> list[str]:
     """The name of each face's most probable class."""
-    return [self.class_names[k] for k in self.logits.argmax(axis=1)]
+    return [self.class_names[k] for k in self.probability.argmax(axis=1)]
 
 
 class Predictor:
@@ -57,10 +53,16 @@ class Predictor:
   Args:
     classifier: a trained network.
     detector: finds the faces, the largest first; None takes every picture whole, as one face.
+    views: One of VIEWS: what is averaged, the face alone or the face and its mirror image.
+
+  Raises:
+    ValueError: `views` is none of these.
   """
 
-  def __init__(self, classifier: Classifier, detector: Detector | None):
-    self.classifier, self.detector = classifier, detector
+  def __init__(self, classifier: Classifier, detector: Detector | None, views: str = "single"):
+    if views not in VIEWS:
+      raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}")
+    self.classifier, self.detector, self.views = classifier, detector, views
 
   def find(self, image: np.ndarray) -> list[Box]:
     """Returns the faces in a picture, the largest first.
@@ -102,33 +104,40 @@ class Predictor:
       picture=np.array([number for number, _ in found], np.int32),
       box=np.array([box[:4] for _, box in found], np.float32).reshape(-1, 4),
       score=np.array([box.score for _, box in found], np.float32),
-      logits=self.classifier.logits(stacked(faces, self.classifier.shape), batch_size),
+      probability=self.probability(stacked(faces, self.classifier.shape), batch_size),
       class_names=self.classifier.class_names,
     )
+
+  def probability(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH) -> np.ndarray:
+    """Returns the probability of each class, float32 [F, K], of faces from `cut`, uint8 [F, h, w, C]."""
+    return self.classifier.probability(faces, batch_size, self.views)
 
   def _in_channels(self, image: np.ndarray) -> np.ndarray:
     return in_channels(image, self.classifier.shape[2])
 
 
-def load(workdir: str | Path, *, face: str = "auto", detector: Detector | None = None) -> Predictor:
+def load(
+  path: str | Path | None = None, *, face: str = "auto", detector: Detector | None = None, views: str = "single"
+) -> Predictor:
   """Loads what a finished run has learned, to be asked about pictures.
 
   Args:
-    workdir: the run's folder; of a run of several trainings, the folder of one, such as workdir/replicas/fold_0.
+    path: Folder of the run, or a file of a network: see `classifier.load`. None is the network that the package ships.
     face: "detector" looks for faces; "whole" takes every picture as one face, cut already; "auto" looks for them,
       unless the run was trained on photographs that were not cut.
     detector: finds the faces; None is `HaarDetector`.
+    views: "single", or "flip" for the mean over each face and its mirror image.
 
   Raises:
     UserError: no run has finished there, it is several trainings, or its files are damaged.
-    ValueError: `face` is none of these.
+    ValueError: `face` or `views` is none of these.
   """
   if face not in FACES:
     raise ValueError(f"face={face!r}: expected one of {', '.join(FACES)}")
-  found = classifiers.load(workdir)
+  found = classifiers.load(path)
   if face == "auto":
     face = "whole" if found.crop == "none" else "detector"
-  return Predictor(found, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE))
+  return Predictor(found, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE), views)
 
 
 def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:

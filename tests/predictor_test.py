@@ -49,10 +49,10 @@ def test_an_image_of_training_gives_the_same_logits_through_predict(finished_run
   arrays = tiny_run.tiny_arrays()
   images = [np.asarray(image)[..., 0] for image in arrays.image[:9]]
   found = predictor.load(finished_run, face="whole").predict(images)
-  np.testing.assert_array_equal(found.logits, model.logits(np.asarray(arrays.image[:9])))
+  np.testing.assert_array_equal(found.probability, model.probability(np.asarray(arrays.image[:9])))
   np.testing.assert_array_equal(found.picture, np.arange(9))
   np.testing.assert_array_equal(found.box[0], (0, 0, 16, 16))
-  assert found.label == [("a", "b", "c")[k] for k in found.logits.argmax(axis=1)]
+  assert found.label == [("a", "b", "c")[k] for k in found.probability.argmax(axis=1)]
   np.testing.assert_allclose(found.probability.sum(axis=1), 1, atol=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_grey_pictures_in_three_channels_are_the_same_pictures(model):
   image = np.asarray(tiny_run.tiny_arrays().image[0])[..., 0]
   whole = Predictor(model, None)
   grey, colour = whole.predict([image]), whole.predict([np.stack([image] * 3, axis=-1)])
-  np.testing.assert_array_equal(grey.logits, colour.logits)
+  np.testing.assert_array_equal(grey.probability, colour.probability)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
@@ -103,7 +103,7 @@ def test_pictures_with_no_face_and_with_several(model):
   np.testing.assert_array_equal(found.score, (2, 1, 4))
   np.testing.assert_array_equal(found.box[2], (1, 2, 20, 20))
   nothing = Predictor(model, lambda image: []).predict([np.zeros((9, 9), np.uint8)])
-  assert (nothing.logits.shape, nothing.box.shape, nothing.label) == ((0, 3), (0, 4), [])
+  assert (nothing.probability.shape, nothing.box.shape, nothing.label) == ((0, 3), (0, 4), [])
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)])

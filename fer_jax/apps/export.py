@@ -1,32 +1,45 @@
-"""Writes a trained network as a file that is used without this project: StableHLO, for jax, or ONNX.
+"""Writes a trained network as one file: StableHLO or ONNX, for use without this project, or safetensors.
 
 Examples:
   python -m fer_jax.apps.export --checkpoint=WORKDIR --format=stablehlo --out=faces.npz
   python load_exported.py faces.npz FACES.npy
   python -m fer_jax.apps.export --checkpoint=WORKDIR --format=onnx --out=faces.onnx
+  python -m fer_jax.apps.export --checkpoint=WORKDIR --format=safetensors --bits=8 --out=faces.safetensors
 
-Both take uint8 faces [B, H, W, C], any number at once, as they were cut from their pictures, and return probabilities
-[B, K]. Each file is run and compared with the network before it appears.
+The first two take uint8 faces [B, H, W, C], any number at once, as they were cut from their pictures, and return
+probabilities [B, K]; the last is for `fer_jax.load`. Each file is run and compared with the network before it appears.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fer_jax import classifier as classifiers
-from fer_jax.apps.exports import onnx, stablehlo
+from fer_jax.apps.exports import onnx, stablehlo, weights
+from fer_jax.apps.predictions.options import add_checkpoint_option
 from fer_jax.classifier import Classifier
-from fer_jax.errors import run
+from fer_jax.errors import UserError, run
+from fer_jax.pretrained import model_file
 
 # Each writes a network to a path and returns the largest difference of a probability.
-FORMATS: dict[str, Callable[[Classifier, Path], float]] = {"stablehlo": stablehlo.write, "onnx": onnx.write}
+FORMATS: dict[str, Callable[[Classifier, Path], float]] = {
+  "stablehlo": stablehlo.write,
+  "onnx": onnx.write,
+  "safetensors": weights.write,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the program; raises UserError where a flag is wrong or no run has finished in the folder."""
   flags = _parser().parse_args(arguments)
+  write = FORMATS[flags.format]
+  if flags.format == "safetensors":
+    if flags.out.suffix != model_file.SUFFIX:
+      raise UserError(f"--out={flags.out}: expected a name that ends in {model_file.SUFFIX}")
+    write = functools.partial(weights.write, bits=flags.bits)
   classifier = classifiers.load(flags.checkpoint)
-  difference = FORMATS[flags.format](classifier, flags.out)
+  difference = write(classifier, flags.out)
   height, width, channels = classifier.shape
   print(f"{flags.out}: {flags.out.stat().st_size / 1e6:,.2f} MB, {', '.join(classifier.class_names)}")
   print(f"  input: faces of {height}x{width}, {'grey' if channels == 1 else 'RGB'}, uint8 [B, H, W, {channels}]")
@@ -39,12 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.export",
-    description="Writes a trained network, its preprocessing and softmax included, as a file that needs no fer_jax. "
-    "stablehlo: a .npz for jax, with its loader beside it; onnx: for onnxruntime and others.",
+    description="Writes a trained network as one file. stablehlo: a .npz for jax, with its loader beside it; onnx: for "
+    "onnxruntime and others; both hold its preprocessing and softmax. safetensors: for fer_jax.load.",
   )
-  parser.add_argument("--checkpoint", required=True, type=Path, metavar="WORKDIR", help="folder of a finished run")
+  add_checkpoint_option(parser)
   parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="which form")
   parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
+  parser.add_argument(
+    "--bits",
+    type=int,
+    choices=model_file.BITS,
+    default=16,
+    help="of a number of a large kernel, with --format=safetensors (default: %(default)s)",
+  )
   return parser
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fer_jax.apps.live_window.recognition import live_detector
-from fer_jax.apps.predictions.options import add_yunet_option
+from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
 from fer_jax.errors import UserError, run
 from fer_jax.faces.detection import YuNetDetector
 from fer_jax.predictor import Predictor, load
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
   detector = None if flags.yunet is None else YuNetDetector(flags.yunet)
   moving = live_detector() if detector is None else None
   check_display()
-  predictor = load(flags.checkpoint, detector=detector)
+  predictor = load(flags.checkpoint, detector=detector, views=flags.views)
 
   from fer_jax.apps.live_window.window import LiveWindow, application
 
   app = application()
 
   def load_run(workdir: Path) -> Predictor:
-    return load(workdir, detector=detector)
+    return load(workdir, detector=detector, views=flags.views)
 
   source = flags.camera if flags.video is None else flags.video
   window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, moving, source)
@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m fer_jax.apps.live",
     description="Open a window that shows a camera, a video or an image, and what the faces in it express.",
   )
-  parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="the folder of a finished run")
+  add_checkpoint_option(parser)
+  add_views_option(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument("--camera", type=int, metavar="INDEX", help="the camera that the chooser shows first")
   source.add_argument("--video", type=Path, metavar="FILE", help="a video in the place of a camera")

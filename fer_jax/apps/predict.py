@@ -17,7 +17,12 @@ from fer_jax.apps.predictions.answers import Answerer, Counts
 from fer_jax.apps.predictions.copies import Copies
 from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import Listing, listing
-from fer_jax.apps.predictions.options import add_detector_options, detector_of
+from fer_jax.apps.predictions.options import (
+  add_checkpoint_option,
+  add_detector_options,
+  add_views_option,
+  detector_of,
+)
 from fer_jax.apps.predictions.pictures import Looker
 from fer_jax.apps.predictions.rows import Output, check_output
 from fer_jax.classifier import LARGEST_BATCH
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
   files = listing(options.inputs, sys.stdin)
   _check_copies(options, files)
-  model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options))
+  model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options), views=options.views)
   started = time.monotonic()
   with contextlib.ExitStack() as stack:
     copies = None
@@ -70,7 +75,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     "there is none, and one with the reason where a file cannot be read (the exit status then is 1).",
   )
   parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern in quotes, or - for a list")
-  parser.add_argument("--checkpoint", type=_path, required=True, metavar="WORKDIR", help="folder of a finished run")
+  add_checkpoint_option(parser)
+  add_views_option(parser)
   parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="what is written: .csv or .jsonl")
   add_detector_options(parser)
   parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write copies with boxes and words here")

@@ -5,12 +5,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from fer_jax.errors import UserError
-from fer_jax.pretrained import run_folder, weights_file
+from fer_jax.pretrained import model_file, run_folder, weights_file
 
 # A variable of ours: the collection ("params" or "stats"), the layer, and the names inside it.
 Variable = tuple[str, ...]
@@ -52,18 +53,25 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-  """Reads a file of torchvision's names, or the folder of a finished run.
+  """Reads a file of torchvision's names, a trained network's file, or the folder of a finished run.
 
   Raises:
-    UserError: see `weights_file.read` and `run_folder.read`.
+    UserError: see `weights_file.read`, `model_file.read` and `run_folder.read`.
   """
+  if model_file.is_model_file(path):
+    params, stats, _ = model_file.read(path)
+    return _of_ours(path, params, stats, path)
   if not path.is_dir():
     arrays = weights_file.read(path)
     return Source(path, _sha256(path), arrays, torchvision_name, {4: (2, 3, 1, 0), 2: (1, 0)}, _file_advice(arrays))
   params, stats = run_folder.read(path)
+  return _of_ours(path, params, stats, path / run_folder.RESULT)
+
+
+def _of_ours(path: Path, params: dict[str, Any], stats: dict[str, Any], digested: Path) -> Source:
   flat = flatten_dict({"params": params, "stats": stats}, sep="/")
-  advice = "expected a run of the same network: see its config.json, and config.model"
-  return Source(path, _sha256(path / run_folder.RESULT), flat, "/".join, {}, advice)
+  advice = "expected a trained network of the same config.model"
+  return Source(path, _sha256(digested), flat, "/".join, {}, advice)
 
 
 def torchvision_name(variable: Variable) -> str | None:

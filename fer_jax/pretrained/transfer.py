@@ -10,12 +10,14 @@ import numpy as np
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 from fer_jax.errors import UserError
+from fer_jax.pretrained import model_file
 from fer_jax.pretrained.sources import CLASSIFIER, Source, Variable, is_batch_counter, open_source, stage_of
 
 # The kernel that reads the image, in every network that takes weights of another one.
 _FIRST = ("params", "stem", "conv", "kernel")
 _COLOURS = 3
 _NAMED = 3  # of a longer list, in a message
+SHIPPED = "default"  # instead of a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +97,9 @@ def load(
   got the same response from the original.
 
   Args:
-    path: a file of weights under torchvision's names (.pth, .pt, .safetensors, .npz), or the folder of a finished run
-      of ours. Nothing that a file holds is executed.
+    path: a file of weights under torchvision's names (.pth, .pt, .safetensors, .npz), the folder of a finished run of
+      ours, a file that `apps.export --format=safetensors` wrote, or "default", the network that the package ships.
+      Nothing that a file holds is executed.
     params: {layer name: nested dict of arrays or jax.ShapeDtypeStruct} of the network to be filled; only shapes and
       dtypes are looked at.
     stats: its batch statistics.
@@ -113,7 +116,7 @@ def load(
     UserError: the source cannot be read, is of another architecture, or holds numbers that no training can start from.
     ValueError: a prefix that no layer begins with, or a classifier that there is not.
   """
-  source = open_source(Path(path).expanduser())
+  source = open_source(model_file.DEFAULT if str(path) == SHIPPED else Path(path).expanduser())
   layers = _layers(params, extractors, classifier, keep_classifier)
   whole = {"params": params, "stats": stats}
   tree = {collection: {layer: of.get(layer, {}) for layer in layers} for collection, of in whole.items()}

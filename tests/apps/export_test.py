@@ -16,7 +16,7 @@ from fer_jax import classifier as classifiers
 from fer_jax.apps import export
 from fer_jax.apps.exports import onnx, stablehlo
 from fer_jax.apps.exports.program import check
-from fer_jax.classifier import Classifier, softmax
+from fer_jax.classifier import Classifier
 from fer_jax.errors import Failure, UserError
 from fer_jax.models.baselines import bn_inception, mobilenet_v3, xception
 from fer_jax.models.baselines.alexnet import AlexNet
@@ -97,7 +97,7 @@ def faces_of(classifier, count=8):
 
 
 def probabilities(classifier, faces):
-  return softmax(classifier.logits(faces, batch_size=4))  # as many as the program's own check fills up to
+  return classifier.probability(faces, batch_size=4)  # as many as the program's own check fills up to
 
 
 def in_another_process(folder, file, faces):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import fer_jax
-from fer_jax.classifier import Classifier, classify, softmax
+from fer_jax.classifier import Classifier, classify
 from fer_jax.errors import Failure, UserError
 
 INPUT, OUTPUT = "faces", "probabilities"
@@ -24,7 +24,8 @@ def program(classifier: Classifier) -> Program:
   """Returns what is exported: uint8 faces [B, H, W, C] to probabilities, float32 [B, K]; pure, to be traced."""
 
   def probabilities(faces: jax.Array) -> jax.Array:
-    return jax.nn.softmax(classify(classifier.network, classifier.params, classifier.stats, faces))
+    logits = classify(classifier.network, classifier.params, classifier.stats, faces)
+    return jax.nn.softmax(logits / classifier.temperature)
 
   return probabilities
 
@@ -46,17 +47,22 @@ def metadata(classifier: Classifier) -> dict[str, Any]:
     "shape": list(classifier.shape),
     "crop": classifier.crop,
     "margin": classifier.margin,
+    "temperature": classifier.temperature,
   }
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
   """Yields where to write a file that is to stand at `path`; it is moved there at the end, and lost after an error.
+
+  Args:
+    path: Path of the file.
+    suffix: End of the name of what is yielded.
 
   Raises:
     UserError: the folder or the file cannot be written.
   """
-  partial = path.with_name(f".{path.name}.{os.getpid()}")
+  partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
   try:
     if path.is_dir():
       raise IsADirectoryError("it is a folder")
@@ -88,7 +94,7 @@ def check(run: Program, classifier: Classifier, sizes: Sequence[int], tolerance:
   """
   differences = []
   for faces in (_noise(max(sizes), classifier.shape), _smooth(max(sizes), classifier.shape)):
-    expected = softmax(classifier.logits(faces))
+    expected = classifier.probability(faces)
     differences += [np.abs(np.asarray(run(faces[:size])) - expected[:size]).max() for size in sizes]
   # A difference that is not a number is a large one.
   difference = float(np.max(np.nan_to_num(differences, nan=np.inf)))

@@ -11,7 +11,6 @@ import numpy as np
 
 from fer_jax.apps.live_window.capture import Picture
 from fer_jax.apps.live_window.mailbox import Mailbox
-from fer_jax.classifier import softmax
 from fer_jax.errors import UserError
 from fer_jax.faces import pictures
 from fer_jax.faces.detection import Box, Detector, HaarDetector
@@ -105,7 +104,7 @@ class Recognizer:
     self._predictor, self._smoothing = predictor, smoothing
     # Of a predictor that takes pictures whole, no detector has anything to find.
     replaces = detector is not None and predictor.detector is not None
-    self._moving = Predictor(predictor.classifier, detector) if replaces else predictor
+    self._moving = Predictor(predictor.classifier, detector, predictor.views) if replaces else predictor
     self._session: int | None = None
 
   def prepare(self) -> None:
@@ -117,9 +116,8 @@ class Recognizer:
   def __call__(self, picture: Picture) -> Recognized:
     """Returns what is in a picture."""
     boxes = (self._predictor if picture.time is None else self._moving).find(picture.image)
-    classifier = self._predictor.classifier
     cut = [self._predictor.cut(picture.image, box) for box in boxes]
-    probability = softmax(classifier.logits(stacked(cut, classifier.shape)))
+    probability = self._predictor.probability(stacked(cut, self._predictor.classifier.shape))
     tracks = list(range(len(boxes)))
     if picture.time is not None:
       if picture.session != self._session:
@@ -133,7 +131,7 @@ class Recognizer:
       boxes=boxes,
       tracks=tracks,
       probability=probability,
-      class_names=classifier.class_names,
+      class_names=self._predictor.classifier.class_names,
       captured=picture.captured,
       finished=time.perf_counter(),
     )

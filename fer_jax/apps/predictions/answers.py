@@ -8,7 +8,6 @@ import numpy as np
 from fer_jax.apps.predictions.copies import Copies
 from fer_jax.apps.predictions.pictures import Looked
 from fer_jax.apps.predictions.rows import NO_FACE, Row
-from fer_jax.classifier import softmax
 from fer_jax.faces.tracking import Tracker
 from fer_jax.predictor import Predictor, stacked
 
@@ -61,9 +60,9 @@ class Answerer:
     yield from self._answer(waiting)
 
   def _answer(self, pictures: Sequence[Looked]) -> Iterator[list[Row]]:
-    classifier = self._predictor.classifier
-    faces = stacked([face for picture in pictures for face in picture.faces], classifier.shape)
-    probability = softmax(classifier.logits(faces, self._batch_size))
+    shape = self._predictor.classifier.shape
+    faces = stacked([face for picture in pictures for face in picture.faces], shape)
+    probability = self._predictor.probability(faces, self._batch_size)
     start = 0
     for picture in pictures:
       stop = start + len(picture.faces)

@@ -1,11 +1,29 @@
 """The options that all programs share which look for faces."""
 
 import argparse
+import os
 from pathlib import Path
 
 from fer_jax.errors import UserError
 from fer_jax.faces.detection import Detector, HaarDetector, YuNetDetector
-from fer_jax.predictor import FACES, SMALLEST_FACE
+from fer_jax.predictor import FACES, SMALLEST_FACE, VIEWS
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+  """Adds --checkpoint, which network is used, to a program's options."""
+  parser.add_argument(
+    "--checkpoint",
+    type=lambda text: Path(os.path.expanduser(text)),  # a shell leaves the ~ of --checkpoint=~/run to the program
+    metavar="MODEL",
+    help="folder of a finished run, or a .safetensors file of apps.export (default: the network of the package)",
+  )
+
+
+def add_views_option(parser: argparse.ArgumentParser) -> None:
+  """Adds --views to a program's options."""
+  parser.add_argument(
+    "--views", choices=VIEWS, default="single", help="flip: average over each face and its mirror image"
+  )
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:

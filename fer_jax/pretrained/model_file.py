@@ -1,0 +1,122 @@
+"""A trained network as one file: safetensors whose header says which network it is, and what it was trained on.
+
+The file depends on no version of orbax and on no path of a module: a network is a name of `fer_jax.models.MODELS` and
+its hyper-parameters, an array is named by its collection, its layer and its place there, "params/stem/conv/kernel".
+Kernels of 8 bits have their scale, one number an output channel, beside them: "params/stem/conv/kernel.scale".
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from fer_jax.errors import UserError
+from fer_jax.pretrained import weights_file
+from fer_jax.quantization import Quantized, cast, dequantize, quantize
+
+SUFFIX = ".safetensors"
+DEFAULT = Path(__file__).with_name(f"fer2013{SUFFIX}")  # of the package
+BITS = (8, 16, 32)
+_FORM = "fer_jax model 1"
+_SCALE = ".scale"
+_COLLECTIONS = ("params", "stats")
+_DESCRIPTION, _LAYERS, _DIGEST = "description", "layers", "sha256"
+
+
+class Model(NamedTuple):
+  """A trained network.
+
+  Attributes:
+    params: {layer name: nested dict of float32 arrays}.
+    stats: {layer name: nested dict of float32 arrays}, the batch statistics.
+    description: JSON values: "model" (its name and hyper-parameters), "precision", "class_names", "shape", "crop",
+      "temperature" and "origin"; see `fer_jax.classifier.Classifier`.
+  """
+
+  params: dict[str, Any]
+  stats: dict[str, Any]
+  description: dict[str, Any]
+
+
+def is_model_file(path: Path) -> bool:
+  """Returns whether a file of weights has the header of a trained network; raises UserError where it cannot be read."""
+  return path.suffix == SUFFIX and path.is_file() and "form" in _header(path)
+
+
+def write(path: Path, model: Model, bits: int = 32) -> None:
+  """Writes a trained network.
+
+  Args:
+    path: Path of the file. It is replaced.
+    model: What is written.
+    bits: Bits of a number of a large kernel: 32, 16 (float16), or 8 (int8 with a scale for each output channel).
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  params = {8: quantize, 16: lambda params: cast(params, jnp.float16), 32: lambda params: params}[bits](model.params)
+  tensors: dict[str, np.ndarray] = {}
+  for name, value in flatten_dict({"params": params, "stats": model.stats}, sep="/").items():
+    if isinstance(value, Quantized):
+      tensors[name], tensors[name + _SCALE] = np.asarray(value.values), np.asarray(value.scale)
+    else:
+      tensors[name] = np.asarray(value)
+  said = {_DESCRIPTION: json.dumps(model.description), _LAYERS: json.dumps(list(model.params))}
+  header = {"form": _FORM, **said, _DIGEST: _digest(tensors)}
+  path.write_bytes(safetensors.numpy.save(tensors, header))
+
+
+def read(path: Path) -> Model:
+  """Reads what `write` has written; its numbers come back as float32.
+
+  Raises:
+    UserError: there is no such file, it is damaged, or it is not a trained network of this package.
+  """
+  arrays = weights_file.read(path)
+  header = _header(path)
+  if header.get("form") != _FORM:
+    raise UserError(
+      f"{path}: not a trained network of fer_jax; expected the header {_FORM!r}: weights of other programs are for "
+      "config.pretrained.path alone"
+    )
+  if header.get(_DIGEST) != _digest(arrays):
+    raise UserError(f"{path}: damaged: its numbers do not have the checksum that its header holds; {_advice(path)}")
+  tree = {
+    name: Quantized(jnp.asarray(array), jnp.asarray(arrays[name + _SCALE])) if name + _SCALE in arrays else array
+    for name, array in arrays.items()
+    if not name.endswith(_SCALE)
+  }
+  restored = jax.tree.map(np.asarray, dequantize(unflatten_dict(tree, sep="/")))
+  # A layer without parameters or statistics left no array.
+  params, stats = (
+    {layer: restored.get(of, {}).get(layer, {}) for layer in json.loads(header[_LAYERS])} for of in _COLLECTIONS
+  )
+  return Model(params, stats, json.loads(header[_DESCRIPTION]))
+
+
+def _advice(path: Path) -> str:
+  return "install fer_jax again" if path == DEFAULT else "copy or export it again"
+
+
+def _header(path: Path) -> Mapping[str, str]:
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      return file.metadata() or {}
+  except (safetensors.SafetensorError, OSError) as error:
+    raise UserError(f"{path}: damaged, or not a {SUFFIX} file ({error}); {_advice(path)}") from None
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+  digest = hashlib.sha256()
+  for name in sorted(tensors):
+    digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+    digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+  return digest.hexdigest()
