@@ -1,0 +1,110 @@
+"""FER2013 on two CPU cores: one recipe, every network of this project, and the network that the package ships.
+
+  python -m fer_jax.main --config=configs/fer2013.py                    # the shipped network, from scratch: days
+  python -m fer_jax.main --config=configs/fer2013.py:league,densenet    # 30 minutes of processor time
+  python -m fer_jax.main --config=configs/fer2013.py:demo               # built-in faces, a minute
+
+Variants, joined by commas:
+  league    a short recipe, in which networks are compared at equal processor time
+  demo      a little of it on the built-in faces
+  a network of NETWORKS, in place of the shipped one
+
+docs/results.md has the league's table, how the recipe was chosen, and what the shipped network reaches.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import chosen_variants
+from fer_jax.config import complete
+
+FILE = "configs/fer2013.py"
+# Widths for 48x48 pixels and at most 5 minutes of processor time an epoch.
+NETWORKS: dict[str, dict[str, Any]] = {
+  "resnet20": {"name": "cifar_resnet", "depth": 20},
+  "plain20": {"name": "cifar_resnet", "depth": 20, "kind": "plain"},
+  "resnet74": {"name": "cifar_resnet", "depth": 74, "width": 8},
+  "plain74": {"name": "cifar_resnet", "depth": 74, "width": 8, "kind": "plain"},
+  "ca_resnet": {"name": "ca_resnet", "width": 32, "halve": False},
+  "bilinear": {"name": "bilinear", "depth": 18, "width": 24},
+  "bilinear_gc": {"name": "bilinear", "depth": 18, "width": 24},
+  "hsic_dense": {"name": "hsic_dense", "convs": 4, "growth": 32, "stem": 32, "transition": 64, "head_grid": 3},
+  "separable_se": {"name": "separable_se", "width": 8, "residual": True},
+  "two_channel": {"name": "two_channel", "width": 8, "residual": True},
+  "mini_xception": {"name": "mini_xception"},
+  "resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32},
+  "se_resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32, "squeeze_excite": True},
+  "vgg13": {"name": "vgg", "depth": 13, "batch_norm": True, "width": 16, "hidden": 256},
+  "densenet": {"name": "densenet", "growth": 12, "stem": "imagenet"},
+  "mobilenet_v3": {"name": "mobilenet_v3", "size": "small"},
+}
+SHIPPED = "se_resnet18"
+VARIANTS = ("league", "demo", *NETWORKS)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """Returns the config of a comma-separated list of VARIANTS, with at most one network."""
+  chosen = chosen_variants(variant, VARIANTS, FILE)
+  networks = [name for name in chosen if name in NETWORKS]
+  if len(networks) > 1:
+    raise ValueError(f"{FILE}:{variant}: expected one network, not {' and '.join(networks)}")
+  (network,) = networks or [SHIPPED]
+  config = _default()
+  config.model = dict(NETWORKS[network])
+  if network == "bilinear_gc":
+    config.phases.whole.optimizer.centralize = "gradient"
+  if "league" in chosen:
+    _league(config)
+  if "demo" in chosen:
+    _demo(config)
+  return complete(config)
+
+
+def _default() -> ConfigDict:
+  config = ConfigDict()
+  config.batch_size = 128
+  config.duration = "200 epochs"
+  config.evaluate_every = "2 epochs"
+  config.checkpoint_every = "1 epoch"
+  config.log_every = "20 steps"
+  config.views = "flip"
+  config.clock = "cpu"
+  config.data = {"name": "fer2013", "labels": "original"}
+  config.augmentation = {"flip": 0.5, "shift": 3, "rotation": (0.0, 15.0), "scale": (0.85, 1.15), "erase": 0.25}
+  config.mixing = {"cutmix": 1.0, "probability": 0.5}
+  config.schedule = ("whole",)
+  config.phases = {
+    "whole": {
+      "objective": {"name": "backprop", "label_smoothing": 0.1},
+      "optimizer": {
+        "name": "sgd",
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "warmup": 0.02,
+        "weight_decay": 5e-4,
+        "coupled_decay": True,
+      },
+      "average": 0.999,
+    },
+  }
+  return config
+
+
+def _league(config: ConfigDict) -> None:
+  """Sets what a short training needs: little augmentation, and a budget."""
+  config.budget_minutes = 30.0
+  config.duration = "30 epochs"
+  config.evaluate_every = "1 epoch"
+  config.augmentation = {"flip": 0.5, "shift": 3}
+  config.mixing = {}
+  config.phases.whole.optimizer.update({"learning_rate": 0.05, "warmup": 0.05})
+  config.phases.whole.average = 0.998
+
+
+def _demo(config: ConfigDict) -> None:
+  config.data.name = "synthetic_faces"
+  config.batch_size = 64
+  config.duration = "100 steps"
+  config.evaluate_every = "50 steps"
+  config.checkpoint_every = "100 steps"
