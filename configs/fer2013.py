@@ -96,9 +96,9 @@ def _league(config: ConfigDict) -> None:
   config.budget_minutes = 30.0
   config.duration = "30 epochs"
   config.evaluate_every = "1 epoch"
-  config.augmentation = {"flip": 0.5, "shift": 3}
+  config.augmentation = {"flip": 0.5, "shift": 3, "rotation": (0.0, 10.0)}
   config.mixing = {}
-  config.phases.whole.optimizer.update({"learning_rate": 0.05, "warmup": 0.05})
+  config.phases.whole.optimizer.warmup = 0.05
   config.phases.whole.average = 0.998
 
 
