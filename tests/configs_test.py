@@ -25,6 +25,7 @@ VARIANTS = [
   *(("ca_resnet", v) for v in ("", "best,small", "speedrun", "named,step", "demo", "small,plain,resnet34")),
   *(("separable_se", v) for v in ("", "two_channel,demo", "mini_xception,jaffe", "oulu_casia,honest")),
   *(("resnet", v) for v in ("", "first4", "demo", "kind=plain,small,subjects,single")),
+  *(("fer2013", v) for v in ("", "league,bilinear_gc", "demo")),
 ]
 # Those that are compiled whenever tests are run: the quickest of each file.
 SHORT = {
@@ -38,6 +39,7 @@ NARROW = {
   "resnet": {"depth": 8, "width": 2},
   "ca_resnet": {"width": 2},
   "separable_se": {"width": 2},
+  "fer2013": {"width": 2},
 }
 
 
