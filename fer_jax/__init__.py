@@ -5,6 +5,7 @@ Nothing of the package is imported here, so that `from fer_jax.optim import ...`
 
 import os
 import sys
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,19 @@ if _loud and "jax" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL",
   os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
-def load(workdir: str, **options: Any) -> "Predictor":
-  """Loads what a finished run has learned: `fer_jax.load("workdir/hsic_demo").predict(images)`.
+def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predictor":
+  """Loads a trained network: `fer_jax.load().predict(images)`.
 
-  See `fer_jax.predictor.load`.
+  Args:
+    path: Folder of a finished run, or a .safetensors file made of one; None is the network that the package ships.
+    **options: See `fer_jax.predictor.load`.
+
+  Warns:
+    UserWarning: the network has learned from drawn faces alone.
   """
   from fer_jax import predictor
 
-  return predictor.load(workdir, **options)
+  loaded = predictor.load(path, **options)
+  if loaded.classifier.caution:
+    warnings.warn(loaded.classifier.caution, stacklevel=2)
+  return loaded

@@ -61,9 +61,12 @@ class Classifier:
   precision: str = "float32"
 
   @property
-  def drawn(self) -> bool:
-    """Whether it has learned from drawn faces alone, so that it does not know photographs."""
-    return str(self.origin.get("dataset")).startswith(_DRAWN)
+  def caution(self) -> str:
+    """What its user must know before believing it on photographs; "" for nothing."""
+    dataset = str(self.origin.get("dataset"))
+    if not dataset.startswith(_DRAWN):
+      return ""
+    return f"this network was trained on drawn faces ({dataset}): it does not recognise real ones"
 
   @property
   def margin(self) -> float:
@@ -159,7 +162,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
   return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def load(path: str | Path | None = None) -> Classifier:
+def load(path: str | os.PathLike[str] | None = None) -> Classifier:
   """Loads what a finished run has learned.
 
   Args:

@@ -1,8 +1,8 @@
 """From pictures to expressions: faces are found, cut as training cut its own, and classified together."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -117,7 +117,11 @@ class Predictor:
 
 
 def load(
-  path: str | Path | None = None, *, face: str = "auto", detector: Detector | None = None, views: str = "single"
+  path: str | os.PathLike[str] | None = None,
+  *,
+  face: str = "auto",
+  detector: Detector | None = None,
+  views: str = "single",
 ) -> Predictor:
   """Loads what a finished run has learned, to be asked about pictures.
 

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fer_jax"
 FLOORS = {
   # Inside a function: to import the package costs nothing.
   "fer_jax": ("predictor",),
+  "fer_jax.console": (),
   "fer_jax.errors": (),
   "fer_jax.sweep": (),
   "fer_jax.xla": ("errors",),

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   files = listing(options.inputs, sys.stdin)
   _check_copies(options, files)
   model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options), views=options.views)
+  if model.classifier.caution:
+    print(f"warning: {model.classifier.caution}", file=sys.stderr)
   started = time.monotonic()
   with contextlib.ExitStack() as stack:
     copies = None

@@ -223,4 +223,6 @@ def _introduction(predictor: Predictor) -> str:
   origin = predictor.classifier.origin
   accuracy = origin.get("accuracy")
   of = f", {100 * accuracy:.1f} % on the test images of {origin.get('dataset')}" if accuracy is not None else ""
-  return f"Ready: {origin.get('config') or 'a network'}{of}."
+  caution = predictor.classifier.caution
+  warning = f" Careful: {caution}." if caution else ""
+  return f"Ready: {origin.get('config') or 'a network'}{of}.{warning}"
