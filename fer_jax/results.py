@@ -103,6 +103,7 @@ def of_training(run: Lockstep, number: int, found: Answers, tested: Tested) -> R
       "test accuracy": test.accuracy,
       "validation accuracy": found["validation"]["single"].accuracy,
       "seconds a step": seconds_a_step,
+      "seconds an epoch": seconds_a_step and seconds_a_step * rig.epoch_rows / rig.settings.batch_size,
       "parameters": parameters,
     },
     "pretrained": dataclasses.asdict(loaded.report) if loaded is not None else None,

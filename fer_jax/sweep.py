@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
 CHOOSING = tuple(name for name in POINTS if not name.startswith("test"))  # nothing is chosen on the test split
-QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",)}  # by a figure's kind
+COSTS = ("seconds an epoch", "multiply-adds", "milliseconds for an image", "parameters")
+# By a figure's kind.
+QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",), "scatter": POINTS}
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ class Figure:
 
   Attributes:
     kind: "curves" over training steps, a line for each member; "points", a value for each member; "lines" over the
-      members' values, a line for each series; or "classes", a table with a column for each member.
+      members' values, a line for each series; "scatter" over a cost, a point for each member; or "classes", a table
+      with a column for each member.
     quantity: what is drawn; one of QUANTITIES[kind].
     note: below its title.
     title: in place of the quantity.
     members: names of those to show; all when empty.
+    over: Cost on the horizontal axis of a scatter, one of COSTS.
   """
 
   kind: str
@@ -65,12 +69,17 @@ class Figure:
   note: str = ""
   title: str = ""
   members: tuple[str, ...] = ()
+  over: str = ""
 
   def __post_init__(self) -> None:
     if self.kind not in QUANTITIES:
       raise ValueError(f"figure of kind {self.kind!r}: expected one of {', '.join(QUANTITIES)}")
     if self.quantity not in QUANTITIES[self.kind]:
       raise ValueError(f"{self.kind} of {self.quantity!r}: expected one of {', '.join(QUANTITIES[self.kind])}")
+    if (self.kind == "scatter") != (self.over in COSTS):
+      raise ValueError(
+        f"{self.kind} over {self.over!r}: expected one of {', '.join(COSTS)} for a scatter, else nothing"
+      )
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ class Sweep:
     swept: name of what the members' values are values of.
     timings: a benchmark's JSON, whose rows give the members' `seconds_a_step`, or `seconds_1500` for so many images in
       evaluation, if it was given a config of theirs; otherwise seconds a step are those of the trainings.
+    shown: Names of further quantities in its table, beside accuracies, parameters and seconds a step.
     reference: name of the member that the others' accuracies are subtracted from, seed by seed; empty for none.
     choose: where the members are candidates for one value, the quantity of CHOOSING by whose mean one of them is
       chosen; empty where they are not.
@@ -98,6 +108,7 @@ class Sweep:
   figures: tuple[Figure, ...]
   swept: str = ""
   timings: str = ""
+  shown: tuple[str, ...] = ()
   reference: str = ""
   choose: str = ""
 

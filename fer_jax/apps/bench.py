@@ -19,6 +19,7 @@ from fer_jax.apps.benchmarks.prediction import prediction
 from fer_jax.apps.benchmarks.pytorch import pytorch
 from fer_jax.apps.benchmarks.replicas import replicas
 from fer_jax.apps.benchmarks.scaling import scaling
+from fer_jax.apps.benchmarks.shipped import shipped
 from fer_jax.apps.benchmarks.startup import startup
 from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "streaming": streaming,
   "scaling": scaling,
   "startup": startup,
+  "shipped": shipped,
 }
 FLAGS = {"examples": "streaming", "data_dir": "streaming", "image_size": "torch", "batch_size": "torch"}
 
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "delay of the live window, and of its threads alone; memory: the peak of a short training, of predict and of the "
     "live window, each in a process of its own; streaming: images a second and memory where a large set is "
     "decoded from its records; scaling: bytes that a step sends, and what they leave of the speed of 2 to 64 devices; "
-    "startup: seconds from the start of a process to the first step, of the five demos.",
+    "startup: seconds from the start of a process to the first step, of the five demos; shipped: accuracy and "
+    "calibration of the network of the package on FER2013.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")

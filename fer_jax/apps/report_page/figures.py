@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
 from fer_jax.apps.report_page.run_files import Record
 
@@ -286,3 +286,55 @@ def draw(chart: Chart, phases: Sequence[Phase]) -> str:
   names = ", ".join(line.name for line in lines if line.name)
   along = "training steps" if chart.along == "step" else chart.along
   return colour.replace_in(_cleaned(target.getvalue(), f"{chart.title} over {along}: {names}"))
+
+
+class Point(NamedTuple):
+  """A named point of a scatter plot."""
+
+  name: str
+  x: float
+  y: float
+
+
+def draw_scatter(title: str, points: Sequence[Point], along: str) -> str:
+  """Returns shares over a cost, on a logarithmic axis, as one `<svg>` element without any reference outside itself."""
+  colour = _StandIns()
+  return colour.replace_in(_cleaned(_scatter(title, points, along, colour), f"{title} over {along}"))
+
+
+def scatter_file(title: str, points: Sequence[Point], along: str) -> str:
+  """Returns the same as a whole SVG file, in colours that can be read on white and on black."""
+  fixed = {"var(--muted)": "#77838f", "var(--rule)": "#c9d0d6", "var(--accent)": "#0f8a6d"}
+  return _scatter(title, points, along, lambda css: fixed[css])
+
+
+def _scatter(title: str, points: Sequence[Point], along: str, colour: Callable[[str], str]) -> str:
+  with mpl.rc_context({**_SETTINGS, "svg.hashsalt": title}):
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    for name, x, y in points:
+      axes.plot(x, y, "o", color=colour("var(--accent)"), markersize=4.5)
+      axes.annotate(
+        name,
+        (x, y),
+        (5, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=colour("var(--muted)"),
+        annotation_clip=False,
+      )
+    axes.grid(color=colour("var(--rule)"), linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.12, y=0.1)
+    axes.set_xlabel(along, color=colour("var(--muted)"))
+    axes.tick_params(which="both", colors=colour("var(--muted)"))
+    axes.spines["bottom"].set_color(colour("var(--muted)"))
+    axes.yaxis.set_major_formatter(_tick(True))
+    axes.xaxis.set_major_formatter(_tick(False))
+    axes.xaxis.set_minor_formatter(_tick(False))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    target = io.StringIO()
+    figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
+  return target.getvalue()

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from fer_jax.apps.report_page.curves import OTHER_COLOURS, other_colour
-from fer_jax.apps.report_page.figures import Chart, Curve, Line, mean_line
+from fer_jax.apps.report_page.figures import Chart, Curve, Line, Point, draw_scatter, mean_line
 from fer_jax.apps.report_page.markup import chart_figure, said
 from fer_jax.apps.report_page.quantities import percent
 from fer_jax.apps.report_page.run_files import Metrics, Record
@@ -137,6 +137,27 @@ def lines(figure: Figure, rows: Sequence[Record], swept: str) -> str:
   note = " ".join([*([figure.note] if figure.note else []), *whiskers])
   chart = Chart(_title(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
   return chart_figure(chart, phases=())
+
+
+def scatter(figure: Figure, rows: Sequence[Record]) -> str:
+  """Draws a share in [0, 1] over what it costs, a named point for each member that has both.
+
+  Args:
+    figure: of kind "scatter".
+    rows: of a sweep.json.
+  """
+  points = points_of(figure.quantity, figure.over, rows)
+  if not points:
+    return ""
+  note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
+  drawn = draw_scatter(_title(figure), points, figure.over)
+  return f'<figure class="chart"><figcaption>{escape(_title(figure))}{note}</figcaption>{drawn}</figure>'
+
+
+def points_of(quantity: str, over: str, rows: Sequence[Record]) -> list[Point]:
+  """Returns the members of a sweep.json as points (name, cost, share); those that lack one of the two are left out."""
+  known = [(row["name"], row["measured"].get(over), row["measured"].get(quantity)) for row in rows]
+  return [Point(name, float(x), float(y)) for name, x, y in known if x is not None and y is not None]
 
 
 def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]]) -> Line:

@@ -23,9 +23,15 @@ QUANTITIES = (
   "steps to converge",
   "parameters",
   "seconds a step",
+  "seconds an epoch",
 )
 # What a benchmark may tell of a member, and the key of its rows that does.
-TIMED = {"seconds a step": "seconds_a_step", "seconds for 1,500 images": "seconds_1500"}
+TIMED = {
+  "seconds a step": "seconds_a_step",
+  "seconds for 1,500 images": "seconds_1500",
+  "multiply-adds": "multiply_adds",
+  "milliseconds for an image": "latency_ms",
+}
 CONVERGED = 0.99  # of the best validation accuracy
 LAST_BATCHES = 10  # of those logged, over which training accuracy is averaged
 
@@ -104,6 +110,7 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
     "overrides": measured_overrides(plan.overrides),
     "status": _together(states),
     "timings": sweep.timings,
+    "shown": list(sweep.shown),
     "timed_on": timed_on,
     "timed": sorted({name for of in timings.values() for name in of}),
     "datasets": _distinct(result.get("dataset") for result in finished),
@@ -206,6 +213,7 @@ def _quantities(training: Training) -> dict[str, float | None]:
     "steps to converge": _mean(map(_steps_to_converge, training.logs)),
     "parameters": result.get("parameters"),
     "seconds a step": mapping(result.get("measured")).get("seconds a step"),
+    "seconds an epoch": mapping(result.get("measured")).get("seconds an epoch"),
   }
 
 

@@ -9,7 +9,7 @@ from fer_jax.apps.report_page.markup import Section, bullets, document, facts, s
 from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, percent_range, short_commit
 from fer_jax.apps.report_page.run_files import Metrics, Record
 from fer_jax.apps.report_page.trainings import SHARED
-from fer_jax.apps.sweeps.figures import curves, lines, points
+from fer_jax.apps.sweeps.figures import curves, lines, points, scatter
 from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
 from fer_jax.apps.sweeps.table import class_table, member_table, quantities_of
 from fer_jax.sweep import Figure
@@ -96,6 +96,8 @@ def _figures(content: Record, trainings: Sequence[Training]) -> Section | None:
       drawn.append(curves(figure, {row["name"]: logged[row["name"]] for row in rows}))
     elif figure.kind == "points":
       drawn.append(points(figure, rows))
+    elif figure.kind == "scatter":
+      drawn.append(scatter(figure, rows))
     elif figure.kind == "lines":
       drawn.append(lines(figure, rows, content["swept"]))
   drawn = [each for each in drawn if each]

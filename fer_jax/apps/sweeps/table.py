@@ -10,9 +10,9 @@ _ALWAYS = ("test accuracy", "validation accuracy", "parameters", "seconds a step
 
 
 def quantities_of(content: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the quantities to show: the usual ones, and what the paper prints besides."""
+  """Returns the names of the quantities to show: the usual ones, those of the sweep, and what the paper prints."""
   reported = (name for row in content["rows"] for name in row["reported"])
-  return list(dict.fromkeys([*_ALWAYS, *reported]))
+  return list(dict.fromkeys([*_ALWAYS, *content.get("shown", ()), *reported]))
 
 
 def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

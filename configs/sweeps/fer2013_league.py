@@ -1,0 +1,36 @@
+"""The networks of the five papers and well-known ones on FER2013, each with 30 minutes of processor time.
+
+  python launch/sweep.py configs/sweeps/fer2013_league.py             # on two idle CPU cores, 15 minutes a network
+  python launch/sweep.py configs/sweeps/fer2013_league.py:demo        # built-in faces, a handful of steps
+  python -m fer_jax.apps.bench --what=inference --config=configs/fer2013.py:league --out=results/fer2013_networks.json
+
+The last command measures multiply-adds and latency, which the table takes from its file. There is no larger form, and
+`small` is the same.
+"""
+
+from configs.fer2013 import FILE, NETWORKS, SHIPPED
+from configs.sweeps import SIZES, size_of
+from fer_jax.sweep import COSTS, Figure, Member, Sweep
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the league at one of `configs.sweeps.SIZES`."""
+  words = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
+
+  def member(name: str) -> Member:
+    config = f"{FILE}:{words}" if name == SHIPPED else f"{FILE}:{words},{name}"
+    return Member(name, config, timing=name)
+
+  return Sweep(
+    title="Networks on FER2013 at equal cost",
+    citation="one recipe, 30 minutes of processor time for each network, one seed",
+    claim="None: each paper reports its network with a recipe of its own.",
+    members=tuple(map(member, NETWORKS)),
+    figures=(
+      Figure("scatter", "test accuracy", over="seconds an epoch"),
+      Figure("points", "test accuracy"),
+      Figure("curves", "validation accuracy"),
+    ),
+    timings="results/fer2013_networks.json",
+    shown=COSTS[:-1],
+  )

@@ -1,0 +1,69 @@
+"""What the network that the package ships reaches on the validation and test splits of FER2013, as it is shipped."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from fer_jax import classifier as classifiers
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
+from fer_jax.calibration import expected_calibration_error
+from fer_jax.classifier import Classifier
+from fer_jax.data import arrays, audit
+from fer_jax.data.arrays import Arrays
+from fer_jax.intervals import wilson_interval
+from fer_jax.predictor import VIEWS
+from fer_jax.pretrained import model_file
+
+BATCH = 256
+
+
+def shipped(config: str, rounds: int) -> Benchmark:
+  """Evaluates the shipped network; FER2013 must have been prepared.
+
+  Args:
+    config: Not used: the network's file says what it is.
+    rounds: Not used.
+
+  Returns:
+    a row for each of VIEWS, the image alone first: accuracy on validation (the public test set) and on test (the
+    private one) with its 95 % interval (Wilson) and without the images that stand in training too, the expected
+    calibration error of the probabilities as they are given and before temperature scaling; then the size of the file,
+    parameters and temperature; then the recall of each class by the image alone.
+  """
+  del config, rounds
+  network = classifiers.load()
+  data = arrays.load("fer2013", None)
+  rows = [_accuracy(network, data, views) for views in VIEWS]
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+  size = model_file.DEFAULT.stat().st_size
+  rows.append({"name": "file", "bytes": size, "parameters": parameters, "temperature": network.temperature})
+  label, probability = _labelled(network, data, "test", "single")
+  right = probability.argmax(axis=1) == label
+  for k, name in enumerate(network.class_names):
+    rows.append({"name": name, "recall": float(right[label == k].mean()), "images": int((label == k).sum())})
+  return Benchmark(VIEWS[0], rows)
+
+
+def _labelled(network: Classifier, data: Arrays, split: str, views: str) -> tuple[np.ndarray, np.ndarray]:
+  rows = data.rows(split)
+  return data.label[rows], network.probability(np.asarray(data.image[rows]), BATCH, views)
+
+
+def _accuracy(network: Classifier, data: Arrays, views: str) -> Row:
+  label, validation = _labelled(network, data, "validation", views)
+  validation_accuracy = float((validation.argmax(axis=1) == label).mean())
+  label, probability = _labelled(network, data, "test", views)
+  right = probability.argmax(axis=1) == label
+  low, high = wilson_interval(float(right.sum()), len(right))
+  _, unscaled = _labelled(dataclasses.replace(network, temperature=1.0), data, "test", views)
+  return {
+    "name": views,
+    "validation_accuracy": validation_accuracy,
+    "accuracy": float(right.mean()),
+    "share_low": low,
+    "share_high": high,
+    "without_duplicates": float(right[~audit.seen_in_training(data)].mean()),
+    "calibration_error": expected_calibration_error(probability, label),
+    "calibration_error_unscaled": expected_calibration_error(unscaled, label),
+  }
