@@ -22,6 +22,8 @@ MEMBER = Member("one", "configs/hsic.py:demo")
     (lambda: Figure("curves", "test accuracy"), "expected one of validation accuracy"),
     (lambda: Figure("lines", "training loss"), "expected one of test accuracy, validation accuracy"),
     (lambda: Figure("classes", "precision"), "expected one of recall"),
+    (lambda: Figure("scatter", "test accuracy"), "expected one of seconds an epoch"),
+    (lambda: Figure("points", "test accuracy", over="parameters"), "for a scatter, else nothing"),
     (
       lambda: Sweep("t", "c", "c", (MEMBER,), (Figure("points", "test accuracy", members=("two",)),)),
       "names of members",

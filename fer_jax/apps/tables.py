@@ -9,8 +9,8 @@ The pages are the README and, of the `docs/*.md` beside it, those that hold a ma
 `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
 `results/b.json`, and `views` one for each way to average views of an image in them; `bench` has a table for each of
 these files that a benchmark wrote, whole or with the columns of `columns=key,key` and the rows that have any of them,
-`sweep` for each that `launch/sweep.py --name=a` kept. Without `rows`, all files of the kind are shown, by name; a file
-that is named and absent shows as "not yet measured".
+`sweep` for each that `launch/sweep.py --name=a` kept, with a.svg beside the page where it has a scatter plot. Without
+`rows`, all files of the kind are shown, by name; a file that is named and absent shows as "not yet measured".
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_jax.apps.report_page.figures import scatter_file
 from fer_jax.apps.report_page.quantities import (
   NOT_MEASURED,
   accuracy_estimate,
@@ -31,6 +32,7 @@ from fer_jax.apps.report_page.quantities import (
   short_commit,
 )
 from fer_jax.apps.report_page.run_files import Record, read_json, write_text
+from fer_jax.apps.sweeps.figures import points_of
 from fer_jax.apps.sweeps.table import class_table, member_table
 from fer_jax.errors import UserError, run
 
@@ -224,8 +226,30 @@ def _sweep_table(name: str, sweep: Record | None) -> str:
   for figure in sweep.get("figures", ()):
     by_class = class_table(sweep, figure["members"]) if figure["kind"] == "classes" else ([], [])
     parts += [_markdown(*by_class, texts=(0,))] if by_class[1] else []
+  parts += [f"![{_plot_title(figure)}]({name}.svg)" for figure in _scatters(sweep)]
   parts += [_made(sweep["devices"], sweep["versions"], sweep["commits"])] if sweep["devices"] else []
   return "\n\n".join(parts)
+
+
+def _scatters(sweep: Record) -> list[Record]:
+  """Returns the scatter plot of a sweep, in a list; none where it has no point yet."""
+  figures = [figure for figure in sweep.get("figures", ()) if figure["kind"] == "scatter"]
+  return [figure for figure in figures[:1] if points_of(figure["quantity"], figure["over"], sweep["rows"])]
+
+
+def _plot_title(figure: Record) -> str:
+  return f"{figure['quantity'].capitalize()} over {figure['over']}"
+
+
+def plots(page: str, results: Mapping[str, Record]) -> dict[str, str]:
+  """Returns the plots that a page shows, as SVG by the name of the file beside it."""
+  found = {}
+  for name, result in results.items():
+    for figure in _scatters(result) if _kind(result) == "sweep" else ():
+      if f"]({name}.svg)" in page:
+        points = points_of(figure["quantity"], figure["over"], result["rows"])
+        found[f"{name}.svg"] = scatter_file(_plot_title(figure), points, figure["over"])
+  return found
 
 
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
@@ -323,14 +347,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
   results = load_results(given.results)
   present = _pages(given.readme)
   made = {path: render(text, results, str(path)) for path, text in present.items()}
-  stale = [path for path in made if made[path] != present[path]]
+  drawn = {path.parent / name: svg for path, text in made.items() for name, svg in plots(text, results).items()}
+  # What a plot looks like to the byte depends on the version of matplotlib: it is only looked whether it is there.
+  stale = [path for path in made if made[path] != present[path]] + [path for path in drawn if not path.is_file()]
   if given.check:
     for path in stale:
       print(f"{path} differs from {given.results}: run python -m fer_jax.apps.tables")
     return int(bool(stale))
-  for path in stale:
-    write_text(path, made[path])
-  print(*made, sep="\n")
+  for path, text in (made | drawn).items():
+    if path in stale or path in drawn:
+      write_text(path, text)
+  print(*made, *drawn, sep="\n")
   return 0
 
 

@@ -276,6 +276,27 @@ def test_a_sweep_has_a_row_for_each_member_beside_the_paper() -> None:
   assert "**other**: not yet measured" in made
 
 
+def test_a_scatter_plot_is_written_beside_the_page_that_shows_it(docs: Path) -> None:
+  rows = [
+    {**row, "measured": {**row["measured"], "parameters": parameters}}
+    for row, parameters in zip(SWEEP["rows"], (1e6, None), strict=True)
+  ]
+  figures = [{"kind": "scatter", "quantity": "test accuracy", "over": "parameters", "members": []}]
+  content = json.dumps({**SWEEP, "rows": rows, "figures": figures, "shown": ["parameters"]})
+  (docs.parent / "results" / "plotted.json").write_text(content)
+  page = docs / "plots.md"
+  page.write_text("<!-- results:sweep rows=plotted -->\n<!-- /results -->\n")
+
+  main([])
+  assert "![Test accuracy over parameters](plotted.svg)" in page.read_text()
+  svg = (docs / "plotted.svg").read_text()
+  assert ">3 blocks<" in svg  # the other has no parameters
+  assert ">4 blocks<" not in svg
+  assert main(["--check"]) == 0
+  (docs / "plotted.svg").unlink()
+  assert main(["--check"]) == 1
+
+
 def test_a_run_of_folds_says_how_many_and_by_what() -> None:
   folds = {"folds": {"by": "subjects", "count": 10, "seed": 0}, "seeds": [0, 1, 2]}
   several = {**RESULT, **folds, "runs": [{}, {}, {}], "mean": 0.7, "std": 0.01, "interval_95": [0.69, 0.71]}
