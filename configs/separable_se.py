@@ -5,6 +5,7 @@ Li et al., an improved method of expression recognition by depthwise separable c
   python -m fer_jax.main --config=configs/separable_se.py                 # CK+, divided as in the paper
   python -m fer_jax.main --config=configs/separable_se.py:jaffe,honest    # ten folds over people
   python -m fer_jax.main --config=configs/separable_se.py:jaffe,one_subject_out
+  python -m fer_jax.main --config=configs/separable_se.py:jaffe,transfer  # from the network that the package ships
   python -m fer_jax.main --config=configs/separable_se.py:demo            # minutes, built-in faces, nothing to prepare
   python -m fer_jax.main --config=configs/separable_se.py:drawn,one_subject_out,demo    # ten people, each left out once
 
@@ -19,6 +20,8 @@ Variants, joined by commas:
   table1    without the shortcut branches, as table 1 lists the layers
   two_channel       local binary patterns beside the image
   bn_inception, xception, mini_xception   another network in the same place: table 5
+  transfer  the network of the package, which knows FER2013, fine-tuned: first its classifier, then all of it; honest
+            where no protocol is named, and without copies
   small     narrow networks and few epochs, for a CPU
   demo      a narrow network on drawn ones: faces, honest, where nothing else is named
   single    one fold in the place of all: config.folds.number
@@ -37,7 +40,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import chosen_variants, fer2013
 from configs.baselines import BASELINES
 from fer_jax.config import complete
 
@@ -45,7 +48,7 @@ FILE = "configs/separable_se.py"
 DATASETS = ("ck_plus", "jaffe", "oulu_casia", "drawn", "faces")
 DRAWN = ("drawn", "faces")
 PROTOCOLS = ("paper", "honest", "one_subject_out")
-NETWORKS = ("table1", "two_channel", "bn_inception", "xception", "mini_xception")
+NETWORKS = ("table1", "two_channel", "bn_inception", "xception", "mini_xception", "transfer")
 SIZES = ("small", "demo")
 VARIANTS = (*DATASETS, *PROTOCOLS, *NETWORKS, *SIZES, "single")
 
@@ -73,11 +76,13 @@ def get_config(variant: str = "") -> ConfigDict:
   if demo and dataset not in ("", *DRAWN):
     raise ValueError(f"{FILE}:{variant}: a demo is of drawn people; expected small, or no {dataset}")
   dataset = dataset or ("faces" if demo else "ck_plus")
-  protocol = protocol or ("honest" if demo else "paper")
+  protocol = protocol or ("honest" if demo or network == "transfer" else "paper")
   config = _default(dataset)
   _set_network(config, network, narrow=bool(size))
   if protocol != "paper":
     _divide_honestly(config, protocol, dataset)
+  if network == "transfer":
+    _transfer(config)
   if "single" in chosen:
     config.replicas = 1
   if size:
@@ -130,6 +135,9 @@ def _default(dataset: str) -> ConfigDict:
 
 
 def _set_network(config: ConfigDict, network: str, *, narrow: bool) -> None:
+  if network == "transfer":
+    config.model = dict(fer2013.NETWORKS[fer2013.SHIPPED])
+    return
   if network in BASELINES:
     baseline = BASELINES[network]
     config.model = {**baseline.model, **(baseline.narrower if narrow else {})}
@@ -138,6 +146,28 @@ def _set_network(config: ConfigDict, network: str, *, narrow: bool) -> None:
   config.model.residual = network != "table1"
   if narrow:
     config.model.width = 8
+
+
+def _transfer(config: ConfigDict) -> None:
+  """Starts from the network of the package; a hundredth of its images is enough to go on from there."""
+  config.pretrained = {"path": "default", "required": True}
+  config.expansion = {}
+  config.augmentation = dict(fer2013.get_config().augmentation)
+  config.views = "flip"
+  config.duration = "20 epochs"
+  config.evaluate_every = "2 epochs"
+  optimizer = {"name": "sgd", "momentum": 0.9, "schedule": "cosine", "weight_decay": 5e-4, "coupled_decay": True}
+  objective = {"name": "backprop", "label_smoothing": 0.1}
+  config.schedule = ("head", "whole")
+  config.phases = {
+    "head": {
+      "objective": objective,
+      "train": ("classifier",),
+      "duration": 0.25,
+      "optimizer": {**optimizer, "learning_rate": 0.05},
+    },
+    "whole": {"objective": objective, "duration": 0.75, "optimizer": {**optimizer, "learning_rate": 0.01}},
+  }
 
 
 def _shorten(config: ConfigDict, duration: str) -> None:
