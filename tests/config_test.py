@@ -207,6 +207,7 @@ class TestWrongValues:
       ({"eval_batch_size": -1}, "config.eval_batch_size=-1: expected 1 or more"),
       ({"budget_minutes": True}, "config.budget_minutes=True: expected float, not bool"),
       ({"budget_minutes": -1}, "config.budget_minutes=-1.0: expected minutes"),
+      ({"clock": "sun"}, "config.clock='sun': expected one of wall, cpu"),
       ({"precision": "float16"}, "config.precision='float16': expected one of float32, bfloat16"),
       ({"data": {"residence": "disk"}}, "config.data.residence='disk': expected one of auto, device, host"),
       ({"data": {"name": 3}}, "config.data.name=3: expected str, not int"),

@@ -197,6 +197,14 @@ def test_ferplus_ties_contempt_unknown_and_soft_labels(tmp_path):
   np.testing.assert_allclose(soft.soft_label.sum(axis=1), 1, rtol=1e-6)
   assert soft.soft_label.dtype == np.float32
   assert len(soft) == len(hard) == 3 * ROWS - 2
+  original = arrays.load("fer2013", str(tmp_path / "data"))
+  blend = arrays.load("fer2013", str(tmp_path / "data"), labels="ferplus_blend")
+  assert (blend.class_names, blend.label.tolist()) == (original.class_names, original.label.tolist())
+  # 0.7 of the original label, 0.3 of the votes for its seven classes: of contempt's six none, of no votes nothing.
+  onehot, angry = np.eye(7)[original.label], np.eye(7)[0]
+  shares = [[2 / 3, 0, 0, 0, 0, 0, 1 / 3], angry, onehot[2], angry, [0, 0, 0, 0.4, 0.2, 0.4, 0]]
+  np.testing.assert_allclose(blend.soft_label[:5], 0.7 * onehot[:5] + 0.3 * np.array(shares), rtol=1e-6)
+  np.testing.assert_array_equal(blend.soft_label.argmax(axis=1), original.label)
 
 
 def test_ferplus_labels_without_votes_are_an_error_that_says_what_to_do(tmp_path):

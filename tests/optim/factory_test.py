@@ -201,6 +201,23 @@ def test_the_direction_alone_keeps_each_unit_s_mean_under_decay(centralize):
     assert (moved < 1e-5) == (centralize == "direction")
 
 
+def test_muon_makes_kernels_orthogonal_as_large_as_adam_s_updates_and_leaves_the_rest_to_adam():
+  rng = np.random.default_rng(0)
+  params = {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}
+  gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+  updates = {}
+  for name in ("muon", "adam"):
+    transform = Optimizer(name=name, learning_rate=RATE, schedule="constant").build()
+    updates[name], _ = transform.update(gradients, transform.init(params), params, progress=jnp.float32(0))
+  np.testing.assert_allclose(updates["muon"]["bias"], updates["adam"]["bias"], rtol=1e-6)
+  update = np.asarray(updates["muon"]["kernel"], np.float64).reshape(-1, 16)
+  values = np.linalg.svd(update, compute_uv=False) / (RATE * 0.2 * np.sqrt(72))  # the longer side of 72 x 16
+  assert 0.6 < values.min() <= values.max() < 1.3  # five steps of Newton and Schulz come so near to 1
+  u, _, vt = np.linalg.svd(np.asarray(gradients["kernel"], np.float64).reshape(-1, 16), full_matrices=False)
+  direction = -(u @ vt)
+  assert (direction * update).sum() > 0.98 * np.linalg.norm(direction) * np.linalg.norm(update)
+
+
 def test_importing_the_package_costs_jax_and_optax_alone():
   program = (
     "import sys, jax, jax.numpy, optax\n"
