@@ -8,14 +8,19 @@ import numpy as np
 
 from fer_jax import classifier as classifiers
 from fer_jax.classifier import LARGEST_BATCH, Classifier
+from fer_jax.errors import UserError
+from fer_jax.faces import pictures
 from fer_jax.faces.crop import crop_face, resize
 from fer_jax.faces.detection import Box, Detector, HaarDetector
-from fer_jax.faces.pictures import in_channels
+from fer_jax.faces.pictures import UnreadablePicture, in_channels
 
 # Faces smaller than this share of a picture's shorter side are not looked for.
 SMALLEST_FACE = 0.1
 FACES = ("auto", "detector", "whole")
 VIEWS = ("single", "flip")
+
+# uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file.
+Image = np.ndarray | str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +91,26 @@ class Predictor:
       image = crop_face(image, box, max(height, width), self.classifier.margin)
     return resize(image, height, width).reshape(self.classifier.shape)
 
-  def predict(self, images: Sequence[np.ndarray], batch_size: int = LARGEST_BATCH) -> Prediction:
+  def predict(self, images: Sequence[Image], batch_size: int = LARGEST_BATCH) -> Prediction:
     """Finds and classifies the faces in pictures.
 
     Args:
-      images: uint8 [H, W] grey or [H, W, 3] RGB, each of a size of its own.
+      images: uint8 [H, W] grey or [H, W, 3] RGB, each of a size of its own; or paths of image files.
       batch_size: how many faces go through the network at once.
 
     Raises:
       ValueError: an image has another shape or type.
+      UserError: a file is not there, or is no image.
     """
     if isinstance(images, np.ndarray) and images.ndim < (4 if images.shape[-1] == 3 else 3):
       raise ValueError(f"one picture of {list(images.shape)}: expected several; give [image]")
-    found = [(number, box) for number, image in enumerate(map(checked, images)) for box in self.find(image)]
-    faces = [self.cut(images[number], box) for number, box in found]
+    if isinstance(images, str | os.PathLike):
+      raise ValueError(f"one picture, {images!r:.60}: expected several; give [image]")
+    found, faces = [], []
+    for number, image in enumerate(map(_opened, images)):
+      boxes = self.find(image)
+      found += [(number, box) for box in boxes]
+      faces += [self.cut(image, box) for box in boxes]
     return Prediction(
       picture=np.array([number for number, _ in found], np.int32),
       box=np.array([box[:4] for _, box in found], np.float32).reshape(-1, 4),
@@ -149,12 +160,20 @@ def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndar
   return np.stack(faces) if faces else np.zeros((0, *shape), np.uint8)
 
 
+def _opened(image: Image) -> np.ndarray:
+  """Returns an image that is given as its pixels or as the path of its file."""
+  if not isinstance(image, str | os.PathLike):
+    return checked(image)
+  try:
+    return pictures.read(image)
+  except UnreadablePicture as error:
+    raise UserError(f"{os.fspath(image)}: {error}; expected an image file") from None
+
+
 def checked(image: np.ndarray) -> np.ndarray:
   """Returns a picture; raises ValueError where it is none."""
   if not isinstance(image, np.ndarray):
-    raise ValueError(
-      f"a picture is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, as faces.pictures.read gives"
-    )
+    raise ValueError(f"a picture is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file")
   is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
   if image.dtype != np.uint8 or not is_picture or 0 in image.shape:
     raise ValueError(f"a picture is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -119,9 +120,41 @@ def test_one_picture_is_not_taken_for_several(model, images):
   assert len(Predictor(model, None).predict(np.zeros((2, *images.shape), np.uint8))) == 2
 
 
-def test_names_are_no_pictures(model):
-  with pytest.raises(ValueError, match="'party.jpg': expected uint8"):
-    Predictor(model, None).predict(["party.jpg"])
+def test_pictures_may_be_files(model, tmp_path):
+  image = np.asarray(tiny_run.tiny_arrays().image[0])[..., 0]
+  cv2.imwrite(str(tmp_path / "face.png"), image)
+  predictor = Predictor(model, None)
+  read = predictor.predict([tmp_path / "face.png", str(tmp_path / "face.png")])
+  np.testing.assert_allclose(read.probability, predictor.predict([image, image]).probability, atol=1e-6)
+  with pytest.raises(UserError, match=r"none\.jpg: does not exist"):
+    predictor.predict([tmp_path / "none.jpg"])
+  with pytest.raises(ValueError, match="'party.jpg': expected several"):
+    predictor.predict("party.jpg")
+
+
+def test_mirror_images_are_averaged(model):
+  faces = np.asarray(tiny_run.tiny_arrays().image[:5])
+  single, flip = (Predictor(model, None, views).probability(faces) for views in ("single", "flip"))
+  mirrored = Predictor(model, None).probability(faces[:, :, ::-1])
+  np.testing.assert_allclose(flip, (single + mirrored) / 2, atol=1e-6)
+  assert np.abs(flip - single).max() > 1e-3
+  with pytest.raises(ValueError, match="views='both': expected one of single, flip"):
+    Predictor(model, None, "both")
+
+
+def test_probabilities_are_scaled_by_the_temperature(model):
+  faces = np.asarray(tiny_run.tiny_arrays().image[:5])
+  warm = dataclasses.replace(model, temperature=2.0)
+  np.testing.assert_allclose(warm.probability(faces), softmax(model.logits(faces) / 2), atol=1e-6)
+
+
+def test_a_network_of_drawn_faces_says_so(finished_run, model, monkeypatch):
+  drawn = dataclasses.replace(model, origin={**model.origin, "dataset": "synthetic_faces"})
+  assert drawn.caution == "this network was trained on drawn faces (synthetic_faces): it does not recognise real ones"
+  assert dataclasses.replace(model, origin={**model.origin, "dataset": "fer2013"}).caution == ""
+  monkeypatch.setattr(classifiers, "load", lambda path: drawn)
+  with pytest.warns(UserWarning, match="trained on drawn faces"):
+    fer_jax.load(finished_run)
 
 
 def test_faces_of_another_size_are_refused(model):
@@ -141,6 +174,7 @@ def test_softmax_is_that_of_jax_and_survives_large_logits():
   assert softmax(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 
+@pytest.mark.filterwarnings("ignore:this network was trained on drawn faces")
 def test_the_package_loads_a_run_by_name(finished_run, model):
   found = fer_jax.load(str(finished_run), face="whole")
   assert isinstance(found.classifier, Classifier)

@@ -27,9 +27,9 @@ def test_a_slow_network_drops_frames(monkeypatch):
   monkeypatch.setattr(benchmark, "RATE", 100.0)
 
   class Slow:
-    class_names, shape, origin = ("a", "b"), (8, 8, 1), {}
+    class_names, shape, origin, caution = ("a", "b"), (8, 8, 1), {}, ""
 
-    def logits(self, faces):
+    def probability(self, faces, batch_size, views):
       benchmark.time.sleep(0.05)
       return np.zeros((len(faces), 2), np.float32)
 
@@ -39,9 +39,9 @@ def test_a_slow_network_drops_frames(monkeypatch):
 
 
 class Classifier:
-  class_names, shape, margin, origin = ("a", "b"), (8, 8, 1), 0.0, {}
+  class_names, shape, margin, origin, caution = ("a", "b"), (8, 8, 1), 0.0, {}, ""
 
-  def logits(self, faces):
+  def probability(self, faces, batch_size, views):
     return np.zeros((len(faces), 2), np.float32)
 
 
@@ -62,9 +62,9 @@ def test_at_full_speed_a_picture_always_waits_and_none_is_dropped(monkeypatch):
 
 def test_a_failure_of_the_recognition_is_one_line(monkeypatch):
   class Broken(Classifier):
-    def logits(self, faces):
+    def probability(self, faces, batch_size, views):
       if len(faces):
-        return super().logits(faces)
+        return super().probability(faces, batch_size, views)
       raise ValueError("out of order")
 
   predictor = benchmark.Predictor(Broken(), lambda image: [])

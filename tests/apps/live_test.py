@@ -27,7 +27,7 @@ def use_window(monkeypatch):
       action(window)
       return 0
 
-    monkeypatch.setattr(live, "load", lambda workdir, detector: predictor_of((40, 60, 120, 120)))
+    monkeypatch.setattr(live, "load", lambda path, detector, views: predictor_of((40, 60, 120, 120)))
     monkeypatch.setattr(app, "exec", execute)
 
   return use_window

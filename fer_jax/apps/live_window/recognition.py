@@ -111,7 +111,7 @@ class Recognizer:
     """Compiles the network, so that the first picture does not wait for it."""
     shape = self._predictor.classifier.shape
     for faces in _PREPARED:
-      self._predictor.classifier.logits(np.zeros((faces, *shape), np.uint8))
+      self._predictor.probability(np.zeros((faces, *shape), np.uint8))
 
   def __call__(self, picture: Picture) -> Recognized:
     """Returns what is in a picture."""

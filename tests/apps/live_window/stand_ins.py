@@ -5,6 +5,7 @@ import time
 import cv2
 import numpy as np
 
+from fer_jax.classifier import softmax
 from fer_jax.faces.detection import Box
 from fer_jax.faces.video import Frame
 from fer_jax.predictor import Predictor
@@ -18,6 +19,7 @@ class Brightness:
   class_names = NAMES
   shape = (8, 8, 1)
   margin = 0.0
+  caution = ""
 
   def __init__(self, config="bright"):
     self.origin = {"config": config, "accuracy": 0.75, "dataset": "lamps"}
@@ -28,6 +30,9 @@ class Brightness:
     self.asked.append(len(faces))
     light = faces.mean((1, 2, 3), dtype=np.float32)[:, None] / 32 - 4
     return np.concatenate([light, -light, np.zeros_like(light)], 1)
+
+  def probability(self, faces, batch_size=64, views="single"):
+    return softmax(self.logits(faces))
 
 
 def predictor_of(*boxes, classifier=None):
