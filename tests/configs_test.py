@@ -27,11 +27,8 @@ VARIANTS = [
   *(("resnet", v) for v in ("", "first4", "demo", "kind=plain,small,subjects,single")),
   *(("fer2013", v) for v in ("", "league,bilinear_gc", "demo")),
 ]
-# Those that are compiled whenever tests are run: the quickest of each file.
-SHORT = {
-  *(("hsic", "small,backprop"), ("obsr", "demo"), ("ca_resnet", "demo")),
-  *(("separable_se", "mini_xception,jaffe"), ("resnet", "demo")),
-}
+# Those that are compiled whenever tests are run: the quickest.
+SHORT = {("hsic", "small,backprop"), ("obsr", "demo"), ("resnet", "demo")}
 # The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
 NARROW = {
   "hsic": {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4},

@@ -34,8 +34,7 @@ SYSTEMS = {
 # Of the gradients' distances. In obsr a maximum that rounding moves changes all that is behind it: 0.0022 with jaxlib
 # 0.10.1, 0.0003 to 0.0042 with 0.12.0.1, by how its sums are compiled.
 MEDIANS = {"obsr": 8e-3}
-# The first is quick enough for every run of the suite.
-CASES = [pytest.param(name, marks=[pytest.mark.slow] if name != "resnet" else []) for name in SYSTEMS]
+pytestmark = pytest.mark.slow
 
 
 @functools.cache
@@ -81,7 +80,7 @@ def distances(found, expected, scale=0.0):
   }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_gradients_statistics_and_metrics_are_those_of_float64(name):
   _, before, (found, metrics), (expected, expected_metrics) = stepped(name)
   assert max(distances(found.stats, expected.stats).values()) < 1e-4
@@ -96,7 +95,7 @@ def test_gradients_statistics_and_metrics_are_those_of_float64(name):
     assert distance < (0.5 if "_stem'" in leaf else 0.2), leaf
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_updates_are_those_of_float64(name):
   settings, before, (found, _), _ = stepped(name)
   optimizer = settings.phases[settings.schedule[0]].optimizer.build()

@@ -136,6 +136,7 @@ class TestFoldsByTurns:
     assert note in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_share_the_clock(tmp_path, machine):
   result = run(tmp_path / "run", several(4, replica_strategy="vmap"))
   first, *others = steps_of(result)

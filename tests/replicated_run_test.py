@@ -214,6 +214,7 @@ def test_seeds_of_the_dataset_s_own_splits(tmp_path):
   assert not (tmp_path / "run" / "splits.json").exists()
 
 
+@pytest.mark.slow
 def test_rows_on_the_host_train_as_rows_on_the_device_do(tmp_path, singles):
   result = run(tmp_path / "run", several("vmap", **{"data.residence": "host"}))
   assert [each["accuracy"] for each in result["runs"]] == [single[1]["accuracy"] for single in singles]
@@ -235,6 +236,7 @@ def test_what_stands_in_training_is_told_and_can_be_dropped(tmp_path, monkeypatc
   assert any("10 of the 60 training examples are left out" in note for note in dropped["notes"])
 
 
+@pytest.mark.slow
 def test_copies_of_every_test_picture_are_told_and_no_accuracy_is_left_without_them(tmp_path):
   short = {"duration": "2 steps", "replicas": 2, "views": "flip"}
   expanded = several(**short)

@@ -68,6 +68,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(wh
   assert any("resumed from step" in row["text"] for row in rows(tmp_path / "parts", "event"))
 
 
+@pytest.mark.slow
 def test_four_devices_end_where_one_does(whole, tmp_path):
   folder, one = whole
   four = run(tmp_path / "four", config(), devices=4)
@@ -76,6 +77,7 @@ def test_four_devices_end_where_one_does(whole, tmp_path):
   assert first[0] == pytest.approx(first[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_on_the_host_train_as_rows_on_the_device_do(whole, tmp_path):
   host = run(tmp_path / "host", config(**{"data.residence": "host"}))
   assert host["loss"] == pytest.approx(whole[1]["loss"], rel=1e-4)
@@ -94,6 +96,7 @@ def test_another_config_is_not_let_into_the_folder(whole):
     run(whole[0], config(seed=1))
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_in_time_with_results_and_a_finished_schedule(tmp_path):
   result = run(tmp_path / "run", config(**{"duration": "1000000 steps", "budget_minutes": 0.5, "log_every": "1 steps"}))
   assert result["stopped"] == "time budget"

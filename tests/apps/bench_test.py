@@ -34,6 +34,7 @@ def test_the_row_that_is_configured_is_the_headline(config, tmp_path):
   assert run("objectives", f"{config}:blockwise", tmp_path)["headline"] == "hsic_bottleneck, unit=block"
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
   *parts, whole = run("parts", config, tmp_path)["rows"]
   assert whole["name"] == "whole step"
@@ -43,6 +44,7 @@ def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
   assert next(part for part in parts if "inner products" in part["name"])["backprop_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_table_1_sets_known_networks_beside_the_dense_one(config, tmp_path, monkeypatch):
   monkeypatch.setattr(table1, "PRINTED", {"alexnet": table1.PRINTED["alexnet"]})
   ours, twin, known = run("table1", f"{config}:small", tmp_path)["rows"]

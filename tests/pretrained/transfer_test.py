@@ -315,9 +315,7 @@ class TestRun:
     np.testing.assert_array_equal(loaded.params["unit"]["kernel"], 2 * params["unit"]["kernel"])
 
   def test_another_architecture(self, run):
-    pattern = (
-      r"arrays are missing \(params/layer1_2/conv1/conv/kernel for layer1_2/.*expected a trained network of"
-    )
+    pattern = r"arrays are missing \(params/layer1_2/conv1/conv/kernel for layer1_2/.*expected a trained network of"
     assert_refused(pattern, run, ResNet(34, "imagenet", width=4))
     assert_refused(
       "params/.* is .*4, but .* needs .*8; compare config.model.width", run, ResNet(18, "imagenet", width=8)
