@@ -23,7 +23,6 @@ FORMS = [
   HsicBottleneck(measure="phsic", compress="self", beta=2.0, channel_groups=3, center_features=False),
   HsicBottleneck(kernel="linear", grid=2, layer_beta={"block1_*": 3.0, "*_stem": 1.0}),
 ]
-SLOW_FORMS = FORMS[1:]  # where a test compiles for long
 
 
 def learner(settings, network, trainable=None):
@@ -173,7 +172,7 @@ def test_what_comes_later_does_not_change_what_a_layer_learns(network, variables
 
 @pytest.mark.parametrize(
   ("settings", "devices"),
-  [(FORMS[0], 2), (FORMS[0], 4), *(pytest.param(form, 4, marks=pytest.mark.slow) for form in SLOW_FORMS)],
+  [(FORMS[0], 2), (FORMS[0], 4), *(pytest.param(form, 4, marks=pytest.mark.slow) for form in FORMS[1:])],
 )
 def test_several_devices_learn_what_one_does(network, one_device, on_devices, settings, devices):
   one = one_device(settings)
@@ -209,7 +208,7 @@ def make_degenerate(case, variables, batch):
 
 
 @pytest.mark.parametrize(
-  "settings", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in SLOW_FORMS)], ids=name_of
+  "settings", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=name_of
 )
 def test_degenerate_batches_stay_finite(network, variables, batch, settings):
   learn = learner(settings, network)
