@@ -205,6 +205,14 @@ def test_text_from_outside_is_escaped(workdir: Path, tmp_path: Path) -> None:
   assert page.text.count(f"$phase$ {TRICKY}") > 1  # in the charts too, and not as mathematics
 
 
+def test_calibration_and_the_kind_of_seconds_are_told(workdir: Path) -> None:
+  write_run(workdir)
+  text = Page(write_report(workdir)).text
+  assert "4.50 %" in text
+  assert "12.30 % before scaling by the temperature 1.31" in text
+  assert "processor time of the whole run" in text
+
+
 def test_paper_table_shows_what_the_paper_reports_and_marks_what_is_not_measured(workdir: Path) -> None:
   result = write_run(workdir)
   page = Page(write_report(workdir))

@@ -103,12 +103,14 @@ def _facts(run: Run) -> str:
     of_best = f"{selected}: step {count(best['step'])}"
   else:
     of_best = "mean of the trainings" if best else ""
+  whole = "processor time of the whole run" if result.get("clock") == "cpu" else "whole run"
   listed = facts(
     [
       *_division(run),
       ("Validation accuracy", percent(best["accuracy"]) if best else NOT_MEASURED, of_best),
+      *_calibration(result),
       ("Steps", count(result.get("steps", run.last_step)), "of each training" if run.replicas else ""),
-      ("Time", duration(seconds_of(run)), "whole run" if result else "" if run.replicas else "until the last record"),
+      ("Time", duration(seconds_of(run)), whole if result else "" if run.replicas else "until the last record"),
       ("Dataset", str(result.get("dataset") or "not stated"), ""),
       ("Parameters", count(result.get("parameters")), ""),
       ("Peak memory", memory(result.get("peak_memory_bytes")), ""),
@@ -117,6 +119,16 @@ def _facts(run: Run) -> str:
   )
   ended = f'<div><dt>Ended</dt><dd class="{kind}">{escape(stopped)}</dd></div>'
   return listed.removesuffix("</dl>") + ended + "</dl>"
+
+
+def _calibration(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+  """Returns the fact of how far probabilities are from accuracies; nothing for runs that did not measure it."""
+  known = mapping(result.get("calibration"))
+  errors = mapping(mapping(known.get("test")).get("single"))
+  if not errors:
+    return []
+  before = f"{percent(errors['error'])} before scaling by the temperature {known['temperature']:.2f}"
+  return [("Calibration error", percent(errors["error_scaled"]), before)]
 
 
 def _division(run: Run) -> list[tuple[str, str, str]]:
