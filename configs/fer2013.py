@@ -91,6 +91,30 @@ def _default() -> ConfigDict:
   return config
 
 
+def transfer(config: ConfigDict) -> None:
+  """Makes the config of a small set of faces fine-tune the shipped network: its classifier first, then all of it."""
+  config.data.image_size = 48
+  config.model = dict(NETWORKS[SHIPPED])
+  config.pretrained = {"path": "default", "required": True}
+  config.expansion = {}
+  config.augmentation = _default().augmentation
+  config.views = "flip"
+  config.duration = "20 epochs"
+  config.evaluate_every = "2 epochs"
+  optimizer = {"name": "sgd", "schedule": "cosine", "weight_decay": 5e-4, "coupled_decay": True}
+  objective = {"name": "backprop", "label_smoothing": 0.1}
+  config.schedule = ("head", "whole")
+  config.phases = {
+    "head": {
+      "objective": objective,
+      "train": ("classifier",),
+      "duration": 0.25,
+      "optimizer": {**optimizer, "learning_rate": 0.05},
+    },
+    "whole": {"objective": objective, "duration": 0.75, "optimizer": {**optimizer, "learning_rate": 0.01}},
+  }
+
+
 def _league(config: ConfigDict) -> None:
   """Sets what a short training needs: little augmentation, and a budget."""
   config.budget_minutes = 30.0

@@ -15,6 +15,7 @@ Variants, joined by commas:
             default: KDEF has ten pictures of a person's expression, so that nearly every test image has a close
             relative in training. "groups" keeps a sequence, or a pose, together, "subjects" a person: the honest form
   first4    the first convolution has 4 channels, as printed
+  transfer  in place of all that: the network of the package, which knows FER2013, fine-tuned at 48 pixels
   small     48 pixels, narrow and short, for a CPU
   demo      a little network and three folds over drawn people
   single    one fold in the place of all: config.folds.number
@@ -32,11 +33,12 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from configs import chosen_variants
+from configs.fer2013 import transfer
 from fer_jax.config import complete
 
 FILE = "configs/resnet.py"
 UNITS = ("images", "groups", "subjects", "one_subject_out")
-VARIANTS = ("small", "demo", "first4", "single", *UNITS)
+VARIANTS = ("small", "demo", "first4", "single", *UNITS, "transfer")
 KEYS = ("depth", "kind", "folds")  # with a value each, after the words
 
 # Figure 9: mean accuracy in percent over the ten folds, by kind and depth.
@@ -74,8 +76,11 @@ def get_config(variant: str = "") -> ConfigDict:
   config = _default()
   for name in chosen:
     _MAKE[name](config)
-  config.model.depth = _number(values, "depth", config.model.depth)
-  config.model.kind = values.get("kind", config.model.kind)
+  if "transfer" not in chosen:
+    config.model.depth = _number(values, "depth", config.model.depth)
+    config.model.kind = values.get("kind", config.model.kind)
+  elif {"depth", "kind"} & values.keys():
+    raise ValueError(f"{FILE}:{variant}: the network of the package has its own depth; expected no depth and no kind")
   config.folds.count = _number(values, "folds", config.folds.count)
   _compare(config)
   return complete(config)
@@ -139,7 +144,7 @@ def _number(values: Mapping[str, str], key: str, default: int) -> int:
 
 def _compare(config: ConfigDict) -> None:
   """Says what the paper reports, where it reports something."""
-  depth, kind = config.model.depth, config.model.kind
+  depth, kind = config.model.depth, config.model.get("kind", "")
   if config.data.name != "kdef_ck_plus" or depth not in FIG9.get(kind, {}):
     return
   in_table4 = (kind, depth) == ("residual", TABLE4_DEPTH)
@@ -151,4 +156,4 @@ def _compare(config: ConfigDict) -> None:
   }
 
 
-_MAKE = dict(zip(VARIANTS, (_small, _demo, _first4, _single, *map(_by, UNITS)), strict=True))
+_MAKE = dict(zip(VARIANTS, (_small, _demo, _first4, _single, *map(_by, UNITS), transfer), strict=True))

@@ -78,11 +78,12 @@ def get_config(variant: str = "") -> ConfigDict:
   dataset = dataset or ("faces" if demo else "ck_plus")
   protocol = protocol or ("honest" if demo or network == "transfer" else "paper")
   config = _default(dataset)
-  _set_network(config, network, narrow=bool(size))
+  if network != "transfer":
+    _set_network(config, network, narrow=bool(size))
   if protocol != "paper":
     _divide_honestly(config, protocol, dataset)
   if network == "transfer":
-    _transfer(config)
+    fer2013.transfer(config)
   if "single" in chosen:
     config.replicas = 1
   if size:
@@ -135,9 +136,6 @@ def _default(dataset: str) -> ConfigDict:
 
 
 def _set_network(config: ConfigDict, network: str, *, narrow: bool) -> None:
-  if network == "transfer":
-    config.model = dict(fer2013.NETWORKS[fer2013.SHIPPED])
-    return
   if network in BASELINES:
     baseline = BASELINES[network]
     config.model = {**baseline.model, **(baseline.narrower if narrow else {})}
@@ -146,28 +144,6 @@ def _set_network(config: ConfigDict, network: str, *, narrow: bool) -> None:
   config.model.residual = network != "table1"
   if narrow:
     config.model.width = 8
-
-
-def _transfer(config: ConfigDict) -> None:
-  """Starts from the network of the package; a hundredth of its images is enough to go on from there."""
-  config.pretrained = {"path": "default", "required": True}
-  config.expansion = {}
-  config.augmentation = dict(fer2013.get_config().augmentation)
-  config.views = "flip"
-  config.duration = "20 epochs"
-  config.evaluate_every = "2 epochs"
-  optimizer = {"name": "sgd", "momentum": 0.9, "schedule": "cosine", "weight_decay": 5e-4, "coupled_decay": True}
-  objective = {"name": "backprop", "label_smoothing": 0.1}
-  config.schedule = ("head", "whole")
-  config.phases = {
-    "head": {
-      "objective": objective,
-      "train": ("classifier",),
-      "duration": 0.25,
-      "optimizer": {**optimizer, "learning_rate": 0.05},
-    },
-    "whole": {"objective": objective, "duration": 0.75, "optimizer": {**optimizer, "learning_rate": 0.01}},
-  }
 
 
 def _shorten(config: ConfigDict, duration: str) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import hsic, obsr
+from configs import fer2013, hsic, obsr, resnet, separable_se
 from fer_jax.config import parse
 from fer_jax.data.batch import Batch
 from fer_jax.initialization import initialize
@@ -127,6 +127,20 @@ def test_the_rows_of_the_ablation_differ_in_one_thing_each():
   for phase in whole["phases"].values():
     assert phase["optimizer"].pop("centralize") == "direction"
   assert bilinear == whole
+
+
+@pytest.mark.parametrize(("file", "variant"), [(separable_se, "jaffe,transfer"), (resnet, "transfer,subjects")])
+def test_transfer_fine_tunes_the_network_of_the_package_on_people_that_it_is_not_tested_on(file, variant):
+  settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config())
+  assert settings.model == shipped.model
+  assert (settings.pretrained.path, settings.data.image_size) == ("default", 48)
+  assert settings.folds.by == "subjects"
+  assert [settings.phases[name].train for name in settings.schedule] == [("classifier",), ("*",)]
+
+
+def test_a_network_of_its_own_has_no_other_depth():
+  with pytest.raises(ValueError, match="expected no depth and no kind"):
+    resnet.get_config("transfer,depth=20")
 
 
 def test_gradient_centralization_is_in_adamw_for_fer2013_and_in_adam_for_ck_plus():
