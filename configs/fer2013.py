@@ -36,7 +36,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
   "resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32},
   "se_resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32, "squeeze_excite": True},
   # Wider, with fewer blocks where parameters are many: 2.7 MB in 8 bits.
-  "se_resnet": {"name": "resnet", "stem": "strided", "width": 40, "squeeze_excite": True, "blocks": (2, 3, 2, 1)},
+  "se_resnet": {
+    "name": "resnet",
+    "depth": 18,
+    "stem": "strided",
+    "width": 40,
+    "squeeze_excite": True,
+    "blocks": (2, 3, 2, 1),
+  },
   "vgg13": {"name": "vgg", "depth": 13, "batch_norm": True, "width": 16, "hidden": 256},
   "densenet": {"name": "densenet", "growth": 12, "stem": "imagenet"},
   "mobilenet_v3": {"name": "mobilenet_v3", "size": "small"},
