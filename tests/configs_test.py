@@ -131,7 +131,7 @@ def test_the_rows_of_the_ablation_differ_in_one_thing_each():
 
 @pytest.mark.parametrize(("file", "variant"), [(separable_se, "jaffe,transfer"), (resnet, "transfer,subjects")])
 def test_transfer_fine_tunes_the_network_of_the_package_on_people_that_it_is_not_tested_on(file, variant):
-  settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config())
+  settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config(fer2013.SHIPPED))
   assert settings.model == shipped.model
   assert (settings.pretrained.path, settings.data.image_size) == ("default", 48)
   assert settings.folds.by == "subjects"

@@ -8,7 +8,7 @@ The last command measures multiply-adds and latency, which the table takes from 
 `small` is the same.
 """
 
-from configs.fer2013 import FILE, NETWORKS, SHIPPED
+from configs.fer2013 import DEFAULT, FILE, NETWORKS
 from configs.sweeps import SIZES, size_of
 from fer_jax.sweep import COSTS, Figure, Member, Sweep
 
@@ -18,7 +18,7 @@ def get_sweep(variant: str = "") -> Sweep:
   words = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
 
   def member(name: str) -> Member:
-    config = f"{FILE}:{words}" if name == SHIPPED else f"{FILE}:{words},{name}"
+    config = f"{FILE}:{words}" if name == DEFAULT else f"{FILE}:{words},{name}"
     return Member(name, config, timing=name)
 
   return Sweep(

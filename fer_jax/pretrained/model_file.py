@@ -80,6 +80,8 @@ def read(path: Path) -> Model:
   Raises:
     UserError: there is no such file, it is damaged, or it is not a trained network of this package.
   """
+  if path == DEFAULT and not path.is_file():
+    raise UserError(f"{path}: no such file, though the package ships it; install fer_jax again")
   arrays = weights_file.read(path)
   header = _header(path)
   if header.get("form") != _FORM:
