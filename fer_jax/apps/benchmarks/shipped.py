@@ -61,9 +61,9 @@ def _accuracy(network: Classifier, data: Arrays, views: str) -> Row:
     "name": views,
     "validation_accuracy": validation_accuracy,
     "accuracy": float(right.mean()),
-    "share_low": low,
-    "share_high": high,
-    "without_duplicates": float(right[~audit.seen_in_training(data)].mean()),
+    "accuracy_from": low,
+    "accuracy_to": high,
+    "accuracy_without_duplicates": float(right[~audit.seen_in_training(data)].mean()),
     "calibration_error": expected_calibration_error(probability, label),
     "calibration_error_unscaled": expected_calibration_error(unscaled, label),
   }
