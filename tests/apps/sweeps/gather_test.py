@@ -194,6 +194,7 @@ def test_what_a_run_measured(launch: Launch) -> None:
     "steps to converge": 10,  # 0.594 is 99 % of the best, 0.6
     "parameters": 1234,
     "seconds a step": 0.5,
+    "seconds an epoch": 30.0,
   }
 
 
