@@ -1,12 +1,13 @@
-"""Weights in fewer bits: int8 with a scale for every output channel, or bfloat16. What is computed with them stays.
+"""Weight-only quantization: kernels in int8 with one scale per output channel, or in bfloat16.
 
-Pure functions on parameters, {layer name: parameters} or any other pytree. Large kernels are stored in fewer bits and
-brought back by `dequantize` before they are used, inside the compiled program:
+The computation itself is unchanged. These are pure functions of parameters, {layer name: parameters} or any other
+pytree. Large kernels are stored in fewer bits and converted back by `dequantize` before use, inside the compiled
+program:
 
   weights = quantize(params)
   outputs, _ = network.apply(dequantize(weights), stats, image)
 
-Biases, scales and shifts of normalisation, and kernels too small to matter stay as they are.
+Biases, scales and offsets of normalisation layers, and small kernels are unchanged.
 """
 
 import math
@@ -16,16 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-SMALLEST = 1024  # numbers: below it a kernel is left as it is
-_LARGEST = 127  # of int8, symmetric: -128 is not used
+SMALLEST = 1024  # minimum number of elements of a large kernel; smaller kernels are unchanged
+_LARGEST = 127  # largest int8 magnitude; -128 is unused, which keeps the range symmetric
 
 
 class Quantized(NamedTuple):
-  """A kernel whose output channels are its last axis; it is values * scale.
+  """Quantized kernel, equal to values * scale; its last axis is that of the output channels.
 
   Attributes:
-    values: int8 [..., O], -127 to 127.
-    scale: float32 [1, ..., 1, O], a channel's largest magnitude / 127; 0 where a channel is nothing but zeros.
+    values: Rounded kernel, int8 [..., O], -127 to 127.
+    scale: Largest magnitude of each channel / 127, float32 [1, ..., 1, O]; 0 for a channel of zeros.
   """
 
   values: jax.Array
@@ -33,31 +34,44 @@ class Quantized(NamedTuple):
 
 
 def quantize(params: Any, smallest: int = SMALLEST) -> Any:
-  """Rounds every large kernel to int8, channel by channel, to the nearest: no weight moves by more than scale / 2.
+  """Rounds every large kernel to int8 with one scale per output channel; no weight changes by more than scale / 2.
 
-  Symmetric, so that zero stays zero. A channel that holds a number which is not finite becomes NaN.
+  Quantization is symmetric, so zero stays zero. A channel with a non-finite number becomes NaN.
 
   Args:
-    params: a pytree of arrays; what has two axes or more and at least `smallest` numbers is a large kernel.
-    smallest: numbers.
+    params: Pytree of arrays. Large kernels are floating-point arrays with two or more axes and at least `smallest`
+      numbers.
+    smallest: Minimum number of elements of a large kernel.
 
   Returns:
-    the same tree with a `Quantized` in the place of each large kernel.
+    Tree of the same structure with a `Quantized` in place of each large kernel.
   """
   return _of_large_kernels(_quantized, params, smallest)
 
 
 def cast(params: Any, dtype: Any = jnp.bfloat16, smallest: int = SMALLEST) -> Any:
-  """Stores every large kernel in a shorter floating-point dtype; arguments as `quantize` has them."""
+  """Stores every large kernel in a shorter floating-point dtype.
+
+  Args:
+    params: Pytree of arrays; large kernels are defined as in `quantize`.
+    dtype: Floating-point dtype of the stored kernels.
+    smallest: Minimum number of elements of a large kernel.
+
+  Returns:
+    Tree of the same structure with each large kernel in `dtype`.
+  """
   return _of_large_kernels(lambda kernel: kernel.astype(dtype), params, smallest)
 
 
 def dequantize(weights: Any, dtype: Any = jnp.float32) -> Any:
-  """Returns parameters that a network takes, from what `quantize` or `cast` has made.
+  """Converts the result of `quantize` or `cast` back to parameters for the network.
 
   Args:
-    weights: a pytree of arrays and `Quantized`.
-    dtype: of what has been made smaller; the rest keeps its own.
+    weights: Pytree of arrays and `Quantized`.
+    dtype: Dtype of the restored kernels; also of any other 16-bit array. All other arrays keep theirs.
+
+  Returns:
+    Pytree of arrays.
   """
 
   def restored(leaf: Any) -> Any:
@@ -65,11 +79,12 @@ def dequantize(weights: Any, dtype: Any = jnp.float32) -> Any:
       return (leaf.values.astype(jnp.float32) * leaf.scale).astype(dtype)
     return leaf.astype(dtype) if leaf.dtype in (jnp.bfloat16, jnp.float16) else leaf
 
+  # A `Quantized` is a NamedTuple and thus a subtree: treat it as one leaf.
   return jax.tree.map(restored, weights, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def bytes_of(weights: Any) -> int:
-  """Returns how many bytes a tree's arrays take; scales count."""
+  """Returns the number of bytes of a tree's arrays, scales included."""
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
 
 
@@ -83,7 +98,9 @@ def _of_large_kernels(function: Callable[[jax.Array], Any], params: Any, smalles
 
 def _quantized(kernel: jax.Array) -> Quantized:
   kernel = kernel.astype(jnp.float32)
+  # All axes but the output channels.
   inputs = tuple(range(kernel.ndim - 1))
   scale = jnp.abs(kernel).max(axis=inputs, keepdims=True) / _LARGEST
+  # A channel of zeros has scale 0; divide by 1 there to avoid NaN.
   values = jnp.round(kernel / jnp.where(scale == 0, 1, scale))
   return Quantized(values.astype(jnp.int8), scale)

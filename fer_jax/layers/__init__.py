@@ -1,1 +1,1 @@
-"""Building blocks that models share. Every layer is called as `layer(*inputs, train=...)`."""
+"""Building blocks shared by the models. Every layer is called as `layer(*inputs, train=...)`."""

@@ -1,4 +1,4 @@
-"""Attention over the channels of a map, over its places, and over both. Li & Pan, after CBAM (arXiv:1807.06521)."""
+"""Channel attention, spatial attention and their fusion. Li & Pan, after CBAM (arXiv:1807.06521)."""
 
 import flax.linen as nn
 import jax
@@ -9,14 +9,14 @@ from fer_jax.layers.convolution import Conv
 
 
 class ChannelAttention(nn.Module):
-  """Scales every channel by sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), both taken over the map (eq. 2).
+  """Channel attention: scales each channel by sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)) (eq. 2).
 
-  The paper prints the ReLU in its text alone, no biases and no number of hidden units: there are no biases here, and
-  the default reduction is CBAM's.
+  Mean and maximum are taken over all pixels. The paper mentions the ReLU only in its text and gives neither biases nor
+  the number of hidden units. This layer has no biases, and its default reduction is that of CBAM.
 
   Attributes:
-    reduction: C / reduction hidden units, at least one.
-    dtype: of the computation; parameters stay float32.
+    reduction: Reduction factor of the hidden layer, which has C / reduction units, at least one.
+    dtype: Dtype of the computation; parameters stay float32.
   """
 
   reduction: int = 16
@@ -24,21 +24,25 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, C]; the same in training."""
+    """Maps [B, H, W, C] to [B, H, W, C]; `train` has no effect."""
     channels = x.shape[-1]
+    # Both poolings share W0 and W1, so they are stacked into one batch. [B, H, W, C] -> [2, B, C]
     pooled = jnp.stack([x.mean(axis=(1, 2)), x.max(axis=(1, 2))])
     reduced = max(channels // self.reduction, 1)
     hidden = nn.relu(_linear(reduced, self.dtype, "reduce")(pooled))
+    # [2, B, reduced] -> [2, B, C], summed over the two poolings -> [B, C]
     gate = nn.sigmoid(_linear(channels, self.dtype, "expand")(hidden).sum(axis=0))
     return x * gate[:, None, None, :]
 
 
 class SpatialAttention(nn.Module):
-  """Scales every place by sigmoid(convolution of [mean; max]), both taken over the channels (eq. 3).
+  """Spatial attention: scales each pixel by sigmoid(convolution of [mean; max]) (eq. 3).
+
+  Mean and maximum are taken over the channels.
 
   Attributes:
-    kernel_size: of the convolution, both axes. It has no bias.
-    dtype: of the computation; parameters stay float32.
+    kernel_size: Kernel size of the convolution along both axes. The convolution has no bias.
+    dtype: Dtype of the computation; parameters stay float32.
   """
 
   kernel_size: int = 7
@@ -46,7 +50,8 @@ class SpatialAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, C]; the same in training."""
+    """Maps [B, H, W, C] to [B, H, W, C]; `train` has no effect."""
+    # [B, H, W, C] -> [B, H, W, 2]
     pooled = jnp.concatenate([x.mean(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)], axis=-1)
     conv = Conv(
       1,
@@ -57,20 +62,21 @@ class SpatialAttention(nn.Module):
       dtype=self.dtype,
       name="conv",
     )
+    # [B, H, W, 2] -> [B, H, W, 1], broadcast over the channels
     return x * nn.sigmoid(conv(pooled))
 
 
 class MixedAttention(nn.Module):
-  """Multiplies maps F by a fusion of what both attentions make of them: relu(F * fuse([F_C; F_S])) (fig. 5).
+  """Fused channel and spatial attention of feature maps F: relu(F * fuse([F_C; F_S])) (fig. 5).
 
-  The attentions stand side by side, both reading F. How their results are fused is not printed: here it is by a 1x1
-  convolution from 2 C channels to C with a bias, plus one. So the factor starts around one; around zero, it would turn
-  the sign of half of what F holds before anything is learned. It is not squashed, since nothing of the kind is printed.
+  Both attentions take F as input. The paper does not specify the fusion. Here it is a 1x1 convolution from 2 C to C
+  channels with a bias, plus one. The factor therefore starts around 1; a factor around 0 would flip the sign of half
+  of the values of F before any training. The factor is not squashed, since the paper mentions no squashing function.
 
   Attributes:
-    reduction: of the channel attention.
-    kernel_size: of the spatial attention.
-    dtype: of the computation; parameters stay float32.
+    reduction: Reduction factor of the channel attention.
+    kernel_size: Kernel size of the spatial attention.
+    dtype: Dtype of the computation; parameters stay float32.
   """
 
   reduction: int = 16
@@ -79,7 +85,7 @@ class MixedAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, C], none below zero; the same in training."""
+    """Maps [B, H, W, C] to non-negative [B, H, W, C]; `train` has no effect."""
     channel = ChannelAttention(self.reduction, dtype=self.dtype, name="channel")(x, train=train)
     spatial = SpatialAttention(self.kernel_size, dtype=self.dtype, name="spatial")(x, train=train)
     fuse = Conv(
@@ -89,6 +95,7 @@ class MixedAttention(nn.Module):
       dtype=self.dtype,
       name="fuse",
     )
+    # The convolution outputs start around 0, so 1 + fuse(...) starts as the identity on average.
     return nn.relu(x * (1 + fuse(jnp.concatenate([channel, spatial], axis=-1))))
 
 

@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation, activation, padded alike on both sides: the layer of the ImageNet families."""
+"""Convolution with symmetric padding, batch normalisation and activation: the basic layer of the ImageNet models."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,24 @@ from fer_jax.layers.convolution import Conv
 
 
 class ConvNormAct(nn.Module):
-  """Convolves, normalises over the (global) batch, activates.
+  """Convolution followed by normalisation over the (global) batch and an activation.
 
-  `ConvUnit` pads as TensorFlow does, which at stride 2 depends on the size of the map and is lopsided. Here every
-  side gets the same number of zeros, as in PyTorch, so that published weights give their published logits.
+  The padding is symmetric, as in PyTorch, so that published weights reproduce their published logits. `ConvUnit`
+  instead pads as TensorFlow does: at stride 2 that padding depends on the size of the feature map and is asymmetric.
 
   Attributes:
-    features: output channels.
-    kernel_size: both axes.
-    stride: both axes.
-    padding: zeros on each side; None for kernel_size // 2.
-    groups: of channels that are convolved apart; the number of input channels makes the convolution depthwise.
-    normalize: False puts a bias in the place of the normalisation.
-    activation: None for none.
-    epsilon: added to the variance.
-    kernel_init: draws the kernel.
-    dtype: of the computation; parameters and statistics stay float32.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    features: Number of output channels.
+    kernel_size: Size of the kernel along both axes.
+    stride: Stride along both axes.
+    padding: Number of zeros on each side; None means kernel_size // 2.
+    groups: Number of channel groups that are convolved separately; the number of input channels makes the
+      convolution depthwise.
+    normalize: Whether to apply batch normalisation; False replaces it with a bias in the convolution.
+    activation: Activation function; None for no activation.
+    epsilon: Constant added to the variance.
+    kernel_init: Initializer of the kernel.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
   """
 
   features: int
@@ -44,7 +45,7 @@ class ConvNormAct(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, (H + 2 padding - kernel_size) // stride + 1, the same of W, features]."""
+    """Maps [B, H, W, C] to [B, H', W', features], H' = (H + 2 padding - kernel_size) // stride + 1, W' likewise."""
     padding = self.kernel_size // 2 if self.padding is None else self.padding
     x = Conv(
       self.features,
@@ -52,6 +53,7 @@ class ConvNormAct(nn.Module):
       stride=self.stride,
       padding=padding,
       groups=self.groups,
+      # A bias before batch normalisation would be cancelled by the subtracted mean.
       use_bias=not self.normalize,
       kernel_init=self.kernel_init,
       dtype=self.dtype,

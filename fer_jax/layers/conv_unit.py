@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation, activation: one hidden layer of a network."""
+"""Convolution, batch normalisation and activation: one hidden layer of a network."""
 
 import functools
 import operator
@@ -16,22 +16,24 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "ta
 
 
 class ConvUnit(nn.Module):
-  """Convolves, normalises over the (global) batch, activates.
+  """Convolution of one or more inputs, followed by normalisation over the (global) batch and an activation.
 
-  Several inputs are convolved as if concatenated channel-wise, each scaled by a learned weight of its own. The
-  concatenation is never made: the kernel is cut along its input channels and the parts' results are added, which is
-  the same sum, needs no copy of the maps and is faster. The weights are folded into the kernel: scaling
-  the maps themselves would cost a gradient with respect to the convolution's input, a third of a training step.
+  Several inputs are convolved as if they were concatenated along the channels, each optionally scaled by a learned
+  weight. The concatenation is never built: the kernel is split along its input channels and the results of the parts
+  are added. The sum is the same, needs no copy of the feature maps and is faster. The weights are multiplied into the
+  kernel: scaling the feature maps themselves would require a gradient with respect to the input of the convolution,
+  a third of the cost of each training step.
 
   Attributes:
-    features: output channels.
-    kernel_size: of the convolution, both axes.
-    stride: both axes.
-    activation: a key of ACTIVATIONS.
-    weighted_inputs: learn a weight for each input (the parameter `connection`, [inputs], ones at first).
-    dtype: of the computation; parameters and statistics stay float32. Where float16 overflows, the convolution's
-      result is its largest number, so that normalisation stays finite.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    features: Number of output channels.
+    kernel_size: Size of the kernel along both axes.
+    stride: Stride along both axes.
+    activation: Name of the activation function, a key of ACTIVATIONS.
+    weighted_inputs: Whether to learn one weight per input (the parameter `connection` of shape [inputs], initialised
+      to ones).
+    dtype: Dtype of the computation; parameters and statistics stay float32. Where float16 overflows, the result of the
+      convolution is clipped to the largest float16 number, which keeps the normalisation finite.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
   """
 
   features: int
@@ -44,14 +46,17 @@ class ConvUnit(nn.Module):
 
   @nn.compact
   def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
-    """Maps inputs [B, H, W, C_i] to [B, H / stride, W / stride, features]."""
+    """Maps inputs [B, H, W, C_i] to [B, ceil(H / stride), ceil(W / stride), features]."""
     channels = [maps.shape[-1] for maps in inputs]
     shape = (self.kernel_size, self.kernel_size, sum(channels), self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+    # One kernel slice per input: [k, k, sum(C_i), features] -> [k, k, C_i, features]
     parts = jnp.split(kernel, np.cumsum(channels[:-1]), axis=2) if len(inputs) > 1 else [kernel]
     if self.weighted_inputs:
       weights = self.param("connection", nn.initializers.ones, (len(inputs),), jnp.float32)
+      # Scaling the kernel slice is equivalent to scaling its input, and needs no gradient of the input.
       parts = [weights[i] * part for i, part in enumerate(parts)]
+    # The sum of the partial convolutions equals the convolution of the concatenated inputs.
     x = functools.reduce(operator.add, map(self._convolve, inputs, parts))
     x = nn.BatchNorm(
       use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="norm"
@@ -65,7 +70,7 @@ class ConvUnit(nn.Module):
 
 
 def _saturate(maps: jax.Array, dtype: DTypeLike) -> jax.Array:
-  """Casts, with the dtype's largest number in place of infinity where the dtype is float16."""
+  """Casts to `dtype`; for float16, values beyond its range are clipped to its largest finite number."""
   if dtype != jnp.float16:
     return maps.astype(dtype)
   most = float(jnp.finfo(dtype).max)

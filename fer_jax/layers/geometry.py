@@ -1,17 +1,17 @@
-"""How the kernel of a convolution walks along an axis of its maps."""
+"""Geometry of a convolution or pooling window along one axis."""
 
 from typing import NamedTuple
 
 
 class Axis(NamedTuple):
-  """A spatial axis: its length in the maps, the kernel and the result, and how the kernel walks along it.
+  """Sizes of a convolution along one spatial axis: input, kernel and output lengths, stride and padding.
 
   Attributes:
-    length: of the maps.
-    kernel: places.
-    stride: of the kernel.
-    padding: zeros before and behind the maps; negative numbers crop.
-    result: length of the result.
+    length: Length of the input feature map.
+    kernel: Number of kernel taps.
+    stride: Stride of the kernel.
+    padding: Number of zeros before and after the input; negative numbers crop.
+    result: Length of the output.
   """
 
   length: int
@@ -21,5 +21,5 @@ class Axis(NamedTuple):
   result: int
 
   def read(self, shift: int) -> slice:
-    """Returns the places of the padded maps that meet place `shift` of the kernel, one for each result."""
+    """Returns the slice of the padded input that kernel tap `shift` is multiplied with, one element per output."""
     return slice(shift, shift + self.stride * (self.result - 1) + 1, self.stride)

@@ -1,4 +1,4 @@
-"""Fully connected layers: a hidden one and the classifier."""
+"""Fully connected layers: a hidden layer and the classifier."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from jax.typing import DTypeLike
 
 
 class LinearUnit(nn.Module):
-  """Drops inputs, multiplies, activates.
+  """Fully connected hidden layer: dropout on the inputs, a linear map, an activation.
 
   Attributes:
-    features: outputs.
-    activation: of the outputs.
-    dropout: share of the inputs set to zero in training.
-    dtype: of the computation; parameters stay float32.
+    features: Number of outputs.
+    activation: Activation function.
+    dropout: Fraction of the inputs set to zero during training.
+    dtype: Dtype of the computation; parameters stay float32.
   """
 
   features: int
@@ -32,13 +32,13 @@ class LinearUnit(nn.Module):
 
 
 class LinearClassifier(nn.Module):
-  """Drops features, multiplies: the last layer of most networks.
+  """Linear classifier with dropout on its input features: the last layer of most networks.
 
   Attributes:
-    num_classes: K.
-    dropout: share of the features set to zero in training.
-    kernel_init: draws the kernel; the bias is zero.
-    dtype: of the computation; the logits are float32.
+    num_classes: Number of classes, K.
+    dropout: Fraction of the features set to zero during training.
+    kernel_init: Initializer of the kernel; the bias starts at zero.
+    dtype: Dtype of the computation; the logits are float32.
   """
 
   num_classes: int
@@ -51,4 +51,5 @@ class LinearClassifier(nn.Module):
     """Maps features [B, D] to logits, float32 [B, K]."""
     features = nn.Dropout(self.dropout, deterministic=not train)(features)
     linear = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=self.kernel_init, name="linear")
+    # Cast so that softmax and loss are computed in float32.
     return linear(features).astype(jnp.float32)

@@ -1,14 +1,15 @@
-"""The order of a compiled program's operations, where it decides how much memory they need."""
+"""Control over the order of a compiled program's operations, where that order determines the peak memory."""
 
 import jax
 import jax.numpy as jnp
 
 
 def depend_on(x: jax.Array, *earlier: jax.Array) -> jax.Array:
-  """Returns x, in a way that makes XLA compute `earlier` first.
+  """Returns x unchanged, in a form that makes XLA compute `earlier` first.
 
-  `jax.lax.optimization_barrier` says the same, but on CPUs XLA removes it before it merges equal operations and
-  before it orders them. This is a selection whose condition is always true, NaN or not, which XLA cannot prove.
+  `jax.lax.optimization_barrier` has the same purpose, but on CPUs XLA removes the barrier before it merges equal
+  operations and before it schedules them. This function uses a selection whose condition is always true, with NaN
+  or without, and which XLA cannot simplify.
 
   Args:
     x: Array of any shape and dtype.
@@ -17,6 +18,8 @@ def depend_on(x: jax.Array, *earlier: jax.Array) -> jax.Array:
   Returns:
     x, bit for bit.
   """
+  # One element per array is enough to make the result depend on the whole computation of that array.
   number = sum(array[(0,) * array.ndim].astype(jnp.float32) for array in earlier)
+  # True for every float, NaN included; XLA does not fold it to a constant.
   always = (number == number) | (number != number)  # noqa: PLR0124
   return jnp.where(always, x, jnp.zeros_like(x))

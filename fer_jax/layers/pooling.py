@@ -1,4 +1,4 @@
-"""Average pooling to a fixed grid, for maps of any size."""
+"""Average pooling of feature maps of any size to a fixed grid."""
 
 import jax
 import jax.numpy as jnp
@@ -6,31 +6,35 @@ import numpy as np
 
 
 def adaptive_average_pool(maps: jax.Array, grid: int) -> jax.Array:
-  """Averages maps over a grid of cells, as PyTorch's adaptive pooling does.
+  """Averages feature maps over a grid of cells, as PyTorch's adaptive average pooling does.
 
-  Cell i of an axis of length n covers floor(i n / grid) up to ceil((i + 1) n / grid); an axis that is no longer
-  than the grid is left as it is.
+  Cell i of an axis of length n covers the positions from floor(i n / grid) up to, but not including,
+  ceil((i + 1) n / grid). An axis that is no longer than the grid is returned unchanged.
 
   Args:
-    maps: [B, H, W, C].
-    grid: cells along each axis.
+    maps: Feature maps of shape [B, H, W, C].
+    grid: Number of cells along each axis.
 
   Returns:
-    [B, min(H, grid), min(W, grid), C], in the dtype of the maps.
+    Array of shape [B, min(H, grid), min(W, grid), C], in the dtype of `maps`.
   """
   batch, height, width, channels = maps.shape
   rows, columns = min(height, grid), min(width, grid)
-  if height % rows == 0 and width % columns == 0:  # the common case, and the cheaper one
+  if height % rows == 0 and width % columns == 0:
+    # Cells of equal size: a reshape and a mean, cheaper than the matrix products below.
+    # [B, H, W, C] -> [B, rows, H/rows, columns, W/columns, C] -> [B, rows, columns, C]
     cells = maps.reshape(batch, rows, height // rows, columns, width // columns, channels)
     return cells.mean(axis=(2, 4), dtype=jnp.float32).astype(maps.dtype)
+  # Cells of unequal size: one averaging matrix per axis. [B, H, W, C] -> [B, rows, columns, C]
   pooled = jnp.einsum("bhwc,ph,qw->bpqc", maps, _averages(height, rows), _averages(width, columns))
   return pooled.astype(maps.dtype)
 
 
 def _averages(length: int, cells: int) -> np.ndarray:
-  """Returns the float32 [cells, length] matrix whose rows average the cells of one axis."""
+  """Returns the float32 [cells, length] matrix whose row i averages the positions of cell i along one axis."""
   matrix = np.zeros((cells, length), np.float32)
   for cell in range(cells):
+    # floor(i n / cells) and ceil((i + 1) n / cells): neighbouring cells may overlap by one position.
     start, stop = cell * length // cells, -(-(cell + 1) * length // cells)
     matrix[cell, start:stop] = 1 / (stop - start)
   return matrix

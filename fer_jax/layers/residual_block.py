@@ -1,4 +1,4 @@
-"""The residual blocks of ResNet, with or without squeeze and excitation."""
+"""Residual blocks of ResNet, with or without squeeze-and-excitation."""
 
 from functools import partial
 
@@ -10,26 +10,27 @@ from jax.typing import DTypeLike
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.squeeze_excite import SqueezeExcite
 
-EXPANSION = 4  # channels that leave a bottleneck, against those inside
-REDUCTION = 16  # channels of a block, against the units that gate them
+EXPANSION = 4  # ratio of a bottleneck's output channels to its inner channels
+REDUCTION = 16  # ratio of a block's channels to the hidden units of its gate
 
 
 class ResidualBlock(nn.Module):
-  """Adds the block's input to what two or three convolutions make of it, then activates.
+  """Residual block: relu(shortcut(x) + branch(x)), where the branch has two or three convolutions.
 
-  He et al. 2016 (arXiv:1512.03385), in the form of torchvision ("v1.5"): the stride is on the 3x3 convolution of a
-  bottleneck, not on the 1x1 before it. The input passes a strided 1x1 convolution where its shape would not fit.
-  The gate, if any, scales the residual branch alone (Hu et al. 2018, arXiv:1709.01507).
+  He et al. 2016 (arXiv:1512.03385) in torchvision's variant ("v1.5"): the stride of a bottleneck is on its 3x3
+  convolution, not on the first 1x1 convolution. Where the shapes differ, the shortcut is a strided 1x1 convolution.
+  The optional gate scales the residual branch only (Hu et al. 2018, arXiv:1709.01507).
 
   Attributes:
-    features: channels of the 3x3 convolutions.
-    stride: of the whole.
-    bottleneck: 1x1, 3x3, 1x1 to EXPANSION features channels; else 3x3, 3x3.
-    squeeze_excite: gate the channels of the residual branch.
-    shortcut: False leaves the shortcut branch out, its convolution too: two or three plain convolutions remain.
-    kernel_init: draws the kernels of the convolutions.
-    dtype: of the computation; parameters and statistics stay float32.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    features: Number of channels of the 3x3 convolutions.
+    stride: Stride of the whole block.
+    bottleneck: Whether the branch is 1x1, 3x3, 1x1 with EXPANSION * features output channels; otherwise it is
+      3x3, 3x3.
+    squeeze_excite: Whether to gate the channels of the residual branch.
+    shortcut: Whether to add the shortcut; False leaves a plain stack of two or three convolutions.
+    kernel_init: Initializer of the convolution kernels.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
   """
 
   features: int
@@ -43,12 +44,13 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features, or 4 times that]."""
+    """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), features or EXPANSION * features]."""
     unit = partial(ConvNormAct, kernel_init=self.kernel_init, dtype=self.dtype, axis_name=self.axis_name)
     channels = self.features * (EXPANSION if self.bottleneck else 1)
     if self.bottleneck:
       y = unit(self.features, kernel_size=1, name="conv1")(x, train=train)
       y = unit(self.features, stride=self.stride, name="conv2")(y, train=train)
+      # No activation: the ReLU follows the addition.
       y = unit(channels, kernel_size=1, activation=None, name="conv3")(y, train=train)
     else:
       y = unit(self.features, stride=self.stride, name="conv1")(x, train=train)
@@ -58,6 +60,7 @@ class ResidualBlock(nn.Module):
     if not self.shortcut:
       return nn.relu(y)
     if self.stride != 1 or x.shape[-1] != channels:
+      # Projects the shortcut to the shape of the branch.
       downsample = unit(channels, kernel_size=1, stride=self.stride, activation=None, name="downsample")
       x = downsample(x, train=train)
     return nn.relu(x + y)

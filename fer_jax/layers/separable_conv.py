@@ -1,4 +1,4 @@
-"""A convolution taken apart: over space channel by channel, then over channels point by point."""
+"""Depthwise separable convolution: a spatial convolution per channel, then a 1x1 convolution across channels."""
 
 from collections.abc import Callable
 
@@ -12,18 +12,18 @@ from fer_jax.layers.convolution import Conv
 
 
 class SeparableConv(nn.Module):
-  """Convolves each channel with a kernel of its own, mixes channels by a 1x1 convolution, normalises, activates.
+  """Depthwise convolution followed by a 1x1 convolution, batch normalisation and an activation.
 
-  Nothing stands between the two (Chollet 2017, arXiv:1610.02357).
+  There is no normalisation or activation between the two convolutions (Chollet 2017, arXiv:1610.02357).
 
   Attributes:
-    features: output channels.
-    kernel_size: of the depthwise convolution, both axes.
-    padding: zeros on each side; None for kernel_size // 2.
-    activation: None for none.
-    epsilon: added to the variance.
-    dtype: of the computation; parameters and statistics stay float32.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    features: Number of output channels.
+    kernel_size: Size of the depthwise kernel along both axes.
+    padding: Number of zeros on each side; None means kernel_size // 2.
+    activation: Activation function; None for no activation.
+    epsilon: Constant added to the variance.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
   """
 
   features: int
@@ -36,8 +36,9 @@ class SeparableConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H + 2 padding - kernel_size + 1, the same of W, features]."""
+    """Maps [B, H, W, C] to [B, H', W', features] with H' = H + 2 padding - kernel_size + 1, W' likewise."""
     padding = self.kernel_size // 2 if self.padding is None else self.padding
+    # One kernel per channel: groups = channels. [B, H, W, C] -> [B, H', W', C]
     x = Conv(
       x.shape[-1],
       self.kernel_size,
@@ -47,6 +48,7 @@ class SeparableConv(nn.Module):
       dtype=self.dtype,
       name="depthwise",
     )(x)
+    # Mixes the channels at each pixel. [B, H', W', C] -> [B, H', W', features]
     pointwise = ConvNormAct(
       self.features,
       kernel_size=1,

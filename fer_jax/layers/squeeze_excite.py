@@ -1,4 +1,4 @@
-"""Channels of a map, each scaled by a gate that has seen all of them."""
+"""Squeeze-and-excitation: scales each channel by a gate computed from the global averages of all channels."""
 
 from collections.abc import Callable
 
@@ -9,15 +9,15 @@ from jax.typing import DTypeLike
 
 
 class SqueezeExcite(nn.Module):
-  """Scales every channel by gate(W1 relu(W0 mean + b0) + b1), the mean being over the map.
+  """Squeeze-and-excitation block: x * gate(W1 relu(W0 mean + b0) + b1), with the mean over all pixels.
 
-  Hu et al. 2018 (arXiv:1709.01507): `reduced` is C / 16 and the gate the logistic function. Howard et al. 2019
-  (arXiv:1905.02244): C / 4, and its piecewise linear form.
+  Hu et al. 2018 (arXiv:1709.01507) use `reduced` = C / 16 and the logistic function as the gate. Howard et al. 2019
+  (arXiv:1905.02244) use C / 4 and the piecewise linear approximation of the logistic function.
 
   Attributes:
-    reduced: units between the two matrices.
-    gate: maps the scores to [0, 1].
-    dtype: of the computation; parameters stay float32.
+    reduced: Number of hidden units between the two matrices.
+    gate: Function that maps the scores to [0, 1].
+    dtype: Dtype of the computation; parameters stay float32.
   """
 
   reduced: int
@@ -26,7 +26,9 @@ class SqueezeExcite(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, C]; the same in training."""
+    """Maps [B, H, W, C] to [B, H, W, C]; `train` has no effect."""
+    # [B, H, W, C] -> [B, 1, 1, C]
     squeezed = x.mean(axis=(1, 2), keepdims=True)
+    # [B, 1, 1, C] -> [B, 1, 1, reduced]
     hidden = nn.relu(nn.Dense(self.reduced, dtype=self.dtype, name="reduce")(squeezed))
     return x * self.gate(nn.Dense(x.shape[-1], dtype=self.dtype, name="expand")(hidden))

@@ -1,1 +1,1 @@
-"""Losses as pure maths: they import jax and nothing of ours."""
+"""Losses as pure functions of arrays. They import jax and numpy, and nothing else from this package."""

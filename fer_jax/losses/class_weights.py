@@ -1,4 +1,4 @@
-"""Weights of the classes of an unbalanced dataset, from the number of examples of each."""
+"""Class weights for unbalanced datasets, computed from the number of examples per class."""
 
 from collections.abc import Sequence
 
@@ -6,41 +6,43 @@ import numpy as np
 
 
 def balanced(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-  """Returns weights inverse to the counts, n / (K n_k): scikit-learn's "balanced".
+  """Returns weights inversely proportional to the class counts, n / (K n_k), as scikit-learn's "balanced" does.
 
-  The weights of a dataset's n rows then average 1.
+  The average weight over the n examples of the dataset is 1.
 
   Args:
-    counts: [K], examples of each class.
+    counts: Number of examples of each class, shape [K].
 
   Returns:
     float32 [K].
 
   Raises:
-    ValueError: a class has no examples.
+    ValueError: A class has no examples.
   """
   counts = _checked(counts)
   return (counts.sum() / (len(counts) * counts)).astype(np.float32)
 
 
 def effective_number(counts: Sequence[int] | np.ndarray, beta: float = 0.999) -> np.ndarray:
-  """Returns weights inverse to each class's effective number of examples, (1 - beta^n_k) / (1 - beta).
+  """Returns weights inversely proportional to the effective number of examples, (1 - beta^n_k) / (1 - beta).
 
-  Cui et al. 2019, arXiv:1901.05555: new examples of a class tell less and less. As there, the weights of the K
-  classes average 1.
+  Cui et al. 2019, arXiv:1901.05555: each further example of a class adds less information. As in the paper, the
+  average weight over the K classes is 1.
 
   Args:
-    counts: [K], examples of each class.
-    beta: in [0, 1); 0 weighs all classes equally, near 1 is inverse to the counts.
+    counts: Number of examples of each class, shape [K].
+    beta: Number in [0, 1). 0 gives all classes equal weights; values near 1 give weights inversely proportional to the
+      counts.
 
   Returns:
     float32 [K].
 
   Raises:
-    ValueError: a class has no examples, or beta is out of range.
+    ValueError: A class has no examples, or beta is out of range.
   """
   if not 0 <= beta < 1:
     raise ValueError(f"beta={beta}: expected a number from 0 to below 1")
+  # The factor 1 - beta is common to all classes and cancels in the normalisation.
   weights = 1 / (1 - beta ** _checked(counts))
   return (weights / weights.mean()).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy against a distribution over the classes."""
+"""Softmax cross-entropy against a target distribution over the classes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
   r"""Computes the cross-entropy of each row, :math:`-\sum_k t_k \log \mathrm{softmax}(z)_k`.
 
-  Let B be the batch and K the number of classes.
+  B is the batch size and K the number of classes.
 
   Args:
-    logits: [B, K], any float dtype; the arithmetic is float32.
-    target: [B, K], rows that sum to 1: one-hot, or annotators' votes.
+    logits: Logits of shape [B, K], any float dtype; computed in float32.
+    target: Class distributions of shape [B, K]: one-hot, or annotators' votes; rows sum to 1.
 
   Returns:
     float32 [B], in nats.

@@ -1,8 +1,8 @@
-r"""The Hilbert-Schmidt independence criterion: kernels, and a family of measures made of one inner product.
+"""Hilbert-Schmidt independence criterion (HSIC): kernels, and a family of dependence measures as one inner product.
 
-Everything here starts from one matrix of inner products a batch, ``P = Z Z^T``, whatever the shape of the
-activations Z. A kernel turns P into a Gram matrix K. Every measure of the dependence of Z on Y is then a Frobenius
-inner product of what the measure makes of each Gram matrix, its *factor*:
+All measures start from one matrix of inner products per batch, ``P = Z Z^T``, whatever the shape of the activations Z.
+A kernel maps P to a Gram matrix K. Each measure of the dependence between Z and Y is the Frobenius inner product of two
+*factors*, one computed from each Gram matrix:
 
     measure(K, L) = <f(K), f(L)>_F
 
@@ -13,11 +13,12 @@ inner product of what the measure makes of each Gram matrix, its *factor*:
     phsic      f(K) = (K - mean K) / B         Pogodin & Latham 2020, arXiv:2006.07123
     =========  ==============================  =======================================================
 
-with H = I - 11^T / B. So what the batch's input and labels contribute is computed once, and the layers of a
-network stack to (L, B, B) and are treated by one `vmap`. `hsic`, `cka`, `nhsic` and `phsic` are the measures
-themselves, of two Gram matrices.
+with H = I - 11^T / B and e the regularisation constant epsilon. The factors of the inputs and of the labels are
+computed once per batch. The Gram matrices of the L layers of a network are stacked to [L, B, B] and processed by one
+`vmap`. `hsic`, `cka`, `nhsic` and `phsic` are the measures themselves, as functions of two Gram matrices.
 
-Let B be the batch (over all devices), b the rows of one device, D a row's length, K the classes.
+B is the batch size over all devices, b the number of rows on one device, D the length of a row and K the number of
+classes.
 """
 
 import functools
@@ -27,23 +28,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Below this a squared norm is taken as zero: a dead row or layer then gives 0, not NaN.
+# Squared norms below this count as zero, so that a row or layer of zeros gives 0 and not NaN.
 _TINY = 1e-12
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
-  """Returns the inner products of every row of the global batch with every other.
+  """Returns the inner products of all pairs of rows of the global batch.
 
-  Under `pmap` the rows of all devices are gathered, each device multiplies its own b rows with all B, and
-  the results are gathered, so that the products cost no device more than its share. The derivative
-  needs one product, not the two of plain differentiation, since the output is symmetric. It is this
-  device's *contribution*: gradients are completed by a `psum`.
+  Under `pmap`, the rows of all devices are gathered, each device multiplies its own b rows with all B rows, and the
+  products are gathered. Each device thus computes only its share of the products. The custom derivative needs one
+  matrix product instead of the two of plain differentiation, because the output is symmetric. It returns the
+  *contribution* of this device: sum the gradients over devices with `psum`.
 
   Args:
-    rows: [b, D], any float dtype; products are accumulated in float32. An infinity, which float16 reaches at
-      65,504, counts as the largest number of the dtype.
-    axis_name: the mapped axis of devices; None outside `pmap`.
+    rows: Rows of shape [b, D], any float dtype; products are accumulated in float32. In float16, whose largest number
+      is 65,504, infinities are replaced by that number.
+    axis_name: Name of the mapped device axis; None outside `pmap`.
 
   Returns:
     float32 [B, B], the same on every device.
@@ -55,19 +56,24 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
   rows = _saturate(rows, rows.dtype)
   everyone = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
+  # [b, D] x [D, B] -> [b, B]
   products = jnp.matmul(rows, everyone.T, preferred_element_type=jnp.float32)
   if axis_name is not None:
+    # [b, B] -> [B, B]
     products = jax.lax.all_gather(products, axis_name, tiled=True)
   return products, (rows, everyone)
 
 
 def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
   rows, everyone = residuals
+  # P is symmetric in its two uses of `rows`: one product with the symmetrised cotangent covers both.
   cotangent = cotangent + cotangent.T
   if axis_name is not None:
+    # Only the rows of this device: [B, B] -> [b, B]
     start = jax.lax.axis_index(axis_name) * rows.shape[0]
     cotangent = jax.lax.dynamic_slice_in_dim(cotangent, start, rows.shape[0])
-  if rows.dtype == jnp.float16:  # the cotangent of large rows is small beyond float16's range
+  if rows.dtype == jnp.float16:
+    # Large rows have small cotangents, which underflow in float16.
     everyone = everyone.astype(jnp.float32)
   gradient = jnp.matmul(cotangent.astype(everyone.dtype), everyone, preferred_element_type=jnp.float32)
   return (_saturate(gradient, rows.dtype),)
@@ -77,7 +83,7 @@ inner_products.defvjp(_inner_products_forward, _inner_products_backward)
 
 
 def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Casts, with the dtype's largest number in place of infinity where the dtype is narrow (float16)."""
+  """Casts to `dtype`; for float16, values beyond its range are clipped to its largest finite number."""
   if dtype != jnp.float16:
     return values.astype(dtype)
   most = float(jnp.finfo(dtype).max)
@@ -85,14 +91,15 @@ def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def center(gram: jax.Array) -> jax.Array:
-  """Returns H K H, H = I - 11^T / B: the Gram matrix [B, B] of the features less their mean."""
+  """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features."""
+  # Row and column means instead of products with H: O(B^2) operations instead of O(B^3).
   columns = gram.mean(axis=0, keepdims=True)
   rows = gram.mean(axis=1, keepdims=True)
   return gram - columns - rows + columns.mean()
 
 
 def cosine_kernel(products: jax.Array) -> jax.Array:
-  """Returns k(x, y) = <x, y> / (|x| |y|), [B, B] -> [B, B]; a zero row gives zeros."""
+  """Returns the cosine kernel k(x, y) = <x, y> / (|x| |y|), [B, B] -> [B, B]; zero rows give zeros."""
   inverse_norm = _inverse_sqrt(jnp.diagonal(products))
   return products * inverse_norm[:, None] * inverse_norm[None, :]
 
@@ -102,33 +109,39 @@ def gaussian_kernel_less_one(
 ) -> jax.Array:
   r"""Returns k(x, y) - 1 for :math:`k(x, y) = \mathrm{mean}_\sigma \exp(-|x - y|^2 / (2 \sigma^2 s))`.
 
-  With s = d, the rows' length, and one sigma of 5 it is the kernel of Ma et al.; with several, their multi-kernel form;
-  with `median_squared_distance` as s, the median heuristic. Centring removes the constant, so every measure is
-  the same with and without it; but at sigma 5 all of k lies close to 1, and float32 would keep only a few
-  digits of what matters.
+  With s = D, the length of the rows, and the single sigma 5 this is the kernel of Ma et al.; with several sigmas it is
+  their multi-kernel variant; with s = `median_squared_distance` it is the median heuristic. Centring removes the
+  constant 1, so all measures are the same with and without it. At sigma 5, however, all values of k are close to 1, and
+  float32 would keep only a few significant digits of their differences.
 
   Args:
-    products: float32 [B, B], inner products of the rows; centred ones lose fewer digits.
-    scale: s, what squared distances are measured in; where it is 0 (rows all alike) so is the result.
-    sigmas: bandwidths in units of sqrt(s); the kernels are averaged.
+    products: Inner products of the rows, float32 [B, B]. Centred rows lose fewer digits.
+    scale: Unit s of the squared distances. If it is 0 (all rows equal), the result is 0.
+    sigmas: Bandwidths in units of sqrt(s); the kernels are averaged.
 
   Returns:
-    float32 [B, B], in (-1, 0], zeros on the diagonal.
+    float32 [B, B], in (-1, 0], zero on the diagonal.
   """
   scale = jnp.asarray(scale, jnp.float32)
+  # The inner maximum avoids a division by zero, whose gradient would be NaN even where it is not selected.
   relative = _squared_distances(products) * jnp.where(scale > _TINY, 1 / jnp.maximum(scale, _TINY), 0.0)
+  # expm1 keeps full precision where the exponential is close to 1.
   return jnp.mean(jnp.stack([jnp.expm1(-relative / (2 * sigma**2)) for sigma in sigmas]), axis=0)
 
 
 def median_squared_distance(products: jax.Array) -> jax.Array:
-  """Returns the median of |x - y|^2 over pairs of distinct rows, a float32 scalar, as a constant of the batch.
+  """Returns the median of |x - y|^2 over pairs of distinct rows.
 
-  The median heuristic for a kernel's bandwidth (Gretton et al. 2012): the kernel then has no scale of its own.
-  No gradient passes through it.
+  This is the median heuristic for the bandwidth of a kernel (Gretton et al. 2012), which makes the kernel independent
+  of the scale of the features. The value is a constant of the batch: no gradient passes through it.
 
   Args:
-    products: float32 [B, B], inner products of the rows.
+    products: Inner products of the rows, float32 [B, B].
+
+  Returns:
+    float32 scalar; 0 if there are fewer than two rows.
   """
+  # Each unordered pair once, without the diagonal.
   pairs = np.triu_indices(products.shape[0], 1)
   if not len(pairs[0]):
     return jnp.zeros((), jnp.float32)
@@ -136,21 +149,22 @@ def median_squared_distance(products: jax.Array) -> jax.Array:
 
 
 def _squared_distances(products: jax.Array) -> jax.Array:
+  # |x - y|^2 = |x|^2 + |y|^2 - 2 <x, y>; rounding can make it slightly negative.
   squares = jnp.diagonal(products)
   return jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
 
 
 def grouped_deviation(activations: jax.Array, groups: int, power: float = 0.5) -> jax.Array:
-  r"""Returns how far the units of each group lie from the group's mean, for each example.
+  r"""Returns the deviation of the units of each group from the mean of the group, for each example.
 
-  The grouping of Pogodin & Latham 2020 (arXiv:2006.07123, section 4): :math:`v_\alpha = (\mathrm{var}_\alpha)^{p}`
-  over a group's channels and all its pixels, less its mean over the groups. With a cosine kernel of v they report
-  91.9 % on CIFAR-10, where back-propagation has 94.3 %.
+  Grouping of Pogodin & Latham 2020 (arXiv:2006.07123, section 4): :math:`v_\alpha = (\mathrm{var}_\alpha)^{p}` over the
+  channels and pixels of a group, minus its mean over the groups. With a cosine kernel of v they report 91.9 % on
+  CIFAR-10, compared with 94.3 % for back-propagation.
 
   Args:
-    activations: [B, ..., C], any float dtype.
-    groups: of consecutive channels; at most C.
-    power: p; 0.5 makes a standard deviation of the variance.
+    activations: Activations of shape [B, ..., C], any float dtype.
+    groups: Number of groups of consecutive channels; limited to C.
+    power: Exponent p; 0.5 turns the variance into the standard deviation.
 
   Returns:
     float32 [B, groups].
@@ -158,40 +172,48 @@ def grouped_deviation(activations: jax.Array, groups: int, power: float = 0.5) -
   batch, channels = activations.shape[0], activations.shape[-1]
   groups = min(groups, channels)
   size = channels // groups
-  # What does not divide evenly is left to the last group, by its size.
+  # If C is not a multiple of `groups`, the last group takes the remaining channels.
   starts = np.minimum(np.arange(channels) // size, groups - 1)
   member = (starts[:, None] == np.arange(groups)).astype(np.float32)
+  # [B, ..., C] -> [B, pixels, C]
   maps = activations.reshape(batch, -1, channels).astype(jnp.float32)
+  # Membership matrix [C, groups]; its normalised columns average the channels of each group.
   average = member / member.sum(0)
+  # [B, C] @ [C, groups] -> [B, groups]
   mean = jnp.mean(maps, axis=1) @ average
+  # Subtract the group mean from each of its channels: [B, pixels, C]
   deviations = maps - (mean @ member.T)[:, None, :]
   variance = jnp.mean(deviations**2, axis=1) @ average
+  # The derivative of x^p is infinite at 0 for p < 1. The inner `where` keeps it out of the gradient.
   alive = variance > _TINY
   deviation = jnp.where(alive, jnp.where(alive, variance, 1.0) ** power, 0.0)
   return deviation - deviation.mean(axis=1, keepdims=True)
 
 
 def trace_factor(gram: jax.Array) -> jax.Array:
-  """Returns HKH / (B - 1); see the module's table."""
+  """Returns the factor of HSIC, HKH / (B - 1), [B, B]; see the table of the module."""
   return center(gram) / max(gram.shape[0] - 1, 1)
 
 
 def cka_factor(gram: jax.Array) -> jax.Array:
-  """Returns HKH / |HKH|_F, and zeros where HKH vanishes (constant features); see the module's table."""
+  """Returns the factor of CKA, HKH / |HKH|_F, [B, B]; zeros if HKH vanishes (constant features)."""
   centered = center(gram)
   return centered * _inverse_sqrt(jnp.sum(centered**2))
 
 
 def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
-  """Returns HKH (HKH + epsilon B I)^-1; see the module's table.
+  """Returns the factor of normalised HSIC, HKH (HKH + epsilon B I)^-1; see the table of the module.
 
-  Computed by a Cholesky factorisation as I - epsilon B (HKH + epsilon B I)^-1. The eigenvalues of HKH / B far
-  above epsilon count as 1, those far below as 0: at 1e-5, the value of Ma et al., noise of full rank counts almost as
-  much as signal; 1e-3 tells them apart.
+  Computed as I - epsilon B (HKH + epsilon B I)^-1 by a Cholesky factorisation. Eigenvalues of HKH / B far above epsilon
+  count as 1, those far below as 0. At 1e-5, the value of Ma et al., full-rank noise counts almost as much as signal;
+  1e-3 separates the two.
 
   Args:
-    gram: float32 [B, B], positive semi-definite up to a constant (so k - 1 will do).
-    epsilon: of the regularisation, above 0.
+    gram: Gram matrix, float32 [B, B], positive semi-definite up to a constant, which centring removes; k - 1 is valid.
+    epsilon: Regularisation constant, above 0.
+
+  Returns:
+    float32 [B, B].
   """
   batch = gram.shape[0]
   return jnp.eye(batch) - _regularized_inverse(center(gram) / (epsilon * batch))
@@ -199,7 +221,8 @@ def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
 
 @jax.custom_vjp
 def _regularized_inverse(gram: jax.Array) -> jax.Array:
-  """Returns (K + I)^-1, [B, B]; its derivative needs no second factorisation."""
+  """Returns (K + I)^-1, [B, B]; the custom derivative needs no second factorisation."""
+  # K + I is positive definite, so a Cholesky factorisation suffices.
   identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
   return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(gram + identity), True), identity)
 
@@ -210,42 +233,43 @@ def _regularized_inverse_forward(gram: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _regularized_inverse_backward(inverse: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-  return (-(inverse @ cotangent @ inverse),)  # the inverse is symmetric
+  # d(M^-1) = -M^-1 dM M^-1; no transposes, because the inverse is symmetric.
+  return (-(inverse @ cotangent @ inverse),)
 
 
 _regularized_inverse.defvjp(_regularized_inverse_forward, _regularized_inverse_backward)
 
 
 def phsic_factor(gram: jax.Array) -> jax.Array:
-  """Returns (K - mean K) / B; see the module's table. Unlike HSIC's, it needs no row's mean."""
+  """Returns the factor of pHSIC, (K - mean K) / B; it subtracts the overall mean instead of row means."""
   return (gram - gram.mean()) / gram.shape[0]
 
 
 def dependence(factor: jax.Array, other: jax.Array) -> jax.Array:
-  """Returns <f(K), f(L)>_F, a scalar, of two factors [B, B] of the same kind."""
+  """Returns <f(K), f(L)>_F, a scalar, for two factors [B, B] of the same measure."""
   return jnp.sum(factor * other)
 
 
 def hsic(gram: jax.Array, other: jax.Array) -> jax.Array:
-  r"""Computes the (biased) trace estimate :math:`(B-1)^{-2} \mathrm{tr}(K H L H)` of two Gram matrices [B, B]."""
+  r"""Computes the biased trace estimate of HSIC, :math:`(B-1)^{-2} \mathrm{tr}(K H L H)`, of Gram matrices [B, B]."""
   return dependence(trace_factor(gram), trace_factor(other))
 
 
 def cka(gram: jax.Array, other: jax.Array) -> jax.Array:
   r"""Computes centred kernel alignment, :math:`\langle HKH, HLH\rangle_F / (|HKH|_F |HLH|_F)`.
 
-  Lies in [0, 1] for positive semi-definite kernels and does not change with their scale.
+  The value is in [0, 1] for positive semi-definite kernels and does not change with their scale.
   """
   return dependence(cka_factor(gram), cka_factor(other))
 
 
 def nhsic(gram: jax.Array, other: jax.Array, epsilon: float = 1e-3) -> jax.Array:
-  r"""Computes normalised HSIC, :math:`\mathrm{tr}(\tilde K \tilde L)` with the factors of `nhsic_factor`."""
+  r"""Computes normalised HSIC, :math:`\mathrm{tr}(\tilde K \tilde L)`, with the factors of `nhsic_factor`."""
   return dependence(nhsic_factor(gram, epsilon), nhsic_factor(other, epsilon))
 
 
 def phsic(gram: jax.Array, other: jax.Array) -> jax.Array:
-  """Computes "plausible" HSIC, mean(K L) - mean(K) mean(L), over the pairs of the batch."""
+  """Computes "plausible" HSIC, mean(K L) - mean(K) mean(L), with means over all pairs of rows of the batch."""
   return dependence(phsic_factor(gram), phsic_factor(other))
 
 
@@ -253,9 +277,9 @@ def label_products(target: jax.Array, balanced: bool = False) -> jax.Array:
   """Returns the inner products of the label distributions of the (global) batch.
 
   Args:
-    target: float32 [B, K], rows that sum to 1.
-    balanced: divide each class's direction by its mass in the batch, so that every class present has the same
-      weight in the centred matrix however rare it is.
+    target: Distributions over the classes, float32 [B, K]; rows sum to 1.
+    balanced: Whether to scale each class by 1 / sqrt(its total mass in the batch). Every class that is present then has
+      the same weight in the centred matrix, however rare it is.
 
   Returns:
     float32 [B, B].
@@ -266,6 +290,7 @@ def label_products(target: jax.Array, balanced: bool = False) -> jax.Array:
 
 
 def _inverse_sqrt(squares: jax.Array) -> jax.Array:
-  """Returns 1 / sqrt(x), and 0 (with zero derivative) where x is nothing."""
+  """Returns 1 / sqrt(x), and 0 with derivative 0 where x is (nearly) 0."""
+  # The inner `where` keeps rsqrt(0) out of the gradient as well as out of the value.
   something = squares > _TINY
   return jnp.where(something, jax.lax.rsqrt(jnp.where(something, squares, 1.0)), 0.0)

@@ -1,8 +1,8 @@
-"""Gradient centralization (Yong et al. 2020, arXiv:2004.01461): gradients whose mean over each unit's inputs is zero.
+"""Gradient centralization (Yong et al. 2020, arXiv:2004.01461): subtracts the mean over each unit's inputs.
 
-For the weight vector w that feeds one output unit, the transform is P = I - e e^T, e the unit vector along
-(1, ..., 1): the orthogonal projection of the gradient onto the hyperplane of vectors with mean zero. Where a library
-keeps the output axis of a kernel decides over which axes the mean is taken; see docs/gradient_centralization.md.
+For the weight vector w of one output unit, the transform is P = I - e e^T, with e the unit vector along (1, ..., 1). P
+is the orthogonal projection of the gradient onto the hyperplane of vectors with mean zero. The axes of the mean depend
+on the position of a kernel's output axis, which differs between libraries; see docs/gradient_centralization.md.
 """
 
 import math
@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# (path of a leaf in the tree, leaf) -> the axes over which its mean is taken, () to leave it alone, or None for those
-# that the layout says.
+# (path of a leaf in the tree, leaf) -> axes of the mean, () to skip the leaf, or None to use the axes of the layout.
 AxisFunction = Callable[[tuple[Any, ...], jax.Array], tuple[int, ...] | None]
 
 LAYOUTS = ("output_last", "output_first")
 LOCATIONS = ("direction", "gradient")
 
-_NO_KERNELS = ("bias", "scale")  # of any rank: an attention's bias is [heads, depth], a scanned layer's [layers, C]
-_HAIKU_BIASES = ("b", "offset")  # [C, 1, 1] where channels come first; elsewhere `b` may well be a kernel
+# Skipped at any rank: the bias of an attention layer is [heads, depth], that of a scanned layer [layers, C].
+_NO_KERNELS = ("bias", "scale")
+# Skipped only in bias shape, such as [C, 1, 1] for channels-first layers: other libraries may name a kernel `b`.
+_HAIKU_BIASES = ("b", "offset")
 _CONV_NDIM = 4
 
 
@@ -34,30 +35,31 @@ def centralize_gradients(
 ) -> optax.GradientTransformation:
   """Subtracts from each kernel's gradient its mean over the inputs of every output unit: g - mean(g) (eq. 1).
 
-  Stateless, and safe under jit, vmap, pmap and scan. It serves at both places of the official code: first in a chain,
-  on the raw gradient, or behind the moments, on the direction, which the authors advise for adaptive optimisers:
-  `optax.chain(optax.scale_by_adam(), centralize_gradients(), optax.scale(-1e-3))`.
+  The transform is stateless and works under jit, vmap, pmap and scan. It supports both locations of the official code:
+  first in a chain, on the raw gradient, or after the moments, on the direction, as the authors recommend for adaptive
+  optimisers: `optax.chain(optax.scale_by_adam(), centralize_gradients(), optax.scale(-1e-3))`.
 
-  Left alone are: scalars and vectors, leaves called `bias` or `scale`, Haiku's `b` and `offset` where one axis alone is
-  longer than 1, leaves that are not floating point or complex, and kernels of one input a unit, whose centralized
-  gradient would be zero for ever.
+  Unchanged are: scalars and vectors; leaves named `bias` or `scale`; Haiku's `b` and `offset` if only one axis is
+  longer than 1; leaves that are neither floating point nor complex; and kernels with one input per unit, whose
+  centralized gradient would always be zero.
 
   Args:
-    layout: where a kernel keeps its output axis: "output_last", (H, W, I, O) and (I, O), is that of Flax, Haiku and
-      Keras; "output_first", (O, I, H, W) and (O, I), that of Equinox and PyTorch.
-    conv_only: leave kernels of fewer than four axes alone, as the official option does.
-    axes: asked first, for every leaf that has two axes or more: returns the axes of its inputs, () to leave it alone,
-      or None for what `layout` and `conv_only` say. For kernels whose output has several axes, or that are stacked
-      (DenseGeneral, attention, scanned layers).
-    mask: a tree of booleans, a prefix of the updates' tree or a function of it that returns one; False leaves alone.
+    layout: Position of the output axis of kernels. "output_last", (H, W, I, O) and (I, O), is used by Flax, Haiku and
+      Keras; "output_first", (O, I, H, W) and (O, I), by Equinox and PyTorch.
+    conv_only: Whether to skip kernels with fewer than four axes, as the official option does.
+    axes: Function of path and leaf, called first for every leaf with two or more axes. It returns the input axes of the
+      leaf, () to skip the leaf, or None to apply `layout` and `conv_only`. Needed for kernels with several output axes
+      and for stacked kernels (DenseGeneral, attention, scanned layers).
+    mask: Tree of booleans that is a prefix of the updates' tree, or function of the updates that returns one; leaves
+      with False are skipped.
 
   Returns:
-    a transformation whose state is empty; each update keeps its shape and dtype, those below 32 bits are averaged in
-    float32.
+    Transformation with an empty state. Each update keeps its shape and dtype; means of dtypes below 32 bits are
+    computed in float32.
 
   Raises:
-    ValueError: an unknown layout; from `init` and `update`, a leaf that belongs to a library of the other layout (a
-      Flax `kernel`, an Equinox `weight`), or axes that a leaf does not have.
+    ValueError: Unknown layout. Also raised by `init` and `update` for a leaf of a library with the other layout (a Flax
+      `kernel`, an Equinox `weight`) and for axes that a leaf does not have.
 
   Example:
     >>> gradient = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]]), "bias": jnp.array([1.0, 2.0])}
@@ -74,11 +76,13 @@ def centralize_gradients(
       return leaf
     chosen = axes(path, leaf) if axes is not None else None
     over = _checked(chosen if chosen is not None else of_layout(path, leaf), path, leaf)
+    # A mean over one input would make the gradient zero.
     return _minus_mean(leaf, over) if math.prod(leaf.shape[axis] for axis in over) > 1 else leaf
 
   def apply(updates: Any) -> Any:
     chosen = True if mask is None else mask(updates) if _is_function(mask) else mask
 
+    # The mask may be a prefix of the tree: each of its booleans applies to a whole subtree.
     def at(path: tuple[Any, ...], keep: Any, subtree: Any) -> Any:
       if not keep:
         return subtree
@@ -87,7 +91,8 @@ def centralize_gradients(
     return jax.tree_util.tree_map_with_path(at, chosen, updates)
 
   def init(params: Any) -> optax.EmptyState:
-    jax.eval_shape(apply, params)  # a layout that does not fit is an error before the first step
+    # Raises the errors of a wrong layout here, before the first step, without computing anything.
+    jax.eval_shape(apply, params)
     return optax.EmptyState()
 
   def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -109,20 +114,26 @@ def gc_sgd(
   axes: AxisFunction | None = None,
   mask: Any = None,
 ) -> optax.GradientTransformation:
-  """SGD with gradient centralization, as the official code has it: L2 decay, momentum, projection.
+  """Returns SGD with gradient centralization, in the order of the official code: L2 decay, momentum, projection.
 
   Args:
-    learning_rate: a number, or a schedule of the step.
-    momentum: decay of the trace.
-    nesterov: look ahead.
+    learning_rate: Learning rate: a number, or a schedule of the step.
+    momentum: Decay rate of the momentum.
+    nesterov: Whether to use Nesterov momentum.
     weight_decay: L2 penalty of all parameters, added to the gradient before the momentum.
-    location: centralize the "direction", behind the momentum, or the "gradient", before everything.
-    layout: see `centralize_gradients`, as for those that follow.
-    conv_only: leave kernels of fewer than four axes alone.
-    axes: asked first, before `layout` and `conv_only`.
-    mask: which leaves are centralized.
+    location: Location of the centralization: "direction", after the momentum, or "gradient", before decay and momentum.
+    layout: Position of the output axis of kernels; see `centralize_gradients`.
+    conv_only: Whether to centralize only kernels with four or more axes.
+    axes: Function that chooses the axes of a leaf before `layout` and `conv_only` apply; see `centralize_gradients`.
+    mask: Tree of booleans that selects the leaves to centralize; see `centralize_gradients`.
+
+  Returns:
+    Optax transformation, learning rate included.
+
+  Raises:
+    ValueError: Unknown location or layout.
   """
-  # optax.inject_hyperparams hands numbers over as arrays, which a compiled program cannot ask for their truth.
+  # optax.inject_hyperparams passes hyper-parameters as traced arrays, which have no truth value: keep the decay then.
   decayed = not isinstance(weight_decay, int | float) or weight_decay != 0
   decay = optax.add_decayed_weights(weight_decay) if decayed else optax.identity()
   direction = optax.chain(decay, optax.trace(momentum, nesterov))
@@ -142,18 +153,24 @@ def gc_adam(
   axes: AxisFunction | None = None,
   mask: Any = None,
 ) -> optax.GradientTransformation:
-  """Adam with gradient centralization.
+  """Returns Adam with gradient centralization.
 
   Args:
-    learning_rate: a number, or a schedule of the step.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    location: centralize the "direction", behind the moments, or the "gradient", before them.
-    layout: see `centralize_gradients`, as for those that follow.
-    conv_only: leave kernels of fewer than four axes alone.
-    axes: asked first, before `layout` and `conv_only`.
-    mask: which leaves are centralized.
+    learning_rate: Learning rate: a number, or a schedule of the step.
+    b1: Decay rate of the first moment.
+    b2: Decay rate of the second moment.
+    eps: Constant added to the root of the second moment.
+    location: Location of the centralization: "direction", after the moments, or "gradient", before them.
+    layout: Position of the output axis of kernels; see `centralize_gradients`.
+    conv_only: Whether to centralize only kernels with four or more axes.
+    axes: Function that chooses the axes of a leaf before `layout` and `conv_only` apply; see `centralize_gradients`.
+    mask: Tree of booleans that selects the leaves to centralize; see `centralize_gradients`.
+
+  Returns:
+    Optax transformation, learning rate included.
+
+  Raises:
+    ValueError: Unknown location or layout.
   """
   direction = optax.scale_by_adam(b1, b2, eps)
   centralized = _located(location, direction, centralize_gradients(layout, conv_only=conv_only, axes=axes, mask=mask))
@@ -174,23 +191,29 @@ def gc_adamw(
   axes: AxisFunction | None = None,
   mask: Any = None,
 ) -> optax.GradientTransformation:
-  """AdamW with gradient centralization, as the official code has it: the decay is part of the direction.
+  """Returns AdamW with gradient centralization; the weight decay is part of the direction, as in the official code.
 
-  So with the location "direction" each unit's mean weight stays what it was at the start, decay or not; with
-  "gradient" it does not, as the moments bend the projected gradient and the decay comes behind them.
+  With location "direction", the mean weight of each unit therefore keeps its initial value, with or without decay. With
+  "gradient" it does not: the moments change the projected gradient, and the decay is added after the projection.
 
   Args:
-    learning_rate: a number, or a schedule of the step.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: decoupled from the moments.
-    decay_mask: see `optax.add_decayed_weights`; None decays all parameters.
-    location: centralize the "direction", behind moments and decay, or the "gradient", before them.
-    layout: see `centralize_gradients`, as for those that follow.
-    conv_only: leave kernels of fewer than four axes alone.
-    axes: asked first, before `layout` and `conv_only`.
-    mask: which leaves are centralized.
+    learning_rate: Learning rate: a number, or a schedule of the step.
+    b1: Decay rate of the first moment.
+    b2: Decay rate of the second moment.
+    eps: Constant added to the root of the second moment.
+    weight_decay: Weight decay, decoupled from the moments.
+    decay_mask: Mask of the weight decay; see `optax.add_decayed_weights`. None decays all parameters.
+    location: Location of the centralization: "direction", after moments and decay, or "gradient", before them.
+    layout: Position of the output axis of kernels; see `centralize_gradients`.
+    conv_only: Whether to centralize only kernels with four or more axes.
+    axes: Function that chooses the axes of a leaf before `layout` and `conv_only` apply; see `centralize_gradients`.
+    mask: Tree of booleans that selects the leaves to centralize; see `centralize_gradients`.
+
+  Returns:
+    Optax transformation, learning rate included.
+
+  Raises:
+    ValueError: Unknown location or layout.
   """
   direction = optax.chain(optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, decay_mask))
   centralized = _located(location, direction, centralize_gradients(layout, conv_only=conv_only, axes=axes, mask=mask))
@@ -200,7 +223,7 @@ def gc_adamw(
 def _located(
   location: str, direction: optax.GradientTransformation, centralization: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """Puts the centralization before or behind what makes the direction."""
+  """Chains the centralization after ("direction") or before ("gradient") the transform of the direction."""
   if location not in LOCATIONS:
     raise ValueError(f"location={location!r}: expected one of {', '.join(LOCATIONS)}")
   parts = (direction, centralization)
@@ -208,7 +231,16 @@ def _located(
 
 
 def _axes_of(layout: str, least_ndim: int) -> Callable[[tuple[Any, ...], jax.Array], tuple[int, ...]]:
-  """Returns the axis function of kernels that have one output axis, first or last."""
+  """Returns the axis function of kernels with one output axis, first or last.
+
+  Args:
+    layout: Position of the output axis, one of LAYOUTS.
+    least_ndim: Minimum number of axes; leaves with fewer are skipped.
+
+  Returns:
+    Function of path and leaf that returns the axes of the mean, () for leaves to skip. It raises ValueError for leaves
+    whose name belongs to a library of the other layout.
+  """
   foreign = _is_equinox_weight if layout == "output_last" else _is_flax_kernel
 
   def axes(path: tuple[Any, ...], leaf: jax.Array) -> tuple[int, ...]:
@@ -218,6 +250,7 @@ def _axes_of(layout: str, least_ndim: int) -> Callable[[tuple[Any, ...], jax.Arr
         f"layout={layout!r} does not fit {jax.tree_util.keystr(path)} {leaf.shape}, {of}: expected layout={other!r}, "
         "or an `axes` function that decides for this leaf"
       )
+    # Kernels only; see `_NO_KERNELS` and `_HAIKU_BIASES`.
     if leaf.ndim < least_ndim or _is_no_kernel(path, leaf):
       return ()
     return tuple(range(leaf.ndim - 1) if layout == "output_last" else range(1, leaf.ndim))
@@ -226,14 +259,16 @@ def _axes_of(layout: str, least_ndim: int) -> Callable[[tuple[Any, ...], jax.Arr
 
 
 def _is_function(mask: Any) -> bool:
-  # An Equinox module can be called too; but it is a tree, and its leaves are the booleans.
+  # A mask that is an Equinox module may also be callable, but it is a tree whose leaves are the booleans.
   return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
 def _name(path: tuple[Any, ...]) -> Any:
-  """Returns the last name on a path; the `value` that Flax puts behind a variable's or a box's name is none."""
+  """Returns the last name on a path, without the attribute `value` of Flax's variables and boxes."""
+  # (..., "kernel", .value) -> "kernel"
   boxed = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
   key = path[-2] if boxed else path[-1] if path else None
+  # GetAttrKey has `name`, DictKey has `key`, SequenceKey has neither.
   return getattr(key, "name", getattr(key, "key", None))
 
 
@@ -247,12 +282,12 @@ def _is_flax_kernel(path: tuple[Any, ...]) -> bool:
 
 
 def _is_equinox_weight(path: tuple[Any, ...]) -> bool:
-  # An attribute: in a dictionary or behind an nnx variable's box, "weight" says nothing of the layout.
+  # Only the attribute `weight` implies Equinox's layout; a dictionary key or an nnx variable of that name does not.
   return bool(path) and path[-1] == jax.tree_util.GetAttrKey("weight")
 
 
 def _checked(axes: tuple[int, ...], path: tuple[Any, ...], leaf: jax.Array) -> tuple[int, ...]:
-  """Returns the axes counted from the front; raises ValueError for those that a leaf does not have."""
+  """Returns the axes as non-negative numbers; raises ValueError for axes that the leaf does not have."""
   counted = {axis % leaf.ndim for axis in axes if -leaf.ndim <= axis < leaf.ndim}
   if len(counted) != len(axes):
     raise ValueError(
@@ -263,5 +298,6 @@ def _checked(axes: tuple[int, ...], path: tuple[Any, ...], leaf: jax.Array) -> t
 
 def _minus_mean(leaf: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   leaf = jnp.asarray(leaf)
+  # A mean of 16-bit numbers is computed in float32 and cast back after the subtraction.
   wide = leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
   return (wide - jnp.mean(wide, axis=axes, keepdims=True)).astype(leaf.dtype)

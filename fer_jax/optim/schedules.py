@@ -1,4 +1,7 @@
-"""Learning rates as functions of progress, so that a run may be measured in steps, epochs or minutes alike."""
+"""Learning rate schedules as functions of progress in [0, 1].
+
+The length of a training run may therefore be given in steps, epochs or minutes.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,41 +16,45 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 
 def constant(progress: jax.Array) -> jax.Array:
-  """Keeps the peak learning rate throughout."""
+  """Returns the constant factor 1."""
   return jnp.ones_like(progress)
 
 
 def cosine(progress: jax.Array) -> jax.Array:
-  """Falls from 1 to 0 along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+  """Falls from 1 to 0 along half a cosine period (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
   return 0.5 * (1 + jnp.cos(math.pi * progress))
 
 
 def linear(progress: jax.Array) -> jax.Array:
-  """Falls from 1 to 0 along a line."""
+  """Falls linearly from 1 to 0."""
   return 1 - progress
 
 
 def one_cycle(progress: jax.Array) -> jax.Array:
-  """Rises from 1/25 to 1 over the first 3/10, then falls to 1/250,000, each along half a cosine.
+  """Rises from 1/25 to 1 over the first 30 % of the progress, then falls to 1/250,000, each along half a cosine period.
 
-  Smith & Topin 2017 (arXiv:1708.07120), with the shares and the ends that PyTorch and fastai have settled on. The
-  momentum is left alone.
+  Smith & Topin 2017 (arXiv:1708.07120), with the fractions and end points of PyTorch and fastai. The momentum is not
+  cycled.
   """
   rising = _half_cosine(1 / 25, 1.0, progress / 0.3)
   return jnp.where(progress < 0.3, rising, _half_cosine(1.0, 1 / 250_000, (progress - 0.3) / 0.7))
 
 
 def stepwise(start: float, every: float, factor: float) -> Schedule:
-  """Returns a schedule that stays at 1, and from `start` on is multiplied by `factor` after each `every`.
+  """Returns a schedule that starts at 1 and is multiplied by `factor` at the end of each interval after `start`.
 
   Args:
-    start: share of the phase that is over when the first interval begins.
-    every: length of an interval, a share of the phase.
-    factor: of the learning rate.
+    start: Fraction of the phase before the first interval.
+    every: Length of an interval, as a fraction of the phase.
+    factor: Factor applied to the learning rate at the end of each interval.
+
+  Returns:
+    Schedule: function of the progress that returns the factor of the peak learning rate.
   """
 
   def schedule(progress: jax.Array) -> jax.Array:
-    # An interval ends on a step, whose progress is a rounded quotient: a hair below it is the end all the same.
+    # Progress is a rounded quotient and may be slightly below the end of an interval: the tolerance 1e-4 counts the
+    # interval as complete.
     intervals = jnp.floor((progress - start) / every + 1e-4)
     return factor ** jnp.maximum(intervals, 0.0)
 
@@ -58,7 +65,8 @@ def _half_cosine(begin: float, end: float, share: jax.Array) -> jax.Array:
   return end + (begin - end) * cosine(jnp.clip(share, 0.0, 1.0))
 
 
-# "plateau" is constant here: the loop, which sees the validation split, tells the factor (see `scale_by_progress`).
+# "plateau" is constant here: the training loop evaluates the validation split and passes the factor as `rate` (see
+# `scale_by_progress`).
 SCHEDULES: dict[str, Schedule] = {
   "constant": constant,
   "cosine": cosine,
@@ -69,30 +77,32 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
-  """Returns a schedule that rises linearly over the first `warmup` of the progress, then follows `schedule`."""
+  """Returns a schedule that rises linearly from 0 over the first `warmup` of the progress, then follows `schedule`."""
   if not warmup:
     return schedule
 
   def warmed(progress: jax.Array) -> jax.Array:
     rising = progress / warmup
+    # The schedule itself runs over the remaining progress, rescaled to [0, 1].
     return jnp.minimum(rising, 1.0) * schedule(jnp.clip((progress - warmup) / (1 - warmup), 0.0, 1.0))
 
   return warmed
 
 
 def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
-  """Scales updates by `-learning_rate * schedule(progress)`; the last transform of a chain.
+  """Scales updates by `-learning_rate * schedule(progress)`; intended as the last transform of a chain.
 
-  `update` takes the extra argument `progress`, a float32 scalar in [0, 1]: how much of the phase is behind.
-  It is an argument and not a count kept in the state, so that a run planned in minutes and a run planned in
-  steps are one compiled program. It may take `rate` too, a further factor: what a plateau has made of it.
+  `update` takes the extra argument `progress`, a float32 scalar in [0, 1]: the completed fraction of the phase.
+  Progress is an argument and not a counter in the state, so that runs planned in minutes and runs planned in steps use
+  the same compiled program. The optional extra argument `rate` is a further factor, by which the "plateau" schedule
+  lowers the learning rate.
 
   Args:
-    learning_rate: the peak.
-    schedule: progress -> factor.
+    learning_rate: Peak learning rate.
+    schedule: Function of the progress that returns the factor of the peak learning rate.
 
   Returns:
-    a stateless transformation.
+    Stateless optax transformation.
   """
 
   def update(
@@ -100,6 +110,7 @@ def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.Gradien
   ) -> Any:
     del params, extra
     scale = -learning_rate * schedule(progress) * rate
+    # Cast back, because a float32 scale would promote 16-bit updates.
     return jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

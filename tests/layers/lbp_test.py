@@ -153,7 +153,7 @@ def test_no_gradient_flows_and_it_maps_over_images():
   [
     ({"neighbours": 1}, "neighbours=1: expected 2 to 24"),
     ({"neighbours": 25}, "neighbours=25"),
-    ({"radius": 0.0}, "radius=0.0: expected pixels, above 0"),
+    ({"radius": 0.0}, "radius=0.0: expected a number of pixels above 0"),
     ({"radius": float("nan")}, "radius=nan"),
     ({"method": "var"}, "method='var': expected one of default, ror, uniform, nri_uniform"),
     ({"image": np.zeros((3, 3, 3))}, r"expected \[H, W\] or \[B, H, W, C\]"),

@@ -48,5 +48,5 @@ def test_reads_a_grid_of_cells_row_by_row():
   np.testing.assert_allclose(read_out(maps), maps.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_allclose(read_out(maps, 2)[:, :3], maps[:, :2, :2].mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(read_out(maps, 9), maps.reshape(2, -1))
-  with pytest.raises(ValueError, match="the image is too small: the last map is 0x3"):
+  with pytest.raises(ValueError, match="the image is too small: the last feature map is 0x3"):
     read_out(jnp.zeros((1, 0, 3, 2)))

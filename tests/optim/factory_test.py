@@ -176,15 +176,15 @@ def test_a_plateau_lowers_the_rate_once_each_time_the_patience_is_over():
   [
     ({"name": "adamax"}, f"optimizer.name='adamax': expected one of {', '.join(OPTIMIZERS)}"),
     ({"schedule": "steps"}, "optimizer.schedule='steps': expected one of constant, cosine, linear, one_cycle, plateau"),
-    ({"schedule": "one_cycle", "warmup": 0.1}, "optimizer.warmup=0.1: expected 0, for the schedule one_cycle"),
-    ({"decay_factor": 0.0}, "optimizer.decay_factor=0.0: expected 0 < factor <= 1"),
-    ({"decay_factor": 1.5}, "optimizer.decay_factor=1.5: expected 0 < factor <= 1"),
-    ({"decay_start": 1.0}, "optimizer.decay_start=1.0: expected a share of the phase"),
-    ({"decay_every": 0.0}, "optimizer.decay_every=0.0: expected a share of the phase"),
-    ({"decay_patience": 0}, "optimizer.decay_patience=0: expected evaluations, 1 or more"),
+    ({"schedule": "one_cycle", "warmup": 0.1}, "optimizer.warmup=0.1: expected 0 with schedule=one_cycle"),
+    ({"decay_factor": 0.0}, "optimizer.decay_factor=0.0: expected a number in (0, 1]"),
+    ({"decay_factor": 1.5}, "optimizer.decay_factor=1.5: expected a number in (0, 1]"),
+    ({"decay_start": 1.0}, "optimizer.decay_start=1.0: expected a fraction of the phase"),
+    ({"decay_every": 0.0}, "optimizer.decay_every=0.0: expected a fraction of the phase"),
+    ({"decay_patience": 0}, "optimizer.decay_patience=0: expected a number of evaluations, 1 or more"),
     ({"centralize": "both"}, "optimizer.centralize='both': expected one of empty, direction, gradient"),
-    ({"warmup": 1.0}, "optimizer.warmup=1.0: expected a share of the phase"),
-    ({"warmup": -0.1}, "optimizer.warmup=-0.1: expected a share of the phase"),
+    ({"warmup": 1.0}, "optimizer.warmup=1.0: expected a fraction of the phase"),
+    ({"warmup": -0.1}, "optimizer.warmup=-0.1: expected a fraction of the phase"),
   ],
 )
 def test_unknown_names_and_values_out_of_range(wrong, message):
