@@ -1,4 +1,4 @@
-"""Exact evaluation: every row once, sums and not means of means; the same for any batch size and device count."""
+"""Exact evaluation: every row counts once, and the result does not depend on batch size or number of devices."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +13,12 @@ from fer_jax.parallel import Placement
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What a model did on a split of N rows and K classes.
+  """Results of a model on a split of N rows and K classes.
 
   Attributes:
-    loss: mean cross-entropy in nats.
-    confusion: int64 [K, K], rows true, columns predicted.
-    probability: float32 [N, K], in the split's order.
+    loss: Mean cross-entropy in nats.
+    confusion: Confusion matrix, int64 [K, K]; rows are true classes, columns are predictions.
+    probability: Predicted probabilities in the order of the split, float32 [N, K].
   """
 
   loss: float
@@ -27,7 +27,7 @@ class Evaluation:
 
   @property
   def accuracy(self) -> float:
-    """The share of rows on the confusion matrix's diagonal."""
+    """Fraction of correctly classified rows."""
     return float(np.trace(self.confusion) / self.confusion.sum())
 
 
@@ -39,50 +39,58 @@ def evaluate(
   batches: Sequence[Iterable[Batch]],
   rows: Sequence[int],
 ) -> list[Evaluation]:
-  """Runs a compiled evaluation step over every batch and adds up, for each of the trainings that are placed.
+  """Evaluates every replica on its own batches and returns their results.
 
   Args:
-    eval_step: from `Placement.compile_eval`.
-    placement: that compiled it.
-    variables: (params, stats), placed.
-    resident: the dataset, where it lives on the device.
-    batches: of each training, equally many, from `pipeline.evaluation_batches`.
-    rows: of each training's split, which the batches hold in order before what they are filled up with.
+    eval_step: Compiled evaluation step, from `Placement.compile_eval`.
+    placement: Placement that compiled the step.
+    variables: The (params, stats) of all replicas, on the devices.
+    resident: Dataset in device memory; empty if batches contain the rows.
+    batches: Batches of each replica from `pipeline.evaluation_batches`, the same number for all replicas.
+    rows: Number of rows of each replica's split; the batches contain them in order, followed by padding.
   """
   pending = [eval_step(variables, resident, placement.deal(together)) for together in zip(*batches, strict=True)]
-  fetched = jax.device_get(pending)  # only now: the device never waits for the host
+  # Copied to the host only after all batches are dispatched, so that the device is never idle between them.
+  fetched = jax.device_get(pending)
   return [_add_up([placement.take(results, number) for results in fetched], n) for number, n in enumerate(rows)]
 
 
 def _add_up(results: Sequence[Any], rows: int) -> Evaluation:
   loss = sum(float(sums.loss) for sums, _ in results)
   confusion = np.stack([sums.confusion for sums, _ in results]).sum(axis=0, dtype=np.int64)
+  # [B, K] per batch -> [N, K] without padding
   probability = np.concatenate([of_batch for _, of_batch in results])[:rows]
   return Evaluation(loss / len(probability), confusion, probability)
 
 
 def averaged(views: Sequence[Evaluation], target: np.ndarray) -> Evaluation:
-  """Evaluates the mean of several probabilities of the same rows: views of an image, or several networks.
+  """Evaluates the mean of several predictions of the same rows: test-time augmentation views or an ensemble.
 
   Args:
-    views: of the same split.
-    target: float [N, K], the rows' distributions over the classes.
+    views: Evaluations of the same split.
+    target: Distributions over the classes, float [N, K].
   """
   probability = np.stack([each.probability for each in views]).mean(axis=0, dtype=np.float64)
   label, predicted = target.argmax(axis=1), probability.argmax(axis=1)
+  # add.at counts repeated (label, predicted) pairs, which += would count once.
   confusion = np.zeros((target.shape[1],) * 2, np.int64)
   np.add.at(confusion, (label, predicted), 1)
+  # A probability of 0 counts as the smallest normal float32, so that the loss is finite.
   loss = -np.mean(np.sum(target * np.log(np.maximum(probability, np.finfo(np.float32).tiny)), axis=1))
   return Evaluation(float(loss), confusion, np.asarray(probability, np.float32))
 
 
 def deduplicated(evaluation: Evaluation, label: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
-  """Returns the accuracy over the images that do not stand in training, and how many do not and do.
+  """Returns the accuracy without the test images that also appear in training, and the sizes of both groups.
 
   Args:
-    evaluation: of N rows.
-    label: int [N].
-    seen: bool [N], whether a row's image stands in training, too.
+    evaluation: Evaluation of N rows.
+    label: True classes, int [N].
+    seen: Mask of the rows whose image also appears in training, bool [N].
+
+  Returns:
+    Dict with "accuracy" (None if all images are seen), "images" (number of unseen images) and "seen" (number of seen
+    images).
   """
   right = evaluation.probability.argmax(axis=1) == label
   accuracy = float(right[~seen].mean()) if not seen.all() else None
@@ -90,7 +98,7 @@ def deduplicated(evaluation: Evaluation, label: np.ndarray, seen: np.ndarray) ->
 
 
 def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[str, Any]]:
-  """Returns precision, recall and F1 of each class as `sklearn.metrics` defines them; 0 where undefined."""
+  """Returns precision, recall and F1 of each class as defined in `sklearn.metrics`; 0 where undefined."""
   rows = []
   for k, name in enumerate(class_names):
     hits, predicted, support = confusion[k, k], confusion[:, k].sum(), confusion[k].sum()
@@ -102,7 +110,7 @@ def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[st
 
 
 def worst_mistakes(probability: np.ndarray, label: np.ndarray, most: int) -> np.ndarray:
-  """Returns the positions, int64 [<= most], of wrong predictions, the most confident first."""
+  """Returns the positions of at most `most` wrong predictions, the most confident first, int64 [M]."""
   predicted = probability.argmax(axis=1)
   wrong = np.flatnonzero(predicted != label)
   return wrong[np.argsort(-probability[wrong, predicted[wrong]], kind="stable")][:most]

@@ -1,4 +1,4 @@
-"""The parameters that a run begins with: random, or from a file or an earlier run."""
+"""Initial parameters of a run: random, or from a file or an earlier run."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from fer_jax.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Initialization:
-  """What a run begins with, known before anything is computed.
+  """The network of a run and its initial variables, which are computed on demand.
 
   Attributes:
-    network: that will learn.
-    shapes: (params, stats) as `jax.ShapeDtypeStruct`; among the statistics is what the objectives keep.
-    loaded: the layers that are not random, and where they come from; None where all are.
+    network: Network to train.
+    shapes: Shapes of (params, stats) as `jax.ShapeDtypeStruct`; the statistics include the state of the objectives.
+    loaded: Pretrained layers and their origin; None if all layers are random.
   """
 
   network: Network
@@ -31,27 +31,29 @@ class Initialization:
   _program: Callable[[], KeptProgram]
 
   def variables(self, seeds: Sequence[int]) -> list[tuple[Tree, Tree]]:
-    """Returns (params, stats) of step 0 in a run of each seed."""
-    program = self._program()  # let go of afterwards: on a CPU it holds a hundred megabytes
+    """Returns the initial (params, stats) for each seed."""
+    # Not stored in a field, so that it is freed on return: on a CPU it takes a hundred megabytes.
+    program = self._program()
     drawn = [program(np.int32(seed)) for seed in seeds]
     if self.loaded is None:
       return drawn
+    # Pretrained layers replace random ones; the same for every seed.
     return [({**params, **self.loaded.params}, {**stats, **self.loaded.stats}) for params, stats in drawn]
 
 
 def initialize(
   settings: Settings, image_shape: tuple[int, ...], num_classes: int, axis_name: str | None = None
 ) -> Initialization:
-  """Builds the network and finds out what a run begins with, and that it fits the network.
+  """Builds the network, loads pretrained weights and checks that images and weights fit the network.
 
   Args:
-    settings: of the run.
-    image_shape: [H, W, C] of the data.
-    num_classes: of the data.
-    axis_name: mapped axis of devices that batches are normalised over; None on one device.
+    settings: Settings of the run.
+    image_shape: Shape (H, W, C) of an image.
+    num_classes: Number of classes.
+    axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
 
   Raises:
-    UserError: the images are too small for the network, or `config.pretrained` names nothing that fits it.
+    UserError: The images are too small for the network, or `config.pretrained` names no weights that fit it.
   """
   network = settings.model.build(num_classes, jnp.dtype(settings.precision), axis_name)
   objectives = [settings.phases[phase].objective for phase in settings.schedule]
@@ -59,17 +61,19 @@ def initialize(
   def begin(seed: jax.Array) -> tuple[Tree, Tree]:
     image = jnp.zeros((1, *image_shape), jnp.float32)
     params, stats = network.init(jax.random.key(seed), image)
+    # Only shapes are needed: the state of an objective depends on the number of features.
     outputs, _ = jax.eval_shape(network.apply, params, stats, image)
     for objective in objectives:
       stats |= objective.statistics(outputs.features.shape[-1], num_classes)
     return params, stats
 
+  # Everything that the trace of `begin` depends on; see `KeptProgram`.
   identity = f"parameters {(settings.model, settings.precision, image_shape, num_classes, objectives)}"
 
   def program() -> KeptProgram:
     return KeptProgram(begin, identity, jax.default_backend(), compiler_options=xla.quick_compilation())
 
-  try:
+  try:  # traced, not run: a network whose strides leave nothing of the image raises ValueError
     params, stats = program().shapes(np.int32(0))
   except ValueError as error:
     height, width, _ = image_shape
@@ -83,8 +87,8 @@ def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pret
   if not source.path:
     if source.required:
       raise UserError(
-        "config.pretrained.path is empty, and this config starts from pretrained weights: give a file of torchvision's "
-        "(.pth, .safetensors or .npz) or the folder of a finished run; nothing is downloaded"
+        "config.pretrained.path is empty, but this config requires pretrained weights: set it to a file of torchvision "
+        "weights (.pth, .safetensors or .npz) or to the folder of a finished run; nothing is downloaded"
       )
     return None
   return pretrained.load(

@@ -1,7 +1,7 @@
-"""Where steps run: on one device by jit, on several by pmap, several trainings at once. The only file that says pmap.
+"""Placement of steps on devices: jit on one device, pmap on several, vmap for several replicas on one device.
 
-A placement is for one training over all devices (`Devices`), or for several, each on a part of one (`Replicas`). Both
-have the same methods, so that whoever drives a training need not know which it is.
+A placement is for one replica over all devices (`Devices`), or for several replicas, each on one device (`Replicas`).
+Both have the same methods, so that the training loop does not depend on the placement. No other file uses pmap.
 """
 
 import contextlib
@@ -18,29 +18,30 @@ from fer_jax import provenance
 from fer_jax.errors import UserError
 from fer_jax.programs import KeptProgram, Program
 
-AXIS = "devices"
+AXIS = "devices"  # name of the mapped axis
 
 
 def all_devices(trainings: int = 1) -> list[jax.Device]:
-  """Returns the devices of all processes; before the first is touched, makes one of each core for several trainings.
+  """Returns the devices of all processes; on a CPU, splits the host into one device per core for several replicas.
 
-  The step of a small network keeps no two cores of a CPU busy all the time; two steps do.
+  The step of a small network does not keep several cores busy, but the steps of several replicas do. The host cannot be
+  split after the first use of a device, or if the user has set the number of devices in `XLA_FLAGS`.
 
   Args:
-    trainings: that will be dealt over them.
+    trainings: Number of replicas that will be distributed over the devices.
   """
   if trainings > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    with contextlib.suppress(RuntimeError):  # the devices are known already, and stay what they are
+    with contextlib.suppress(RuntimeError):  # a device has been used: the number cannot change any more
       jax.config.update("jax_num_cpu_devices", min(trainings, provenance.cores()))
   return jax.devices()
 
 
 class Placement(Protocol):
-  """Trainings side by side: how their steps are compiled, and how their arrays are laid out.
+  """A number of parallel replicas: compiles their steps, and arranges their arrays on the devices.
 
   Attributes:
-    devices: that are used.
-    together: how many trainings.
+    devices: Devices that are used.
+    together: Number of parallel replicas.
   """
 
   devices: list[jax.Device]
@@ -48,51 +49,58 @@ class Placement(Protocol):
 
   @property
   def process(self) -> tuple[int, int]:
-    """The part of every batch that this process deals: its number, and how many parts there are."""
+    """Part of every global batch that this process provides: (index of the part, number of parts)."""
 
   @property
   def axis_name(self) -> str | None:
-    """The mapped axis that a step's collectives reduce over; None where a training has a device to itself."""
+    """Mapped axis that the collectives of a step reduce over; None if a replica does not span several devices."""
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    """Compiles (state, resident, batch, moment) -> (state, metrics), laid out by the methods below.
+    """Compiles a training step for arguments that are arranged by the methods below.
 
-    `identity` says which step it is; on one device its trace is kept on disk by it, see `KeptProgram`.
+    Args:
+      step: Pure function (state, resident, batch, moment) -> (state, metrics).
+      identity: Text that identifies the step. On one device it is the key of the trace on disk; see `KeptProgram`.
     """
 
   def compile_eval(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    """Compiles (variables, resident, batch) -> (sums, probabilities of the whole batch), likewise."""
+    """Compiles an evaluation step in the same way.
+
+    Args:
+      step: Pure function (variables, resident, batch) -> (sums, probabilities of the global batch).
+      identity: Text that identifies the step.
+    """
 
   def stack(self, trees: Sequence[Any]) -> Any:
-    """Lays out a small host tree for each training, at most `together`: a step's moment, say."""
+    """Combines small host trees, such as moments, one for each of at most `together` replicas."""
 
   def deal(self, batches: Sequence[Any]) -> Any:
-    """Lays out a host batch for each training: this process's part of it."""
+    """Arranges host batches for the devices: this process's part of one global batch per replica."""
 
   def place(self, trees: Sequence[Any]) -> Any:
-    """Puts a state for each training on the devices."""
+    """Transfers the states of all replicas to the devices."""
 
   def replicate(self, tree: Any) -> Any:
-    """Puts arrays that all trainings share on every device once, so that no step has to send them again."""
+    """Transfers arrays that all replicas share to every device once, so that no step has to transfer them."""
 
   def take(self, tree: Any, number: int) -> Any:
-    """Returns one training's part of what was placed or came out of a step; of a tree on the host, without a copy."""
+    """Returns one replica's part of placed arrays or of the outputs of a step; for host arrays, views."""
 
   def peak_memory(self) -> int | None:
-    """Returns the largest peak of device memory so far in bytes; None where the backend does not say."""
+    """Returns the largest peak memory of any device so far, in bytes; None if the backend does not report it."""
 
 
 class Devices:
-  """One training over the local devices, each of which takes its share of every batch.
+  """One replica over several devices, each of which computes an equal share of every batch (data parallelism).
 
-  State is never stacked: a mapped step takes it and returns it whole (`in_axes=None`, `out_axes=None`), on
-  each device the same.
+  The state is not stacked: it is replicated, and a mapped step takes and returns it without a device axis
+  (`in_axes=None`, `out_axes=None`).
 
-  Where the devices belong to several processes, each process deals its own share of a batch over its own devices, and
-  what every device has the same of is, for a process, an array of its own devices.
+  If the devices belong to several processes, each process splits its own part of a batch over its own devices, and
+  replicated arrays are, in each process, arrays on its own devices.
 
   Args:
-    devices: which, in the order of their processes, equally many of each; default all local ones.
+    devices: Devices in the order of their processes, the same number from each; default all local devices.
   """
 
   together = 1
@@ -103,37 +111,37 @@ class Devices:
 
   @property
   def process(self) -> tuple[int, int]:
-    """The part of a batch that this process deals: its number, and how many parts there are."""
+    """Part of every global batch that this process provides: (index of the part, number of parts)."""
     parts = len(self.devices) // len(self._own)
     return (jax.process_index() if parts > 1 else 0), parts
 
   @property
   def axis_name(self) -> str | None:
-    """The mapped axis that collectives reduce over; None on one device."""
+    """Mapped axis that collectives reduce over; None on one device."""
     return AXIS if len(self.devices) > 1 else None
 
   def check_batch(self, batch_size: int, key: str) -> None:
-    """Raises UserError unless a batch splits evenly over the devices; `key` names the setting."""
+    """Raises UserError with the config key `key` if the batch size is not a multiple of the number of devices."""
     if batch_size % len(self.devices):
       raise UserError(
-        f"{key}={batch_size} does not split over {len(self.devices)} devices: take a multiple of {len(self.devices)}"
+        f"{key}={batch_size} does not split over {len(self.devices)} devices: use a multiple of {len(self.devices)}"
       )
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    """Compiles (state, resident, batch, moment) -> (state, metrics); the batch is from `split`."""
+    """Compiles (state, resident, batch, moment) -> (state, metrics) for batches from `split`."""
     if self.axis_name is None:
       return _kept(step, identity, self.devices[0], donate=True)
     return jax.pmap(
       step,
       axis_name=self.axis_name,
       devices=self.devices,
-      in_axes=(None, None, 0, None),
+      in_axes=(None, None, 0, None),  # only the batch has a device axis
       out_axes=(None, None),
       donate_argnums=_donated(self.devices),
     )
 
   def compile_eval(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    """Compiles (variables, resident, batch) -> (sums, probabilities); the batch is from `split`."""
+    """Compiles (variables, resident, batch) -> (sums, probabilities) for batches from `split`."""
     if self.axis_name is None:
       return _kept(step, identity, self.devices[0])
     return jax.pmap(
@@ -141,49 +149,49 @@ class Devices:
     )
 
   def split(self, batch: Any) -> Any:
-    """Deals the rows of this process's part of a batch over its devices: [b, ...] -> [devices, b / devices, ...]."""
+    """Splits this process's part of a batch over its devices: [b, ...] -> [devices, b / devices, ...]."""
     if self.axis_name is None:
       return batch
     count = len(self._own)
     return jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
 
   def replicate(self, tree: Any) -> Any:
-    """Puts arrays on every device once, so that no step has to send them again."""
+    """Transfers arrays to every device once, so that no step has to transfer them."""
     return _replicate(tree, self._own)
 
   def stack(self, trees: Sequence[Any]) -> Any:
-    """Returns the one training's tree."""
+    """Returns the tree of the only replica, unchanged."""
     (tree,) = trees
     return tree
 
   def deal(self, batches: Sequence[Any]) -> Any:
-    """Splits the one training's batch."""
+    """Splits the batch of the only replica over the devices."""
     return self.split(self.stack(batches))
 
   def place(self, trees: Sequence[Any]) -> Any:
-    """Puts the one training's state on every device."""
+    """Transfers the state of the only replica to every device."""
     return self.replicate(self.stack(trees))
 
   def take(self, tree: Any, number: int) -> Any:
-    """Returns the tree: there is one training."""
+    """Returns the tree unchanged: there is only one replica."""
     assert number == 0
     return tree
 
   def peak_memory(self) -> int | None:
-    """Returns the largest peak of device memory so far in bytes; None where the backend does not say."""
+    """Returns the largest peak memory of any device so far, in bytes; None if the backend does not report it."""
     return _peak_memory(self._own)
 
 
 class Replicas:
-  """Several trainings, dealt over the local devices, side by side (vmap) where a device has more than one.
+  """Several independent replicas, distributed over the devices; vmap if there are several on a device.
 
-  Their arrays are stacked: [devices, trainings of a device, ...], without an axis that would be 1 long. No training
-  knows of another, and no collective is run. Where trainings do not fill the devices evenly, the last one is
-  repeated, and what comes of the repetition is never read.
+  Arrays of the replicas are stacked to [devices, replicas per device, ...], without axes of length 1. There are no
+  collectives. If the replicas do not fill the devices evenly, the last replica is repeated, and the results of the
+  copies are ignored.
 
   Args:
-    together: how many trainings, 1 or more.
-    devices: which; default all local ones. No more are used than there are trainings.
+    together: Number of parallel replicas, 1 or more.
+    devices: Available devices, of which at most one per replica is used; default all local devices.
   """
 
   axis_name = None
@@ -192,47 +200,51 @@ class Replicas:
   def __init__(self, together: int, devices: Sequence[jax.Device] | None = None):
     everything = list(jax.local_devices() if devices is None else devices)
     self.together = together
+    # Replicas per device, rounded up; then as many devices as that requires.
     of_device = -(-together // len(everything))
     self.devices = everything[: -(-together // of_device)]
     self._shape = (len(self.devices), of_device)
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Program | KeptProgram:
-    """Compiles (state, resident, batch, moment) -> (state, metrics); all but the data are stacked."""
+    """Compiles (state, resident, batch, moment) -> (state, metrics); all arguments but `resident` are stacked."""
     return self._map(step, (0, None, 0, 0), identity, donate=True)
 
   def compile_eval(self, step: Callable[..., Any], identity: str) -> Program | KeptProgram:
-    """Compiles (variables, resident, batch) -> (sums, probabilities), stacked."""
+    """Compiles (variables, resident, batch) -> (sums, probabilities); all but `resident` are stacked."""
     return self._map(step, (0, None, 0), identity)
 
   def stack(self, trees: Sequence[Any]) -> Any:
-    """Stacks a host tree for each training, at most `together`."""
+    """Stacks host trees, one for each of at most `together` replicas."""
     spread, of_device = self._shape
+    # The last tree fills the missing positions. [...] per replica -> [devices, replicas per device, ...]
     full = [*trees, *[trees[-1]] * (spread * of_device - len(trees))]
     axes = tuple(n for n in self._shape if n > 1)
     return jax.tree.map(lambda *x: np.stack(x).reshape((*axes, *np.shape(x[0]))), *full)
 
   def deal(self, batches: Sequence[Any]) -> Any:
-    """Stacks a host batch for each training."""
+    """Stacks host batches, one for each replica."""
     return self.stack(batches)
 
   def place(self, trees: Sequence[Any]) -> Any:
-    """Stacks a tree for each training and puts each on its device."""
+    """Stacks the trees of all replicas and transfers each to its device."""
+    # Stacked on the host, because the trees may be on different devices.
     stacked = self.stack(jax.device_get(list(trees)))
     if len(self.devices) == 1:
       return jax.device_put(stacked, self.devices[0])
     return jax.device_put(stacked, NamedSharding(_mesh(self.devices), PartitionSpec(AXIS)))
 
   def replicate(self, tree: Any) -> Any:
-    """Puts arrays that all trainings share on every device once."""
+    """Transfers arrays that all replicas share to every device once."""
     return _replicate(tree, self.devices)
 
   def take(self, tree: Any, number: int) -> Any:
-    """Returns one training's part of a stacked tree."""
+    """Returns one replica's part of a stacked tree."""
+    # (device, position on the device), without the axes of length 1
     index = tuple(i for i, n in zip(divmod(number, self._shape[1]), self._shape, strict=True) if n > 1)
     return jax.tree.map(lambda x: x[index], tree)
 
   def peak_memory(self) -> int | None:
-    """Returns the largest peak of device memory so far in bytes; None where the backend does not say."""
+    """Returns the largest peak memory of any device so far, in bytes; None if the backend does not report it."""
     return _peak_memory(self.devices)
 
   def _map(
@@ -241,6 +253,7 @@ class Replicas:
     spread, of_device = self._shape
     if of_device > 1:
       step = jax.vmap(step, in_axes=axes)
+    # On one device no pmap is needed, and the trace can be stored on disk. The mapping is part of its identity.
     if spread == 1:
       return _kept(
         step, f"{identity}, mapped over {axes}" if of_device > 1 else identity, self.devices[0], donate=donate
@@ -250,7 +263,7 @@ class Replicas:
 
 
 def free_memory(device: jax.Device) -> int:
-  """Returns the bytes that are left on a device; on a CPU, those of the machine."""
+  """Returns the free memory of a device in bytes; for a CPU, that of the machine."""
   statistics = device.memory_stats()
   if statistics and "bytes_limit" in statistics:
     return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
@@ -258,15 +271,15 @@ def free_memory(device: jax.Device) -> int:
 
 
 def _free_host_memory() -> int:
-  try:  # Linux: what could be had without swapping
+  try:  # Linux: memory that is available without swapping
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-  except (OSError, StopIteration):
+  except (OSError, StopIteration):  # other systems: the total memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def of_all_processes(tree: Any) -> Any:
-  """Returns a host tree, the same in every process, as arrays of all devices: what orbax writes, a part each."""
+  """Returns a host tree, equal in every process, as replicated global arrays, of which each process saves a part."""
   sharding = NamedSharding(_mesh(jax.devices()), PartitionSpec())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
 
@@ -276,12 +289,12 @@ def _kept(step: Callable[..., Any], identity: str, device: jax.Device, *, donate
 
 
 def _donated(devices: Sequence[jax.Device]) -> tuple[int, ...]:
-  # A donated buffer that a checkpoint still writes from would be copied on a CPU anyway.
+  # Not on a CPU: there a donated buffer that a checkpoint still reads would be copied anyway.
   return () if devices[0].platform == "cpu" else (0,)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
-  # The mesh that pmap builds: with any other sharding the arrays would travel at every call.
+  # The mesh that pmap builds: with any other sharding, the arrays would be transferred at every call.
   return Mesh(np.array(devices), (AXIS,))
 
 

@@ -1,4 +1,4 @@
-"""A training run is a sequence of phases: which layers learn, by what objective and optimiser, for how long."""
+"""The phases of a run: each has its own trainable layers, objective, optimiser and duration."""
 
 import dataclasses
 import fnmatch
@@ -18,20 +18,20 @@ from fer_jax.step import TrainState, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """A phase, ready to run.
+  """A phase with its compiled step.
 
   Attributes:
-    name: as in the config.
-    trainable: the layers that learn.
-    optimizer: over their parameters alone.
-    learning_rate: progress in [0, 1] -> learning rate, for the log; what plateaus make of it comes on top.
-    lower_rate: evaluations without improvement -> what the learning rate is multiplied by.
-    step: compiled (state, resident, batch, moment) -> (state, metrics).
-    steps: planned; a time budget may end the phase before.
-    patience: evaluations without improvement before it ends early; 0 never.
-    watch: what improvement is measured by, the validation split's "accuracy" or "loss".
-    averages: whether moving averages are kept of what is learned.
-    identity: all that the step depends on, but for its arguments' shapes, in words.
+    name: Name of the phase in the config.
+    trainable: Names of the trainable layers.
+    optimizer: Optimiser of the parameters of the trainable layers.
+    learning_rate: Function progress in [0, 1] -> learning rate, for the log; it excludes the factor due to plateaus.
+    lower_rate: Function number of evaluations without improvement -> factor of the learning rate.
+    step: Compiled function (state, resident, batch, moment) -> (state, metrics).
+    steps: Planned number of steps; a time budget may end the phase earlier.
+    patience: Number of evaluations without improvement before the phase ends; 0 disables early stopping.
+    watch: Validation metric that defines improvement, "accuracy" or "loss".
+    averages: Whether moving averages of the trainable layers are computed.
+    identity: Text that identifies everything the compiled step depends on except the shapes of its arguments.
   """
 
   name: str
@@ -47,30 +47,37 @@ class Phase:
   identity: str
 
   def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
-    """Returns the state at the phase's start: the parameters so far, a fresh optimiser."""
+    """Returns the state at the start of the phase, with a new optimiser state.
+
+    Args:
+      step: Number of steps since the start of the run.
+      params: Parameters of all layers.
+      stats: Batch statistics of all layers.
+    """
     trained = {name: params[name] for name in params if name in self.trainable}
     average: Any = ()
-    if self.averages:  # copied: a step is given the state's buffers to write to, and may not be given one twice
+    if self.averages:  # Copied: the step may donate the buffers of the state, and a buffer can be donated only once.
       average = jax.tree.map(jnp.copy, (trained, {name: stats[name] for name in trained}))
     return TrainState(jnp.asarray(step, jnp.int32), params, stats, self.optimizer.init(trained), average)
 
   def score(self, accuracy: float, loss: float) -> float:
-    """Returns what improvement is measured by; the larger, the better."""
+    """Returns the value that defines improvement, larger is better: the accuracy or the negative loss."""
     return accuracy if self.watch == "accuracy" else -loss
 
 
 def plan(settings: Settings, network: Network, placement: Placement, rows: int) -> tuple[Phase, ...]:
-  """Returns the run's phases.
+  """Returns the phases of a run, in order.
 
   Args:
-    settings: of the run.
-    network: that will learn.
-    placement: that the steps are compiled for.
-    rows: of an epoch, for durations.
+    settings: Settings of the run.
+    network: Network to train.
+    placement: Placement that compiles the steps.
+    rows: Number of training rows in an epoch, for durations.
 
   Raises:
-    UserError: a phase's layers or its objective do not fit the network.
+    UserError: The layers or the objective of a phase do not fit the network.
   """
+  # Number of steps of the whole run; phase durations may be shares of it.
   whole = settings.duration.steps(1, rows, settings.batch_size)
   phases = []
   for name in settings.schedule:
@@ -80,6 +87,7 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
       objective = phase.objective.build(network, trainable, placement.axis_name)
     except ValueError as error:
       raise UserError(f"config.phases.{name}.objective: {error}") from None
+    # The identity contains everything that the trace of the step depends on; see `KeptProgram`.
     learning = (phase.objective, phase.optimizer, phase.average, sorted(trainable))
     identity = repr((settings.model, settings.precision, learning, settings.augmentation, settings.mixing))
     optimizer = phase.optimizer.build()
@@ -114,7 +122,7 @@ def _learning_rate(optimizer: Any) -> Callable[[float], float]:
 
 
 def _matching(network: Network, patterns: tuple[str, ...], key: str) -> frozenset[str]:
-  """Returns the layers that match any of the patterns; raises UserError for one that matches nothing."""
+  """Returns the layers that match any of the patterns; raises UserError if a pattern matches no layer."""
   chosen: set[str] = set()
   for pattern in patterns:
     found = fnmatch.filter(network.layers, pattern)

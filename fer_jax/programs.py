@@ -1,8 +1,8 @@
-"""Compiled functions whose traces are kept on disk, so that a later process neither traces nor lowers them again.
+"""Compiled functions whose traces are stored on disk, so that later processes need not trace and lower them again.
 
-JAX's persistent compilation cache spares a process XLA's work. Before it can look there, JAX has traced the Python
-function and lowered it: for a training step, seconds. What is kept here is the function in the form that XLA is given
-(`jax.export`), in a folder beside the compiled programs, found by everything that the trace depends on.
+JAX's persistent compilation cache saves the time of XLA. To compute the key of that cache, JAX first has to trace and
+lower the Python function, which takes seconds for a training step. This module stores the lowered function
+(`jax.export`) in a folder next to the compiled programs. Its key contains everything that the trace depends on.
 """
 
 import contextlib
@@ -21,20 +21,21 @@ import jax
 import numpy as np
 from jax import export
 
+# Packages whose versions are part of a trace's key.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
-_FOLDER = "traces"  # within the folder of the compilation cache
-_MOST_BYTES = 256 * 1024**2
+_FOLDER = "traces"  # inside the folder of the compilation cache
+_MOST_BYTES = 256 * 1024**2  # maximum size of all traces
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
-# Whoever changes this package while it runs, as tests do, sets it to False: a trace is found by the source's text.
+# Set to False by code that modifies this package at run time, as tests do: the key contains the source on disk only.
 keeps_traces = True
 
 
 class Program:
-  """A function of arrays, compiled at its first call, and once more for arguments of other shapes.
+  """A function of arrays that is compiled at its first call for arguments of given shapes and dtypes.
 
   Args:
-    function: From `jax.jit` or `jax.pmap`.
+    function: Function from `jax.jit` or `jax.pmap`.
   """
 
   def __init__(self, function: Any):
@@ -49,7 +50,7 @@ class Program:
     return self._compiled[kind](*arguments)
 
   def prepare(self, *arguments: Any) -> int:
-    """Compiles for arguments of these shapes; returns the bytes on each device while it runs, 0 where unknown."""
+    """Compiles for arguments of these shapes; returns the memory on each device in bytes, 0 if it is not reported."""
     compiled = self._function.lower(*arguments).compile()
     return_memory()
     self._compiled[_kind_of(arguments)[1]] = compiled
@@ -57,11 +58,11 @@ class Program:
 
 
 class _Trace(NamedTuple):
-  """A function traced for arguments of certain shapes.
+  """A function traced for arguments of given shapes.
 
   Attributes:
-    exported: The function over the leaves of its arguments, to the leaves of what it returns.
-    structure: Of what it returns.
+    exported: Exported function from the leaves of the arguments to the leaves of the result.
+    structure: Tree structure of the result.
   """
 
   exported: export.Exported
@@ -69,18 +70,19 @@ class _Trace(NamedTuple):
 
 
 class KeptProgram:
-  """A function of arrays for one device, compiled at its first call, whose trace is kept for later processes.
+  """A function of arrays for one device, compiled at its first call, whose trace is stored for later processes.
 
-  Like a function from `jax.jit`, it is compiled once more for arguments of other shapes. Nothing is kept where the
-  compilation cache is off.
+  Like a function from `jax.jit`, it is compiled again for arguments of other shapes. No trace is stored if the
+  compilation cache is disabled.
 
   Args:
-    function: To compile: pure, and the same in every process for the same `identity`.
-    identity: Says which function it is, with all that it closes over. The package's own source, the versions of what
-      it is traced with, JAX's configuration and the arguments' shapes are taken into account beside it.
-    platform: Of the device, such as "cpu".
-    donate: Whether the first argument's buffers may be written to.
-    compiler_options: For XLA.
+    function: Pure function to compile; it must be the same in every process for the same `identity`.
+    identity: Text that identifies the function and everything that it closes over. The key of a trace also contains the
+      source of this package, the versions of the packages it is traced with, JAX's configuration and the shapes and
+      dtypes of the arguments.
+    platform: Platform of the device, such as "cpu".
+    donate: Whether the buffers of the first argument are donated.
+    compiler_options: Compiler options for XLA.
   """
 
   def __init__(
@@ -105,15 +107,16 @@ class KeptProgram:
     return jax.tree.unflatten(self._traces[kind].structure, self._compiled[kind](*leaves))
 
   def shapes(self, *arguments: Any) -> Any:
-    """Returns what the function returns for arguments of these shapes, as `jax.ShapeDtypeStruct`."""
+    """Returns the shapes of the result for these arguments, as a tree of `jax.ShapeDtypeStruct`; compiles nothing."""
     trace = self._trace(_kind_of(arguments)[1])
     return jax.tree.unflatten(
       trace.structure, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in trace.exported.out_avals]
     )
 
   def prepare(self, *arguments: Any) -> int:
-    """Compiles for arguments of these shapes; returns the bytes on the device while it runs, 0 where unknown."""
+    """Compiles for arguments of these shapes; returns the memory on the device in bytes, 0 if it is not reported."""
     leaves, kind = _kind_of(arguments)
+    # The compiled function takes leaves: those of the first argument come first.
     donated = tuple(range(len(jax.tree.leaves(arguments[0])))) if self._donate else ()
     lowered = jax.jit(self._trace(kind).exported.call, donate_argnums=donated).lower(*leaves)
     self._compiled[kind] = lowered.compile(self._compiler_options)
@@ -134,8 +137,9 @@ class KeptProgram:
 
 
 def _kind_of(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[int, ...], np.dtype], ...]]]:
-  """Returns the leaves of arguments, and all that a program for them depends on: structure, shapes and dtypes."""
+  """Returns the leaves of the arguments and the key of a program for them: (structure, shapes and dtypes)."""
   leaves, structure = jax.tree.flatten(arguments)
+  # With x64 disabled, a float64 NumPy array is a float32 argument.
   canonical = jax.dtypes.canonicalize_dtype
   return leaves, (structure, tuple((np.shape(leaf), canonical(leaf.dtype)) for leaf in leaves))
 
@@ -143,6 +147,7 @@ def _kind_of(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[in
 def _traced(
   function: Callable[..., Any], structure: Any, shapes: Sequence[tuple[tuple[int, ...], np.dtype]], platform: str
 ) -> _Trace:
+  # The structure of the result is a side effect of tracing: the exported function itself handles leaves only.
   returned: list[Any] = []
 
   def of_leaves(*leaves: jax.Array) -> list[jax.Array]:
@@ -150,17 +155,18 @@ def _traced(
     returned.append(its_structure)
     return found
 
-  of_leaves.__name__ = getattr(function, "__name__", "program")  # what profiles and cached programs are called
+  of_leaves.__name__ = getattr(function, "__name__", "program")  # name in profiles and of the cached program
   platforms = [export.default_export_platform() if platform == jax.default_backend() else platform]
   exported = export.export(jax.jit(of_leaves), platforms=platforms)(*(jax.ShapeDtypeStruct(*each) for each in shapes))
   return _Trace(exported, returned[-1])
 
 
 def _path(*identity: str) -> Path | None:
-  """Returns where the trace of that identity is kept; None where nothing is kept on this machine."""
+  """Returns the path of the trace with that identity; None if traces are not stored."""
   folder = jax.config.values["jax_compilation_cache_dir"]
   if not (keeps_traces and jax.config.values["jax_enable_compilation_cache"] and folder) or "://" in folder:
     return None
+  # A URL instead of a folder, such as gs://, is supported by JAX's cache but not here.
   settings = repr(sorted(jax.config.values.items()))
   digest = hashlib.sha256(repr((identity, settings, _source(), *map(metadata.version, _PACKAGES))).encode())
   return Path(folder) / _FOLDER / digest.hexdigest()
@@ -168,7 +174,7 @@ def _path(*identity: str) -> Path | None:
 
 @functools.cache
 def _source() -> str:
-  """Returns a digest of this package's source."""
+  """Returns a digest of the names and contents of this package's source files."""
   digest = hashlib.sha256()
   package = Path(__file__).parent
   for file in sorted(package.rglob("*.py")):
@@ -177,10 +183,10 @@ def _source() -> str:
 
 
 def _read(path: Path) -> _Trace | None:
-  """Returns what was written there; None where nothing was, or not all of it."""
+  """Returns the trace in a file; None if the file is missing or incomplete."""
   try:
     content = path.read_bytes()
-    os.utime(path)  # when it was used: what was not for long goes first
+    os.utime(path)  # time of last use: the least recently used traces are deleted first
   except OSError:
     return None
   checksum, body = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
@@ -191,9 +197,9 @@ def _read(path: Path) -> _Trace | None:
 
 
 def _write(path: Path, trace: _Trace) -> None:
-  """Writes a trace whole or not at all, and drops the oldest ones beyond the bound."""
+  """Writes a trace atomically, and deletes the least recently used traces beyond the maximum size."""
   body = pickle.dumps((bytes(trace.exported.serialize()), trace.structure))
-  with contextlib.suppress(OSError):  # a full disk: JAX, which writes there too, warns; the next start traces again
+  with contextlib.suppress(OSError):  # a full disk: JAX, which writes there too, warns; the next process traces again
     path.parent.mkdir(exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
       file.write(hashlib.sha256(body).digest() + body)
@@ -207,8 +213,8 @@ def _write(path: Path, trace: _Trace) -> None:
 
 
 def return_memory() -> None:
-  """Gives back to the system what was freed: after compilation, hundreds of megabytes that the C library would keep."""
-  with contextlib.suppress(AttributeError):  # there is no such function outside glibc, and other libraries keep less
+  """Returns freed memory to the system: after a compilation, the C library keeps hundreds of megabytes of it."""
+  with contextlib.suppress(AttributeError):  # only glibc has this function; other libraries keep less memory
     ctypes.CDLL(None).malloc_trim(0)
 
 

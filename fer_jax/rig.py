@@ -1,4 +1,4 @@
-"""A network, its phases and its data on a placement, ready to take steps: compiled once for all trainings on it."""
+"""A network, its phases and its data on a placement, compiled once for all replicas."""
 
 import functools
 import math
@@ -22,19 +22,19 @@ from fer_jax.replicas import Replica
 from fer_jax.settings import CLOCKS, Settings
 from fer_jax.step import Moment, Resident, TrainState, make_eval_step
 
-_RESIDENT_BYTES = 2 * 1024**3  # a dataset up to this size lives on the device
-_TRIAL_STEPS = 3
+_RESIDENT_BYTES = 2 * 1024**3  # maximum size of a dataset that residence "auto" keeps in device memory
+_TRIAL_STEPS = 3  # timed steps, after one that is not timed
 
 
 class Rig:
-  """What trainings need to take steps on a placement, compiled once for all of them.
+  """The compiled training and evaluation steps of a run and the data on the devices, shared by all replicas.
 
   Args:
-    settings: of the run.
-    beginning: the network, and what its layers start from.
-    placement: of the trainings.
-    arrays: the dataset, however it is divided.
-    epoch_rows: training rows that count as an epoch.
+    settings: Settings of the run.
+    beginning: Network and its initial variables.
+    placement: Placement of the replicas on the devices.
+    arrays: Dataset; its splits are not used.
+    epoch_rows: Number of training rows in an epoch.
   """
 
   def __init__(
@@ -54,11 +54,11 @@ class Rig:
 
   @functools.cached_property
   def picture(self) -> np.ndarray:
-    """The number of each example's picture, int32 [N], as `number_pictures` has it, however the dataset is divided."""
+    """Number of each example's distinct image, int32 [N], from `number_pictures`; the splits have no effect."""
     return number_pictures(self._arrays)
 
   def batches(self, replica: Replica) -> pipeline.ShuffledBatches:
-    """Returns the endless stream of a training's batches."""
+    """Returns the infinite stream of training batches of a replica."""
     return pipeline.ShuffledBatches(
       replica.arrays,
       "train",
@@ -69,7 +69,7 @@ class Rig:
     )
 
   def begin(self, replicas: Sequence[Replica]) -> Any:
-    """Returns the trainings' state of step 0, placed."""
+    """Returns the initial training states of the replicas, on the devices."""
     first = self.phases[0]
 
     def begin(params: Tree, stats: Tree) -> TrainState:
@@ -78,21 +78,29 @@ class Rig:
     program = KeptProgram(begin, f"state of step 0, {first.identity}", jax.default_backend())
     drawn = self.beginning.variables([each.seed for each in replicas])
     state = self.placement.place([program(*variables) for variables in drawn])
-    return_memory()  # of the program that drew them, and of the trainings before these
+    return_memory()  # of the initialisation program and of earlier replicas
     return state
 
   def step(self, phase: Phase, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> Any:
-    """Takes a step of every training; returns the new state and the metrics."""
+    """Runs one step of every replica; returns the new state and the metrics."""
     return phase.step(*self.arguments(state, batches, moments))
 
   def arguments(self, state: Any, batches: Sequence[Any], moments: Sequence[Moment]) -> tuple[Any, ...]:
-    """Returns what a step is called with."""
+    """Returns the arguments of a compiled step: state, resident dataset, batches and moments, on the devices."""
     return state, self.resident, self.placement.deal(batches), self.placement.stack(moments)
 
   def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str, view: int = 0) -> list[Evaluation]:
-    """Evaluates every training on its own split, in one of the views; the variables are placed."""
+    """Evaluates every replica on its own split.
+
+    Args:
+      variables: The (params, stats) of all replicas, on the devices.
+      replicas: Replicas of the placement.
+      split: Name of the split.
+      view: Number of the test-time augmentation view; 0 for the unchanged images.
+    """
     size = self._evaluated_at_once(replicas)
     rows = [len(each.arrays.rows(split)) for each in replicas]
+    # The same number of batches for all replicas: shorter splits get masked ones.
     batches = [
       pipeline.evaluation_batches(
         each.arrays,
@@ -108,21 +116,23 @@ class Rig:
     return evaluate(self.eval_step, self.placement, variables, self.resident, batches, rows)
 
   def _evaluated_at_once(self, replicas: Sequence[Replica]) -> int:
-    """Returns the rows of a batch in evaluation: no more than the splits have, up to a power of 2.
+    """Returns the batch size in evaluation: the size of the largest split, rounded up to a power of 2, or less.
 
-    So that folds of 21, 22 and 23 rows share a program, and none of them computes 256.
+    The maximum is `eval_batch_size`. Rounding makes folds of 21, 22 and 23 rows share one compiled program, which
+    computes 32 rows and not 256.
     """
     most = max(len(each.arrays.rows(split)) for each in replicas for split in ("validation", "test"))
     parts = 1 if self.placement.axis_name is None else len(self.placement.devices)
+    # Next power of 2 of `most`, rounded up to a multiple of the number of devices.
     return min(self.settings.eval_batch_size, -(-(1 << max(most - 1, 0).bit_length()) // parts) * parts)
 
 
 class Trial:
-  """The first steps of some trainings, to learn what they take; nothing of it is kept.
+  """Measurement of the memory and time of a step of several replicas; the computed states are discarded.
 
   Args:
-    rig: with a placement of so many trainings.
-    replicas: as many.
+    rig: Rig whose placement is for this number of replicas.
+    replicas: Replicas to measure.
   """
 
   def __init__(self, rig: Rig, replicas: Sequence[Replica]):
@@ -131,18 +141,19 @@ class Trial:
     self._batches = [rig.batches(each)[0] for each in replicas]
 
   def memory(self) -> int:
-    """Compiles the first phase's step; returns the bytes that it takes on a device, 0 where that is not known."""
+    """Compiles the step of the first phase; returns its memory on a device in bytes, 0 if XLA does not report it."""
     rig = self._rig
     return rig.phases[0].step.prepare(*rig.arguments(self._state, self._batches, self._moments))  # type: ignore[attr-defined]
 
   def seconds(self) -> float:
-    """Takes a few steps; returns the median seconds of one."""
+    """Runs a few steps; returns the median time of a step in seconds."""
     taken, now = [], CLOCKS[self._rig.settings.clock]
     for _ in range(1 + _TRIAL_STEPS):
       start = now()
       self._state, _ = self._rig.step(self._rig.phases[0], self._state, self._batches, self._moments)
       jax.block_until_ready(self._state)
       taken.append(now() - start)
+    # The first step may include compilation and transfers.
     return statistics.median(taken[1:])
 
 

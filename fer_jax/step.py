@@ -1,4 +1,4 @@
-"""The two pure functions of a run, and the state that travels through them."""
+"""The training step and the evaluation step, both pure functions, and the training state."""
 
 import dataclasses
 import functools
@@ -25,14 +25,14 @@ _UNMIXED = Mixing()
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that changes from step to step, un-stacked: one copy, whatever the number of devices.
+  """Everything that changes from step to step: one copy, not stacked, for any number of devices.
 
   Attributes:
-    step: int32 scalar, steps taken since the run began. Randomness is a function of it and the seed.
-    params: {layer name: parameters}, all layers.
-    stats: {layer name: batch statistics}, all layers, and what the objective keeps by a name of its own.
-    opt_state: the optax state of the phase's trainable layers.
-    average: the exponential moving average of the trainable layers' (parameters, statistics); () where none is kept.
+    step: Number of steps since the start of the run, int32 scalar. Randomness is a function of it and the seed.
+    params: Parameters of all layers, {layer name: tree}.
+    stats: Batch statistics of all layers, {layer name: tree}, and the state of the objective under a separate name.
+    opt_state: Optax state of the phase's trainable layers.
+    average: Exponential moving averages (params, stats) of the trainable layers; () if none are computed.
   """
 
   step: jax.Array
@@ -43,18 +43,18 @@ class TrainState:
 
   @property
   def variables(self) -> tuple[Tree, Tree]:
-    """What is evaluated, and handed on to the next phase: (params, stats), the averages where some are kept."""
+    """The (params, stats) to evaluate and to pass to the next phase, using the averages of averaged layers."""
     params, stats = self.average or ({}, {})
     return {**self.params, **params}, {**self.stats, **stats}
 
 
 class Moment(NamedTuple):
-  """What a step depends on beside its state and data. As an argument it leaves one program for every seed.
+  """Inputs of a step in addition to state and data. As arguments, they do not require a recompilation for each seed.
 
   Attributes:
-    progress: float32 scalar in [0, 1], how much of the phase is behind.
-    seed: int32 scalar, of the run.
-    rate: float32 scalar, what plateaus have left of the learning rate.
+    progress: Completed fraction of the phase, float32 scalar in [0, 1].
+    seed: Random seed of the replica, int32 scalar.
+    rate: Factor of the learning rate due to plateaus, float32 scalar.
   """
 
   progress: Any
@@ -63,11 +63,11 @@ class Moment(NamedTuple):
 
 
 class Resident(NamedTuple):
-  """A dataset that lives on the device, so that only indices travel; empty fields where batches carry the rows.
+  """A dataset in device memory, of which batches only contain indices; None fields if batches contain the rows.
 
   Attributes:
-    image: uint8 [N, H, W, C].
-    target: float32 [N, K].
+    image: Images, uint8 [N, H, W, C].
+    target: Distributions over the classes, float32 [N, K].
   """
 
   image: Any = None
@@ -75,11 +75,11 @@ class Resident(NamedTuple):
 
 
 class Sums(NamedTuple):
-  """Exact sums over the real rows of a batch, over all devices.
+  """Exact sums over the rows of a global batch, without padding.
 
   Attributes:
-    loss: float32 scalar, summed cross-entropy in nats.
-    confusion: int32 [K, K], rows true, columns predicted.
+    loss: Sum of the cross-entropy in nats, float32 scalar.
+    confusion: Confusion matrix, int32 [K, K]; rows are true classes, columns are predictions.
   """
 
   loss: jax.Array
@@ -99,32 +99,39 @@ def make_train_step(
   mixing: Mixing = _UNMIXED,
   average: float = 0.0,
 ) -> TrainStep:
-  """Returns (state, resident, batch, moment) -> (state, metrics), to be compiled by `parallel`.
+  """Returns the training step, to be compiled by a `parallel.Placement`.
 
-  Every random number is a function of the seed, the step and, for augmentation, the row's place in the global
-  batch: a run resumed after N steps equals one that never stopped, and so does one on more devices.
+  Every random number is a function of the seed, the step and, for augmentation, the position of the row in the global
+  batch. A resumed run is therefore identical to an uninterrupted one. Except for dropout, the random numbers do not
+  depend on the number of devices.
 
   Args:
-    objective: batch -> gradients of the trainable layers.
-    optimizer: gradients -> updates; receives `progress` in [0, 1], and `rate`.
-    augmentation: of one image.
-    axis_name: mapped axis of devices; None on one device.
-    mixing: of one image with another of the global batch.
-    average: decay of the moving average of what is learned, for a state that has one.
+    objective: Objective that computes the gradients of the trainable layers.
+    optimizer: Optimiser of the trainable layers; its `update` receives `progress` in [0, 1] and `rate`.
+    augmentation: Augmentation of one image.
+    axis_name: Mapped axis of devices; None on one device.
+    mixing: Mixing of an image with another one of the global batch.
+    average: Decay of the moving averages of the trainable layers; 0 if the state has none.
+
+  Returns:
+    Pure function (state, resident, batch, moment) -> (state, metrics).
   """
 
   def train_step(state: TrainState, resident: Resident, batch: Batch, moment: Moment) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(moment.seed), state.step)
-    mix_key = jax.random.fold_in(key, 2)  # 0 and 1 would be the halves of the split below
+    mix_key = jax.random.fold_in(key, 2)  # 0 and 1 would give the keys of the split below
     augment_key, model_key = jax.random.split(key)
-    if axis_name is not None:
+    if axis_name is not None:  # different dropout masks on each device
       model_key = jax.random.fold_in(model_key, jax.lax.axis_index(axis_name))
     image, target = rows_of(resident, batch)
+    # One key per row, [b], by its position in the global batch: independent of the number of devices.
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(augment_key, global_positions(len(image), axis_name))
+    # uint8 [b, H, W, C] -> float [b, H, W, C]
     examples = Examples(standardize(jax.vmap(augmentation)(image, row_keys)), target)
     if mixing.active:
       examples = _mixed(mixing, examples, mix_key, axis_name)
     learned = objective(state.params, state.stats, examples, model_key)
+    # The optimiser receives the trainable layers only; frozen layers are copied to the new state.
     trained = {name: state.params[name] for name in learned.gradients}
     updates, opt_state = optimizer.update(
       learned.gradients, state.opt_state, trained, progress=moment.progress, rate=moment.rate
@@ -138,12 +145,15 @@ def make_train_step(
 
 
 def make_eval_step(network: Network, axis_name: str | None = None, *, margin: int = 0) -> EvalStep:
-  """Returns ((params, stats), resident, batch) -> (sums, probabilities float32 [B, K]), both over all devices.
+  """Returns the evaluation step, to be compiled by a `parallel.Placement`.
 
   Args:
-    network: to evaluate.
-    axis_name: mapped axis of devices; None on one device.
-    margin: of the views that a batch may ask for, in pixels.
+    network: Network to evaluate.
+    axis_name: Mapped axis of devices; None on one device.
+    margin: Margin of the test-time augmentation views, in pixels.
+
+  Returns:
+    Pure function ((params, stats), resident, batch) -> (sums, probabilities float32 [B, K]), both of the global batch.
   """
 
   def eval_step(variables: tuple[Tree, Tree], resident: Resident, batch: Batch) -> tuple[Sums, jax.Array]:
@@ -153,12 +163,14 @@ def make_eval_step(network: Network, axis_name: str | None = None, *, margin: in
     outputs, _ = network.apply(*variables, standardize(image))
     label, predicted = jnp.argmax(target, -1), jnp.argmax(outputs.logits, -1)
     classes = target.shape[-1]
-    pairs = jnp.where(batch.mask, label * classes + predicted, classes**2)  # padding falls off the end
+    # Confusion matrix as a histogram of K^2 cells; padded rows are counted in an additional cell, which is cut off.
+    pairs = jnp.where(batch.mask, label * classes + predicted, classes**2)
     confusion = jnp.zeros(classes**2 + 1, jnp.int32).at[pairs].add(1)[:-1].reshape(classes, classes)
     loss = jnp.sum(jnp.where(batch.mask, cross_entropy(outputs.logits, target), 0.0))
     sums = Sums(*sum_over_devices((loss, confusion), axis_name))
     probability = jax.nn.softmax(outputs.logits)
     if axis_name is not None:
+      # [b, K] -> [B, K]
       probability = jax.lax.all_gather(probability, axis_name, tiled=True)
     return sums, probability
 
@@ -166,24 +178,26 @@ def make_eval_step(network: Network, axis_name: str | None = None, *, margin: in
 
 
 def rows_of(resident: Resident, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Returns a batch's images, uint8 [b, H, W, C], and targets, float32 [b, K], wherever they live."""
+  """Returns the images, uint8 [b, H, W, C], and targets, float32 [b, K], of a batch, resident or not."""
   if resident.image is None or resident.target is None:
     return batch.image, batch.target
   return resident.image[batch.index], resident.target[batch.index]
 
 
 def global_positions(rows: int, axis_name: str | None) -> jax.Array:
-  """Returns the places, int32 [b], of this device's rows in the global batch."""
+  """Returns the positions of this device's rows in the global batch, int32 [rows]."""
   start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * rows
   return start + jnp.arange(rows)
 
 
 def _mixed(mixing: Mixing, examples: Examples, key: jax.Array, axis_name: str | None) -> Examples:
-  """Mixes each row with another of the global batch, the same whatever the number of devices."""
+  """Mixes each row with another one of the global batch, independently of the number of devices."""
   rows = len(examples.target)
   position = global_positions(rows, axis_name)
+  # [b, ...] -> [B, ...]: a partner may be on another device.
   everyone = examples if axis_name is None else jax.lax.all_gather(examples, axis_name, tiled=True)
   partner_key, row_key = jax.random.split(key)
+  # The permutation is drawn for the global batch, then restricted to this device's rows: int32 [b].
   partner = partners(len(everyone.target), partner_key)[position]
   others = jax.tree.map(lambda x: x[partner], everyone)
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(row_key, position)
@@ -191,7 +205,10 @@ def _mixed(mixing: Mixing, examples: Examples, key: jax.Array, axis_name: str | 
 
 
 def _averaged(state: TrainState, decay: float) -> tuple[Tree, Tree]:
-  """Moves the average towards what was learned; the fewer steps there were, the less it clings to the beginning."""
+  """Returns the moving averages after a step; in early steps the decay is smaller, (1 + t) / (10 + t) at step t.
+
+  The smaller decay reduces the weight of the initial parameters.
+  """
   taken = state.step.astype(jnp.float32)
   weight = 1 - jnp.minimum(decay, (1 + taken) / (10 + taken))
   params, stats = state.average

@@ -149,7 +149,7 @@ class TestReplicate:
 class TestCheckBatch:
   @pytest.mark.parametrize(("count", "batch_size"), [(2, 7), (4, 6), (4, 1)])
   def test_names_the_key_and_what_would_do(self, count, batch_size):
-    message = f"config.batch_size={batch_size} does not split over {count} devices: take a multiple of {count}"
+    message = f"config.batch_size={batch_size} does not split over {count} devices: use a multiple of {count}"
     with pytest.raises(UserError) as raised:
       Devices(jax.devices()[:count]).check_batch(batch_size, "config.batch_size")
     assert str(raised.value) == message

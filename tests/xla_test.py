@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_used_is_a_note(tmp_path):
   _, folder, _, errors = start(tmp_path)
   assert str(folder) == "None"
   (line,) = errors.splitlines()
-  assert line.startswith("note: compiled programs are not kept")
+  assert line.startswith("note: compiled programs are not cached")
   assert "JAX_COMPILATION_CACHE_DIR" in line
 
 

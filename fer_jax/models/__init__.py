@@ -1,4 +1,4 @@
-"""One file a published network. `MODELS` maps a name in `config.model.name` to its settings' class."""
+"""Published networks, one per file. `MODELS` maps `config.model.name` to the settings class of a network."""
 
 from typing import Protocol
 
@@ -21,10 +21,16 @@ from fer_jax.models.two_channel import TwoChannel
 
 
 class ModelSettings(Protocol):
-  """A network's hyper-parameters: a frozen dataclass whose fields are the keys of `config.model`."""
+  """Hyper-parameters of a network: a frozen dataclass whose fields are the keys of `config.model`."""
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network.
+
+    Args:
+      num_classes: Number of classes K.
+      dtype: Dtype of the computation; parameters, batch statistics and logits are float32.
+      axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
+    """
 
 
 MODELS: dict[str, type[ModelSettings]] = {

@@ -15,23 +15,24 @@ from fer_jax.models.network import Apply, Network
 
 @dataclasses.dataclass(frozen=True)
 class HsicDense:
-  """The network's hyper-parameters; the defaults make the paper's three blocks of five and 7.2 M parameters.
+  """Hyper-parameters of the network; the defaults are the paper's three blocks of five layers, 7.2 M parameters.
 
-  Inside a block each layer reads all earlier outputs of the block, each with a learned weight. Between blocks a 1x1
-  transition and a 2x2 average halve the map. A pyramid fuses the blocks from the coarsest to the finest.
-  The widths, the stem and the transitions are not printed; they are chosen to meet the printed 7 M.
+  Inside a block, each layer reads all earlier outputs of the block, each scaled by a learned weight. Between blocks, a
+  1x1 transition convolution and 2x2 average pooling halve the resolution. A feature pyramid fuses the blocks from the
+  coarsest to the finest. The paper does not give the widths, the stem or the transitions; they are chosen to match the
+  7 M parameters that it reports.
 
   Attributes:
-    blocks: dense blocks, at least 1.
-    convs: layers in each.
-    growth: channels of each layer.
-    stem: channels of the first convolution.
-    stem_stride: of the first convolution; 2 brings a 48x48 face to 24x24.
-    transition: channels between blocks.
-    pyramid: channels of every pyramid level.
-    activation: "relu", "tanh" or "elu", the three that the paper compares.
-    head_grid: each level is averaged over a head_grid x head_grid grid; 1 is global average pooling.
-    dropout: before the classifier.
+    blocks: Number of dense blocks, at least 1.
+    convs: Number of layers in each block.
+    growth: Number of output channels of each layer.
+    stem: Number of channels of the first convolution.
+    stem_stride: Stride of the first convolution; 2 reduces a 48x48 face to 24x24.
+    transition: Number of channels of the transitions between blocks.
+    pyramid: Number of channels of every pyramid level.
+    activation: Activation function: "relu", "tanh" or "elu", the three that the paper compares.
+    head_grid: Side of the grid that each pyramid level is averaged over; 1 is global average pooling.
+    dropout: Dropout rate before the classifier.
   """
 
   blocks: int = 3
@@ -46,14 +47,15 @@ class HsicDense:
   dropout: float = 0.0
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     layers = self._layers(num_classes, dtype, axis_name)
+    # A block is the layers with the same name up to the first "_": block1, block2, ..., pyramid.
     groups = [name.split("_")[0] for name in layers if name != "classifier"]
     blocks = tuple(tuple(name for name in layers if name.split("_")[0] == group) for group in dict.fromkeys(groups))
     return Network(layers, self._walk, blocks, "classifier")
 
   def _layers(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Mapping[str, nn.Module]:
-    """Returns the layers in walk order; the part of a name before "_" says which block a layer belongs to."""
+    """Returns the layers in walk order; the part of a name before "_" is the block of the layer."""
 
     def unit(features: int, **options: int | bool) -> ConvUnit:
       return ConvUnit(features, activation=self.activation, dtype=dtype, axis_name=axis_name, **options)  # type: ignore[arg-type]
@@ -73,6 +75,7 @@ class HsicDense:
     return layers
 
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # All outputs of the current block, its input first; each is [B, h, w, C].
     maps = [apply("block1_stem", image)]
     laterals: dict[int, jax.Array] = {}
     for block in range(1, self.blocks + 1):
@@ -80,15 +83,19 @@ class HsicDense:
         maps = [nn.avg_pool(apply(f"block{block}_transition", *maps), (2, 2), strides=(2, 2))]
       for conv in range(1, self.convs + 1):
         maps.append(apply(f"block{block}_conv{conv}", *maps))
-      # Here, not in the pyramid: the block's maps, the largest of the network, are not needed after it.
+      # Computed here and not in the pyramid loop: the block's activations, the largest of the network, are not needed
+      # after this line and can be freed.
       laterals[block] = apply(f"block{block}_lateral", *maps)
     merged = laterals[self.blocks]
     levels = []
     for block in range(self.blocks, 0, -1):
       if block < self.blocks:
+        # Top-down path: the coarser level is upsampled to the size of this one.
         merged = laterals[block] + jax.image.resize(merged, laterals[block].shape, "nearest")
       level = adaptive_average_pool(apply(f"pyramid_level{block}", merged), self.head_grid)
+      # A level smaller than the grid is upsampled, so that every level has head_grid**2 cells.
       cells = (level.shape[0], self.head_grid, self.head_grid, level.shape[-1])
-      levels.append(jax.image.resize(level, cells, "nearest"))  # a level may be smaller than the grid
+      levels.append(jax.image.resize(level, cells, "nearest"))
+    # blocks x [B, grid, grid, pyramid] -> [B, grid * grid * blocks * pyramid]
     features = jnp.concatenate(levels, axis=-1).reshape(image.shape[0], -1)
     return apply("classifier", features), features

@@ -1,4 +1,4 @@
-"""What every model is to the rest of the code: named layers, and the walk an image takes through them."""
+"""The interface of every model: named layers, and a walk that applies them to an image."""
 
 import dataclasses
 import zlib
@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-# Parameters or statistics, {layer name: that layer's variables}.
+# Parameters or batch statistics, {layer name: variables of that layer}.
 Tree = dict[str, Any]
-# apply(name, *inputs) -> output: what a walk is given to call its layers with.
+# apply(name, *inputs) -> output: the function through which a walk calls its layers.
 Apply = Callable[..., jax.Array]
 
 
 class Outputs(NamedTuple):
-  """What a network makes of a batch.
+  """Outputs of a network for a batch.
 
   Attributes:
-    logits: float32 [B, K].
-    features: [B, D], what the classifier reads.
-    taps: the hidden layers' activations, in walk order; empty unless asked for.
+    logits: Logits, float32 [B, K].
+    features: Inputs of the classifier, [B, D] in most networks.
+    taps: Activations of the hidden layers, in walk order; empty unless requested.
   """
 
   logits: jax.Array
@@ -29,12 +29,12 @@ class Outputs(NamedTuple):
 
 
 class Extractor(NamedTuple):
-  """A network without its classifier, to stand alone or beside another one.
+  """A network without its classifier; a model contains one or several.
 
   Attributes:
-    layers: linen modules by name.
-    walk: (apply, image [B, H, W, C]) -> the last maps [B, h, w, D].
-    blocks: the layers' names, in walk order, in the groups that belong together.
+    layers: Linen modules by name.
+    walk: Function (apply, image [B, H, W, C]) -> last feature map [B, h, w, D].
+    blocks: Names of the layers in walk order, grouped into blocks.
   """
 
   layers: dict[str, nn.Module]
@@ -46,15 +46,15 @@ class Extractor(NamedTuple):
 class Network:
   """A network as a walk over named layers.
 
-  The walk calls each layer through a function it is given, so that an objective can put something
-  around a layer: back-propagation puts nothing, a local objective takes the layer's own gradient there.
+  The walk receives the function through which it calls its layers, so that an objective can wrap a layer.
+  Back-propagation calls the layers directly; a local objective also computes each layer's own gradient there.
 
   Attributes:
-    layers: linen modules by name, each called as `layer(*inputs, train=...)`.
-    walk: (apply, image [B, H, W, C]) -> (logits, features).
-    blocks: names of the hidden layers, in walk order, in the groups that belong together.
-    classifier: name of the layer whose output is the logits.
-    extractors: what the hidden layers' names begin with, for each copy of a network that pretrained weights are for.
+    layers: Linen modules by name, each called as `layer(*inputs, train=...)`.
+    walk: Function (apply, image [B, H, W, C]) -> (logits, features).
+    blocks: Names of the hidden layers in walk order, grouped into blocks.
+    classifier: Name of the layer whose output is the logits.
+    extractors: Prefixes of the hidden layers' names, one for each extractor into which pretrained weights are loaded.
   """
 
   layers: Mapping[str, nn.Module]
@@ -65,15 +65,22 @@ class Network:
 
   @property
   def hidden(self) -> tuple[str, ...]:
-    """The names of the hidden layers, in walk order."""
+    """Names of the hidden layers, in walk order."""
     return tuple(name for block in self.blocks for name in block)
 
   def init(self, key: jax.Array, image: jax.Array) -> tuple[Tree, Tree]:
-    """Returns fresh parameters and batch statistics; a layer's depend on the key and its name alone."""
+    """Returns initial parameters and batch statistics.
+
+    Args:
+      key: Random key. The variables of a layer depend only on the key and the name of the layer.
+      image: Array of shape [B, H, W, C], of which only the shape and dtype matter.
+    """
     params: Tree = {}
     stats: Tree = {}
 
     def apply(name: str, *inputs: jax.Array) -> jax.Array:
+      # By name, not by order: adding a layer does not change the others. Unlike hash(), crc32 is the same in every
+      # process.
       layer_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
       output, variables = self.layers[name].init_with_output(layer_key, *inputs, train=False)
       params[name] = variables.get("params", {})
@@ -89,18 +96,19 @@ class Network:
     """Calls one layer.
 
     Args:
-      name: which.
-      params: that layer's parameters.
-      stats: that layer's batch statistics.
-      inputs: what the walk hands it.
-      key: random key of the step, for training; None to evaluate (running averages, no dropout).
+      name: Name of the layer.
+      params: Parameters of the layer.
+      stats: Batch statistics of the layer.
+      inputs: Inputs of the layer, from the walk.
+      key: Random key of the training step; None in evaluation (running averages, no dropout).
 
     Returns:
-      the output, and the layer's new statistics (the old ones when evaluating).
+      The output, and the new batch statistics of the layer (unchanged in evaluation).
     """
     variables = {"params": params, "batch_stats": stats}
     if key is None:
       return self.layers[name].apply(variables, *inputs, train=False), stats
+    # A separate dropout key for each layer.
     rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(name.encode()))}
     output, updates = self.layers[name].apply(variables, *inputs, train=True, mutable=["batch_stats"], rngs=rngs)
     return output, updates.get("batch_stats", stats)
@@ -115,19 +123,21 @@ class Network:
     trainable: frozenset[str] | None = None,
     taps: bool = False,
   ) -> tuple[Outputs, Tree]:
-    """Walks the image through every layer.
+    """Applies all layers to a batch of images.
 
     Args:
-      params: of all layers.
-      stats: batch statistics of all layers.
-      image: [B, H, W, C], as the pipeline standardised it.
-      key: random key of a training step; None to evaluate.
-      trainable: with a key, the layers in training mode (default all); the others stay as in evaluation.
-      taps: also return the hidden layers' outputs.
+      params: Parameters of all layers.
+      stats: Batch statistics of all layers.
+      image: Standardised images, float [B, H, W, C].
+      key: Random key of the training step; None in evaluation.
+      trainable: Names of the layers that run in training mode if there is a key (default all); the others run as in
+        evaluation.
+      taps: Whether to also return the outputs of the hidden layers.
 
     Returns:
-      the outputs, and the new batch statistics.
+      The outputs, and the new batch statistics.
     """
+    # A copy: entries that belong to no layer, such as the centres of a centre loss, pass through unchanged.
     new_stats = dict(stats)
     hidden = set(self.hidden)
     tapped = []

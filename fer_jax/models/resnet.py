@@ -1,4 +1,4 @@
-"""Deep residual networks: He et al. 2016 (arXiv:1512.03385); gated, SENet: Hu et al. 2018 (arXiv:1709.01507)."""
+"""Residual networks: ResNet (He et al. 2016, arXiv:1512.03385) and SENet (Hu et al. 2018, arXiv:1709.01507)."""
 
 import dataclasses
 from functools import partial
@@ -17,31 +17,35 @@ from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Extractor, Network
 from fer_jax.models.stages import in_turn, stages_of
 
+# Number of blocks in each stage, by depth.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-BOTTLENECK_FROM = 50
-# Kernel size and stride of the first convolution, by the name of the stem.
+BOTTLENECK_FROM = 50  # smallest depth with bottleneck blocks
+# Kernel size and stride of the first convolution, by name of the stem.
 STEMS = {"small": (3, 1), "strided": (3, 2), "imagenet": (7, 2)}
-MODULES = 3  # of the CIFAR family, with as many blocks each
+MODULES = 3  # in the CIFAR networks; all have the same number of blocks
 KINDS = ("residual", "plain")
-# He et al. 2015 (arXiv:1502.01852): not truncated, as Caffe's filler "msra" is not.
+# Initialisation of He et al. 2015 (arXiv:1502.01852) from a normal distribution that is not truncated, like Caffe's
+# filler "msra".
 MSRA = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNet:
-  """The network's hyper-parameters; with the stem "imagenet" the layout, and so the logits, are torchvision's.
+  """Hyper-parameters of the network; with the stem "imagenet" the layout, and therefore the logits, are torchvision's.
 
-  `ResNet(50)` is ResNet-50, `ResNet(18, squeeze_excite=True)` SE-ResNet-18. The layers are the stem and the residual
-  blocks, `layer1_0` and so on, so that a local objective trains a block as one unit. What differs: kernels start from
-  the normal distribution of He et al. 2015 over the inputs, and no last normalisation of a block starts at zero.
+  `ResNet(50)` is ResNet-50 and `ResNet(18, squeeze_excite=True)` is SE-ResNet-18. The layers are the stem and the
+  residual blocks (`layer1_0` and so on), so that a local objective trains a block as one unit. Two things differ from
+  the original: kernels are initialised from the fan-in normal distribution of He et al. 2015, and the scale of the last
+  normalisation in a block is not initialised to zero.
 
   Attributes:
-    depth: 18 or 34 (blocks of two convolutions), 50 (bottlenecks of three).
-    stem: "small", 3x3 at stride 1, brings a 48x48 face to the last stage at 6x6; "strided", 3x3 at stride 2, to 3x3
-      at a quarter of the cost; "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2, brings 224x224 to 7x7.
-    squeeze_excite: gate the channels of every block.
-    width: channels of the first stage; each later one has twice as many.
-    blocks: Number of blocks in each stage, where they are not those of `depth`; (2, 2, 2) leaves the last stage out.
+    depth: Number of layers: 18 or 34 (blocks of two convolutions) or 50 (bottlenecks of three).
+    stem: Layers before the first stage: "small", 3x3 at stride 1, gives a last stage of 6x6 for a 48x48 face;
+      "strided", 3x3 at stride 2, gives 3x3 at a quarter of the cost; "imagenet", 7x7 at stride 2 and 3x3 max pooling at
+      stride 2, gives 7x7 for 224x224.
+    squeeze_excite: Whether every block has squeeze-and-excitation gates.
+    width: Number of channels of the first stage; each later stage has twice as many.
+    blocks: Number of blocks in each stage; () for those of `depth`. (2, 2, 2) omits the last stage.
   """
 
   depth: int = 18
@@ -55,11 +59,11 @@ class ResNet:
     check_choice("model.stem", self.stem, STEMS)
     if self.blocks and min(self.blocks) < 1:
       raise ValueError(
-        f"model.blocks={self.blocks!r}: expected one block or more in each stage, or none for those of depth"
+        f"model.blocks={self.blocks!r}: expected at least one block in each stage, or empty for those of model.depth"
       )
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     extractor = self.extractor(dtype, axis_name)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +74,13 @@ class ResNet:
     return Network(layers, walk, extractor.blocks, "classifier")
 
   def extractor(self, dtype: jnp.dtype, axis_name: str | None, prefix: str = "") -> Extractor:
-    """Returns everything but the classifier, with `prefix` before the name of every layer."""
+    """Returns the network without its classifier.
+
+    Args:
+      dtype: Dtype of the computation.
+      axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
+      prefix: Start of the name of every layer.
+    """
     stem = partial(ConvNormAct, self.width, dtype=dtype, axis_name=axis_name)
     block = partial(
       ResidualBlock,
@@ -87,7 +97,7 @@ class ResNet:
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = apply(first, image)
-      if self.stem == "imagenet":
+      if self.stem == "imagenet":  # [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C]
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
       return in_turn(apply, stages, x)
 
@@ -96,20 +106,21 @@ class ResNet:
 
 @dataclasses.dataclass(frozen=True)
 class CifarResNet:
-  """The hyper-parameters of the residual network of 6n + 2 layers: He et al. 2016, section 4.2, there for CIFAR-10.
+  """Hyper-parameters of the residual network of 6n + 2 layers: He et al. 2016, section 4.2, designed for CIFAR-10.
 
-  A 3x3 convolution; three modules of n blocks of two 3x3 convolutions, of which the second and the third begin with
-  stride 2; global average pooling; a classifier. Lu et al. (Facial Expression Recognition Based on Deep Residual
-  Network) put a 1x1 convolution on the shortcut branch of the first block of those two modules, where He et al. pad
-  with zeros; so does this. Shortcut branches do not count in the depth. Kernels start from N(0, 2 / fan-in), the
-  classifier from zero. Images may have any size: the last maps are a quarter of it, 32x32 for 128x128.
+  The network is a 3x3 convolution, three modules of n blocks of two 3x3 convolutions, global average pooling and a
+  classifier. The second and third module start with stride 2. In the first block of these two modules, the shortcut
+  branch is a 1x1 convolution, as in Lu et al. (Facial Expression Recognition Based on Deep Residual Network), where He
+  et al. pad with zeros. Shortcut branches do not count towards the depth. Kernels are initialised from
+  N(0, 2 / fan-in), the classifier with zeros. Images may have any size; the last feature map has a quarter of their
+  height and width, such as 32x32 for 128x128.
 
   Attributes:
-    depth: 6n + 2: 8, 14, 20 and so on.
-    kind: "residual", or "plain": the same without its shortcut branches.
-    width: channels of the first module; each later one has twice as many.
-    first: channels of the first convolution; 0 for `width`. Any other number gives the first block of the first
-      module a 1x1 convolution on its shortcut branch too, for the channels to fit.
+    depth: Number of layers, 6n + 2: 8, 14, 20 and so on.
+    kind: Kind of network: "residual", or "plain", which has no shortcut branches.
+    width: Number of channels of the first module; each later module has twice as many.
+    first: Number of channels of the first convolution; 0 for `width`. With any other number, the first block of the
+      first module also has a 1x1 convolution on its shortcut branch, to match the channels.
   """
 
   depth: int = 20
@@ -122,12 +133,12 @@ class CifarResNet:
       raise ValueError(f"model.depth={self.depth}: expected 6n + 2, such as 8, 20, 38, 56 or 74")
     check_choice("model.kind", self.kind, KINDS)
     if self.width < 1:
-      raise ValueError(f"model.width={self.width}: expected channels, 1 or more")
+      raise ValueError(f"model.width={self.width}: expected a number of channels, 1 or more")
     if self.first < 0:
-      raise ValueError(f"model.first={self.first}: expected channels, 0 for those of model.width")
+      raise ValueError(f"model.first={self.first}: expected a number of channels, or 0 for model.width")
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     common: dict[str, Any] = {"kernel_init": MSRA, "dtype": dtype, "axis_name": axis_name}
     block = partial(ResidualBlock, shortcut=self.kind == "residual", **common)
     blocks, modules = stages_of("module", (self.depth // 6,) * MODULES, self.width, block)

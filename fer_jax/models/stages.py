@@ -1,4 +1,4 @@
-"""Stages of blocks, as residual networks have them."""
+"""Stages of blocks, as in residual networks."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,22 @@ from fer_jax.models.network import Apply
 def stages_of(
   prefix: str, counts: Sequence[int], width: int, block: Callable[..., nn.Module]
 ) -> tuple[dict[str, nn.Module], tuple[tuple[str, ...], ...]]:
-  """Makes the blocks of all stages, each with twice the channels of the one before on a map of half the side.
+  """Builds the blocks of all stages.
+
+  Each stage has twice the channels of the previous one, at half its height and width.
 
   Args:
-    prefix: of the layers' names, before the stage's number from 1 and the block's from 0.
-    counts: of blocks, by stage.
-    width: channels of the first stage.
-    block: (features, stride=...) -> a block.
+    prefix: Start of every layer name, followed by the stage number (from 1) and the block number (from 0), as in
+      `layer1_0`.
+    counts: Number of blocks in each stage.
+    width: Number of channels in the first stage.
+    block: Function (features, stride=...) -> block.
 
   Returns:
-    the blocks by name, and the names stage by stage.
+    The blocks by name, and their names grouped by stage.
   """
   names = tuple(tuple(f"{prefix}{stage}_{i}" for i in range(count)) for stage, count in enumerate(counts, start=1))
+  # The first block of every stage except the first halves the resolution.
   layers = {
     name: block(width * 2**stage, stride=2 if stage > 0 and i == 0 else 1)
     for stage, in_stage in enumerate(names)
@@ -32,7 +36,7 @@ def stages_of(
 
 
 def in_turn(apply: Apply, stages: Sequence[Sequence[str]], x: jax.Array) -> jax.Array:
-  """Applies the layers of all stages, one after another."""
+  """Applies the layers of all stages to x in order; returns the last output."""
   for names in stages:
     for name in names:
       x = apply(name, x)

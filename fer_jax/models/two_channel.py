@@ -1,4 +1,4 @@
-"""Two separable networks side by side, one for texture and one for the image: Li et al., the network in full."""
+"""The full network of Li et al.: two parallel separable networks, one for texture and one for the image."""
 
 import dataclasses
 
@@ -14,19 +14,20 @@ from fer_jax.models.separable_se import SeparableSe
 
 @dataclasses.dataclass(frozen=True)
 class TwoChannel(SeparableSe):
-  """The network's hyper-parameters; those of both its separable networks are `SeparableSe`'s.
+  """Hyper-parameters of the network; the inherited ones apply to both separable networks.
 
-  Channel one is a map of local binary patterns, channel two the image; each passes a separable network of its own, and
-  of their features a f_lbp + (1 - a) f_image is what the classifier reads. The paper has the coefficient chosen by
-  cross-validation, and does not say how it improved the patterns, or what a "fusion network" is beside its coefficient.
-  Here they are uniform patterns that no rotation changes, unless asked for otherwise, and the coefficient is a setting:
-  configs/sweeps/separable_se_fusion.py chooses it. At 0 and at 1 one of the networks is of no effect, and still there.
+  The first channel is an image of local binary patterns (LBP), the second the image itself. Each has its own separable
+  network, and the classifier reads a f_lbp + (1 - a) f_image. The paper chooses the coefficient a by cross-validation.
+  It does not specify how it improved the patterns, or what its "fusion network" contains in addition to the
+  coefficient. Here the default patterns are uniform and rotation-invariant, and the coefficient is a setting, which
+  configs/sweeps/separable_se_fusion.py selects. At a = 0 and a = 1 one of the networks has no effect but is still
+  computed.
 
   Attributes:
-    fusion: a, from 0, the image alone, to 1, the patterns alone.
-    method: of `local_binary_pattern`, "uniform", "nri_uniform", "ror" or "default".
-    neighbours: on the patterns' circle.
-    radius: of the circle in pixels.
+    fusion: Coefficient a, from 0 (image only) to 1 (patterns only).
+    method: Method of `local_binary_pattern`: "uniform", "nri_uniform", "ror" or "default".
+    neighbours: Number of sampling points on the circle of a pattern.
+    radius: Radius of the circle in pixels.
   """
 
   fusion: float = 0.5
@@ -37,18 +38,19 @@ class TwoChannel(SeparableSe):
   def __post_init__(self) -> None:
     super().__post_init__()
     if not 0 <= self.fusion <= 1:
-      raise ValueError(f"model.fusion={self.fusion}: expected a share, from 0 to 1")
+      raise ValueError(f"model.fusion={self.fusion}: expected a coefficient, 0 <= fusion <= 1")
     try:
       check_pattern(self.neighbours, self.radius, self.method)
     except ValueError as error:
       raise ValueError(f"model.{error}") from None
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     prefixes = ("lbp_", "image_")
     one, two = (self.extractor(dtype, axis_name, prefix) for prefix in prefixes)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+      # [B, H, W, C] -> [B, D], for the patterns and for the image
       of_patterns = read_out(one.walk(apply, self.patterns(image)))
       of_image = read_out(two.walk(apply, image))
       features = self.fusion * of_patterns + (1 - self.fusion) * of_image
@@ -59,6 +61,6 @@ class TwoChannel(SeparableSe):
     return Network(layers, walk, (*one.blocks, *two.blocks), "classifier", prefixes)
 
   def patterns(self, image: jax.Array) -> jax.Array:
-    """Returns the codes of the patterns, float32 [B, H, W, C] from -1 to 1; exposure and contrast change nothing."""
+    """Returns the LBP codes scaled to [-1, 1], float32 [B, H, W, C]; they are invariant to exposure and contrast."""
     codes = local_binary_pattern(image, self.neighbours, self.radius, self.method, outside=None)
     return 2 * codes.astype(jnp.float32) / largest_code(self.neighbours, self.method) - 1

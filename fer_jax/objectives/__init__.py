@@ -1,4 +1,4 @@
-"""How a batch becomes gradients. `OBJECTIVES` maps a phase's `objective.name` to its settings' class."""
+"""Objectives compute gradients from a batch. `OBJECTIVES` maps a phase's `objective.name` to a settings class."""
 
 from typing import Protocol
 
@@ -9,13 +9,30 @@ from fer_jax.objectives.objective import Objective
 
 
 class ObjectiveSettings(Protocol):
-  """An objective's hyper-parameters: a frozen dataclass whose fields are the keys of `phase.objective`."""
+  """Hyper-parameters of an objective: a frozen dataclass whose fields are the keys of `phase.objective`."""
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
-    """Returns the objective for the layers named in `trainable`, over the devices of `axis_name`."""
+    """Returns the objective.
+
+    Args:
+      network: Network to train.
+      trainable: Names of the layers that are trained; the others are frozen and run as in evaluation.
+      axis_name: Mapped axis of devices that hold the global batch; None on one device.
+
+    Raises:
+      ValueError: The objective does not fit the network.
+    """
 
   def statistics(self, features: int, classes: int) -> Tree:
-    """Returns what the objective keeps from step to step, as it is at step 0, by a name that no layer has."""
+    """Returns the initial state that the objective keeps between steps.
+
+    Args:
+      features: Number of features D that the classifier reads.
+      classes: Number of classes K.
+
+    Returns:
+      Arrays by name, stored among the batch statistics under names that no layer has; {} for a stateless objective.
+    """
 
 
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {"backprop": Backprop, "hsic_bottleneck": HsicBottleneck}

@@ -1,4 +1,4 @@
-"""Back-propagation of a loss of the logits, and of the features if asked for, through all trainable layers at once."""
+"""Back-propagation of a loss of the logits, and optionally of the features, through all trainable layers."""
 
 import dataclasses
 import math
@@ -20,27 +20,30 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
-CENTERS = "center_loss"  # among the statistics: no layer has this name
+CENTERS = "center_loss"  # key of the centres among the batch statistics; no layer has this name
 LOSSES = ("cross_entropy", "focal", "focal_one_vs_rest", "focal_sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Backprop:
-  """A loss of the logits by reverse-mode differentiation of the whole network.
+  """Hyper-parameters of a loss of the logits whose gradient is back-propagated through the whole network.
 
-  The loss is the mean over the rows of the global batch, weighted or not: it is not divided by the sum of the weights.
+  The loss is the mean over the rows of the global batch. With class weights it is the sum of the weighted losses over
+  the number of rows, not over the sum of the weights.
 
   Attributes:
-    loss: "cross_entropy", "focal" (of the softmax, arXiv:1708.02002), "focal_one_vs_rest" (eq. 4 of the CA-ResNet
-      paper) or "focal_sigmoid" (the same of a sigmoid of each logit).
-    gamma: of the focal losses: how much less counts what is classified well; 0 leaves the cross-entropy.
-    alpha: of the last two: weight of the class that is right against those that are wrong, in [0, 1].
-    label_smoothing: weight of the uniform distribution in the target.
-    class_weights: one number a class, or none. A row counts as its target says, sum_k target_k weight_k, whatever
-      the label smoothing; `losses.class_weights` makes them of the classes' counts.
-    center_weight: of the centre loss of the features, whose mean over the rows is added; 0 for none. Wen et al. 2016
-      (`losses.center`) have 0.003. The centres begin at zero, and are statistics of the network as far as others know.
-    center_rate: by which the centres follow the features.
+    loss: Name of the loss: "cross_entropy", "focal" (with the softmax, arXiv:1708.02002), "focal_one_vs_rest" (eq. 4 of
+      the CA-ResNet paper) or "focal_sigmoid" (the same sum with a sigmoid of each logit).
+    gamma: Focusing exponent of the focal losses: the larger, the smaller the weight of well-classified rows; 0 is the
+      cross-entropy.
+    alpha: Weight of the true class in "focal_one_vs_rest" and "focal_sigmoid", in [0, 1]; the other classes have
+      1 - alpha.
+    label_smoothing: Weight of the uniform distribution in the target, in [0, 1].
+    class_weights: One weight per class, or () for none. The loss of a row is multiplied by sum_k target_k weight_k,
+      with the target before label smoothing. `losses.class_weights` computes weights from class counts.
+    center_weight: Weight of the centre loss of the features, averaged over the rows; 0 disables it. Wen et al. 2016
+      (`losses.center`) use 0.003. The centres are initialised to zero and stored among the batch statistics.
+    center_rate: Step size with which the centres follow the features, in [0, 1].
   """
 
   loss: str = "cross_entropy"
@@ -66,28 +69,31 @@ class Backprop:
       raise ValueError(f"objective.class_weights={self.class_weights}: expected numbers, 0 or more, not all of them 0")
 
   def statistics(self, features: int, classes: int) -> Tree:
-    """Returns the centres of step 0, beside the layers' statistics; nothing without a centre loss."""
+    """Returns the initial centres, zeros of shape [classes, features]; {} without a centre loss."""
     return {CENTERS: {"centers": jnp.zeros((classes, features), jnp.float32)}} if self.center_weight else {}
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
-    """Returns the objective; layers that are not trainable are run as in evaluation.
+    """Returns the objective; see `ObjectiveSettings.build` for the arguments.
 
     Raises:
-      ValueError: there are class weights, but not one for each class of the network.
+      ValueError: There are class weights, but not exactly one for each class of the network.
     """
     self._check_classes(network)
 
     def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> Learned:
+      # Losses are scaled by 1 / global batch size, so that sums over devices are means over the global batch.
       rows = global_rows(batch.image.shape[0], axis_name)
 
       def loss_of(trained: Tree) -> tuple[jax.Array, tuple[Outputs, Tree, jax.Array]]:
         outputs, new_stats = network.apply({**params, **trained}, stats, batch.image, key=key, trainable=trainable)
+        # float32 [b], this device's rows
         losses = self._losses(outputs.logits, batch.target)
         away = jnp.zeros(())
         if self.center_weight:
           away = jnp.sum(center.center_loss(outputs.features, batch.target, stats[CENTERS]["centers"])) / rows
         return jnp.sum(losses) / rows + self.center_weight * away, (outputs, new_stats, away)
 
+      # Only the trainable layers are differentiated; the others are constants of `loss_of`.
       trained = {name: params[name] for name in params if name in trainable}
       (loss, (outputs, new_stats, away)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
       correct = count_correct(outputs.logits, batch.target)
@@ -96,6 +102,7 @@ class Backprop:
       if self.center_weight:
         metrics["center_loss"] = away
         centers = stats[CENTERS]["centers"]
+        # Sums over the global batch: differences to the centres, float32 [K, D], and numbers of rows, float32 [K].
         ways, counts = sum_over_devices(center.pull(outputs.features, batch.target, centers), axis_name)
         new_stats = {**new_stats, CENTERS: {"centers": center.moved(centers, ways, counts, self.center_rate)}}
       return Learned(gradients, new_stats, metrics)
@@ -107,12 +114,13 @@ class Backprop:
       return
     given, classes = len(self.class_weights), network.layers[network.classifier].num_classes
     if given != classes:
-      raise ValueError(f"objective.class_weights: {given} of them, expected {classes} numbers, one a class, or none")
+      raise ValueError(f"objective.class_weights: {given} of them, expected {classes} numbers, one per class, or none")
 
   def _losses(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns each row's loss, float32 [b]."""
+    """Returns the loss of each row, float32 [b], including its class weight."""
     losses = self._unweighted(logits, smoothed(target, self.label_smoothing))
     if self.class_weights:
+      # The unsmoothed target: label smoothing does not change the weight of a row. [b, K] * [1, K] -> [b]
       losses *= jnp.sum(target * jnp.asarray(self.class_weights, jnp.float32)[None], axis=-1)
     return losses
 

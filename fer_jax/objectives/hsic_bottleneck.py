@@ -1,11 +1,11 @@
-"""The HSIC bottleneck: every hidden layer learns from its own dependence on input and label, without back-propagation.
+"""The HSIC bottleneck: trains every hidden layer by its dependence on input and labels, without back-propagation.
 
 Layer i minimises HSIC(Z_i, X) - beta HSIC(Z_i, Y) over its own parameters (Ma et al. 2019, arXiv:1908.01580;
-Han et al. 2023, doi:10.12677/sea.2023.122019). Its gradient is taken where it stands in the forward walk: the walk
-calls a layer, the layer's inner products go to its group, and when a group is complete all its losses and
-their cotangents are computed by one `vmap` over the stack (L, B, B). What follows waits for a group's gradients, so
-that its activations can be freed. No gradient with respect to a layer's input is computed, but inside a block where
-`unit` asks for it.
+Han et al. 2023, doi:10.12677/sea.2023.122019). The gradients are computed during the forward walk. When the walk calls
+a layer, the inner products of the layer's activations are added to its group. When a group is complete, one `vmap` over
+the stack (L, B, B) computes the losses of all its layers and their cotangents. Later layers depend on a group's
+gradients, so that its activations can be freed. No gradient with respect to a layer's input is computed, except
+inside a block if `unit` is "block".
 """
 
 import dataclasses
@@ -38,14 +38,15 @@ UNITS = ("layer", "block")
 
 @dataclasses.dataclass(frozen=True)
 class HsicBottleneck(LayerLoss):
-  """The objective's hyper-parameters: those of every layer's loss, and how the layers are walked.
+  """Hyper-parameters of the objective: those of the layers' losses, and the grouping of the layers.
 
   Attributes:
-    group: how many layers one vmap settles: "network", "block" or "layer". All give the same gradients.
-    unit: how far a layer's loss reaches: "layer", its own parameters alone, or "block", those of the earlier layers of
-      its block too, as far as they feed it directly (units of several layers: Belilovsky et al. 2019,
-      arXiv:1812.11446). That costs gradients with respect to inputs inside the block; `group` must not be "layer".
-    label_smoothing: in the classifier's cross-entropy, where the classifier is trained beside the hidden layers.
+    group: Set of layers whose losses one vmap computes: "network", "block" or "layer". All give the same gradients.
+    unit: Set of parameters that a layer's loss trains: "layer" for its own, or "block" to include those of earlier
+      layers of its block that feed it directly (units of several layers: Belilovsky et al. 2019, arXiv:1812.11446).
+      "block" costs gradients with respect to inputs inside the block and requires that `group` is not "layer".
+    label_smoothing: Weight of the uniform distribution in the target of the classifier's cross-entropy, if the
+      classifier is trained together with the hidden layers.
   """
 
   group: str = "layer"
@@ -60,14 +61,17 @@ class HsicBottleneck(LayerLoss):
       raise ValueError("objective.unit='block': expected objective.group='block' or 'network', not 'layer'")
 
   def statistics(self, features: int, classes: int) -> Tree:
-    """Returns nothing: a batch is all that the objective knows of."""
+    """Returns {}: the objective keeps no state between steps."""
     del features, classes
     return {}
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
-    """Returns the objective for the hidden layers in `trainable`, and for the classifier if it is among them.
+    """Returns the objective; see `ObjectiveSettings.build` for the arguments.
 
-    The classifier then learns by its own cross-entropy, which reaches nothing but the classifier.
+    If the classifier is trainable, its cross-entropy trains only the classifier itself, not the hidden layers.
+
+    Raises:
+      ValueError: A pattern of `layer_beta` matches no hidden layer.
     """
     closes_group = _group_ends(network, trainable, self.group)
     betas = _layer_values(network, self.beta, self.layer_beta, "objective.layer_beta")
@@ -79,12 +83,12 @@ class HsicBottleneck(LayerLoss):
 
 
 def _group_ends(network: Network, trainable: frozenset[str], group: str) -> frozenset[str]:
-  """Returns the layers after which a group is complete.
+  """Returns the names of the layers after which a group is complete.
 
   Args:
-    network: whose hidden layers learn.
-    trainable: those that do.
-    group: one of GROUPS.
+    network: Network to train.
+    trainable: Names of the trainable layers.
+    group: One of GROUPS.
   """
   blocks = [[name for name in block if name in trainable] for block in network.blocks]
   blocks = [block for block in blocks if block]
@@ -96,11 +100,12 @@ def _group_ends(network: Network, trainable: frozenset[str], group: str) -> froz
 
 
 def _last_walked(names: list[str], network: Network) -> str:
+  # `network.layers` is in walk order.
   return [name for name in network.layers if name in names][-1]
 
 
 def _layer_values(network: Network, default: float, by_pattern: Mapping[str, float], key: str) -> dict[str, float]:
-  """Returns a number for each hidden layer; raises ValueError, naming the key, for a pattern that matches none."""
+  """Returns a value for each hidden layer; raises ValueError with the config key if a pattern matches no layer."""
   values = dict.fromkeys(network.hidden, default)
   for pattern, value in by_pattern.items():
     found = fnmatch.filter(network.hidden, pattern)
@@ -111,7 +116,16 @@ def _layer_values(network: Network, default: float, by_pattern: Mapping[str, flo
 
 
 class _Waiting(NamedTuple):
-  """A layer between its forward computation and the moment when its group is complete."""
+  """A layer whose forward pass is done and whose group is not complete yet.
+
+  Attributes:
+    name: Name of the layer.
+    inputs: Inputs of the layer.
+    output: Output of the layer, this device's rows.
+    products: Inner products of the rows of the global batch, float32 [B, B].
+    dimensions: Length d of a row.
+    pull_back: Function (cotangents of products and output) -> (gradients of the parameters, cotangents of the inputs).
+  """
 
   name: str
   inputs: tuple[jax.Array, ...]
@@ -123,9 +137,9 @@ class _Waiting(NamedTuple):
 
 @dataclasses.dataclass
 class _LocalWalk:
-  """One batch's walk: what waits for its group, what has been learned.
+  """The walk of one batch: the layers of the incomplete group, and the gradients so far.
 
-  It lives for one trace of the step. `learn`, called once, is a pure function of the fields.
+  An object is used for one trace of the step. `learn` is called once and is a pure function of the fields.
   """
 
   loss: HsicBottleneck
@@ -146,16 +160,18 @@ class _LocalWalk:
     self.total = jnp.zeros((), jnp.float32)
     self.waiting: list[_Waiting] = []
     self.block_of = {name: i for i, block in enumerate(self.network.blocks) for name in block}
-    # Gradients of the newest group, and of the one before it, for which a later layer waits.
+    # Gradients of the latest complete group, and of the group before it, on which the next layers depend.
     self.newest: list[jax.Array] = []
     self.awaited: list[jax.Array] = []
 
   def learn(self) -> Learned:
-    """Walks the batch through the network; returns what every trainable layer learned on the way."""
+    """Applies the network to the batch; returns the gradients of all trainable layers, statistics and metrics."""
     image = self.loss.input_rows(self.batch.image)
+    # The Gram matrices are of the global batch, [B, B], on every device; the input's is shared by all layers.
     input_gram = self.loss.gram(hsic.inner_products(image, self.axis_name), image.shape[-1])
     target = self.batch.target
     if self.axis_name is not None:
+      # [b, K] -> [B, K]
       target = jax.lax.all_gather(target, self.axis_name, tiled=True)
     self.input_factor = self.loss.factor(input_gram)
     self.label_factor = self.loss.factor(self.loss.label_gram(target))
@@ -164,6 +180,7 @@ class _LocalWalk:
     return Learned(gradients, self.new_stats, {"loss": self.total, **self.metrics})
 
   def apply(self, name: str, *inputs: jax.Array) -> jax.Array:
+    """Applies one layer, frozen, as the classifier or with its local loss; the walk calls this function."""
     if name not in self.trainable:
       return self.network.call(name, self.params[name], self.stats[name], inputs, None)[0]
     if name == self.network.classifier:
@@ -171,11 +188,14 @@ class _LocalWalk:
     return self.learn_locally(name, inputs)
 
   def learn_locally(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
+    """Applies a hidden layer and adds it to its group; computes the group's gradients if it is complete."""
+
     def layer(params: Any, inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, int]]:
       output, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
       rows = self.loss.rows(output)
       return (hsic.inner_products(rows, self.axis_name), output), (stats, rows.shape[-1])
 
+    # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
     params = jax.tree.map(lambda p: depend_on(p, *self.awaited) if self.awaited else p, self.params[name])
     (products, output), pull_back, (self.new_stats[name], d) = jax.vjp(layer, params, inputs, has_aux=True)
     self.waiting.append(_Waiting(name, inputs, output, products, d, pull_back))
@@ -184,7 +204,8 @@ class _LocalWalk:
     return output
 
   def settle(self) -> None:
-    """Takes the gradients of every waiting layer, and lets the walk go on only once they are taken."""
+    """Computes the gradients of all layers of the group; later layers depend on them."""
+    # [L, B, B], for the L layers of the group
     stack = jnp.stack([layer.products for layer in self.waiting])
     dimensions = jnp.asarray([layer.dimensions for layer in self.waiting], jnp.float32)
     betas = jnp.asarray([self.betas[layer.name] for layer in self.waiting], jnp.float32)
@@ -192,9 +213,10 @@ class _LocalWalk:
       stack, dimensions, betas, self.input_factor, self.label_factor
     )
     gradients = self.pull_back(cotangents)
-    # Later layers' parameters depend on these gradients: else all forward passes go first and keep every activation
-    # alive. One group may run ahead: a device with several cores has work for them then, and the memory is hardly more.
-    # The largest gradient of a layer, its kernel's, is enough: computing it needs all that the layer keeps.
+    # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
+    # every activation alive. The dependence skips one group, so that the next group may run ahead: this keeps several
+    # cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough: computing it
+    # uses all stored activations of the layer.
     leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
@@ -205,13 +227,17 @@ class _LocalWalk:
     self.waiting = []
 
   def pull_back(self, cotangents: jax.Array) -> Tree:
-    """Returns the gradients of the waiting layers, given the cotangents [L, B, B] of their inner products.
+    """Returns the gradients of the layers of the group, {layer name: tree}.
 
-    Inside a unit the cotangents of outputs are handed back from layer to layer, the last walked first. Elsewhere an
-    output's cotangent is zero and that of the inputs is not looked at, so that neither is ever computed.
+    Inside a unit, the cotangents of outputs are propagated from layer to layer in reverse walk order. Elsewhere, the
+    cotangent of an output is zero and those of the inputs are unused, so that XLA computes neither.
+
+    Args:
+      cotangents: Derivatives of the losses with respect to the inner products, float32 [L, B, B].
     """
     gradients: Tree = {}
-    passed_back: dict[int, jax.Array] = {}  # by the output itself, which a later layer of the unit was given
+    passed_back: dict[int, jax.Array] = {}  # sum of cotangents, by id of the output that later layers of the unit read
+    # Block of the layer that computed an array, by id of the array.
     maker = {id(layer.output): self.block_of[layer.name] for layer in self.waiting}
     for i, layer in reversed(list(enumerate(self.waiting))):
       own = passed_back.pop(id(layer.output), None)
@@ -219,12 +245,13 @@ class _LocalWalk:
       gradients[layer.name], of_inputs = layer.pull_back((cotangents[i], cotangent))
       for given, passed in zip(layer.inputs, of_inputs, strict=True):
         if self.loss.unit == "block" and maker.get(id(given)) == self.block_of[layer.name]:
+          # An output that several layers read receives the sum of their cotangents.
           before = passed_back.get(id(given))
           passed_back[id(given)] = passed if before is None else before + passed
     return gradients
 
   def classify(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
-    """Trains the classifier on features that it cannot change."""
+    """Applies the classifier and computes the gradient of its cross-entropy, only for its own parameters."""
     rows = global_rows(self.batch.image.shape[0], self.axis_name)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:

@@ -1,4 +1,4 @@
-"""The loss of one layer under the HSIC bottleneck, given the inner products of its activations."""
+"""The HSIC bottleneck loss of one layer, computed from the inner products of its activations."""
 
 import dataclasses
 import functools
@@ -18,23 +18,26 @@ COMPRESSIONS = ("input", "self")
 
 @dataclasses.dataclass(frozen=True)
 class LayerLoss:
-  """HSIC(Z, X) - beta HSIC(Z, Y), with its hyper-parameters; the defaults learn best here (see docs/hsic.md).
+  """The loss HSIC(Z, X) - beta HSIC(Z, Y) of activations Z, input X and labels Y, and its hyper-parameters.
+
+  The defaults gave the best results in this repository; see docs/hsic.md.
 
   Attributes:
-    measure: "cka" (scale-free, in [0, 1]), "trace" (as printed in the 2023 paper), "nhsic" (Ma et al. 2019) or
-      "phsic" (Pogodin & Latham 2020).
-    epsilon: of nhsic's regularisation.
-    kernel: of activations and input: "cosine", "gaussian" or "linear".
-    sigma: the Gaussian kernel's bandwidths, averaged over.
-    bandwidth: the unit of sigma: sqrt(d), d the length of the rows ("dimension"), or the batch's "median" distance.
-    center_features: subtract the batch's mean from the features; a cosine is then that of centred features.
-    compress: what the first term lowers the dependence on: "input", or "self" as pHSIC has it.
-    beta: weight of the label's term against the first.
-    layer_beta: shell-style patterns of layers with a beta of their own; of several that match the last counts.
-    balanced: weigh classes equally in the label's kernel.
-    grid: activations are averaged over a grid x grid of cells before the inner products; 0 keeps every pixel.
-    channel_groups: describe an example by the deviation within each of so many groups of channels, over all pixels
-      (Pogodin & Latham's grouping), in place of the grid; 0 does not.
+    measure: Measure of dependence: "cka" (scale-free, in [0, 1]), "trace" (as printed in the 2023 paper), "nhsic" (Ma
+      et al. 2019) or "phsic" (Pogodin & Latham 2020).
+    epsilon: Regularisation of nhsic, above 0.
+    kernel: Kernel of activations and input: "cosine", "gaussian" or "linear".
+    sigma: Bandwidths of the Gaussian kernel; the kernels of several bandwidths are averaged.
+    bandwidth: Unit of sigma: "dimension" for sqrt(d) with d the length of the rows, or "median" for the median distance
+      in the batch.
+    center_features: Whether the batch mean is subtracted from the features, so that a cosine is that of centred ones.
+    compress: Variable on which the first term reduces the dependence: "input", or "self" as in pHSIC.
+    beta: Weight of the label term relative to the first term.
+    layer_beta: Values of beta for individual layers, by shell-style pattern; the last matching pattern applies.
+    balanced: Whether all classes have equal weight in the label kernel.
+    grid: Side of the grid that activations are averaged over before the inner products; 0 keeps every pixel.
+    channel_groups: Number of channel groups if an example is described by the deviation within each group over all
+      pixels (the grouping of Pogodin & Latham) instead of by the grid; 0 disables grouping.
   """
 
   measure: str = "cka"
@@ -60,24 +63,41 @@ class LayerLoss:
     for field, allowed in choices.items():
       check_choice(f"objective.{field}", getattr(self, field), allowed)
     if not self.sigma or min(self.sigma) <= 0:
-      raise ValueError(f"objective.sigma={self.sigma!r}: expected one bandwidth or more, each above 0")
+      raise ValueError(f"objective.sigma={self.sigma!r}: expected at least one bandwidth, each above 0")
     if self.epsilon <= 0:
       raise ValueError(f"objective.epsilon={self.epsilon}: expected a number above 0")
 
   def rows(self, activations: jax.Array) -> jax.Array:
-    """Returns the description of each example as one row, [b, d]; maps are pooled first."""
+    """Returns the description of each example that enters the inner products.
+
+    Args:
+      activations: Activations of a layer, [b, h, w, C] or [b, D].
+
+    Returns:
+      One row per example, [b, d]: group deviations, or the activations averaged over the grid.
+    """
     if activations.ndim == 4 and self.channel_groups:
       return hsic.grouped_deviation(activations, self.channel_groups)
     return self.input_rows(activations)
 
   def input_rows(self, image: jax.Array) -> jax.Array:
-    """Returns each image as one row, [b, d], pooled as the activations are; its few channels are not grouped."""
+    """Returns each image as one row, [b, d], averaged over the grid; image channels are too few to be grouped."""
     if image.ndim == 4 and self.grid:
       image = adaptive_average_pool(image, self.grid)
+    # [b, grid, grid, C] -> [b, grid * grid * C]
     return image.reshape(image.shape[0], -1)
 
   def gram(self, products: jax.Array, dimensions: jax.Array | int) -> jax.Array:
-    """Returns the Gram matrix [B, B] of activations, given their inner products and their length d."""
+    """Returns the Gram matrix of activations.
+
+    Args:
+      products: Inner products of the rows of the global batch, float32 [B, B].
+      dimensions: Length d of the rows.
+
+    Returns:
+      Gram matrix, float32 [B, B]; for the Gaussian kernel it is k - 1, because every measure removes constants.
+    """
+    # Centring the inner products is the same as centring the rows, which are not needed here.
     if self.center_features:
       products = hsic.center(products)
     if self.kernel == "gaussian":
@@ -85,13 +105,13 @@ class LayerLoss:
     return hsic.cosine_kernel(products) if self.kernel == "cosine" else products
 
   def label_gram(self, target: jax.Array) -> jax.Array:
-    """Returns the label Gram matrix [B, B] of the global batch's distributions [B, K]."""
+    """Returns the label Gram matrix, float32 [B, B], of the targets of the global batch, float32 [B, K]."""
     products = hsic.label_products(target, self.balanced)
     return self._gaussian(products, target.shape[-1]) if self.kernel == "gaussian" else products
 
   @property
   def factor(self) -> Callable[[jax.Array], jax.Array]:
-    """What the measure makes of a Gram matrix before the inner product."""
+    """Function that maps a Gram matrix [B, B] to its factor; the measure is the inner product of two factors."""
     if self.measure == "nhsic":
       return functools.partial(hsic.nhsic_factor, epsilon=self.epsilon)
     return {"cka": hsic.cka_factor, "trace": hsic.trace_factor, "phsic": hsic.phsic_factor}[self.measure]
@@ -104,17 +124,18 @@ class LayerLoss:
     input_factor: jax.Array,
     label_factor: jax.Array,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Computes every layer's loss and its cotangent, one vmap over the stack.
+    """Computes the two terms of every layer's loss and its derivative, by one vmap over L layers.
 
     Args:
-      stack: float32 [L, B, B], inner products of the layers' activations.
-      dimensions: float32 [L], the length of each layer's rows.
-      betas: float32 [L].
-      input_factor: float32 [B, B], the measure's factor of the input.
-      label_factor: float32 [B, B], and of the labels.
+      stack: Inner products of the layers' activations, float32 [L, B, B].
+      dimensions: Length of each layer's rows, float32 [L].
+      betas: Weight of each layer's label term, float32 [L].
+      input_factor: Factor of the input, float32 [B, B].
+      label_factor: Factor of the labels, float32 [B, B].
 
     Returns:
-      float32 [L, B, B] derivatives with respect to the stack, and (compressed, with_label), each float32 [L].
+      Derivatives of the losses with respect to the stack, float32 [L, B, B], and the terms (compressed, with_label),
+      each float32 [L].
     """
 
     def loss_of(products: jax.Array, d: jax.Array, beta: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -126,5 +147,6 @@ class LayerLoss:
     return jax.vmap(jax.grad(loss_of, has_aux=True))(stack, dimensions, betas)
 
   def _gaussian(self, products: jax.Array, dimensions: jax.Array | int) -> jax.Array:
+    # Squared distances are measured in units of `scale`: the square of the unit of sigma.
     scale = hsic.median_squared_distance(products) if self.bandwidth == "median" else dimensions
     return hsic.gaussian_kernel_less_one(products, scale, self.sigma)

@@ -1,4 +1,4 @@
-"""The signature that all objectives share, and the sums over devices that they end with."""
+"""The signature of all objectives, and the operations that they share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from fer_jax.models.network import Tree
 
 
 class Examples(NamedTuple):
-  """A batch as an objective sees it: augmented, standardised, on the device.
+  """The rows of a batch on one device, augmented and standardised.
 
   Attributes:
-    image: float [b, H, W, C], this device's rows.
-    target: float32 [b, K], a distribution over the classes.
+    image: Images, float [b, H, W, C].
+    target: Distributions over the classes, float32 [b, K].
   """
 
   image: jax.Array
@@ -23,12 +23,13 @@ class Examples(NamedTuple):
 
 
 class Learned(NamedTuple):
-  """What an objective makes of a batch; the same on every device.
+  """Outputs of an objective for a batch, equal on every device.
 
   Attributes:
-    gradients: of the trainable layers, {layer name: tree like its parameters}.
-    stats: the new batch statistics of all layers, and what the objective keeps.
-    metrics: float32 scalars by name; `loss` always, `accuracy` where the classifier was run.
+    gradients: Gradients of the trainable layers, {layer name: tree with the structure of its parameters}.
+    stats: New batch statistics of all layers, and the state of the objective.
+    metrics: Float32 scalars by name; always `loss`, and `accuracy` unless only hidden layers are trained
+      locally.
   """
 
   gradients: Tree
@@ -36,25 +37,25 @@ class Learned(NamedTuple):
   metrics: dict[str, jax.Array]
 
 
-# (params of all layers, batch statistics of all layers, batch, random key of the step) -> Learned. Pure.
+# Pure function (params of all layers, batch statistics of all layers, batch, random key of the step) -> Learned.
 Objective = Callable[[Tree, Tree, Examples, jax.Array], Learned]
 
 
 def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
-  """Completes what each device contributed; the identity on one device."""
+  """Returns the sum of a tree over the devices of `axis_name`; the tree itself if `axis_name` is None."""
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def global_rows(rows: int, axis_name: str | None) -> int:
-  """Returns the batch size over all devices, given one device's."""
+  """Returns the global batch size, given the number of rows on one device."""
   return rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
 
 
 def smoothed(target: jax.Array, label_smoothing: float) -> jax.Array:
-  """Mixes the uniform distribution into targets [b, K], with that weight; the targets themselves for none."""
+  """Returns targets [b, K] mixed with the uniform distribution; `label_smoothing` is its weight, 0 to 1."""
   return optax.smooth_labels(target, label_smoothing) if label_smoothing else target
 
 
 def count_correct(logits: jax.Array, target: jax.Array) -> jax.Array:
-  """Counts, as float32, the rows whose largest logit is the target's most likely class."""
+  """Returns the number of rows whose largest logit is the most likely class of the target, a float32 scalar."""
   return jnp.sum(jnp.argmax(logits, -1) == jnp.argmax(target, -1), dtype=jnp.float32)

@@ -255,10 +255,13 @@ def test_every_hidden_layer_can_learn_without_back_propagation():
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    *(({"blocks": blocks}, r"^model\.blocks=\(.*: expected one stage or more") for blocks in ((), (2, 0))),
-    *(({"kernel_sizes": sizes}, r"^model\.kernel_sizes=\(.*: expected one odd") for sizes in ((), (3, 2), (-1,))),
+    *(({"blocks": blocks}, r"^model\.blocks=\(.*: expected at least one stage") for blocks in ((), (2, 0))),
+    *(
+      ({"kernel_sizes": sizes}, r"^model\.kernel_sizes=\(.*: expected at least one odd")
+      for sizes in ((), (3, 2), (-1,))
+    ),
     *(({key: 0}, rf"^model\.{key}=0: expected 1") for key in ("width", "reduction", "coordinate_reduction")),
-    *(({"dropout": share}, rf"^model\.dropout={share}: expected a share") for share in (-0.1, 1.0)),
+    *(({"dropout": share}, rf"^model\.dropout={share}: expected a rate") for share in (-0.1, 1.0)),
   ],
 )
 def test_a_setting_that_is_none_is_named(settings, message):

@@ -127,8 +127,8 @@ def test_the_classifier_starts_from_zero_so_that_the_first_loss_is_the_logarithm
   [
     *(({"depth": depth}, rf"^model\.depth={depth}: expected 6n \+ 2") for depth in (2, -4, 7, 18, 34, 75)),
     ({"kind": "dense"}, r"^model\.kind='dense': expected one of residual, plain"),
-    ({"width": 0}, r"^model\.width=0: expected channels"),
-    ({"first": -1}, r"^model\.first=-1: expected channels"),
+    ({"width": 0}, r"^model\.width=0: expected a number of channels"),
+    ({"first": -1}, r"^model\.first=-1: expected a number of channels"),
   ],
 )
 def test_a_setting_that_is_none_is_named(settings, message):

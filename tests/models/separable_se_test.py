@@ -143,9 +143,9 @@ def test_the_activation_is_the_papers():
   [
     ({"width": 0}, "model.width=0: expected 1 or more"),
     ({"reduction": 0}, "model.reduction=0: expected 1 or more"),
-    ({"separable": ()}, r"model.separable=\(\): expected one stage or more"),
-    ({"separable": (2, 0)}, r"model.separable=\(2, 0\): expected one stage or more"),
-    ({"dropout": 1.0}, "model.dropout=1.0: expected a share"),
+    ({"separable": ()}, r"model.separable=\(\): expected at least one stage"),
+    ({"separable": (2, 0)}, r"model.separable=\(2, 0\): expected at least one stage"),
+    ({"dropout": 1.0}, "model.dropout=1.0: expected a rate"),
   ],
 )
 def test_what_makes_no_network_is_refused(settings, message):

@@ -138,11 +138,11 @@ def test_it_has_a_name():
 @pytest.mark.parametrize(
   ("change", "said"),
   [
-    ({"fusion": -0.1}, "model.fusion=-0.1: expected a share, from 0 to 1"),
+    ({"fusion": -0.1}, "model.fusion=-0.1: expected a coefficient, 0 <= fusion <= 1"),
     ({"fusion": 1.5}, "model.fusion=1.5"),
     ({"method": "var"}, "model.method='var': expected one of default, ror"),
     ({"neighbours": 25}, "model.neighbours=25: expected 2 to 24"),
-    ({"radius": 0.0}, "model.radius=0.0: expected pixels"),
+    ({"radius": 0.0}, "model.radius=0.0: expected a number of pixels"),
     ({"width": 0}, "model.width=0"),
   ],
 )

@@ -122,7 +122,7 @@ class TestClassWeights:
 
   @pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0,) * 7])
   def test_their_number_is_that_of_the_classes(self, network, weights):
-    wrong = rf"objective\.class_weights: {len(weights)} of them, expected 3 numbers, one a class, or none"
+    wrong = rf"objective\.class_weights: {len(weights)} of them, expected 3 numbers, one per class, or none"
     with pytest.raises(ValueError, match=wrong):
       Backprop(class_weights=weights).build(network, frozenset(network.layers), None)
 

@@ -1,1 +1,1 @@
-"""Well-known networks to compare with, one file a paper. The defaults suit faces of 48 pixels."""
+"""Baseline networks, one file per paper. The defaults suit faces of 48 pixels."""

@@ -1,4 +1,4 @@
-"""AlexNet in its form for one GPU: Krizhevsky 2014 (arXiv:1404.5997), after Krizhevsky et al. 2012."""
+"""AlexNet in its single-GPU form: Krizhevsky 2014 (arXiv:1404.5997), after Krizhevsky et al. 2012."""
 
 import dataclasses
 from functools import partial
@@ -14,23 +14,25 @@ from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
 
+# Convolutions followed by 3x3 max pooling at stride 2.
 POOLED = frozenset({"conv1", "conv2", "conv5"})
 
 
 @dataclasses.dataclass(frozen=True)
 class AlexNet:
-  """The network's hyper-parameters; with the stem "imagenet" it is torchvision's, 61.1 M parameters at 224x224.
+  """Hyper-parameters of the network; with the stem "imagenet" it is torchvision's, 61.1 M parameters at 224x224.
 
-  What differs from the papers, there and here: no local response normalisation; the last map is averaged over a grid,
-  so that images need not be 224x224. What differs here: a map no larger than the grid is left as it is (torchvision
-  repeats its pixels), and then the first fully connected layer has fewer inputs.
+  Torchvision and this network differ from the papers in two ways: they have no local response normalisation, and they
+  average the last feature map over a grid, so that images need not be 224x224. This network differs from torchvision if
+  the last feature map is smaller than the grid: it is used unchanged, and the first fully connected layer has fewer
+  inputs, whereas torchvision repeats pixels.
 
   Attributes:
-    stem: stride of the 11x11 convolution: "small", 1, brings a 48x48 face to 4x4; "imagenet", 4, brings 224x224 to
-      6x6 and nothing below 63x63 to anything.
-    grid: cells along each axis of the last map that the fully connected layers read.
-    hidden: units of both fully connected layers.
-    dropout: before each of them.
+    stem: Stride of the 11x11 convolution: "small" (1) gives a last feature map of 4x4 for a 48x48 face; "imagenet" (4)
+      gives 6x6 for 224x224 and requires images of at least 63x63.
+    grid: Number of cells along each axis of the last feature map that the fully connected layers read.
+    hidden: Number of units of each of the two fully connected layers.
+    dropout: Dropout rate before each of the two.
   """
 
   stem: str = "small"
@@ -42,7 +44,7 @@ class AlexNet:
     check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`; nothing in it normalises over `axis_name`."""
+    """Returns the network; see `ModelSettings.build`. It has no batch statistics, so `axis_name` has no effect."""
     conv = partial(ConvNormAct, normalize=False, dtype=dtype)
     linear = partial(LinearUnit, self.hidden, dropout=self.dropout, dtype=dtype)
     layers: dict[str, nn.Module] = {
@@ -64,5 +66,6 @@ class AlexNet:
       x = apply(f"conv{i}", x)
       if f"conv{i}" in POOLED:
         x = max_pool(x, (3, 3), (2, 2))
+    # [B, h, w, 256] -> [B, min(h, grid) min(w, grid) 256] -> [B, hidden]
     features = apply("fc7", apply("fc6", read_out(x, self.grid)))
     return apply("classifier", features), features

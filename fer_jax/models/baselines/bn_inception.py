@@ -1,4 +1,4 @@
-"""Inception v2, also BN-Inception: Ioffe & Szegedy 2015 (arXiv:1502.03167), the appendix's table."""
+"""Inception v2, or BN-Inception: the table in the appendix of Ioffe & Szegedy 2015 (arXiv:1502.03167)."""
 
 import dataclasses
 from functools import partial
@@ -18,14 +18,14 @@ from fer_jax.models.network import Apply, Network
 
 
 class Widths(NamedTuple):
-  """One row of the table: the channels of a module's branches, as they leave each convolution.
+  """One row of the table: the output channels of the convolutions in each branch of a module.
 
   Attributes:
-    one: of the 1x1 convolution; 0 leaves the branch out, and makes the module halve the map.
-    three: of the 1x1 convolution and the 3x3 after it.
-    double: of the 1x1 convolution and both 3x3 after it.
-    pool: "avg" or "max", over 3x3.
-    projection: of the 1x1 convolution after the pool; 0 passes the pool through.
+    one: Channels of the 1x1 convolution; 0 omits this branch, and the module then halves the resolution.
+    three: Channels of the 1x1 convolution and of the 3x3 convolution after it.
+    double: Channels of the 1x1 convolution and of each of the two 3x3 convolutions after it.
+    pool: Type of the 3x3 pooling, "avg" or "max".
+    projection: Channels of the 1x1 convolution after the pooling; 0 omits that convolution.
   """
 
   one: int
@@ -50,7 +50,13 @@ MODULES = {
 
 
 class InceptionModule(nn.Module):
-  """Looks at a map at several scales side by side, and concatenates what each branch sees."""
+  """Applies parallel branches of several scales to one feature map and concatenates their outputs.
+
+  Attributes:
+    widths: Output channels of the branches.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
+  """
 
   widths: Widths
   dtype: DTypeLike = jnp.float32
@@ -58,7 +64,7 @@ class InceptionModule(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to [B, H, W, C'], or to half of H and W, rounded up, where there is no 1x1 branch."""
+    """Maps [B, H, W, C] to [B, H, W, C'], or to [B, ceil(H / 2), ceil(W / 2), C'] without the 1x1 branch."""
     widths = self.widths
     stride = 1 if widths.one else 2
 
@@ -66,6 +72,7 @@ class InceptionModule(nn.Module):
       unit = ConvNormAct(features, size, stride, dtype=self.dtype, axis_name=self.axis_name, name=name)
       return unit(x, train=train)
 
+    # Every branch: [B, H, W, C] -> [B, H', W', C_i]
     branches = [conv("one", widths.one, x, size=1)] if widths.one else []
     y = conv("three_reduce", widths.three[0], x, size=1)
     branches.append(conv("three", widths.three[1], y, stride=stride))
@@ -80,16 +87,16 @@ class InceptionModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BnInception:
-  """The network's hyper-parameters; the table's widths are fixed.
+  """Hyper-parameters of the network; the widths are those of the table.
 
-  What differs from the paper: the 7x7 convolution is a plain one (theirs is separable), and modules 4c and 4d leave
-  608 channels, the sum of their printed branches, where the table prints 576. The common port from Caffe reads
-  the table so too. With 1000 classes that port has 11,295,240 parameters, of which 10,016 are biases of convolutions
-  that normalisation cancels: without them there are 11,285,224, whatever the stem.
+  Two things differ from the paper. The 7x7 convolution is an ordinary one (the paper's is separable). Modules 4c and 4d
+  have 608 output channels, the sum of their printed branches, whereas the table prints 576; the common port from Caffe
+  reads the table in the same way. With 1000 classes that port has 11,295,240 parameters. Of these, 10,016 are biases
+  that the following batch normalisation cancels. Without them there are 11,285,224, for either stem.
 
   Attributes:
-    stem: both begin with 7x7; "small" at stride 1 brings a 48x48 face to the last modules at 6x6, "imagenet" at
-      stride 2 with 3x3 maxima at stride 2 brings 224x224 to 7x7.
+    stem: Layers before the modules, which start with a 7x7 convolution: "small", at stride 1, gives 6x6 in the last
+      modules for a 48x48 face; "imagenet", at stride 2 and with 3x3 max pooling at stride 2, gives 7x7 for 224x224.
   """
 
   stem: str = "small"
@@ -98,7 +105,7 @@ class BnInception:
     check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     conv = partial(ConvNormAct, dtype=dtype, axis_name=axis_name)
     layers: dict[str, nn.Module] = {
       "conv1": conv(64, kernel_size=7, stride=2 if self.stem == "imagenet" else 1),
@@ -108,6 +115,7 @@ class BnInception:
     stages: dict[str, list[str]] = {"1": ["conv1"], "2": ["conv2_reduce", "conv2"]}
     for name, widths in MODULES.items():
       layers[f"inception_{name}"] = InceptionModule(widths, dtype=dtype, axis_name=axis_name)
+      # Modules with the same digit form one block: 3a, 3b and 3c are block 3.
       stages.setdefault(name[0], []).append(f"inception_{name}")
     layers["classifier"] = LinearClassifier(num_classes, dtype=dtype)
     return Network(layers, self._walk, tuple(map(tuple, stages.values())), "classifier")

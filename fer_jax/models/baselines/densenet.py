@@ -1,4 +1,4 @@
-"""DenseNet: each layer reads all before it in its block. Huang et al. 2017 (arXiv:1608.06993)."""
+"""DenseNet: each layer reads all earlier outputs of its block. Huang et al. 2017 (arXiv:1608.06993)."""
 
 import dataclasses
 from functools import partial
@@ -16,11 +16,11 @@ from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
 
-BOTTLENECK = 4  # channels of the 1x1 convolution, in units of the growth
+BOTTLENECK = 4  # channels of the 1x1 convolution, in multiples of the growth
 
 
 class NormAct(nn.Module):
-  """Concatenates, normalises over the (global) batch, rectifies."""
+  """Concatenates its inputs channel-wise, then applies batch normalisation and ReLU."""
 
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
@@ -35,7 +35,7 @@ class NormAct(nn.Module):
 
 
 class NormActConv(nn.Module):
-  """Concatenates, normalises, rectifies, and only then convolves, without a bias."""
+  """Concatenates its inputs, then applies batch normalisation, ReLU and a convolution without bias, in that order."""
 
   features: int
   kernel_size: int = 1
@@ -59,7 +59,7 @@ class NormActConv(nn.Module):
 
 
 class DenseLayer(nn.Module):
-  """Makes `growth` new channels of all earlier maps of the block, through a bottleneck."""
+  """Computes `growth` new channels from all earlier outputs of the block, through a 1x1 bottleneck."""
 
   growth: int
   dtype: DTypeLike = jnp.float32
@@ -75,17 +75,17 @@ class DenseLayer(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class DenseNet:
-  """The network's hyper-parameters; the defaults are DenseNet-121's but for the stem's strides.
+  """Hyper-parameters of the network; except for the strides of the stem, the defaults are those of DenseNet-121.
 
-  With the stem "imagenet" the layout is torchvision's, and with 1000 classes there are 7,978,856 parameters
-  whatever the stem. A transition halves the channels, then averages 2x2. Nothing differs from the paper's ImageNet
-  networks but where a kernel starts: He et al. 2015, as in torchvision.
+  With the stem "imagenet" the layout is torchvision's. With 1000 classes there are 7,978,856 parameters, for either
+  stem. A transition halves the channels, then applies 2x2 average pooling. The only difference from the paper's
+  ImageNet networks is the initialisation of the kernels: He et al. 2015, as in torchvision.
 
   Attributes:
-    layers: of each dense block; (6, 12, 24, 16) makes 121 layers with weights.
-    growth: new channels a layer; the stem has twice as many.
-    stem: both begin with 7x7; "small" at stride 1 brings a 48x48 face to the last block at 6x6, "imagenet" at stride 2
-      with 3x3 maxima at stride 2 brings 224x224 to 7x7.
+    layers: Number of layers in each dense block; (6, 12, 24, 16) is the network with 121 weight layers.
+    growth: Number of new channels per layer; the stem has twice as many.
+    stem: Layers before the blocks, which start with a 7x7 convolution: "small", at stride 1, gives 6x6 in the last
+      block for a 48x48 face; "imagenet", at stride 2 and with 3x3 max pooling at stride 2, gives 7x7 for 224x224.
   """
 
   layers: tuple[int, ...] = (6, 12, 24, 16)
@@ -95,10 +95,10 @@ class DenseNet:
   def __post_init__(self) -> None:
     check_choice("model.stem", self.stem, STEMS)
     if not self.layers or min(self.layers) < 1:
-      raise ValueError(f"model.layers={self.layers!r}: expected one block or more, each with a layer or more")
+      raise ValueError(f"model.layers={self.layers!r}: expected at least one block, each with at least one layer")
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     stride = 2 if self.stem == "imagenet" else 1
     channels = 2 * self.growth
     layers: dict[str, nn.Module] = {
@@ -118,7 +118,7 @@ class DenseNet:
     return [tuple(f"block{i}_{j}" for j in range(1, n + 1)) for i, n in enumerate(self.layers, start=1)]
 
   def _groups(self) -> tuple[tuple[str, ...], ...]:
-    """Returns the hidden layers in walk order, a transition with the block that it leads to."""
+    """Returns the hidden layers in walk order; a transition belongs to the block after it."""
     first, *others = self._blocks()
     return (("stem", *first), *((f"transition{i}", *names) for i, names in enumerate(others, start=1)), ("norm",))
 
@@ -126,6 +126,7 @@ class DenseNet:
     x = apply("stem", image)
     if self.stem == "imagenet":
       x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    # All outputs of the current block, its input first; each is [B, h, w, C].
     maps = [x]
     for block, names in enumerate(self._blocks(), start=1):
       if block > 1:

@@ -1,4 +1,4 @@
-"""Mini-Xception: separable convolutions in residual modules, for faces. Arriaga et al. 2017 (arXiv:1710.07557)."""
+"""Mini-Xception, a small network of residual separable convolutions: Arriaga et al. 2017 (arXiv:1710.07557)."""
 
 import dataclasses
 from functools import partial
@@ -15,12 +15,18 @@ from fer_jax.layers.readout import read_out
 from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.models.network import Apply, Network
 
-EPSILON = 1e-3  # Keras's, for the variance
+EPSILON = 1e-3  # added to the variance, as in the Keras original
 MODULES = 4
 
 
 class XceptionModule(nn.Module):
-  """Adds two separable convolutions with 3x3 maxima to a 1x1 convolution, both at stride 2."""
+  """Sums two branches at stride 2: two separable convolutions with 3x3 max pooling, and a 1x1 convolution.
+
+  Attributes:
+    features: Number of output channels.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
+  """
 
   features: int
   dtype: DTypeLike = jnp.float32
@@ -46,11 +52,11 @@ class XceptionModule(nn.Module):
 
 
 class ConvClassifier(nn.Module):
-  """Scores every place of a map by a 3x3 convolution, then averages the scores.
+  """Computes class scores at every position of a feature map by a 3x3 convolution, then averages them.
 
   Attributes:
-    num_classes: K.
-    dtype: of the computation; the logits are float32.
+    num_classes: Number of classes K.
+    dtype: Dtype of the computation; the logits are float32.
   """
 
   num_classes: int
@@ -58,27 +64,28 @@ class ConvClassifier(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to logits, float32 [B, K]; the same in training."""
+    """Maps [B, H, W, C] to logits, float32 [B, K]; `train` has no effect."""
     return Conv(self.num_classes, 3, padding=1, dtype=self.dtype, name="conv")(x).mean((1, 2), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class MiniXception:
-  """The network's hyper-parameters; the default is the authors' `mini_XCEPTION`: 58,423 numbers for 7 classes.
+  """Hyper-parameters of the network; the default is the authors' `mini_XCEPTION`, 58,423 parameters for 7 classes.
 
-  Of these 56,951 are parameters and 1,472 statistics; Keras counts both. A 48x48 face (theirs were 64x64) ends as a
-  map of 3x3. The classifier reads that map, not the features, which are its average.
-  What differs: the statistics' running average has the momentum 0.9, not Keras's 0.99, and the penalty of 0.01 on the
-  kernels' squares is the optimiser's to apply.
+  This number, as counted by Keras, is the sum of 56,951 trainable parameters and 1,472 batch statistics. A 48x48 face
+  gives a last feature map of 3x3 (the authors' faces were 64x64). The classifier reads that feature map; the returned
+  features are its average and are not an input of the classifier. Two things differ from the original: the running
+  averages of the batch statistics have momentum 0.9, not Keras's 0.99, and the L2 penalty of 0.01 on the kernels is
+  left to the optimiser.
 
   Attributes:
-    width: channels of the first convolutions; the modules have 2, 4, 8 and 16 times as many.
+    width: Number of channels of the first two convolutions; the modules have 2, 4, 8 and 16 times as many.
   """
 
   width: int = 8
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     conv = partial(ConvNormAct, self.width, padding=0, epsilon=EPSILON, dtype=dtype, axis_name=axis_name)
     layers: dict[str, nn.Module] = {"conv1": conv(), "conv2": conv()}
     modules = [f"module{i}" for i in range(1, MODULES + 1)]
@@ -91,4 +98,5 @@ class MiniXception:
     x = apply("conv2", apply("conv1", image))
     for i in range(1, MODULES + 1):
       x = apply(f"module{i}", x)
+    # x: [B, h, w, 16 width]; the classifier averages after its convolution, the features are averaged without it.
     return apply("classifier", x), read_out(x)

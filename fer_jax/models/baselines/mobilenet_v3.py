@@ -1,4 +1,4 @@
-"""MobileNetV3: inverted residual blocks found by a search. Howard et al. 2019 (arXiv:1905.02244)."""
+"""MobileNetV3: inverted residual blocks from architecture search. Howard et al. 2019 (arXiv:1905.02244)."""
 
 import dataclasses
 from functools import partial
@@ -16,21 +16,21 @@ from fer_jax.layers.squeeze_excite import SqueezeExcite
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
 
-EPSILON = 1e-3
+EPSILON = 1e-3  # added to the variance
 STEM_FEATURES = 16
-EXPANSION = 6  # channels of the last convolution, against its input's
+EXPANSION = 6  # channels of the last convolution, in multiples of its input channels
 
 
 class Row(NamedTuple):
-  """One row of the paper's tables: an inverted residual block, its widths before the multiplier.
+  """One row of the paper's tables: an inverted residual block, with its widths before the width multiplier.
 
   Attributes:
-    kernel_size: of the depthwise convolution.
-    expanded: channels inside.
-    features: channels outside.
-    squeeze_excite: gate the channels inside.
-    hard_swish: else relu.
-    stride: of the depthwise convolution.
+    kernel_size: Kernel size of the depthwise convolution.
+    expanded: Number of channels inside the block.
+    features: Number of output channels.
+    squeeze_excite: Whether the channels inside the block have squeeze-and-excitation gates.
+    hard_swish: Whether the activation is hard swish; otherwise it is ReLU.
+    stride: Stride of the depthwise convolution.
   """
 
   kernel_size: int
@@ -76,18 +76,18 @@ HIDDEN = {"large": 1280, "small": 1024}
 
 
 def multiple_of_eight(channels: float) -> int:
-  """Rounds to the nearest multiple of 8, at least 8 and never by more than a tenth downwards."""
+  """Rounds to the nearest multiple of 8, to at least 8; rounds up if rounding down would remove more than 10 %."""
   rounded = max(8, int(channels + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class InvertedResidual(nn.Module):
-  """Expands, convolves each channel alone, gates, projects; adds the input where the shapes agree.
+  """Applies 1x1 expansion, depthwise convolution, gates and 1x1 projection; adds the input if the shapes agree.
 
   Attributes:
-    row: the block's widths, the multiplier applied.
-    dtype: of the computation; parameters and statistics stay float32.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    row: Hyper-parameters of the block, with the width multiplier applied.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
   """
 
   row: Row
@@ -101,8 +101,9 @@ class InvertedResidual(nn.Module):
     unit = partial(ConvNormAct, epsilon=EPSILON, dtype=self.dtype, axis_name=self.axis_name)
     activation = nn.hard_swish if row.hard_swish else nn.relu
     y = x
-    if row.expanded != x.shape[-1]:
+    if row.expanded != x.shape[-1]:  # [B, H, W, C] -> [B, H, W, expanded]
       y = unit(row.expanded, kernel_size=1, activation=activation, name="expand")(y, train=train)
+    # [B, H, W, expanded] -> [B, ceil(H / stride), ceil(W / stride), expanded]
     depthwise = unit(
       row.expanded,
       kernel_size=row.kernel_size,
@@ -115,24 +116,25 @@ class InvertedResidual(nn.Module):
     if row.squeeze_excite:
       reduced = multiple_of_eight(row.expanded // 4)
       y = SqueezeExcite(reduced, gate=nn.hard_sigmoid, dtype=self.dtype, name="squeeze_excite")(y, train=train)
+    # No activation after the projection: the block has a linear bottleneck.
     y = unit(row.features, kernel_size=1, activation=None, name="project")(y, train=train)
     return x + y if x.shape == y.shape else y
 
 
 @dataclasses.dataclass(frozen=True)
 class MobileNetV3:
-  """The network's hyper-parameters; with the stem "imagenet" the layout, and so the logits, are torchvision's.
+  """Hyper-parameters of the network; with the stem "imagenet" the layout, and therefore the logits, are torchvision's.
 
-  With 1000 classes there are 5,483,032 parameters (large) or 2,542,856 (small), whatever the stem. The layers are the
-  stem, the blocks, the last convolution and the hidden fully connected layer. What differs: the running averages have
-  the momentum 0.9, not 0.99, and kernels start as He et al. 2015 have it.
+  With 1000 classes there are 5,483,032 parameters (large) or 2,542,856 (small), for either stem. The hidden layers are
+  the stem, the blocks, the last convolution and a fully connected layer. Two things differ from torchvision: the
+  running averages have momentum 0.9, not 0.99, and kernels are initialised as in He et al. 2015.
 
   Attributes:
-    size: "large" or "small", the paper's two.
-    stem: both begin with 3x3; "small" at stride 1 brings a 48x48 face to the last stage at 3x3, "imagenet" at stride 2
-      brings 224x224 to 7x7.
-    width: multiplies every number of channels, which is then rounded to a multiple of eight.
-    dropout: before the classifier.
+    size: Size of the network: "large" or "small", the two of the paper.
+    stem: Stride of the first 3x3 convolution: "small" (1) gives a last stage of 3x3 for a 48x48 face; "imagenet" (2)
+      gives 7x7 for 224x224.
+    width: Width multiplier of every number of channels; the products are rounded to multiples of eight.
+    dropout: Dropout rate before the classifier.
   """
 
   size: str = "large"
@@ -145,12 +147,13 @@ class MobileNetV3:
     check_choice("model.stem", self.stem, STEMS)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     conv = partial(ConvNormAct, activation=nn.hard_swish, epsilon=EPSILON, dtype=dtype, axis_name=axis_name)
     stride = 2 if self.stem == "imagenet" else 1
     layers: dict[str, nn.Module] = {"stem": conv(self._scaled(STEM_FEATURES), stride=stride)}
     stages: list[list[str]] = [[]]
     for row in ROWS[self.size]:
+      # A block at stride 2 starts a new stage, except as the very first block.
       if row.stride == 2 and stages[-1]:
         stages.append([])
       name = f"stage{len(stages)}_{len(stages[-1])}"
@@ -173,5 +176,6 @@ def _walk(blocks: list[str], apply: Apply, image: jax.Array) -> tuple[jax.Array,
   for name in blocks:
     x = apply(name, x)
   x = apply("head_conv", x)
+  # [B, h, w, C] -> [B, C] -> [B, hidden]
   features = apply("head_linear", read_out(x))
   return apply("classifier", features), features

@@ -1,4 +1,4 @@
-"""VGG: many small convolutions in a row. Simonyan & Zisserman 2015 (arXiv:1409.1556)."""
+"""VGG: deep stacks of 3x3 convolutions. Simonyan & Zisserman 2015 (arXiv:1409.1556)."""
 
 import dataclasses
 from functools import partial
@@ -14,26 +14,27 @@ from fer_jax.layers.readout import read_out
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Network
 
-# Convolutions of each stage, by the number of layers that have weights: the paper's columns B, D and E.
+# Number of convolutions in each stage, by number of weight layers: columns B, D and E of the paper's table.
 STAGES = {13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-MOST_CHANNELS = 8  # times those of the first stage
+MOST_CHANNELS = 8  # maximum number of channels, in multiples of the first stage's
 
 
 @dataclasses.dataclass(frozen=True)
 class Vgg:
-  """The network's hyper-parameters; at 224x224 the default is the paper's and torchvision's VGG-19, 143.7 M parameters.
+  """Hyper-parameters of the network; the defaults are VGG-19 as in the paper and torchvision.
 
-  The five maxima bring a 48x48 face to a single cell, which the fully connected layers then read (39 M parameters).
-  What differs: a map no larger than the grid is left as it is, where torchvision repeats its pixels.
+  It has 143.7 M parameters at 224x224. The five max pooling layers reduce a 48x48 face to a single position, which the
+  fully connected layers read (39 M parameters). One thing differs from torchvision: a last feature map that is not
+  larger than the grid is used unchanged, whereas torchvision repeats its pixels.
 
   Attributes:
-    depth: 13, 16 or 19 layers with weights.
-    batch_norm: normalise every convolution, in the place of its bias; the paper, older than batch normalisation, had
-      to start deep networks from shallow ones.
-    width: channels of the first stage; the others have 2, 4, 8 and 8 times as many.
-    grid: cells along each axis of the last map that the fully connected layers read.
-    hidden: units of both fully connected layers.
-    dropout: after each of them.
+    depth: Number of weight layers: 13, 16 or 19.
+    batch_norm: Whether batch normalisation replaces the bias of every convolution. The paper predates it and had to
+      initialise deep networks from shallow ones.
+    width: Number of channels of the first stage; the others have 2, 4, 8 and 8 times as many.
+    grid: Number of cells along each axis of the last feature map that the fully connected layers read.
+    hidden: Number of units of each of the two fully connected layers.
+    dropout: Dropout rate after each of the two.
   """
 
   depth: int = 19
@@ -47,11 +48,12 @@ class Vgg:
     check_choice("model.depth", self.depth, STAGES)
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising (if at all) over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     conv = partial(ConvNormAct, normalize=self.batch_norm, dtype=dtype, axis_name=axis_name)
     layers: dict[str, nn.Module] = {}
     for stage, names in enumerate(self._stages()):
       layers |= {name: conv(self.width * min(2**stage, MOST_CHANNELS)) for name in names}
+    # Dropout is applied to the inputs of a layer, so fc7 and the classifier drop the outputs of fc6 and fc7.
     layers["fc6"] = LinearUnit(self.hidden, dtype=dtype)
     layers["fc7"] = LinearUnit(self.hidden, dropout=self.dropout, dtype=dtype)
     layers["classifier"] = LinearClassifier(num_classes, dropout=self.dropout, dtype=dtype)
@@ -68,5 +70,6 @@ class Vgg:
       for name in names:
         x = apply(name, x)
       x = max_pool(x, (2, 2), (2, 2))
+    # [B, h, w, C] -> [B, min(h, grid) min(w, grid) C] -> [B, hidden]
     features = apply("fc7", apply("fc6", read_out(x, self.grid)))
     return apply("classifier", features), features

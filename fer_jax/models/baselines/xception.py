@@ -1,4 +1,4 @@
-"""Xception: a network of separable convolutions with residual branches. Chollet 2017 (arXiv:1610.02357)."""
+"""Xception: separable convolutions with residual connections. Chollet 2017 (arXiv:1610.02357)."""
 
 import dataclasses
 from functools import partial
@@ -17,24 +17,25 @@ from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
 
-EPSILON = 1e-3  # Keras's, for the variance
+EPSILON = 1e-3  # added to the variance, as in Keras
 STEM_FEATURES = 32
-# Figure 5: channels of the separable convolutions, module by module.
+# Figure 5: number of channels of the separable convolutions in each module.
 ENTRY = ((128, 128), (256, 256), (728, 728))
 MIDDLE = ((728, 728, 728),) * 8
 EXIT = (728, 1024)
-LAST = (1536, 2048)  # outside of any module
+LAST = (1536, 2048)  # after the last module
 
 
 class SeparableModule(nn.Module):
-  """Adds separable convolutions, a rectifier before each, to the module's input.
+  """A residual module of separable convolutions, each preceded by a ReLU.
 
   Attributes:
-    features: channels of each convolution.
-    halve: take 3x3 maxima at stride 2 of what the convolutions make, and a 1x1 convolution at stride 2 of the input.
-    rectify_first: False where the input has been rectified.
-    dtype: of the computation; parameters and statistics stay float32.
-    axis_name: mapped axis of devices, over which the statistics are averaged.
+    features: Number of channels of each convolution.
+    halve: Whether the module halves the resolution: 3x3 max pooling at stride 2 after the convolutions, and a 1x1
+      convolution at stride 2 on the shortcut.
+    rectify_first: Whether a ReLU precedes the first convolution; False if the input is already rectified.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Mapped axis of devices over which batch statistics are averaged; None on one device.
   """
 
   features: tuple[int, ...]
@@ -45,7 +46,7 @@ class SeparableModule(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [B, H, W, C] to the same, or to [B, ceil(H / 2), ceil(W / 2), features[-1]] where it halves."""
+    """Maps [B, H, W, C] to the same shape, or with `halve` to [B, ceil(H / 2), ceil(W / 2), features[-1]]."""
     unit: dict[str, Any] = {"activation": None, "epsilon": EPSILON, "dtype": self.dtype, "axis_name": self.axis_name}
     y = x
     for i, features in enumerate(self.features, start=1):
@@ -60,19 +61,20 @@ class SeparableModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Xception:
-  """The network's hyper-parameters; with the stem "imagenet" the layout is Keras's.
+  """Hyper-parameters of the network; with the stem "imagenet" the layout is that of Keras.
 
-  With 1000 classes there are 22,855,952 parameters and 54,528 statistics, whatever the stem: 22,910,480 as Keras
-  counts; with 7 classes of grey images 20,820,719 and as many statistics. Table 5 of the paper behind
-  `models/separable_se.py` prints 33,452,455 parameters for Xception; why is not known, as it says nothing of its form.
-  The layers are the two convolutions, the modules and the last two separable convolutions. What differs: the running
-  averages have the momentum 0.9, not 0.99, and the penalty of 1e-5 on the weights' squares is the optimiser's to apply.
+  With 1000 classes there are 22,855,952 parameters and 54,528 batch statistics, for either stem: 22,910,480 as counted
+  by Keras. With 7 classes and grey images there are 20,820,719 parameters and 54,528 statistics. The paper implemented
+  in `models/separable_se.py` prints 33,452,455 parameters for Xception in its table 5; the reason is unknown, because
+  it does not describe that network. The hidden layers are the two convolutions, the modules and the last two separable
+  convolutions. Two things differ from the original: the running averages have momentum 0.9, not 0.99, and the L2
+  penalty of 1e-5 on the weights is left to the optimiser.
 
   Attributes:
-    stem: both begin with 3x3 twice, without padding; "small" at stride 1 brings a 48x48 face to the last convolutions
-      at 3x3, "imagenet" at stride 2 brings 299x299 to 10x10.
-    width: channels of the first convolution; all others are as many times as wide as in the paper, rounded down.
-    dropout: before the classifier; the paper's, on ImageNet.
+    stem: Stride of the first of two unpadded 3x3 convolutions: "small" (1) gives 3x3 in the last convolutions for a
+      48x48 face; "imagenet" (2) gives 10x10 for 299x299.
+    width: Number of channels of the first convolution; all other widths are scaled by the same factor and rounded down.
+    dropout: Dropout rate before the classifier; the default is the paper's for ImageNet.
   """
 
   stem: str = "small"
@@ -82,10 +84,10 @@ class Xception:
   def __post_init__(self) -> None:
     check_choice("model.stem", self.stem, STEMS)
     if self.width < 1:
-      raise ValueError(f"model.width={self.width}: expected channels, 1 or more")
+      raise ValueError(f"model.width={self.width}: expected a number of channels, 1 or more")
 
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
-    """Returns the network for K classes, computing in `dtype`, normalising over `axis_name`."""
+    """Returns the network; see `ModelSettings.build` for the arguments."""
     conv = partial(ConvNormAct, padding=0, epsilon=EPSILON, dtype=dtype, axis_name=axis_name)
     separable = partial(SeparableConv, epsilon=EPSILON, dtype=dtype, axis_name=axis_name)
     module = partial(SeparableModule, dtype=dtype, axis_name=axis_name)
@@ -99,6 +101,7 @@ class Xception:
     layers |= {name: module(self._scaled(features)) for name, features in zip(middle, MIDDLE, strict=True)}
     layers["exit"] = module(self._scaled(EXIT), halve=True)
     layers |= {f"last{i}": separable(features) for i, features in enumerate(self._scaled(LAST), start=1)}
+    # The layers so far are the hidden ones, in walk order.
     walk = partial(_walk, tuple(layers))
     layers["classifier"] = LinearClassifier(num_classes, dropout=self.dropout, dtype=dtype)
     entry = tuple((f"entry{i}",) for i in range(1, len(ENTRY) + 1))
@@ -112,5 +115,5 @@ def _walk(hidden: tuple[str, ...], apply: Apply, image: jax.Array) -> tuple[jax.
   x = image
   for name in hidden:
     x = apply(name, x)
-  features = read_out(x)
+  features = read_out(x)  # [B, h, w, D] -> [B, D]
   return apply("classifier", features), features

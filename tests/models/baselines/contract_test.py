@@ -135,5 +135,5 @@ def test_a_choice_that_does_not_exist_is_named(settings):
 
 @pytest.mark.parametrize("settings", [AlexNet("imagenet"), Vgg(), DenseNet(stem="imagenet")])
 def test_an_image_of_which_nothing_is_left_is_an_error(settings):
-  with pytest.raises(ValueError, match=r"^the image is too small: the last map is 0x0"):
+  with pytest.raises(ValueError, match=r"^the image is too small: the last feature map is 0x0"):
     traced(settings, 24)

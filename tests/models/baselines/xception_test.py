@@ -64,5 +64,5 @@ def test_two_faces_get_finite_logits_of_their_own(monkeypatch):
 
 
 def test_a_width_of_nothing_is_named():
-  with pytest.raises(ValueError, match=r"^model\.width=0: expected channels, 1 or more"):
+  with pytest.raises(ValueError, match=r"^model\.width=0: expected a number of channels, 1 or more"):
     Xception(width=0)
