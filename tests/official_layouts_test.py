@@ -114,7 +114,7 @@ def test_prepare_shows_every_class_the_source_and_what_is_odd(journey):
     assert f"\n{name} " in text
   assert f" total {journey.case.pictures} {journey.case.pictures} " in flat
   assert f"(form: {journey.case.form}; SHA-256 " in flat
-  assert "are not those that were published" in flat
+  assert "differ from the published dataset" in flat
   assert ("table 2 of the paper" in flat) == ("oulu" not in journey.case.layout)
   assert "Next: python -m fer_jax.main --config=" in text
 
@@ -122,7 +122,7 @@ def test_prepare_shows_every_class_the_source_and_what_is_odd(journey):
 def test_faces_that_are_not_found_are_cut_out_at_the_fixed_place_and_a_note_says_so(journey):
   flat = " ".join(journey.printed["prepare"].split())
   count = journey.case.pictures
-  assert (f"no face was found in {count} of {count} images: cropped at the fixed place" in flat) != journey.case.cropped
+  assert (f"no face was found in {count} of {count} images: fixed square used instead" in flat) != journey.case.cropped
 
 
 def test_the_audit_counts_the_pictures_and_writes_its_page(journey):

@@ -1,1 +1,1 @@
-"""From a dataset on disk to batches: builders, arrays, splits, pipeline, augmentation."""
+"""From a dataset on disk to batches: dataset builders, arrays, splits, batch pipeline and augmentation."""

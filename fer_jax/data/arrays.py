@@ -1,4 +1,4 @@
-"""What a dataset is once it is prepared: a few arrays, decoded and resized once, memory-mapped afterwards."""
+"""Loads a prepared dataset as a few arrays, which are decoded and resized once and memory-mapped afterwards."""
 
 import dataclasses
 import math
@@ -28,32 +28,36 @@ LABELS = ("original", "ferplus_hard", "ferplus_soft", "ferplus_blend")
 CROPS = ("auto", "none", "fixed", "detector")
 RESIDENCES = ("auto", "device", "host", "stream")
 _CUT = ("fixed", "detector")
-# Decoded images up to this size are kept as one file. It is fixed, so that all processes of a run decide alike.
+# Decoded images up to this size are kept in one file. The limit is a constant, and not the free memory of a machine,
+# because all processes of a run must take the same decision.
 _HOST_BYTES = 32 * 1024**3
 
-# Photographs are large.
+# Number of records read at once, and of images per checksum update. Small, because photographs are large.
 _RECORDS_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-  """A whole dataset. Let N be its examples, H, W, C an image's height, width and channels, K the classes.
+  """A whole dataset of N examples and K classes, with images of height H, width W and C channels.
 
   Attributes:
-    image: uint8 [N, H, W, C]; `Records` where they are decoded as they are needed.
-    label: int32 [N], the class of each example.
-    subject: str [N], the person in the picture; "" where the dataset does not say.
-    group: int32 [N]; frames of one sequence, or exact duplicates, share a group.
-    split: str [N], each one of SPLITS.
-    class_names: K names, in the order of the labels.
-    soft_label: float32 [N, K], rows that sum to 1 (annotators' votes); None where labels are hard.
-    notes: what a user should know about how the arrays came about (rows left out and why, say).
-    origin: int32 [N], the row of the picture that each row was made of, itself for an original; originals come first.
-      None where nothing was expanded (`data.expansion`).
-    crop: how the images were cut: "face" where they were faces already; of photographs "detector", "fixed" or "none",
-      as `load` has them.
-    picture: int32 [N], equal where pictures are, numbered as they appear; None where their pixels have to be compared.
-    fingerprint: of the dataset as `load` found it, before it was divided or expanded; "" where it came otherwise.
+    image: Images, uint8 [N, H, W, C]; a `Records` if they are decoded on demand.
+    label: Class of each example, int32 [N].
+    subject: Person in each image, str [N]; "" if the dataset does not identify the person.
+    group: Group number of each example, int32 [N]; frames of one sequence and exact duplicates share a group.
+    split: Split of each example, str [N]; one of SPLITS, or "" for an example that is in no split.
+    class_names: Names of the K classes, in the order of the labels.
+    soft_label: Class distribution of each example (the annotators' votes), float32 [N, K], rows that sum to 1; None for
+      hard labels.
+    notes: Remarks for the user on how the arrays were made, for example which rows were left out and why.
+    origin: Row of the original image of each example, int32 [N]; an original refers to itself, and originals come
+      first. None if the dataset was not expanded (see `data.expansion`).
+    crop: Face crop of the images: "face" if the dataset contains face crops already; "detector", "fixed" or "none" for
+      photographs, as in `load`.
+    picture: Number of the distinct image in each row, int32 [N], in order of first appearance; None if it has to be
+      found by comparing pixels.
+    fingerprint: Checksum (CRC-32, hexadecimal) of the dataset as loaded, before it is split or expanded; "" for a
+      dataset that was not made by `load`.
   """
 
   image: Images
@@ -74,16 +78,16 @@ class Arrays:
 
   @property
   def num_classes(self) -> int:
-    """K."""
+    """Number of classes, K."""
     return len(self.class_names)
 
   @property
   def streamed(self) -> bool:
-    """Whether images are decoded as they are needed."""
+    """Whether images are decoded on demand."""
     return isinstance(self.image, Records)
 
   def rows(self, split: str) -> np.ndarray:
-    """Returns the positions, int64 [n], of a split's examples in dataset order."""
+    """Returns the positions of a split's examples, int64 [n], in dataset order."""
     return np.flatnonzero(self.split == split)
 
 
@@ -96,37 +100,40 @@ def load(
   crop: str = "auto",
   residence: str = "auto",
 ) -> Arrays:
-  """Loads a prepared dataset; one that needs no files is prepared on the spot.
+  """Loads a prepared dataset; a dataset that needs no source files is prepared on first use.
 
-  The first load decodes, crops and resizes every image once and caches the arrays beside the prepared dataset;
-  later ones map the cached images into memory. A damaged cache is rebuilt.
+  The first call decodes, crops and resizes every image and caches the arrays next to the prepared dataset. Later calls
+  memory-map the cached images. A damaged cache is rebuilt.
 
   Args:
-    name: a dataset of `builders.names()`, or with one of its configurations, "ck_plus/neutral".
-    data_dir: the folder that holds prepared datasets; None is TFDS's own (the environment variable
-      TFDS_DATA_DIR, or ~/tensorflow_datasets).
-    image_size: height and width in pixels that images are resized to, by area averaging where they shrink and
-      bilinearly where they grow; None leaves them as they are, and takes 128 for photographs.
-    labels: "original"; or, where a dataset has FER+ votes, "ferplus_hard" (the emotion with most votes) or
-      "ferplus_soft" (with `soft_label`, the emotions' shares of the votes, as well), both over eight
-      classes (contempt is 7). `ferplus.labels` says which rows are left out and how ties are broken. "ferplus_blend"
-      keeps all rows, classes and labels of "original", and blends votes into the soft labels: see `ferplus.blended`.
-    crop: of photographs to the face: "detector" cuts out the largest face that `HaarDetector` finds and, where it
-      finds none, the fixed part; "fixed" cuts the same part out of every photograph (the papers are silent on it: it is
-      our choice, for each dataset); "none" squeezes whole photographs into the square. "auto" is "detector" for
-      photographs, and "none" for the datasets of faces, which can have nothing else.
-    residence: "stream" leaves the images encoded in their records (of faces with their original labels alone), "host"
-      and "device" decode them all at first; "auto" streams what would be more than 32 GiB, where it can.
+    name: Name of a dataset from `builders.names()`, optionally with a configuration, for example "ck_plus/neutral".
+    data_dir: Folder of the prepared datasets; None selects the default of TFDS (the environment variable TFDS_DATA_DIR,
+      or ~/tensorflow_datasets).
+    image_size: Height and width of the images in pixels. Images that shrink are resized by area averaging, images that
+      grow bilinearly. None keeps the original size, and selects 128 for photographs.
+    labels: Label set. "original" keeps the labels of the dataset. If the dataset has FER+ votes, "ferplus_hard" is the
+      emotion with the most votes, and "ferplus_soft" adds the emotions' shares of the votes as `soft_label`; both have
+      eight classes (contempt is 7), and `ferplus.labels` documents the excluded rows and the tie-breaking.
+      "ferplus_blend" keeps the rows, classes and labels of "original" and blends the votes into `soft_label`; see
+      `ferplus.blended`.
+    crop: Method that crops photographs to the face. "detector" cuts out the largest face found by `HaarDetector`, or
+      the fixed square if it finds none. "fixed" cuts the same square out of every photograph (not specified in the
+      papers; chosen here for each dataset). "none" resizes whole photographs to the square. "auto" is "detector" for
+      photographs and "none" for datasets of face images, which accept only these two.
+    residence: Storage of the images. "stream" leaves them encoded in their records (only for face images with original
+      labels). "host" and "device" decode all of them first. "auto" streams a dataset of more than 32 GiB if possible.
+
+  Returns:
+    The dataset, with its fingerprint.
 
   Raises:
-    UserError: if an argument is out of its range, the dataset is not prepared or damaged, FER+ votes are asked for and
-      absent, a crop is asked for of faces, or
-      "stream" of what cannot be streamed.
+    UserError: If an argument is out of range, the dataset is not prepared or is damaged, `labels` requires FER+ votes
+      that are absent, `crop` requires photographs, or the dataset cannot be streamed.
   """
   if labels not in LABELS:
     raise UserError(f"labels={labels!r} is unknown; expected {', '.join(LABELS)}")
   if image_size is not None and image_size < 1:
-    raise UserError(f"image_size={image_size} is no size; expected a whole number of pixels, 1 or more")
+    raise UserError(f"image_size={image_size}: expected a whole number of pixels, 1 or more")
   if crop not in CROPS:
     raise UserError(f"crop={crop!r} is unknown; expected {', '.join(CROPS)}")
   if residence not in RESIDENCES:
@@ -158,22 +165,35 @@ def load(
 
 
 def _fingerprinted(arrays: Arrays) -> Arrays:
-  """Returns a dataset that knows its checksum, the images' pixels (of streamed ones their encoding) included."""
+  """Returns the dataset with its checksum, which covers the columns and the pixels.
+
+  For a streamed dataset, the checksums of the encoded images replace the pixels.
+  """
   image, found = arrays.image, 0
   columns = [arrays.label, arrays.subject, arrays.group, arrays.split, np.array(arrays.class_names)]
   columns += [] if arrays.soft_label is None else [arrays.soft_label]
   if isinstance(image, Records):
     columns.append(image.checksum)
   else:
+    # In chunks: the images may be memory-mapped and larger than the memory.
     for start in range(0, len(image), _RECORDS_AT_ONCE):
       found = zlib.crc32(np.ascontiguousarray(image[start : start + _RECORDS_AT_ONCE]).data, found)
+  # Viewed as bytes, because CRC-32 does not accept the str dtype.
   for column in columns:
     found = zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data, found)
   return dataclasses.replace(arrays, fingerprint=f"{found:08x}")
 
 
 def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -> Arrays:
-  """Loads a prepared dataset of faces whose images stay in their records; see `load`."""
+  """Loads a prepared dataset of face images that stay encoded in their records.
+
+  Args:
+    builder: Builder of the prepared dataset.
+    image_size: Height and width of the images in pixels; None as in `load`.
+
+  Returns:
+    The dataset, without a fingerprint.
+  """
   splits = [split for split in SPLITS if split in builder.info.splits]
   image, columns, note = open_records(builder, splits, _image_shape(builder, image_size))
   return Arrays(
@@ -189,32 +209,35 @@ def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -
 
 
 def _check_streams(name: str, labels: str, crop: str) -> None:
+  """Raises UserError if the dataset cannot be streamed with these labels and this crop."""
   if crop != "face":
     raise UserError(
-      f"config.data.residence='stream' is for datasets of faces, and {name} is photographs that have to be cut "
-      f"(crop={crop!r}); use config.data.residence='host'"
+      f"config.data.residence='stream' requires a dataset of face images, and {name} contains photographs that must be "
+      f"cropped (crop={crop!r}); use config.data.residence='host'"
     )
   if labels != "original":
     raise UserError(
-      f"config.data.residence='stream' goes with config.data.labels='original', not {labels!r}: use "
+      f"config.data.residence='stream' requires config.data.labels='original', not {labels!r}; use "
       "config.data.residence='host'"
     )
 
 
 def _streams(builder: "tfds.core.DatasetBuilder", image_size: int | None, labels: str, crop: str) -> bool:
+  """Returns whether residence "auto" streams the dataset: too large to decode, and possible to stream."""
   total = sum(split.num_examples for split in builder.info.splits.values())
   too_large = total * math.prod(_image_shape(builder, image_size)) > _HOST_BYTES
   return too_large and labels == "original" and crop == "face"
 
 
 def _image_shape(builder: "tfds.core.DatasetBuilder", image_size: int | None) -> tuple[int, int, int]:
-  """Returns the height, width and channels that images are brought to."""
+  """Returns the height, width and channels of the images after resizing."""
   height, width, channels = builder.info.features["image"].shape
   size = image_size or (builder.info.metadata or {}).get("image_size")
   return (size, size, channels) if size else (height, width, channels)
 
 
 def _prepare_command(name: str, data_dir: str | None) -> str:
+  """Returns the command that prepares a dataset, for error messages."""
   place = f" --data_dir={data_dir}" if data_dir else ""
   return f"python -m fer_jax.apps.prepare --dataset={name} --manual_dir=DIR{place}"
 
@@ -222,6 +245,7 @@ def _prepare_command(name: str, data_dir: str | None) -> str:
 def _prepare_or_explain(
   name: str, data_dir: str | None, builder: "tfds.core.DatasetBuilder"
 ) -> "tfds.core.DatasetBuilder":
+  """Prepares a dataset that needs no source files; raises UserError for one that needs them."""
   files = builders.required_files(name)
   if files:
     raise UserError(
@@ -233,21 +257,23 @@ def _prepare_or_explain(
 
 
 def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare_again: str) -> Arrays:
-  """Replaces the labels of FER2013 by those of its FER+ votes, uint8 [N, 10]."""
+  """Replaces the labels of FER2013 with labels derived from its FER+ votes, uint8 [N, 10]."""
   from fer_jax.data.builders.fer2013 import ferplus
 
   if votes is None:
-    raise UserError(f"labels={labels!r} needs FER+ votes, which only fer2013 has; use labels='original'")
+    raise UserError(f"labels={labels!r} requires FER+ votes, which only fer2013 has; use labels='original'")
+  # Without the votes file, the dataset is prepared with zeros in this column.
   if not votes.any():
     raise UserError(
-      f"labels={labels!r} needs FER+ votes, and {ferplus.FILE} was not there when the dataset was prepared: "
-      f"put it beside fer2013.csv in DIR and run {prepare_again}"
+      f"labels={labels!r} requires FER+ votes, but {ferplus.FILE} was missing when the dataset was prepared: "
+      f"put it next to fer2013.csv in DIR and run {prepare_again}"
     )
   if labels == "ferplus_blend":
     return dataclasses.replace(arrays, soft_label=ferplus.blended(votes, arrays.label))
+  # keep: bool [N]; hard: int32 [N]; soft: float32 [N, 8]
   keep, hard, soft = ferplus.labels(votes, arrays.label)
   left_out = ", ".join(f"{np.sum(~keep[arrays.rows(split)])} of {split}" for split in SPLITS)
-  note = f"FER+: {np.sum(~keep)} rows left out ({left_out}): most voted as unknown or no face, or no vote at all"
+  note = f"FER+: {np.sum(~keep)} rows left out ({left_out}): no votes for an emotion, or more for unknown or no face"
   return Arrays(
     image=arrays.image[keep],
     label=hard[keep],
@@ -261,16 +287,16 @@ def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare
 
 
 def _resolve_crop(name: str, builder: "tfds.core.DatasetBuilder", crop: str) -> str:
-  """Returns "none", "fixed" or "detector" for photographs, "face" for faces."""
+  """Returns "none", "fixed" or "detector" for photographs and "face" for face images."""
   if (builder.info.metadata or {}).get("framing") == "photograph":
     return "detector" if crop == "auto" else crop
   if crop in ("fixed", "detector"):
-    raise UserError(f"crop={crop!r} is for photographs, and the images of {name} are faces already; use crop='auto'")
+    raise UserError(f"crop={crop!r} requires photographs, and the images of {name} are face crops; use crop='auto'")
   return "face"
 
 
 def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> Columns:
-  """Returns a dataset's columns, from the cache where it is whole; else reads them and writes the cache."""
+  """Returns the columns of a dataset from its cache; if that is not valid, reads them and writes the cache."""
   height, width, channels = _image_shape(builder, image_size)
   kind = f"-{crop}" if crop in _CUT else ""
   folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{channels}{kind}")
@@ -281,13 +307,30 @@ def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None,
   try:
     write_cache(folder, columns, notes)
   except OSError as error:
-    print(f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): every run decodes again")
+    print(
+      f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): "
+      "every run will decode the images again"
+    )
     return columns, notes
+  # Reopened: memory-mapped images replace the arrays just decoded.
   return open_cache(folder) or (columns, notes)
 
 
 def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, crop: str) -> Columns:
-  """Decodes a prepared dataset: train, validation, test, each in its order on disk."""
+  """Decodes a prepared dataset: the splits train, validation and test, each in its order on disk.
+
+  Args:
+    builder: Builder of the prepared dataset.
+    height: Height of the decoded images in pixels.
+    width: Width of the decoded images in pixels.
+    crop: Result of `_resolve_crop`.
+
+  Returns:
+    The columns (image, label, subject, group, split and, for FER2013, votes) and the notes on the crop.
+
+  Raises:
+    UserError: If a record or an image cannot be read.
+  """
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import utils as tfds_utils
 
@@ -304,14 +347,18 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
   row = 0
   try:
     for split in splits:
+      # Images stay encoded here: `decode` below gives the same pixels as in prediction.
       source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+      # Only cropping takes long enough for a progress bar.
       quiet = framing is None or not sys.stderr.isatty()
       for record in tfds_utils.tqdm(
-        _records(source), total=len(source), desc="Cropping", unit=" pictures", leave=False, disable=quiet
+        _records(source), total=len(source), desc="Cropping", unit=" images", leave=False, disable=quiet
       ):
+        # [h, w] or [h, w, 3], size as on disk
         picture = in_channels(decode(record["image"]), image.shape[3])
         if framing is not None:
           picture = framing(picture, record["subject"].decode(), record["file"].decode())
+        # -> [H, W, C]; `resize` returns [H, W] if C is 1
         image[row] = resize(picture, height, width).reshape(image.shape[1:])
         row += 1
         for key, values in fields.items():
@@ -333,6 +380,6 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
 
 
 def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-  """Yields the records of a split, a few read at a time."""
+  """Yields the records of a split, reading _RECORDS_AT_ONCE at a time."""
   for start in range(0, len(source), _RECORDS_AT_ONCE):
     yield from source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source))))  # type: ignore[attr-defined]

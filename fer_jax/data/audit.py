@@ -1,8 +1,8 @@
-"""What a dataset's pictures say about its labels and splits: duplicates, conflicts, leaks, overlaps.
+"""Finds duplicate images, conflicting labels and overlaps between the splits of a dataset.
 
-Exact duplicates are equal pixel by pixel. Near duplicates are different pictures whose perceptual hashes are close:
-the same photograph at another contrast, in another crop, or with a watermark. (Posed faces in one framing may be as
-close without being duplicates.)
+Exact duplicates are equal in every pixel. Near duplicates are different images whose perceptual hashes are close: the
+same photograph at another contrast, in another crop, or with a watermark. Posed faces in one framing can have hashes as
+close as that without being duplicates.
 """
 
 import dataclasses
@@ -14,26 +14,28 @@ import numpy as np
 from fer_jax.data.arrays import SPLITS, Arrays
 from fer_jax.data.records import Images
 
-# Bits in which the hashes of near duplicates may differ. FER2013, looked through by eye: of the 923 pairs up to
-# distance 4, two are different photographs; of the 731 at 6, about ten; of the 965 at 8, about one in nine.
+# Maximum number of bits in which the hashes of near duplicates differ. FER2013, inspected by eye: of the 923 pairs at
+# distance 4 or less, two are different photographs; of the 731 pairs at distance 6, about ten; of the 965 at 8, 1 in 9.
 NEAR = 6
 BITS = 64
 
 _IMAGES_AT_ONCE = 1024
 _HASHES_AT_ONCE = 128
-_GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
-_NOISE = 1e-6  # a coefficient below is rounding: a single pixel that is one grey level off makes more
+_GREY = np.array([0.299, 0.587, 0.114])  # Weights of red, green and blue, ITU-R BT.601
+_NOISE = 1e-6  # Smaller coefficients are rounding errors; one pixel that differs by one grey level gives more
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-  """The equal and the similar pictures of a dataset. N: examples; M: distinct pictures.
+  """Exact and near duplicates in a dataset of N examples and M distinct images.
 
   Attributes:
-    picture: int32 [N], which distinct picture an example shows; numbered as they appear.
-    row: int64 [M], the first example that shows each of them.
-    pairs: int64 [P, 3], near duplicates: two pictures, the lower number first, and the distance of their hashes.
-    near_group: int32 [M], a number that pictures share which are near, directly or through others.
+    picture: Number of the distinct image of each example, int32 [N], in order of first appearance.
+    row: First example that has each distinct image, int64 [M].
+    pairs: Near duplicates, int64 [P, 3]: the numbers of two distinct images, the lower one first, and their hash
+      distance.
+    near_group: Group of each distinct image, int32 [M]; images that are near duplicates, directly or through other
+      images, share a group.
   """
 
   picture: np.ndarray
@@ -43,14 +45,14 @@ class Duplicates:
 
 
 class Overlap(NamedTuple):
-  """How many of some examples have a like among others.
+  """Numbers of examples that have a counterpart among other examples.
 
   Attributes:
-    examples: how many were looked at.
-    picture: show a picture that the others show as well.
-    near: show a picture that the others do not, but a near duplicate of it.
-    subject: are of a person who is among the others; None where the dataset names no subjects.
-    group: are of a group (a sequence, or exact duplicates) that is among the others.
+    examples: Number of examples compared.
+    picture: Number of examples whose image also appears among the others.
+    near: Number of examples whose image does not appear among the others, but a near duplicate of it does.
+    subject: Number of examples of a person who also appears among the others; None if the dataset names no subjects.
+    group: Number of examples whose group (a sequence, or exact duplicates) also appears among the others.
   """
 
   examples: int
@@ -61,75 +63,96 @@ class Overlap(NamedTuple):
 
 
 def number_pictures(arrays: Arrays) -> np.ndarray:
-  """Numbers the distinct pictures of a dataset, int32 [N], in the order in which they appear.
+  """Numbers the distinct images of a dataset in order of first appearance.
 
-  Pictures are the same that are equal pixel by pixel. An augmented copy (`data.expansion`) is the picture that it was
-  made of. Of a dataset that is streamed they are those whose files are equal byte by byte.
+  Images are the same if all their pixels are equal. An augmented copy (`data.expansion`) has the number of its
+  original. In a streamed dataset, images are the same if their files are equal byte by byte.
+
+  Args:
+    arrays: Dataset of N examples.
+
+  Returns:
+    Number of each example's image, int32 [N].
   """
   if arrays.picture is not None:
     return arrays.picture
   image = arrays.image
+  # Originals come first, so this slice contains all of them and no copy.
   if arrays.origin is not None:
     image = image[: np.count_nonzero(arrays.origin == np.arange(len(arrays)))]
   numbers: dict[bytes, int] = {}
+  # A digest per image: the images may not fit into memory.
   digests = (hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in image)
   number = np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int32, len(image))
   return number if arrays.origin is None else number[arrays.origin]
 
 
 def constant(image: Images) -> np.ndarray:
-  """Says which pictures of uint8 [N, H, W, C] are of one colour, bool [N]."""
+  """Returns which images of uint8 [N, H, W, C] are constant (all pixels equal), bool [N]."""
   return np.array([bool((one == one[0, 0]).all()) for one in image], bool)
 
 
 def perceptual_hash(image: Images) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the perceptual hash of each picture, and which pictures have one.
+  """Computes the perceptual hash of each image.
 
-  A bit says whether one of the DCT-II coefficients 1 to 8 along each side is above their median, after the
-  DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), section 3.2, the
-  pHash library's. That takes them of the picture smoothed and reduced to 32x32; here they are the whole picture's,
-  which at such low frequencies are the same but for a factor, so brightness, contrast and size hardly matter.
+  A bit is 1 if one of the 64 DCT-II coefficients of frequencies 1 to 8 along each side is above their median. This is
+  the DCT hash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), section 3.2, as
+  in the pHash library. pHash smooths the image and reduces it to 32x32 first. Here, the coefficients are those of the
+  whole image, which differ only by a factor at such low frequencies. The hash hardly depends on brightness, contrast
+  and size.
 
   Args:
-    image: uint8 [N, H, W, C], C being 1 (grey) or 3 (RGB); H and W 9 or more.
+    image: Images, uint8 [N, H, W, C]; C is 1 (grey) or 3 (RGB), H and W are 9 or more.
 
   Returns:
-    uint64 [N], and bool [N]: False for a picture without content at these frequencies, a constant one above all.
+    Hashes, uint64 [N], and their validity, bool [N]: False for an image without content at these frequencies, for
+    example a constant one.
   """
+  # [8, H], [8, W]
   vertical, horizontal = _cosines(image.shape[1]), _cosines(image.shape[2])
   code, known = np.empty(len(image), np.uint64), np.empty(len(image), bool)
   for start in range(0, len(image), _IMAGES_AT_ONCE):
     rows = slice(start, start + _IMAGES_AT_ONCE)
     some = image[rows]
+    # [n, H, W, C] -> float64 [n, H, W]
     grey = some @ _GREY if some.shape[3] == 3 else some[..., 0].astype(np.float64)
-    # Without its mean, a constant picture has coefficients of zero, not of rounding.
+    # After the mean is subtracted, the coefficients of a constant image are exactly zero.
     grey -= grey.mean(axis=(1, 2), keepdims=True)
+    # [8, H] @ [n, H, W] @ [W, 8] -> [n, 8, 8] -> [n, 64]
     coefficient = (vertical @ grey @ horizontal.T).reshape(-1, BITS)
     coefficient[np.abs(coefficient) < _NOISE] = 0
     bits = coefficient > np.median(coefficient, axis=1, keepdims=True)
+    # [n, 64] bits -> [n, 8] bytes -> uint64 [n, 1]
     code[rows] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     known[rows] = coefficient.any(axis=1)
   return code, known
 
 
 def _cosines(size: int) -> np.ndarray:
-  """Returns the rows 1 to 8 of the orthonormal DCT-II matrix, float64 [8, size]."""
+  """Returns rows 1 to 8 of the orthonormal DCT-II matrix, float64 [8, size]."""
   frequency, position = np.arange(1, 9)[:, None], np.arange(size)[None, :]
   return np.sqrt(2 / size) * np.cos(np.pi / size * (position + 0.5) * frequency)
 
 
 def near_pairs(code: np.ndarray, threshold: int = NEAR) -> np.ndarray:
-  """Finds the pairs of hashes, uint64 [M], that differ in at most `threshold` bits.
+  """Finds the pairs of hashes that differ in at most `threshold` bits.
 
-  All pairs are compared, in blocks: exact for every threshold, and two seconds for the 34,034 pictures of FER2013.
+  All pairs are compared, in blocks, so the result is exact for every threshold. The 34,034 images of FER2013 take two
+  seconds.
+
+  Args:
+    code: Hashes, uint64 [M].
+    threshold: Maximum number of different bits, 0 to 64.
 
   Returns:
-    int64 [P, 3]: two positions, the lower first, and the distance; in the order of the positions.
+    Pairs, int64 [P, 3], sorted by position: two positions in `code`, the lower one first, and the distance in bits.
   """
   found = [np.empty((0, 3), np.int64)]
   for start in range(0, len(code), _HASHES_AT_ONCE):
+    # [b, 1] ^ [1, M - start] -> [b, M - start]; earlier columns were compared in earlier blocks
     distance = np.bitwise_count(code[start : start + _HASHES_AT_ONCE, None] ^ code[None, start:])
     first, second = np.nonzero(distance <= threshold)
+    # Excludes the diagonal and the mirrored pairs within the block.
     apart = first < second
     first, second = first[apart], second[apart]
     found.append(np.column_stack([first + start, second + start, distance[first, second]]).astype(np.int64))
@@ -137,34 +160,42 @@ def near_pairs(code: np.ndarray, threshold: int = NEAR) -> np.ndarray:
 
 
 def find_duplicates(arrays: Arrays, threshold: int = NEAR) -> Duplicates:
-  """Finds the equal and the similar pictures of a dataset.
+  """Finds the exact and near duplicates of a dataset.
 
-  Pictures of one group (frames of a sequence) are alike by nature and not listed as near duplicates.
+  Images of one group (frames of a sequence) are naturally similar and are not listed as near duplicates.
 
   Args:
-    arrays: the dataset; its images are read in turn, so they may be memory-mapped.
-    threshold: bits in which the hashes of near duplicates may differ, of 64.
+    arrays: Dataset; its images are read in order and in chunks, so they may be memory-mapped.
+    threshold: Maximum number of bits, of 64, in which the hashes of near duplicates differ.
+
+  Returns:
+    The duplicates.
   """
   picture = number_pictures(arrays)
   row = np.unique(picture, return_index=True)[1]
   code, known = perceptual_hash(arrays.image)
   hashed = np.flatnonzero(known[row])
   pairs = near_pairs(code[row[hashed]], threshold)
+  # Positions among the hashed images -> numbers of distinct images.
   pairs[:, :2] = hashed[pairs[:, :2]]
+  # [M]
   group = arrays.group[row]
   pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
   return Duplicates(picture, row, pairs, components(pairs[:, 0], pairs[:, 1], len(row)))
 
 
 def components(left: np.ndarray, right: np.ndarray, nodes: int) -> np.ndarray:
-  """Numbers the connected components of an undirected graph: the component of each node, int32 [nodes].
+  """Numbers the connected components of an undirected graph.
 
   Args:
-    left: int [E], a node of each edge.
-    right: int [E], the other one.
-    nodes: how many there are.
+    left: First node of each edge, int [E].
+    right: Second node of each edge, int [E].
+    nodes: Number of nodes.
+
+  Returns:
+    Component of each node, int32 [nodes].
   """
-  # Here: together they take a tenth of a second to import, which every start of a training would wait for.
+  # Imported here: the two take 0.1 s to import, which would delay the start of every training run.
   from scipy.sparse import coo_array
   from scipy.sparse.csgraph import connected_components
 
@@ -173,14 +204,23 @@ def components(left: np.ndarray, right: np.ndarray, nodes: int) -> np.ndarray:
 
 
 def conflicting(group: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Returns the groups, sorted, in which examples have different labels; both arguments are int [N]."""
+  """Returns the groups in which examples have different labels.
+
+  Args:
+    group: Group of each example, int [N].
+    label: Label of each example, int [N].
+
+  Returns:
+    Groups with conflicting labels, sorted, int [G].
+  """
+  # One row per distinct (group, label): a group that occurs twice has two labels.
   labels_of_group = np.unique(np.column_stack([group, label]), axis=0)[:, 0]
   groups, labels = np.unique(labels_of_group, return_counts=True)
   return groups[labels > 1]
 
 
 def class_counts(arrays: Arrays) -> dict[str, np.ndarray]:
-  """Returns the examples of each class, int64 [K], in each split that has any."""
+  """Returns the number of examples of each class, int64 [K], for each split that is not empty."""
   return {
     split: np.bincount(arrays.label[arrays.rows(split)], minlength=arrays.num_classes)
     for split in SPLITS
@@ -189,7 +229,7 @@ def class_counts(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def subjects_in_several_splits(arrays: Arrays) -> dict[str, tuple[str, ...]]:
-  """Returns the people who stand in more than one split, and these splits."""
+  """Returns the people who appear in more than one split, and these splits."""
   splits: dict[str, list[str]] = {}
   for split in SPLITS:
     for subject in np.unique(arrays.subject[arrays.rows(split)]).tolist():
@@ -198,7 +238,18 @@ def subjects_in_several_splits(arrays: Arrays) -> dict[str, tuple[str, ...]]:
 
 
 def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np.ndarray) -> Overlap:
-  """Counts which of the examples at `rows` have a like among those at `others`, both int [n]."""
+  """Counts the examples at `rows` that have a counterpart among the examples at `others`.
+
+  Args:
+    arrays: Dataset.
+    duplicates: Result of `find_duplicates` for the dataset.
+    rows: Rows of the examples that are counted, int [n].
+    others: Rows of the examples they are compared with, int [m].
+
+  Returns:
+    The counts.
+  """
+  # Both masks are per distinct image, bool [M]: among the others; near a distinct image among the others.
   shown = np.zeros(len(duplicates.row), bool)
   shown[duplicates.picture[others]] = True
   near = np.zeros(len(duplicates.row), bool)
@@ -217,24 +268,30 @@ def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np
 
 
 def seen_in_training(arrays: Arrays, split: str = "test", picture: np.ndarray | None = None) -> np.ndarray:
-  """Says which examples of a split, bool [n] in the order of its rows, stand pixel by pixel in the training split.
+  """Returns which examples of a split have an image that also appears, equal in every pixel, in the training split.
 
   Args:
-    arrays: the dataset.
-    split: which part of it.
-    picture: what `number_pictures` makes of it, int32 [N], where that is known already.
+    arrays: Dataset.
+    split: Name of the split.
+    picture: Result of `number_pictures`, int32 [N]; None to compute it here.
+
+  Returns:
+    Mask in the order of the split's rows, bool [n].
   """
   picture = number_pictures(arrays) if picture is None else picture
   return np.isin(picture[arrays.rows(split)], picture[arrays.rows("train")])
 
 
 def without_train_duplicates(arrays: Arrays) -> Arrays:
-  """Leaves out the training examples whose picture stands, pixel by pixel, in the validation or test split too.
+  """Removes the training examples whose image also appears, equal in every pixel, in the validation or test split.
 
-  They are given to no split: no image is copied, and the other examples keep their places.
+  The examples are assigned to no split. No image is copied, and the other examples keep their rows.
+
+  Args:
+    arrays: Dataset.
 
   Returns:
-    The dataset with the `split` of these examples set to "" and a note that says how many they are.
+    The dataset with the `split` of these examples set to "", and a note with their number.
   """
   picture = number_pictures(arrays)
   train = arrays.rows("train")
@@ -243,23 +300,26 @@ def without_train_duplicates(arrays: Arrays) -> Arrays:
   split = arrays.split.copy()
   split[dropped] = ""
   note = (
-    f"{len(dropped)} of the {len(train)} training examples are left out: their pictures stand, pixel by pixel, in the "
-    "validation or test split too"
+    f"{len(dropped)} of the {len(train)} training examples are left out: their images also appear, pixel by pixel, in "
+    "the validation or test split"
   )
   return dataclasses.replace(arrays, split=split, notes=(*arrays.notes, note))
 
 
 def audit(arrays: Arrays) -> list[str]:
-  """Says which pictures are equal, across labels and splits, who is in several splits, and which pictures are constant.
+  """Reports duplicate images, conflicting labels, overlaps between splits and constant images.
+
+  Args:
+    arrays: Dataset.
 
   Returns:
-    A line for each finding; none for a dataset without any.
+    One line for each finding; empty if there is none.
   """
   picture = number_pictures(arrays)
   copies = np.bincount(picture)
   lines = []
   if len(copies) < len(arrays):
-    lines.append(f"{len(copies)} distinct images in {len(arrays)} rows: {np.sum(copies > 1)} stand more than once")
+    lines.append(f"{len(copies)} distinct images in {len(arrays)} rows: {np.sum(copies > 1)} appear more than once")
   conflicts = len(conflicting(picture, arrays.label))
   if conflicts:
     lines.append(f"{conflicts} of these groups of duplicates have conflicting labels")
@@ -267,10 +327,10 @@ def audit(arrays: Arrays) -> list[str]:
   for split in ("validation", "test"):
     leaked = np.sum(np.isin(picture[arrays.rows(split)], in_train))
     if leaked:
-      lines.append(f"{leaked} of the {len(arrays.rows(split))} {split} images stand in train as well")
+      lines.append(f"{leaked} of the {len(arrays.rows(split))} {split} images also appear in train")
   people = len(subjects_in_several_splits(arrays))
   if people:
-    lines.append(f"{people} of the {len(set(arrays.subject.tolist()) - {''})} subjects stand in more than one split")
+    lines.append(f"{people} of the {len(set(arrays.subject.tolist()) - {''})} subjects appear in more than one split")
   flat = np.sum(constant(arrays.image))
   if flat:
     lines.append(f"{flat} images are constant (all pixels equal)")

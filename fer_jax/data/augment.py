@@ -1,4 +1,4 @@
-"""Augmentation on the device: pure functions of one image and a key, mapped over the batch inside the step."""
+"""Augments images on the device: pure functions of one image and a key, mapped over the batch inside the step."""
 
 import dataclasses
 import math
@@ -11,8 +11,8 @@ from fer_jax.data.warp import shifted, warped
 
 ERASE_FILLS = ("random", "mean")
 
-# Each draw folds its place here, plus 2, into the image's key: a new one goes to the end, so that the others stay as
-# they are. 0 and 1 would be the halves of split(key), which decide on the mirror image and on the shift.
+# Each random draw folds its index in this list, plus 2, into the image's key. Append new draws at the end: the existing
+# ones then keep their values. 0 and 1 would give the halves of split(key), which are used for the flip and the shift.
 _CHANCES = (
   *("rotation", "scale", "crop", "crop place", "gamma", "contrast", "brightness", "noise", "noise pixels"),
   *("erase", "erase area", "erase aspect", "erase place", "erase pixels"),
@@ -21,28 +21,32 @@ _CHANCES = (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What happens to a training image, in this order; by default, a mirror image and nothing else.
+  """Augmentation of one training image; the default is a horizontal flip only.
 
-  Rotation, scale and crop are one interpolation. A range is (smallest, largest) and is drawn from uniformly, scale,
-  gamma and the aspect of what is erased in their logarithm. Brightness and contrast are undone by `standardize`,
-  but for what they drive beyond 0..255 and for noise and erasure that come after.
+  The operations are applied in the order of the attributes. Rotation, scale and crop are a single interpolation. A
+  range is (smallest, largest) and is sampled uniformly; `scale`, `gamma` and `erase_aspect` are sampled uniformly in
+  their logarithm. `standardize` cancels changes of brightness and contrast, except for values clipped at 0 and 255, and
+  for noise and erasing, which are applied afterwards.
 
   Attributes:
-    flip: probability of a mirror image.
-    shift: largest displacement along each axis, in pixels; what moves in repeats the border, here and below.
-    rotation: range of the angle in degrees; either direction is as likely.
-    scale: range of the magnification about the centre; below 1 the image shrinks.
-    crop: range of the share of the area that a window keeps; it has the image's aspect, lies anywhere within the
-      image and is resized to it.
-    gamma: range of the exponent of intensities as shares of 255; above 1 darkens.
-    contrast: largest relative change of the distance from the mean intensity, either way.
-    brightness: largest relative change of all intensities, either way.
-    noise: variance of Gaussian noise, intensities taken as 0 to 1.
-    erase: probability of erasing one rectangle (arXiv:1708.04896).
-    erase_area: range of the rectangle's share of the area.
-    erase_aspect: range of its height over its width; what does not fit into the image gets the nearest that does.
-    erase_fill: what replaces it: `random` values for each pixel, or the image's `mean` of each channel.
-    probability: of each of rotation, scale, crop, gamma, contrast, brightness and noise, decided one by one.
+    flip: Probability of a horizontal flip.
+    shift: Maximum displacement along each axis, in pixels. For this and all following operations, pixels from outside
+      the image repeat the border.
+    rotation: Range of the rotation angle in degrees; both directions are equally likely.
+    scale: Range of the magnification about the centre; values below 1 shrink the image.
+    crop: Range of the share of the area that is kept by a window. The window has the aspect ratio of the image, is
+      positioned uniformly within it, and is resized to its size.
+    gamma: Range of the exponent applied to intensities scaled to 0..1; values above 1 darken the image.
+    contrast: Maximum relative change, in both directions, of the distance from the mean intensity.
+    brightness: Maximum relative change, in both directions, of all intensities.
+    noise: Variance of the Gaussian noise for intensities scaled to 0..1.
+    erase: Probability of erasing one rectangle (Random Erasing, arXiv:1708.04896).
+    erase_area: Range of the rectangle's share of the area.
+    erase_aspect: Range of the rectangle's height divided by its width; a rectangle that does not fit into the image
+      gets the nearest aspect ratio that fits.
+    erase_fill: Content of the rectangle: "random" values for each pixel, or the "mean" of each channel of the image.
+    probability: Probability of each of rotation, scale, crop, gamma, contrast, brightness and noise, sampled
+      independently.
   """
 
   flip: float = 0.5
@@ -70,7 +74,7 @@ class Augmentation:
     _check_range("gamma", self.gamma, 0.1, 10, "two exponents of 0.1 to 10")
     for name in ("contrast", "brightness"):
       _check(name, getattr(self, name), 0, 1, "a relative change, 0 to 1")
-    _check("noise", self.noise, 0, 1, "a variance of 0 to 1, intensities taken as 0 to 1")
+    _check("noise", self.noise, 0, 1, "a variance of 0 to 1, for intensities scaled to 0 to 1")
     _check_range("erase_area", self.erase_area, 0, 1, "two shares of the area, 0 to 1")
     _check_range("erase_aspect", self.erase_aspect, 0.01, 100, "two ratios of height to width, 0.01 to 100")
     if self.erase_fill not in ERASE_FILLS:
@@ -78,16 +82,24 @@ class Augmentation:
 
   @property
   def _warps(self) -> bool:
+    """Whether any operation interpolates the image."""
     return (self.rotation, self.scale, self.crop) != ((0, 0), (1, 1), (1, 1))
 
   @property
   def _tones(self) -> bool:
+    """Whether any operation changes intensities."""
     return self.gamma != (1, 1) or max(self.contrast, self.brightness, self.noise) > 0
 
   def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns one image, [H, W, C], 0 to 255, changed as the key says.
+    """Returns an augmented image.
 
-    Flip and shift move pixels and keep any dtype; where anything else is asked for, the result is float32, 0 to 255.
+    Args:
+      image: Image with values of 0 to 255, any dtype, shape [H, W, C].
+      key: PRNG key of this image.
+
+    Returns:
+      Image of shape [H, W, C]. Flip and shift only move pixels and keep the dtype; with any other operation, the result
+      is float32 with values of 0 to 255.
     """
     flip_key, shift_key = jax.random.split(key)
     if self.flip:
@@ -96,6 +108,7 @@ class Augmentation:
       image = shifted(image, jax.random.randint(shift_key, (2,), -self.shift, self.shift + 1), self.shift)
     if not (self._warps or self._tones or self.erase):
       return image
+    # The order is fixed: geometry, then intensities, then erasing.
     if self._warps:
       image = self._warp(image, key)
     if self._tones:
@@ -104,7 +117,17 @@ class Augmentation:
     return self._erase(image, key) if self.erase else image
 
   def _sometimes(self, key: jax.Array, chance: str, bounds: tuple[float, ...], neutral: float) -> jax.Array:
-    """Draws a number within bounds; neutral as often as `probability` says that nothing happens."""
+    """Returns a uniform sample from `bounds` with probability `self.probability`, and `neutral` otherwise.
+
+    Args:
+      key: PRNG key of the image.
+      chance: Name of the draw in _CHANCES.
+      bounds: Smallest and largest value.
+      neutral: Value that leaves the image unchanged.
+
+    Returns:
+      float32 scalar.
+    """
     low, high = bounds
     if low == high == neutral:
       return jnp.float32(neutral)
@@ -113,15 +136,19 @@ class Augmentation:
     return jnp.where(jax.random.bernoulli(done_key, self.probability), value, neutral)
 
   def _warp(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    """Rotates, scales and crops an image, [H, W, C], in one interpolation."""
+    # One draw in [-1, 1] gives both the direction and the size of the angle; 0 means no rotation.
     low, high = self.rotation
     sign_and_size = self._sometimes(key, "rotation", (-1.0, 1.0), 0.0) if high else jnp.float32(0)
     degrees = jnp.sign(sign_and_size) * (low + jnp.abs(sign_and_size) * (high - low))
+    # Uniform in the logarithm: a factor and its inverse are equally likely.
     zoom = jnp.exp(self._sometimes(key, "scale", _logarithm(self.scale), 0.0))
     share = self._sometimes(key, "crop", self.crop, 1.0)
     place = jax.random.uniform(_chance(key, "crop place"), (2,), minval=-1.0, maxval=1.0)
     return warped(image, degrees, zoom, share, place)
 
   def _tone(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    """Applies gamma, contrast, brightness and noise to an image, [H, W, C]."""
     if self.gamma != (1, 1):
       image = gamma_corrected(image, jnp.exp(self._sometimes(key, "gamma", _logarithm(self.gamma), 0.0)))
     if self.contrast:
@@ -134,11 +161,13 @@ class Augmentation:
     return image
 
   def _erase(self, image: jax.Array, key: jax.Array) -> jax.Array:
+    """Replaces a random rectangle of an image, float32 [H, W, C], with probability `self.erase`."""
     done = jax.random.bernoulli(_chance(key, "erase"), self.erase)
     area = jax.random.uniform(_chance(key, "erase area"), minval=self.erase_area[0], maxval=self.erase_area[1])
     low, high = _logarithm(self.erase_aspect)
     aspect = jnp.exp(jax.random.uniform(_chance(key, "erase aspect"), minval=low, maxval=high))
     place = jax.random.uniform(_chance(key, "erase place"), (2,))
+    # fill: [H, W, C]
     if self.erase_fill == "mean":
       fill = jnp.broadcast_to(image.mean(axis=(0, 1), keepdims=True), image.shape)
     else:
@@ -147,25 +176,30 @@ class Augmentation:
 
 
 def standardize(image: jax.Array) -> jax.Array:
-  """Brings each image to mean 0 and standard deviation 1: exposure and contrast say nothing of expression.
+  """Scales each image to mean 0 and standard deviation 1.
+
+  Exposure and contrast carry no information about the expression.
 
   Args:
-    image: uint8 or float [B, H, W, C], 0 to 255.
+    image: Images, uint8 or float [B, H, W, C], values of 0 to 255.
 
   Returns:
-    float32 [B, H, W, C]; a constant image becomes zeros.
+    Standardized images, float32 [B, H, W, C]; a constant image becomes zeros.
   """
   image = image.astype(jnp.float32)
   mean = image.mean(axis=(1, 2, 3), keepdims=True)
   deviation = image.std(axis=(1, 2, 3), keepdims=True)
-  return (image - mean) / jnp.maximum(deviation, 1.0)  # one grey level: below it a picture is noise
+  # At least one grey level: an image with less contrast is noise, which must not be amplified.
+  return (image - mean) / jnp.maximum(deviation, 1.0)
 
 
 def _chance(key: jax.Array, name: str) -> jax.Array:
+  """Returns the key of a draw in _CHANCES for the image with key `key`."""
   return jax.random.fold_in(key, 2 + _CHANCES.index(name))
 
 
 def _logarithm(bounds: tuple[float, ...]) -> tuple[float, ...]:
+  """Returns the natural logarithms of a range."""
   return tuple(math.log(bound) for bound in bounds)
 
 

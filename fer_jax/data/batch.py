@@ -1,17 +1,17 @@
-"""What the pipeline yields."""
+"""Defines the batches that the pipeline yields."""
 
 from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-  """A batch of b rows, as NumPy arrays on the host and jax arrays in a step.
+  """A batch of b rows: NumPy arrays on the host, JAX arrays in a step.
 
   Attributes:
-    index: int32 [b], rows of the dataset.
-    mask: bool [b], False for rows that only fill up the last batch of an evaluation.
-    image: uint8 [b, H, W, C]; None where the data lives on the device.
-    target: float32 [b, K], a distribution over the classes; None where the data lives on the device.
-    view: int32 [b], numbers of views (see `fer_jax.data.views`) to be evaluated; None for the images as they are.
+    index: Rows of the dataset, int32 [b].
+    mask: Validity of each row, bool [b]; False for rows that only pad the last batch of an evaluation.
+    image: Images, uint8 [b, H, W, C]; None if the dataset resides on the device.
+    target: Distributions over the classes, float32 [b, K]; None if the dataset resides on the device.
+    view: Numbers of the views to evaluate, int32 [b] (see `fer_jax.data.views`); None for the unchanged images.
   """
 
   index: Any

@@ -1,4 +1,4 @@
-"""A folder of arrays beside a prepared dataset: written as a whole or not at all, and checked before it is used."""
+"""Caches arrays in a folder next to a prepared dataset; the cache is written atomically and verified when opened."""
 
 import contextlib
 import json
@@ -10,30 +10,35 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Raised when what a cache holds changes, so that older caches are rebuilt.
+# Increment this when the contents of a cache change: caches of an older format are rebuilt.
 _FORMAT = 2
 
-# What a cache holds: arrays by name, and notes on how they came about.
+# Contents of a cache: arrays by name, and notes on how they were made.
 Columns = tuple[dict[str, np.ndarray], tuple[str, ...]]
 
 
 def open_cache(folder: pathlib.Path, source: Mapping[str, int] | None = None) -> Columns | None:
-  """Opens cached columns, the images memory-mapped; None where the cache is absent, damaged, old or of another source.
+  """Opens cached columns; the images are memory-mapped.
 
   Args:
-    folder: of the cache.
-    source: what `write_cache` was told.
+    folder: Folder of the cache.
+    source: Source that was passed to `write_cache`.
+
+  Returns:
+    The columns and notes; None if the cache is absent, damaged, of an older format, or of another source.
   """
   try:
     contents = json.loads((folder / "contents.json").read_text())
     if contents["format"] != _FORMAT or contents.get("source") != source:
       return None
+    # The checksums are verified on each opening: a damaged array would otherwise go unnoticed.
     for key, checksum in contents["crc32"].items():
       if _crc32(folder / f"{key}.npy") != checksum:
         return None
     keys = contents["crc32"]
     columns = {key: np.load(folder / f"{key}.npy", mmap_mode="r" if key == "image" else None) for key in keys}
     return columns, tuple(contents["notes"])
+  # Damage can appear in the JSON, in its keys and types, or in the array files.
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
 
@@ -44,16 +49,16 @@ def write_cache(
   notes: tuple[str, ...] = (),
   source: Mapping[str, int] | None = None,
 ) -> None:
-  """Writes columns and notes so that other processes see either nothing or all of them.
+  """Writes columns and notes atomically: other processes find either all of them or none.
 
   Args:
-    folder: of the cache.
-    columns: arrays by name; one named "image" is memory-mapped when the cache is opened.
-    notes: on how they came about.
-    source: what they were made of, files and their sizes in bytes say; a cache of another source is replaced.
+    folder: Folder of the cache.
+    columns: Arrays by name; the one named "image" is memory-mapped when the cache is opened.
+    notes: Notes on how the arrays were made.
+    source: Source files of the arrays, with their sizes in bytes; a cache of another source is replaced.
 
   Raises:
-    OSError: if it cannot be written.
+    OSError: If the cache cannot be written.
   """
   folder.parent.mkdir(exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder.parent) as temporary:
@@ -65,17 +70,20 @@ def write_cache(
     contents = {"format": _FORMAT, "crc32": checksums, "notes": notes}
     contents |= {"source": source} if source is not None else {}
     (fresh / "contents.json").write_text(json.dumps(contents))
-    with contextlib.suppress(OSError):  # Absent, or another process has just moved it away.
+    # A rename cannot replace a folder that has contents, so an invalid cache is moved away first.
+    with contextlib.suppress(OSError):  # absent, or moved away by another process
       if open_cache(folder, source) is None:
         os.replace(folder, pathlib.Path(temporary, "replaced"))
     try:
       os.replace(fresh, folder)
     except OSError:
+      # Another process may have written the same cache in the meantime.
       if open_cache(folder, source) is None:
         raise
 
 
 def _crc32(path: pathlib.Path) -> int:
+  """Returns the CRC-32 of a file, read in chunks of 1 MiB."""
   checksum = 0
   with path.open("rb") as file:
     while chunk := file.read(1 << 20):

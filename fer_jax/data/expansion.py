@@ -1,7 +1,7 @@
-"""Expansion: a small dataset made larger, once and before training, by augmented copies of its pictures.
+"""Expands a small dataset with augmented copies of its images, once and before training.
 
-Papers on small sets expand and then divide, so that copies of a test picture stand in training (`protocol` "paper").
-To divide first and to expand the training side alone is the measure of new pictures ("honest").
+Papers on small datasets expand first and split afterwards, which puts copies of test images into training (`protocol`
+"paper"). Splitting first and expanding only the training split measures accuracy on new images ("honest").
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from fer_jax.programs import KeptProgram
 
 PROTOCOLS = ("", "paper", "honest")
 
-_AT_ONCE = 512  # copies of a call; always so many, so that each is made by the same program
+_AT_ONCE = 512  # copies in each call; a constant, so that one compiled program makes all of them
 _LARGEST_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyAugmentation(Augmentation):
-  """How a copy differs from its picture. The papers are silent on it: these values are our choice, for 48x48 faces."""
+  """Augmentation of the copies. The papers do not specify it; the defaults are chosen here for 48x48 faces."""
 
   shift: int = 2
   rotation: tuple[float, ...] = (0.0, 10.0)
@@ -38,15 +38,15 @@ class CopyAugmentation(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Expansion:
-  """A dataset made larger by augmented copies, by a whole factor for each class.
+  """Expansion of a dataset by augmented copies, with an integer factor for each class.
 
   Attributes:
-    protocol: "paper" expands, then divides the copies like any pictures, so that a test picture has copies in
-      training; "honest" divides, then expands the training split alone; "" expands nothing.
-    factor: rows that an example becomes: itself and factor - 1 copies.
-    by_class: factors by the name of a class, in the place of `factor`.
-    seed: of the copies, apart from that of the training.
-    augmentation: what makes the copies.
+    protocol: Order of the operations. "paper" expands the dataset and then splits it, copies included, so that test
+      images have copies in training. "honest" splits first and expands only the training split. "" expands nothing.
+    factor: Number of rows that an example becomes: itself and factor - 1 copies.
+    by_class: Factors by class name, which replace `factor` for these classes.
+    seed: Random seed of the copies, independent of the seed of the training run.
+    augmentation: Augmentation that makes the copies.
   """
 
   protocol: str = ""
@@ -64,7 +64,7 @@ class Expansion:
         raise ValueError(f"expansion.{key}={factor}: expected 1 (no copies) or more")
     if self.protocol and max(self.factor, *self.by_class.values(), 1) == 1:
       raise ValueError(
-        f"expansion.protocol={self.protocol!r} with expansion.factor=1: there would be no copy; expected 2 or more, "
+        f"expansion.protocol={self.protocol!r} with expansion.factor=1 makes no copies: expected 2 or more, "
         "there or in expansion.by_class"
       )
     if not 0 <= self.seed <= _LARGEST_SEED:
@@ -72,43 +72,56 @@ class Expansion:
 
 
 def factors(arrays: Arrays, expansion: Expansion) -> np.ndarray:
-  """Returns how many rows each example becomes, int64 [N]; raises UserError if `by_class` names an unknown class."""
+  """Returns the number of rows that each example becomes.
+
+  Args:
+    arrays: Dataset of N examples.
+    expansion: Expansion with the factors.
+
+  Returns:
+    Factor of each example, int64 [N].
+
+  Raises:
+    UserError: If `expansion.by_class` names a class that the dataset does not have.
+  """
   for name in expansion.by_class:
     if name not in arrays.class_names:
       raise UserError(
-        f"config.expansion.by_class.{name}: the dataset has no such class; expected some of "
+        f"config.expansion.by_class.{name}: the dataset has no such class; expected one of "
         f"{', '.join(arrays.class_names)}"
       )
+  # Factor by label, [K] -> factor by example, [N].
   of_class = [expansion.by_class.get(name, expansion.factor) for name in arrays.class_names]
   return np.array(of_class, np.int64)[arrays.label]
 
 
 def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None) -> Arrays:
-  """Adds augmented copies to a dataset, whatever its protocol.
+  """Adds augmented copies to a dataset; `expansion.protocol` is ignored.
 
-  Copy k of a picture is a function of the seed, the picture's row and k alone, whatever the factors are: all runs on
-  one kind of device make the same copies.
+  Copy k of an image depends only on the seed, the row of the image and k, not on the factors. All runs on one kind of
+  device make the same copies.
 
   Args:
-    arrays: the dataset; its images may be memory-mapped, those of the result are in memory.
-    expansion: the factors, and what makes the copies.
-    rows: of the examples that are copied, int [n]; None for all.
+    arrays: Dataset of N examples. Its images may be memory-mapped; those of the result are in memory.
+    expansion: Factors, seed and augmentation.
+    rows: Rows of the examples that are copied, int [n]; None copies all.
 
   Returns:
-    The dataset with `origin`: its examples in their order, then the copies in the order of their pictures. A copy has
-    the label, subject, group, split and soft label of its picture.
+    The dataset with `origin`: its examples in their order, then the copies in the order of their originals. A copy has
+    the label, subject, group, split and soft label of its original.
 
   Raises:
-    UserError: `expansion.by_class` names a class that the dataset lacks, or the dataset is streamed.
+    UserError: If `expansion.by_class` names a class that the dataset does not have, or the dataset is streamed.
   """
   if isinstance(arrays.image, Records):
     raise UserError(
-      f"config.expansion.protocol={expansion.protocol!r}: the copies have to be in memory, and the dataset is streamed "
+      f"config.expansion.protocol={expansion.protocol!r}: the copies must be in memory, but the dataset is streamed "
       "from its records; use config.data.residence='host', or config.expansion.protocol=''"
     )
   became = factors(arrays, expansion)
   copied = np.arange(len(arrays)) if rows is None else np.sort(rows)
   copies = became[copied] - 1
+  # Row of the original of each copy, [c], and number of each copy of one original: 1, 2, ...
   source = np.repeat(copied, copies)
   number = 1 + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
   origin = np.concatenate([np.arange(len(arrays)), source]).astype(np.int32)
@@ -125,14 +138,14 @@ def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None)
 
 
 def with_training_copies(divided: Arrays, expanded: Arrays) -> Arrays:
-  """Puts the copies of a divided dataset's training examples into the training split; no other copy is in a split.
+  """Assigns the copies of training examples to the training split; all other copies are in no split.
 
   Args:
-    divided: the dataset before its expansion, in splits.
-    expanded: the dataset as `expand` returned it, however it is divided; copies of all who are in training are there.
+    divided: Dataset before its expansion, split into training, validation and test.
+    expanded: Dataset as returned by `expand`, with copies of at least all training examples; its splits are ignored.
 
   Returns:
-    `expanded`, with the very same arrays but for `split`, and with the notes of `divided`.
+    `expanded` with a new `split` and with the notes of `divided`; all other arrays are shared.
   """
   assert expanded.origin is not None
   split = divided.split[expanded.origin]
@@ -141,43 +154,52 @@ def with_training_copies(divided: Arrays, expanded: Arrays) -> Arrays:
 
 
 def with_notes(arrays: Arrays, expansion: Expansion, picture: np.ndarray) -> Arrays:
-  """Adds what a user should know about an expanded dataset, now that it is divided.
+  """Adds notes for the user to a dataset that was expanded and split.
 
-  A note says how many examples became how many; another how many test examples have their picture, a copy of it, or
-  their person in training.
+  The first note contains the number of examples before and after the expansion. The second contains the number of test
+  examples whose image, a copy of it, or whose person is also in training.
 
   Args:
-    arrays: the dataset, expanded and divided by the protocol.
-    expansion: that it is of.
-    picture: what `audit.number_pictures` makes of it, int32 [N].
+    arrays: Dataset, expanded and split according to the protocol.
+    expansion: Expansion that was applied.
+    picture: Result of `audit.number_pictures`, int32 [N].
+
+  Returns:
+    The dataset with two more notes.
   """
   test, train, original = arrays.rows("test"), arrays.rows("train"), _original(arrays)
   if expansion.protocol == "paper":
-    those, rest = "expanded, then divided: the {} examples became", "; copies are in every split"
+    those, rest = "expanded, then split: the {} examples became", "; copies are in every split"
     before, after = np.flatnonzero(original), np.arange(len(arrays))
   else:
-    those, rest = "divided, then expanded: the {} training examples became", "; copies are in no other split"
+    those, rest = "split, then expanded: the {} training examples became", "; copies are in no other split"
     before, after = train[original[train]], train
   grown = f'expansion, protocol "{expansion.protocol}", seed {expansion.seed}: {those.format(f"{len(before):,}")}'
   grown += f" {len(after):,} ({_by_class(arrays, before, after)}){rest}"
   seen = int(seen_in_training(arrays, picture=picture).sum())
-  found = f"of the {len(test):,} test examples {seen:,} have the same picture, or a copy of it, in training"
+  found = f"{seen:,} of the {len(test):,} test examples also appear in training, as the same image or as a copy of it"
   if expansion.protocol == "paper" and seen:
     found += ": this is the paper's protocol, not a measure of new faces"
   if arrays.subject.any():
     people = np.setdiff1d(arrays.subject[train], [""])
-    found += f"; {np.isin(arrays.subject[test], people).sum():,} are of a person who is in training"
+    found += f"; {np.isin(arrays.subject[test], people).sum():,} show a person who is also in training"
   return dataclasses.replace(arrays, notes=(*arrays.notes, grown, found))
 
 
 def _original(arrays: Arrays) -> np.ndarray:
-  """Says which rows of an expanded dataset are no copies, bool [N]."""
+  """Returns which rows of an expanded dataset are originals, bool [N]."""
   assert arrays.origin is not None
   return np.equal(arrays.origin, np.arange(len(arrays)))
 
 
 def _by_class(arrays: Arrays, before: np.ndarray, after: np.ndarray) -> str:
-  """Says what became of each class; `before`, int [n], are rows, and `after`, int [m], the same with their copies."""
+  """Formats the number of examples of each class before and after the expansion.
+
+  Args:
+    arrays: Expanded dataset.
+    before: Rows of the originals, int [n].
+    after: Rows of the originals and their copies, int [m].
+  """
   few, many = (np.bincount(arrays.label[rows], minlength=arrays.num_classes) for rows in (before, after))
   return ", ".join(
     f"{name} {few[k]:,} x {many[k] // few[k]} = {many[k]:,}" for k, name in enumerate(arrays.class_names) if few[k]
@@ -185,24 +207,48 @@ def _by_class(arrays: Arrays, before: np.ndarray, after: np.ndarray) -> str:
 
 
 def _images(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion: Expansion) -> np.ndarray:
-  """Returns images, uint8 [N, H, W, C], with their copies after them; of each its row in `source` and its number."""
+  """Returns the images with their copies appended.
+
+  Args:
+    image: Original images, uint8 [N, H, W, C].
+    source: Row of the original of each copy, int [c].
+    number: Number of each copy among the copies of its original, int [c].
+    expansion: Augmentation and seed.
+
+  Returns:
+    Images, uint8 [N + c, H, W, C].
+  """
   whole = np.empty((len(image) + len(source), *image.shape[1:]), np.uint8)
   whole[: len(image)] = image
   copies = functools.partial(_copies, expansion.augmentation, expansion.seed)
   program = KeptProgram(copies, f"copies {expansion.augmentation} {expansion.seed}", jax.default_backend())
   for start in range(0, len(source), _AT_ONCE):
+    # The last chunk repeats the last copy up to _AT_ONCE, because the program has a fixed shape.
     chunk = np.minimum(np.arange(start, start + _AT_ONCE), len(source) - 1)
     made = program(image[source[chunk]], source[chunk], number[chunk])
+    # View of the rows of this chunk; shorter than _AT_ONCE in the last one.
     place = whole[len(image) + start :][:_AT_ONCE]
     place[:] = np.asarray(made)[: len(place)]
   return whole
 
 
 def _copies(augmentation: Augmentation, seed: int, image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
-  """Returns copies, uint8 [B, H, W, C], of images; `source` and `number`, int [B], choose how each is changed."""
+  """Makes augmented copies of images.
+
+  Args:
+    augmentation: Augmentation of the copies.
+    seed: Random seed of the copies.
+    image: Original images, uint8 [B, H, W, C].
+    source: Row of each original, int [B].
+    number: Number of each copy, int [B].
+
+  Returns:
+    Copies, uint8 [B, H, W, C].
+  """
   key = jax.random.key(seed)
 
   def copy(image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
+    # The key depends on the row and on the copy number only, so the batching does not matter.
     changed = augmentation(image, jax.random.fold_in(jax.random.fold_in(key, source), number))
     return jnp.round(changed).astype(jnp.uint8)
 

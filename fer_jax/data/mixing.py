@@ -1,8 +1,8 @@
-"""Images mixed with one another, on the device: pure functions of one image, its partner and a key.
+"""Mixes images with one another on the device (mixup, CutMix): pure functions of an image, its partner and a key.
 
-They belong after the standardisation. An image then reaches the network as the very combination that its target
-speaks of: before it, the image of the higher contrast would fill more of a blend than its share, and a blend's own
-standard deviation, which is lower, would be scaled away again.
+Mixing is applied after standardization, so that the network receives exactly the combination described by the target.
+Mixed before standardization, the image with the higher contrast would dominate a blend, and the blend, whose standard
+deviation is lower, would be rescaled.
 """
 
 import dataclasses
@@ -14,14 +14,15 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-  """How a training image is mixed with another one.
+  """Mixing of a training image with another one.
 
   Attributes:
-    mixup: parameter of the Beta(a, a) that the share of a blend is drawn from (Zhang et al. 2018, arXiv:1710.09412);
-      0 for no blends.
-    cutmix: likewise of the share that is left when a rectangle of the other image is pasted in (Yun et al. 2019,
-      arXiv:1905.04899); 0 for none. Where both are above 0 an image has the one or the other, half and half.
-    probability: of mixing an image at all.
+    mixup: Parameter a of the distribution Beta(a, a) of the share of a blend (Zhang et al. 2018, arXiv:1710.09412); 0
+      disables blends.
+    cutmix: Parameter a of the distribution Beta(a, a) of the share that remains after a rectangle of the other image is
+      pasted in (Yun et al. 2019, arXiv:1905.04899); 0 disables it. If both are above 0, each image is mixed by one of
+      the two, with probability 1/2 each.
+    probability: Probability of mixing an image.
   """
 
   mixup: float = 0.0
@@ -31,76 +32,91 @@ class Mixing:
   def __post_init__(self) -> None:
     for field in ("mixup", "cutmix"):
       if not 0 <= getattr(self, field) < math.inf:
-        raise ValueError(f"mixing.{field}={getattr(self, field)}: expected the parameter of a Beta, 0 for none")
+        raise ValueError(
+          f"mixing.{field}={getattr(self, field)}: expected the parameter of a Beta distribution, or 0 to disable it"
+        )
     if not 0 <= self.probability <= 1:
       raise ValueError(f"mixing.probability={self.probability}: expected a probability, 0 to 1")
 
   @property
   def active(self) -> bool:
-    """Whether any image is ever mixed."""
+    """Whether any image can be mixed."""
     return self.probability > 0 and max(self.mixup, self.cutmix) > 0
 
   def __call__(
     self, image: jax.Array, target: jax.Array, other_image: jax.Array, other_target: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Mixes one image with another, and their targets by the same shares.
+    """Mixes one image with another one, and their targets by the same share.
 
     Args:
-      image: float [H, W, C].
-      target: float32 [K], a distribution over the classes.
-      other_image: of the shape and dtype of `image`.
-      other_target: float32 [K].
-      key: of this image.
+      image: Image, float [H, W, C].
+      target: Distribution over the classes, float32 [K].
+      other_image: Partner image, with the shape and dtype of `image`.
+      other_target: Target of the partner, float32 [K].
+      key: PRNG key of this image.
 
     Returns:
-      the image and the target, in the shapes and dtypes they had.
+      Mixed image and mixed target, with the shapes and dtypes of `image` and `target`.
     """
     if not self.active:
       return image, target
     mixed_key, choice_key, share_key, place_key = jax.random.split(key, 4)
     does_cut = jax.random.bernoulli(choice_key, 0.5) if self.mixup and self.cutmix else jnp.asarray(self.cutmix > 0)
     alpha = jnp.where(does_cut, self.cutmix, self.mixup)
+    # share: scalar weight of `image`; 1 leaves the image unchanged.
     share = jax.random.beta(share_key, alpha, alpha)
     if self.probability < 1:
       share = jnp.where(jax.random.bernoulli(mixed_key, self.probability), share, 1.0)
-    # A blend is the same share of every pixel; a pasted rectangle a share of 0 inside it and of 1 around it.
+    # One formula for both, with a share for each pixel, [H, W]: a constant for a blend; 0 inside and 1 outside a pasted
+    # rectangle. The share of the target is the mean over the pixels.
     left = uncovered(share, jax.random.uniform(place_key, (2,)), *image.shape[:2])
     shares, share = jnp.where(does_cut, left, share), jnp.where(does_cut, left.mean(), share)
     return _combined(image, other_image, shares[..., None]), _combined(target, other_target, share)
 
 
 def uncovered(share: jax.Array, center: jax.Array, height: int, width: int) -> jax.Array:
-  """Marks what a rectangle leaves of an image.
+  """Returns a mask of the pixels that a pasted rectangle does not cover (CutMix).
 
   Args:
-    share: float32 scalar in [0, 1]: the rectangle is large enough to leave so much. What juts out of the image is cut
-      off, so that more may be left: the mean of what is returned is the real share.
-    center: float32 [2] in [0, 1), of the rectangle, down and across.
-    height: of the image.
-    width: of the image.
+    share: Share of the image that remains if the whole rectangle is inside the image, float32 scalar in [0, 1]. The
+      rectangle is clipped at the border, so more can remain; the mean of the mask is the actual share.
+    center: Centre of the rectangle (down, across) relative to the size of the image, float32 [2] in [0, 1).
+    height: Height of the image in pixels.
+    width: Width of the image in pixels.
 
   Returns:
-    float32 [height, width], 0 inside the rectangle and 1 around it.
+    Mask, float32 [height, width]: 0 inside the rectangle and 1 outside.
   """
   size = jnp.array([height, width], jnp.float32)
+  # Both sides are scaled by sqrt(1 - share): the rectangle has the aspect ratio of the image.
   length, middle = jnp.floor(jnp.sqrt(1 - share) * size), jnp.floor(center * size)
   down, across = _inside(length[0], middle[0], height), _inside(length[1], middle[1], width)
+  # [height, 1] & [1, width] -> [height, width]
   return 1.0 - (down[:, None] & across[None, :])
 
 
 def partners(rows: int, key: jax.Array) -> jax.Array:
-  """Draws the row that each row of the global batch is mixed with: a permutation, int32 [rows].
+  """Draws the row that each row of the global batch is mixed with.
 
-  A row may be its own partner: that one is not changed.
+  A row can be its own partner, which leaves it unchanged.
+
+  Args:
+    rows: Number of rows of the global batch.
+    key: PRNG key of the batch.
+
+  Returns:
+    Permutation, int32 [rows].
   """
   return jax.random.permutation(key, rows)
 
 
 def _inside(length: jax.Array, middle: jax.Array, size: int) -> jax.Array:
+  """Returns which positions along an axis are inside an interval centred at `middle`, bool [size]."""
   first = middle - length // 2
   places = jnp.arange(size)
   return (places >= first) & (places < first + length)
 
 
 def _combined(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
+  """Returns share * one + (1 - share) * other, in the dtype of `one`."""
   return (share * one + (1 - share) * other).astype(one.dtype)

@@ -1,11 +1,11 @@
 """Batches of a split, shuffled for training or in order for evaluation. The only file that imports grain.
 
-One grain element is one batch. Training reads an endless stream, the epochs' permutations one after another; batch k
-is rows k B to (k + 1) B of it, so no row is left out or doubled in an epoch, whatever the batch size. A permutation
-is a function of the seed and the epoch: any batch can be made without those before it.
+One grain element is one batch. Training reads an endless stream: the permutations of the epochs, one after another.
+Batch k consists of rows k B to (k + 1) B of the stream, so no row is skipped or repeated within an epoch, whatever the
+batch size. A permutation is a function of the seed and the epoch, so any batch can be made without its predecessors.
 
-Batches of a dataset that is in memory are made when they are asked for. Those of one that is streamed are decoded ahead
-by threads, as many as there are cores; together they hold at most AHEAD_BYTES of images, or two batches.
+Batches of a dataset in memory are made on demand. Batches of a streamed dataset are decoded ahead by one thread per
+core; together, the threads hold at most AHEAD_BYTES of images, or two batches.
 """
 
 import contextlib
@@ -21,26 +21,27 @@ from fer_jax import provenance
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.batch import Batch
 
-# Batches in a stream: far more than any run takes, and small enough for every index type on the way.
+# Number of batches in a stream: more than any run needs, and within the range of every index type in grain.
 _ENDLESS = 2**31 - 1
 AHEAD_BYTES = 512 * 1024**2
-"""Most bytes of images that an iterator's threads have decoded, or are decoding, beyond the batch that was taken."""
+"""Maximum bytes of images that the threads of one iterator decode ahead of the batch in use."""
+# No threads: a batch is made in the thread that requests it.
 _IN_LINE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 
 
 class ShuffledBatches:
-  """The endless stream of a split's training batches, as a random-access source.
+  """Endless stream of a split's training batches, as a random-access source.
 
   Args:
-    arrays: the dataset.
-    split: which part of it.
-    batch_size: rows of a global batch.
-    seed: of the permutations.
-    host: gather images and targets here; otherwise a batch is indices alone.
-    process: (index, count) of this process; it yields its share of every global batch.
+    arrays: Dataset.
+    split: Name of the split.
+    batch_size: Number of rows of a global batch.
+    seed: Random seed of the permutations.
+    host: Whether to gather images and targets on the host; if False, a batch contains only indices.
+    process: Index of this process and number of processes; each process yields its share of every global batch.
 
   Attributes:
-    ahead_bytes: of a batch's images where it pays to decode batches ahead; else 0.
+    ahead_bytes: Bytes of the images of one batch if batches are worth decoding ahead (streamed dataset); else 0.
   """
 
   def __init__(
@@ -58,6 +59,7 @@ class ShuffledBatches:
     self._batch_size = batch_size
     self._first, self._last = _share(batch_size, process)
     self.ahead_bytes = _image_bytes(arrays, self._last - self._first) if arrays.streamed and host else 0
+    # Cached: consecutive batches use the same epoch.
     self._permutation = functools.lru_cache(maxsize=4)(functools.partial(_permutation, seed, len(self._rows)))
 
   def __len__(self) -> int:
@@ -75,10 +77,11 @@ class ShuffledBatches:
     return f"ShuffledBatches(rows={len(self._rows)}, batch_size={self._batch_size})"
 
   def _stream(self, start: int, stop: int) -> np.ndarray:
-    """Returns positions within the split, int32 [stop - start], of a stretch of the stream."""
+    """Returns the rows `start` to `stop` of the stream, as positions in the split, int32 [stop - start]."""
     epoch, offset = divmod(start, len(self._rows))
     length = stop - start
     piece = self._permutation(epoch)[offset : offset + length]
+    # A batch can extend over the end of an epoch, or over several epochs of a small split.
     while len(piece) < length:
       epoch += 1
       piece = np.concatenate([piece, self._permutation(epoch)[: length - len(piece)]])
@@ -86,18 +89,23 @@ class ShuffledBatches:
 
 
 class Gather:
-  """Brings rows together on the host."""
+  """Gathers rows of the dataset into a batch on the host."""
 
   def __init__(self, arrays: Arrays):
     self._image, self._target = arrays.image, targets(arrays)
 
   def __call__(self, index: np.ndarray, mask: np.ndarray) -> Batch:
-    """Returns the batch of rows `index`, int32 [b], with its images and targets."""
+    """Returns the batch of the given rows, with images and targets.
+
+    Args:
+      index: Rows of the dataset, int32 [b].
+      mask: Validity of each row, bool [b].
+    """
     return Batch(index, mask, self._image[index], self._target[index])
 
 
 class EvaluationBatches:
-  """The batches of `evaluation_batches`, as a random-access source."""
+  """Batches of an evaluation, as a random-access source; see `evaluation_batches` for the arguments."""
 
   def __init__(
     self,
@@ -115,6 +123,7 @@ class EvaluationBatches:
     self._batch_size = batch_size
     self._first, self._last = _share(batch_size, process)
     self._views = np.full(self._last - self._first, view, np.int32) if view else None
+    # Rounded up; an empty split has no batches, whatever the minimum.
     self._count = max(-(-len(self._rows) // batch_size), batches) if len(self._rows) else 0
     self.ahead_bytes = _image_bytes(arrays, self._last - self._first) if arrays.streamed and host else 0
 
@@ -124,6 +133,7 @@ class EvaluationBatches:
   def __getitem__(self, k: SupportsIndex) -> Batch:
     start, n = int(k) * self._batch_size, len(self._rows)
     position = np.arange(start + self._first, start + self._last)
+    # Positions after the end repeat the last row and are masked.
     mask = position < n
     index = self._rows[np.minimum(position, n - 1)].astype(np.int32)
     batch = self._gather(index, mask) if self._gather else Batch(index, mask)
@@ -131,15 +141,15 @@ class EvaluationBatches:
 
 
 def training_iterator(batches: ShuffledBatches, threads: int | None = None) -> grain.DatasetIterator:
-  """Returns an iterator over the stream whose position can be saved and restored; close it at the end.
+  """Returns an iterator over the stream whose position can be saved and restored; it must be closed after use.
 
-  Batches in memory are made when asked for: the step runs asynchronously, and a batch costs less than handing it
-  from a thread to the loop would (measure with `apps.bench --what=pipeline`).
+  Batches in memory are made on demand: the step runs asynchronously, and making a batch is cheaper than passing it from
+  a thread to the loop (measure with `apps.bench --what=pipeline`).
 
   Args:
-    batches: of the training.
-    threads: that decode batches ahead, 0 for none; by default as many as the process has cores where the dataset is
-      streamed, and none where it is in memory.
+    batches: Training batches.
+    threads: Number of threads that decode batches ahead, 0 for none. The default is the number of cores of the process
+      for a streamed dataset and 0 for a dataset in memory.
   """
   return iter(grain.MapDataset.source(batches).to_iter_dataset(_read_options(batches.ahead_bytes, threads)))
 
@@ -154,16 +164,17 @@ def evaluation_batches(
   view: int = 0,
   process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-  """Yields every row of a split once, in order, in batches of one size; the last is filled up under its mask.
+  """Yields every row of a split once, in order, in batches of equal size; the last batch is padded and masked.
 
   Args:
-    arrays: the dataset.
-    split: which part of it.
-    batch_size: rows of a global batch.
-    host: gather images and targets here; otherwise a batch is indices alone.
-    batches: at least so many, the surplus ones all under their masks: trainings in lockstep evaluate alike.
-    view: number of the view that is asked for; 0 for the images as they are.
-    process: (index, count) of this process; it yields its share of every global batch.
+    arrays: Dataset.
+    split: Name of the split.
+    batch_size: Number of rows of a global batch.
+    host: Whether to gather images and targets on the host; if False, a batch contains only indices.
+    batches: Minimum number of batches; additional ones are fully masked. Replicas that are trained in lockstep need
+      equal numbers of batches.
+    view: Number of the view to evaluate; 0 for the unchanged images.
+    process: Index of this process and number of processes; each process yields its share of every global batch.
   """
   source = EvaluationBatches(arrays, split, batch_size, host=host, batches=batches, view=view, process=process)
   if not source.ahead_bytes:
@@ -175,32 +186,42 @@ def evaluation_batches(
 
 
 def _read_options(batch_bytes: int, threads: int | None = None) -> grain.ReadOptions:
-  """Returns how far ahead batches are made; `batch_bytes` is 0 where they are in memory."""
+  """Returns the number of threads and of batches made ahead; `batch_bytes` is 0 for a dataset in memory."""
   threads = (provenance.cores() if batch_bytes else 0) if threads is None else threads
   if not threads:
     return _IN_LINE
+  # Two batches per thread within the limit of AHEAD_BYTES, but at least two.
   ahead = max(2, min(2 * threads, AHEAD_BYTES // max(1, batch_bytes)))
   return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
 
 
 def _image_bytes(arrays: Arrays, rows: int) -> int:
+  """Returns the bytes of the decoded images of some rows (uint8)."""
   return rows * math.prod(arrays.image.shape[1:])
 
 
 def targets(arrays: Arrays) -> np.ndarray:
-  """Returns label distributions, float32 [N, K], of all rows: votes where there are some, else one-hot."""
+  """Returns the label distributions of all rows.
+
+  Args:
+    arrays: Dataset of N examples and K classes.
+
+  Returns:
+    Soft labels if the dataset has them, else one-hot labels, float32 [N, K].
+  """
   if arrays.soft_label is not None:
     return np.ascontiguousarray(arrays.soft_label, np.float32)
   return np.eye(arrays.num_classes, dtype=np.float32)[arrays.label]
 
 
 def _share(batch_size: int, process: tuple[int, int]) -> tuple[int, int]:
-  """Returns from where to where in a global batch the rows of a process stand."""
+  """Returns the first row and the end of a process's share of a global batch."""
+  # Rounded down at both ends: the shares are contiguous and differ by at most one row.
   first, last = ((process[0] + i) * batch_size // process[1] for i in (0, 1))
   return first, last
 
 
 def _permutation(seed: int, n: int, epoch: int) -> np.ndarray:
-  """Returns the order of an epoch, int32 [n]."""
+  """Returns the order of the rows in an epoch, int32 [n]."""
   generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
   return generator.permutation(n).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Divisions that a dataset does not bring itself: folds for cross-validation, a validation split."""
+"""Splits a dataset into cross-validation folds, and takes validation splits out of training splits."""
 
 import contextlib
 import dataclasses
@@ -15,30 +15,30 @@ from fer_jax.data.arrays import Arrays
 from fer_jax.data.audit import components, number_pictures
 from fer_jax.errors import UserError
 
-# What is never on both sides of a division, by the name that a user gives it, and how it is called.
+# Units that are never split across folds: the value of config.folds.by, and the plural noun for messages.
 UNITS = {"images": "images", "groups": "groups", "subjects": "subjects", "one_subject_out": "subjects"}
 
 _KEYS = ("by", "count", "seed", "examples", "digest", "classes", "fold", "notes")
-_LINES = 5  # of the notes on missing classes; more are summed up in one
-_ATTEMPTS = 8  # to place the units, each in another order
-_PASSES = 20  # over the units of an attempt, to move them; few are needed
-_TINY = 1e-12  # differences of cost below are rounding
-_SIZE_WEIGHT = 0.03  # of a unit's share of all examples, against its shares of the classes
+_LINES = 5  # maximum number of notes on missing classes; more are summarized in one
+_ATTEMPTS = 8  # number of attempts to place the units, each in another order
+_PASSES = 20  # maximum number of passes that move units in an attempt; few are needed
+_TINY = 1e-12  # smaller differences of the cost are rounding errors
+_SIZE_WEIGHT = 0.03  # weight of a unit's share of all examples, relative to its share of a class
 
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-  """A dataset in parts, of which each in turn is the test split. Let N be its examples.
+  """A dataset of N examples in folds, each of which is the test split once.
 
   Attributes:
-    by: what is kept whole, one of UNITS.
-    count: of folds.
-    seed: that chose among the divisions.
-    number: int32 [N], the fold in which each example is tested.
-    unit: int32 [N]; examples with the same number are kept together.
-    class_names: the dataset's.
-    digest: of the labels and subjects, to know the dataset by; the size of the images is no part of it.
-    notes: what a user should know: the classes that a fold lacks.
+    by: Unit that is never split across folds, a key of UNITS.
+    count: Number of folds.
+    seed: Random seed with which the folds were made.
+    number: Fold in which each example is tested, int32 [N].
+    unit: Unit of each example, int32 [N]; examples of one unit are in one fold.
+    class_names: Class names of the dataset.
+    digest: SHA-256 of the labels and subjects, which identifies the dataset; it does not depend on the image size.
+    notes: Remarks for the user: the classes that a fold lacks.
   """
 
   by: str
@@ -51,7 +51,7 @@ class Folds:
   notes: tuple[str, ...] = ()
 
   def save(self, path: Path) -> None:
-    """Writes the division to a JSON file, whole or not at all; raises UserError if it cannot be written."""
+    """Writes the folds to a JSON file, atomically; raises UserError if it cannot be written."""
     values = (
       *(self.by, self.count, self.seed, len(self.number), self.digest, self.class_names),
       *(self.number.tolist(), self.notes),
@@ -64,24 +64,26 @@ class Folds:
     except OSError as error:
       with contextlib.suppress(OSError):
         part.unlink()
-      raise UserError(f"{path}: the folds cannot be written ({error.strerror})") from None
+      raise UserError(f"{path}: cannot write the folds ({error.strerror})") from None
 
 
 def make_folds(arrays: Arrays, by: str, count: int, seed: int) -> Folds:
-  """Divides a whole dataset, whatever its own splits, into folds in which every class has its share.
+  """Splits a whole dataset into folds with similar shares of every class; the dataset's own splits are ignored.
 
-  By "images" the folds differ by at most one example, of every class and in all. What is kept whole is otherwise
-  placed greedily, then moved for as long as that evens the classes out. The same arguments always give the same folds.
+  With "images", the folds differ by at most one example, in each class and in total. For other units, the units are
+  placed greedily and then moved for as long as this balances the classes. The same arguments always give the same
+  folds.
 
   Args:
-    arrays: the dataset.
-    by: what is never in two folds: "images"; "groups" (frames of a sequence, and pictures that are equal pixel by
-      pixel); "subjects" (people); "one_subject_out" makes a fold of every person, in the order of their names.
-    count: of folds; of no account for "one_subject_out".
-    seed: chooses among the divisions.
+    arrays: Dataset.
+    by: Unit that is never split across folds: "images"; "groups" (frames of a sequence, and images that are equal pixel
+      by pixel); "subjects" (people); or "one_subject_out", which makes one fold per person, in the order of their
+      names.
+    count: Number of folds; ignored for "one_subject_out".
+    seed: Random seed.
 
   Raises:
-    UserError: `by` or `count` is out of range, or the dataset names no subjects or has too few units.
+    UserError: If `by` or `count` is out of range, the dataset names no subjects, or it has too few units.
   """
   if by not in UNITS:
     raise UserError(f"config.folds.by={by!r}: expected one of {', '.join(UNITS)}")
@@ -103,17 +105,19 @@ def make_folds(arrays: Arrays, by: str, count: int, seed: int) -> Folds:
 
 
 def load_folds(path: Path, arrays: Arrays) -> Folds:
-  """Reads the division that `Folds.save` wrote, of the same dataset; images may have another size.
+  """Reads folds written by `Folds.save` for the same dataset; the image size may differ.
+
+  Args:
+    path: JSON file.
+    arrays: Dataset.
 
   Raises:
-    UserError: the file is none of folds, or is of another dataset; the message names what differs.
+    UserError: If the file contains no folds, or folds of another dataset; the message names the difference.
   """
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except OSError as error:
-    raise UserError(
-      f"{path}: cannot be read ({error.strerror}); expected a splits.json that a run has written"
-    ) from None
+    raise UserError(f"{path}: cannot be read ({error.strerror}); expected a splits.json written by a run") from None
   except ValueError:
     content = None
   _check_content(path, content)
@@ -122,54 +126,56 @@ def load_folds(path: Path, arrays: Arrays) -> Folds:
   for what, there, here in zip(("examples", "classes", "labels or subjects"), theirs, ours, strict=True):
     if there != here:
       figures = "" if what == "labels or subjects" else f": {there} in the file, {here} here"
-      raise UserError(f"{path} divides another dataset: the {what} differ{figures}; expected the folds of this dataset")
+      raise UserError(f"{path} has folds of another dataset: the {what} differ{figures}; expected folds of this one")
   number, by = np.array(content["fold"], np.int32), content["by"]
   unit = _units(arrays, by)
+  # More distinct (subject, fold) pairs than subjects: a subject is in two folds.
   if UNITS[by] == "subjects" and len(np.unique(np.stack([unit, number]), axis=1).T) > unit.max() + 1:
-    raise UserError(f"{path}: a subject stands in two folds; expected by={by!r} to keep each in one")
+    raise UserError(f"{path}: a subject is in two folds; by={by!r} requires one fold per subject")
   return _folds(arrays, by, content["count"], content["seed"], number, unit)
 
 
 def for_fold(arrays: Arrays, folds: Folds, number: int, validation_share: float, seed: int) -> Arrays:
-  """Returns the dataset with one fold as its test split, and validation and training splits of the others.
+  """Returns the dataset with one fold as its test split and the other folds as validation and training splits.
 
-  The validation split is stratified and keeps whole what the folds keep whole: with folds by subjects, nobody in it is
-  in training. The dataset's own splits play no part.
+  The validation split is stratified and keeps the units of the folds whole. With folds by subjects, no person is in
+  both validation and training. The dataset's own splits are ignored.
 
   Args:
-    arrays: the dataset.
-    folds: of this dataset.
-    number: of the fold, from 0.
-    validation_share: of the examples outside the fold, between 0 and 1; a class keeps at least one unit in training.
-    seed: chooses the validation examples, for each fold apart.
+    arrays: Dataset.
+    folds: Folds of this dataset.
+    number: Number of the test fold, from 0.
+    validation_share: Share of the examples outside the fold, between 0 and 1; each class keeps at least one unit in
+      training.
+    seed: Random seed of the validation split, combined with the number of the fold.
 
   Returns:
-    The dataset with `split` changed and a note that says so.
+    The dataset with a new `split` and a note on it.
 
   Raises:
-    UserError: there is no such fold, the share is out of range, or too little is left to take it from.
+    UserError: If there is no such fold, the share is out of range, or too few units remain for a validation split.
   """
   if not 0 <= number < folds.count:
     raise UserError(f"config.folds.number={number}: expected 0 to {folds.count - 1}, there are {folds.count} folds")
   split = _fold_splits(arrays, folds, number, validation_share, seed)
   counts = {name: int(np.sum(split == name)) for name in ("train", "validation", "test")}
   note = (
-    f"fold {number} of {folds.count} (the first is 0), by {UNITS[folds.by]}, seed {folds.seed}: {counts['test']} "
-    f"examples are the test split; {counts['validation']} of the others, by {UNITS[folds.by]} too (seed {seed}), are "
-    f"the validation split, and {counts['train']} the training split"
+    f"fold {number} of {folds.count} (numbered from 0), by {UNITS[folds.by]}, seed {folds.seed}: {counts['test']} "
+    f"examples form the test split; {counts['validation']} of the others, also by {UNITS[folds.by]} (seed {seed}), "
+    f"form the validation split, and {counts['train']} the training split"
   )
   return dataclasses.replace(arrays, split=split, notes=(*arrays.notes, note))
 
 
 def epoch_rows(arrays: Arrays, folds: Folds, validation_share: float, seed: int, rows: np.ndarray | None = None) -> int:
-  """Returns the number of training rows of a fold, rounded, in the mean of all folds; see `for_fold`.
+  """Returns the number of training rows of a fold: the mean over all folds, rounded. See `for_fold`.
 
   Args:
-    arrays: the dataset.
-    folds: of this dataset.
-    validation_share: of the examples outside a fold.
-    seed: chooses the validation examples.
-    rows: of each example, int [N], how many rows it is in training; None for one of each.
+    arrays: Dataset of N examples.
+    folds: Folds of this dataset.
+    validation_share: Share of the examples outside a fold that is used for validation.
+    seed: Random seed of the validation splits.
+    rows: Number of training rows that each example becomes, int [N]; None for one row each.
   """
   rows = np.ones(len(arrays), np.int64) if rows is None else rows
   splits = (_fold_splits(arrays, folds, number, validation_share, seed) for number in range(folds.count))
@@ -177,21 +183,21 @@ def epoch_rows(arrays: Arrays, folds: Folds, validation_share: float, seed: int,
 
 
 def with_validation(arrays: Arrays, fraction: float = 0.1, seed: int = 0) -> Arrays:
-  """Takes a validation split out of the training split where a dataset has none.
+  """Takes a validation split out of the training split if the dataset has none.
 
-  The share is stratified: close to `fraction` of each class, but at least one group of a class that has two, and
-  never all. A group is never divided. The same arguments always choose the same examples.
+  The validation split is stratified: it has about `fraction` of each class, at least one group of a class that has two
+  or more, and never a whole class. Groups are kept whole. The same arguments always select the same examples.
 
   Args:
-    arrays: a dataset; one that has a validation split is returned unchanged.
-    fraction: the share of the training split to take, between 0 and 1.
-    seed: chooses which examples.
+    arrays: Dataset; returned unchanged if it has a validation split.
+    fraction: Share of the training split, between 0 and 1.
+    seed: Random seed.
 
   Returns:
-    The dataset with `split` changed and a note that says so.
+    The dataset with a new `split` and a note on it.
 
   Raises:
-    UserError: if `fraction` is out of its range, or training data are too few to be divided.
+    UserError: If `fraction` is out of range, or the training split is too small.
   """
   _check_share(fraction)
   if len(arrays.rows("validation")):
@@ -200,6 +206,7 @@ def with_validation(arrays: Arrays, fraction: float = 0.1, seed: int = 0) -> Arr
   chosen = _hold_out(arrays.label[train], arrays.group[train], fraction, np.random.default_rng(seed))
   if not chosen.any():
     raise UserError(f"the training split ({len(train)} examples) is too small to take a validation split from")
+  # A str dtype has a fixed width: "validation" needs ten characters.
   split = arrays.split.astype(np.array(["validation"]).dtype)
   split[train[chosen]] = "validation"
   note = (
@@ -210,18 +217,20 @@ def with_validation(arrays: Arrays, fraction: float = 0.1, seed: int = 0) -> Arr
 
 
 def _check_share(share: float) -> None:
+  """Raises UserError unless a share is between 0 and 1."""
   if not 0 < share < 1:
     raise UserError(f"config.data.validation_share={share}: expected a share between 0 and 1")
 
 
 def _units(arrays: Arrays, by: str) -> np.ndarray:
-  """Numbers what a division keeps whole, int32 [N]."""
+  """Numbers the units that are kept whole, int32 [N]."""
   if by == "images":
     return np.arange(len(arrays), dtype=np.int32)
   if by == "groups":
     group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays)
     groups = int(np.max(group, initial=-1)) + 1
     nodes = groups + int(np.max(picture, initial=-1)) + 1
+    # Edges between groups and images: groups that share an equal image become one unit.
     joined = components(group, groups + picture, nodes)[group]
     return np.unique(joined, return_inverse=True)[1].astype(np.int32)
   unnamed = int(np.sum(arrays.subject == ""))
@@ -229,12 +238,12 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
     whom = (
       "names no subjects" if unnamed == len(arrays) else f"names no subject for {unnamed} of {len(arrays)} examples"
     )
-    raise UserError(f"config.folds.by={by!r}: the dataset {whom}; images and groups are what it can be divided by")
+    raise UserError(f"config.folds.by={by!r}: the dataset {whom}; use 'images' or 'groups'")
   return np.unique(arrays.subject, return_inverse=True)[1].astype(np.int32)
 
 
 def _class_counts(label: np.ndarray, unit: np.ndarray) -> np.ndarray:
-  """Counts the examples of each class that there is in each unit, int64 [U, K]."""
+  """Counts the examples of each class in each unit, int64 [U, K]."""
   classes, column = np.unique(label, return_inverse=True)
   counts = np.zeros((int(unit.max(initial=-1)) + 1, len(classes)), np.int64)
   np.add.at(counts, (unit, column), 1)
@@ -242,28 +251,30 @@ def _class_counts(label: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def _balance(counts: np.ndarray, share: np.ndarray, rng: np.random.Generator, fixed: Sequence[int] = ()) -> np.ndarray:
-  """Puts units into parts so that each part has close to its share of every class, and of all examples.
+  """Assigns units to parts so that each part has about its share of every class, and of all examples.
 
-  What is lowered is the sum, over parts and classes, of (the part's share of the class)^2 / the share it should have.
-  Units of several examples are placed one by one, then moved; that is tried in several orders, heavy ones first. The
-  single examples fill the gaps.
+  Minimizes the sum over parts and classes of (share of the class in the part)^2 / (target share of the part). Units of
+  several examples are placed one by one and then moved; this is tried in several orders, heavy units first. Units of a
+  single example are placed last and fill the gaps.
 
   Args:
-    counts: int [U, K], examples of each class in each unit.
-    share: float [P], of each part, summing to 1.
-    rng: chooses the orders.
-    fixed: units that are in part 0 and stay.
+    counts: Number of examples of each class in each unit, int [U, K].
+    share: Target share of each part, float [P], summing to 1.
+    rng: Random generator of the orders.
+    fixed: Units that are assigned to part 0 and never moved.
 
   Returns:
-    int32 [U], the part of each unit; no part is empty where the shares are equal and the units enough.
+    Part of each unit, int32 [U]; no part is empty if the shares are equal and there are enough units.
   """
   size = counts.sum(axis=1)
+  # [U, K + 1]: a unit's share of each class and, as a weak extra class, of all examples.
   weight = np.column_stack([counts / counts.sum(axis=0), _SIZE_WEIGHT * size / size.sum()])
   start = np.full(len(counts), -1)
   start[list(fixed)] = 0
   large, single = (np.flatnonzero((start < 0) & those) for those in (size > 1, size == 1))
   best, best_cost = start, np.inf
   for attempt in range(_ATTEMPTS):
+    # held [P, K + 1]: the sum of the weights in each part.
     part, held = start.copy(), np.zeros((len(share), weight.shape[1]))
     held[0] = weight[part == 0].sum(axis=0)
     order = _heavy_first(weight[large].sum(axis=1), rng, noise=0.5 if attempt else 0.0)
@@ -278,18 +289,22 @@ def _balance(counts: np.ndarray, share: np.ndarray, rng: np.random.Generator, fi
 
 
 def _heavy_first(weight: np.ndarray, rng: np.random.Generator, noise: float = 0.0) -> np.ndarray:
-  """Orders positions by falling weight, [U], each times 1 +- noise; at random where that is equal."""
+  """Returns positions by falling weight, int [U], each weight times 1 +- noise; equal weights are in random order."""
   shuffle = rng.permutation(len(weight))
   return shuffle[np.argsort(-weight[shuffle] * rng.uniform(1 - noise, 1 + noise, len(weight)), kind="stable")]
 
 
 def _place(units: np.ndarray, weight: np.ndarray, share: np.ndarray, part: np.ndarray, held: np.ndarray) -> bool:
-  """Puts each unit where it is cheapest; `part` and what the parts `held` change; says whether any unit has moved."""
+  """Moves each unit to the part with the lowest cost, and returns whether any unit was placed or moved.
+
+  Updates `part`, int [U] (-1: not placed yet), and `held`, float [P, K + 1], the sum of the weights in each part.
+  """
   moved = False
   for unit in units:
     before = part[unit]
     if before >= 0:
       held[before] -= weight[unit]
+    # Half of the increase of the cost: ((h + w)^2 - h^2) / 2 = (h + w / 2) w, summed over classes. [P]
     cost = (held + weight[unit] / 2) @ weight[unit] / share
     cheapest = cost.argmin()
     if before < 0 or cost[cheapest] < cost[before] - _TINY:
@@ -299,17 +314,18 @@ def _place(units: np.ndarray, weight: np.ndarray, share: np.ndarray, part: np.nd
 
 
 def _hold_out(label: np.ndarray, unit: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-  """Chooses whole units with a share of each class, bool [N]; none where no class could spare one."""
+  """Chooses whole units with about a share of each class, bool [N]; all False if no class can spare a unit."""
   names, member = np.unique(unit, return_inverse=True)
   shuffle = rng.permutation(len(names))
   counts = _class_counts(label, shuffle[member])
+  # The largest unit of each class is fixed in training, so every class has training examples.
   largest = np.unique(counts.argmax(axis=0)) if len(counts) else np.empty(0, int)
   chosen = _balance(counts, np.array([1 - share, share]), rng, fixed=largest.tolist()) == 1
   for column in range(counts.shape[1]):
     holders = np.flatnonzero(counts[:, column])
     if chosen[holders].any():
       continue
-    # A small class, or large units: the smallest that leaves each of its classes something in training.
+    # No unit of this class was chosen: add the smallest one whose classes all have another unit in training.
     spare = (counts[~chosen] > 0).sum(axis=0) > 1
     able = [u for u in holders if spare[counts[u] > 0].all()]
     if able:
@@ -318,14 +334,14 @@ def _hold_out(label: np.ndarray, unit: np.ndarray, share: float, rng: np.random.
 
 
 def _fold_splits(arrays: Arrays, folds: Folds, number: int, share: float, seed: int) -> np.ndarray:
-  """Returns the split of every example, str [N], where a fold is the test split."""
+  """Returns the split of every example, str [N], with one fold as the test split."""
   _check_share(share)
   rest = np.flatnonzero(folds.number != number)
   chosen = _hold_out(arrays.label[rest], folds.unit[rest], share, np.random.default_rng((seed, number)))
   if not chosen.any():
     raise UserError(
-      f"config.folds.number={number}: the {len(rest)} examples outside the fold are too few {UNITS[folds.by]} "
-      "to take a validation split from; expected more data, or other folds"
+      f"config.folds.number={number}: the {len(rest)} examples outside the fold have too few {UNITS[folds.by]} "
+      "for a validation split; use more data, or other folds"
     )
   split = np.full(len(arrays), "test", dtype="<U10")
   split[rest] = np.where(chosen, "validation", "train")
@@ -333,12 +349,14 @@ def _fold_splits(arrays: Arrays, folds: Folds, number: int, share: float, seed: 
 
 
 def _folds(arrays: Arrays, by: str, count: int, seed: int, number: np.ndarray, unit: np.ndarray) -> Folds:
+  """Returns the folds with the digest of the dataset and the notes on missing classes."""
   notes = _missing(arrays, number, count)
   return Folds(by, count, seed, number, unit, arrays.class_names, _digest(arrays), notes)
 
 
 def _missing(arrays: Arrays, number: np.ndarray, count: int) -> tuple[str, ...]:
-  """Says which classes a fold lacks on either side; those that the whole dataset lacks are no part of it."""
+  """Returns notes on the classes that a fold lacks in its test or training part but the dataset has."""
+  # Number of test examples of each class in each fold, [count, K].
   tested = np.zeros((count, arrays.num_classes), np.int64)
   np.add.at(tested, (number, arrays.label), 1)
   total = tested.sum(axis=0)
@@ -359,22 +377,22 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _check_content(path: Path, content: Any) -> None:
-  """Raises UserError unless a file's content is that of folds, of whichever dataset."""
+  """Raises UserError unless the content of a file is a set of folds, of any dataset."""
 
   def fail(what: str) -> UserError:
-    return UserError(f"{path}: {what}; expected a splits.json that a run has written")
+    return UserError(f"{path}: {what}; expected a splits.json written by a run")
 
   if not isinstance(content, dict):
-    raise fail("not JSON, or no division into folds")
+    raise fail("not JSON, or not a set of folds")
   absent = [key for key in _KEYS if key not in content]
   if absent:
     raise fail(f"{absent[0]!r} is missing")
   fold, count = content["fold"], content["count"]
   if content["by"] not in list(UNITS):
-    raise fail(f"by={content['by']!r} is none of {', '.join(UNITS)}")
+    raise fail(f"by={content['by']!r} is not one of {', '.join(UNITS)}")
   if not isinstance(content["seed"], int) or not isinstance(count, int) or count < 2:
-    raise fail("count and seed are not whole numbers, the count 2 or more")
+    raise fail("count and seed must be whole numbers, and count 2 or more")
   if not isinstance(fold, list) or len(fold) != content["examples"]:
-    raise fail(f"'fold' is no list of {content['examples']} numbers")
+    raise fail(f"'fold' is not a list of {content['examples']} numbers")
   if any(type(number) is not int for number in fold) or set(fold) != set(range(count)):
-    raise fail(f"'fold' does not number {count} folds from 0 to {count - 1}, each with an example")
+    raise fail(f"'fold' must number {count} folds from 0 to {count - 1}, each with an example")

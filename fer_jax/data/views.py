@@ -1,8 +1,8 @@
-"""Test-time augmentation: the views of one image whose probabilities are averaged, pure functions on the device.
+"""Test-time augmentation (TTA): the views of an image whose probabilities are averaged. Pure functions on the device.
 
-A view is the image moved by a margin, the border repeated, and perhaps mirrored: a crop, as large as the image, of the
-image with its border repeated that many times on every side. So a network of any kind can read it, and it is what the
-augmentation `shift` shows in training.
+A view is the image, optionally mirrored, shifted by a margin with the border repeated. This is a crop, in the size of
+the image, of the image padded by repeating its border. The size stays the same, so every network accepts a view, and
+the network has seen such images in training with the augmentation `shift`.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from fer_jax.data.warp import shifted
 
 
 class View(NamedTuple):
-  """How an image is shown once more.
+  """Transformation of an image into one view.
 
   Attributes:
-    down: -1, 0 or 1 margins.
-    right: likewise.
-    mirrored: left and right are changed, before anything is moved.
+    down: Vertical shift, as a multiple of the margin: -1, 0 or 1.
+    right: Horizontal shift, as a multiple of the margin: -1, 0 or 1.
+    mirrored: Whether the image is mirrored horizontally, before the shift.
   """
 
   down: int
@@ -27,13 +27,13 @@ class View(NamedTuple):
   mirrored: bool
 
 
-# The centre and the corners, each as it is and mirrored (Krizhevsky et al. 2012). Every protocol is a beginning of it.
+# Centre and corners, each unchanged and mirrored (Krizhevsky et al. 2012). Every protocol is a prefix of this tuple.
 TEN_CROP = tuple(
   View(down, right, mirrored)
   for down, right in ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
   for mirrored in (False, True)
 )
-# How many views are averaged, by the name of a protocol.
+# Number of averaged views by protocol name.
 PROTOCOLS = {"single": 1, "flip": 2, "ten_crop": 10}
 
 
@@ -41,10 +41,14 @@ def seen_as(image: jax.Array, number: jax.Array, margin: int) -> jax.Array:
   """Returns a view of an image.
 
   Args:
-    image: [H, W, C], any dtype.
-    number: int scalar, of the view in `TEN_CROP`.
-    margin: pixels.
+    image: Image, [H, W, C], any dtype.
+    number: Number of the view in `TEN_CROP`, int scalar.
+    margin: Length of the shift in pixels.
+
+  Returns:
+    View, in the shape and dtype of the image.
   """
+  # int32 [3]: down, right, mirrored. A table lookup, because `number` is traced.
   views = jnp.array(TEN_CROP, jnp.int32)[number]
   image = jnp.where(views[2] == 1, image[:, ::-1], image)
   return shifted(image, margin * views[:2], margin)

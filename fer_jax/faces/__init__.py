@@ -1,1 +1,1 @@
-"""Faces in photographs and video: where they are, and the square picture that is cut around one."""
+"""Faces in photographs and videos: detection, tracking, and square crops around a face."""

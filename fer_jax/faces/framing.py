@@ -1,4 +1,4 @@
-"""Turns photographs of people into pictures of their faces."""
+"""Crops photographs of people to face images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,20 +7,20 @@ import numpy as np
 from fer_jax.faces.crop import crop_face, crop_square
 from fer_jax.faces.detection import Detector
 
-# As a share of a photograph's shorter side: people look into a dataset's camera from near by, and what is smaller is no
-# face.
+# Side of the smallest face as a share of a photograph's shorter side. People are close to the camera in these datasets,
+# so smaller detections are not faces.
 SMALLEST_FACE = 0.3
-_NAMED_AT_MOST = 5
+_NAMED_AT_MOST = 5  # number of files without a face that are named in the note
 
 
 class Framing:
-  """Cuts the face out of each of a dataset's photographs, and remembers where none was found.
+  """Crops each photograph of a dataset to the face, and records the photographs in which no face was found.
 
   Args:
-    size: side of the pictures in pixels.
-    fixed_squares: (x, y, side) by what the subject's name begins with: the square's centre as shares of a
-      photograph's width and height, and its side as a share of the shorter of these.
-    detector: finds the face; None takes the fixed square of every photograph.
+    size: Side of the cropped images in pixels.
+    fixed_squares: Fixed square (x, y, side) by prefix of the subject's name: centre relative to the width and height of
+      the photograph, and side relative to the shorter of the two.
+    detector: Face detector; None crops every photograph to its fixed square.
   """
 
   def __init__(self, size: int, fixed_squares: Mapping[str, Sequence[float]], detector: Detector | None):
@@ -28,17 +28,15 @@ class Framing:
     self._seen, self._faceless = 0, list[str]()
 
   def __call__(self, image: np.ndarray, subject: str, file: str) -> np.ndarray:
-    """Returns the face in a photograph.
-
-    Where the detector finds several, the largest is taken; where none, the fixed square.
+    """Returns the face in a photograph: the largest one found by the detector, or the fixed square if it finds none.
 
     Args:
-      image: uint8 [H, W] or [H, W, C].
-      subject: who is in it.
-      file: its name, for `notes`.
+      image: Photograph, uint8 [H, W] or [H, W, C].
+      subject: Name of the subject, which selects the fixed square.
+      file: File name, for `notes`.
 
     Returns:
-      uint8 [size, size] or [size, size, C].
+      Face, uint8 [size, size] or [size, size, C].
     """
     self._seen += 1
     if self._detector is not None:
@@ -46,14 +44,15 @@ class Framing:
       if boxes:
         return crop_face(image, boxes[0], self._size)
       self._faceless.append(file)
+    # The first prefix that matches, in the order of the mapping.
     x, y, side = next(square for beginning, square in self._fixed_squares.items() if subject.startswith(beginning))
     height, width = image.shape[:2]
     return crop_square(image, x * width, y * height, side * min(height, width), self._size)
 
   def notes(self) -> tuple[str, ...]:
-    """Says in how many photographs no face was found, and names the first of them."""
+    """Returns a note with the number of photographs without a detected face and the first file names, or ()."""
     if not self._faceless:
       return ()
     more = len(self._faceless) - _NAMED_AT_MOST
     names = ", ".join(self._faceless[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-    return (f"no face was found in {len(self._faceless)} of {self._seen} images: cropped at the fixed place ({names})",)
+    return (f"no face was found in {len(self._faceless)} of {self._seen} images: fixed square used instead ({names})",)

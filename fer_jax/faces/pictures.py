@@ -1,4 +1,4 @@
-"""Reads pictures of every usual kind, so that training and prediction see the same pixels of the same file."""
+"""Decodes image files of all common formats, so that training and prediction use the same pixels of the same file."""
 
 import contextlib
 import io
@@ -22,11 +22,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 MOST_PIXELS = 100_000_000
-"""More than any camera's; 300 MB in colour."""
+"""Default maximum number of pixels of an image: more than any camera has; 300 MB in colour."""
 
-# By what the files begin with. The classes are used themselves: `Image.open` warns of large pictures, and refuses very
-# large ones, before it says how large they are; and it asks programs outside for some kinds. A JPEG that holds several
-# pictures (MPO) begins with the first as an ordinary one.
+# Pillow's image classes by the first bytes of a file. They are used directly, because `Image.open` warns about large
+# images, rejects very large ones before their size can be read, and runs external programs for some formats. A JPEG
+# file with several images (MPO) starts with an ordinary JPEG image.
 _KINDS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
   (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
   (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
@@ -36,27 +36,39 @@ _KINDS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
   (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
   (re.compile(rb"P[1-6]\s"), PpmImageFile),
 )
-_UNKNOWN = "not a readable picture: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
-_DAMAGED = "not a readable picture: damaged or cut short"
+_UNKNOWN = "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
+_DAMAGED = "not a readable image: damaged or truncated"
+# Modes of Pillow for grey images of 16 bits.
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _PILLOW = re.compile(r"PIL\.")
 
 
 class UnreadablePicture(Exception):
-  """A file or a stream of frames that holds no picture; the text is a short reason without the file's name."""
+  """Raised if a file or stream contains no readable image; the text is a short reason without the file name."""
 
 
 def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.ndarray:
-  """Reads a picture from a file; the rest as in `decode`."""
+  """Reads an image from a file; otherwise as `decode`.
+
+  Args:
+    path: Path of the file.
+    most_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
+
+  Returns:
+    Image, uint8 [H, W] if it is grey, [H, W, 3] RGB if it is in colour.
+
+  Raises:
+    UnreadablePicture: If the file cannot be read or `decode` rejects its contents.
+  """
   try:
     place = pathlib.Path(path)
-    # Before it is opened: to open a pipe that nobody writes to never ends.
+    # Checked before opening: opening a pipe without a writer blocks forever.
     kind = place.stat().st_mode
     if not stat.S_ISREG(kind):
       if stat.S_ISDIR(kind):
         may = os.access(place, os.R_OK | os.X_OK)
-        raise UnreadablePicture("a folder" if may else "a folder, and no permission to look into it")
-      raise UnreadablePicture("no regular file")
+        raise UnreadablePicture("a folder" if may else "a folder without permission to read it")
+      raise UnreadablePicture("not a regular file")
     file = place.open("rb")
   except FileNotFoundError:
     raise UnreadablePicture("does not exist") from None
@@ -70,29 +82,41 @@ def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.nda
 
 
 def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-  """Decodes a picture: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP, of several frames or pages the first.
+  """Decodes an image: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP; the first one if there are several frames or pages.
 
-  It is turned upright as its Exif orientation says. What is transparent shows white. Grey of 16 bits is scaled to 8, of
-  colour of 16 bits the upper 8 are taken. Colour profiles are not applied. Threads may call it at the same time.
+  The image is rotated according to its Exif orientation. Transparent pixels become white. 16-bit grey is scaled to 8
+  bits; of 16-bit colour, the upper 8 bits are used. Colour profiles are not applied. The function is thread-safe.
 
-  Pillow's warnings about odd files are silenced for the process: how they are shown is the same for all threads.
+  Pillow's warnings about unusual files are silenced for the whole process, because warning filters are shared by all
+  threads.
 
   Args:
-    data: a whole file.
-    most_pixels: larger pictures are refused before they are decoded.
+    data: Contents of a file.
+    most_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
 
   Returns:
-    uint8 [H, W] of a grey picture, [H, W, 3] RGB of one in colour.
+    Image, uint8 [H, W] if it is grey, [H, W, 3] RGB if it is in colour.
 
   Raises:
-    UnreadablePicture: if it is empty, no picture, too large, damaged or cut short, or if its pixels are floating-point
-      numbers or integers of 32 bits, which do not say what is black and what is white.
+    UnreadablePicture: If the data is empty, not an image, too large, damaged or truncated, or if the pixels are
+      floating-point numbers or 32-bit integers, which have no defined black and white.
   """
   return _decode(io.BytesIO(data), most_pixels)
 
 
 def in_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Turns a picture, uint8 [H, W] grey or [H, W, 3] RGB, into grey [H, W] (channels 1) or RGB [H, W, 3] (3)."""
+  """Converts an image to grey or RGB.
+
+  Args:
+    image: Image, uint8 [H, W] grey or [H, W, 3] RGB.
+    channels: Number of channels of the result: 1 (grey) or 3 (RGB).
+
+  Returns:
+    Image, uint8 [H, W] for one channel, [H, W, 3] for three.
+
+  Raises:
+    ValueError: If `channels` is neither 1 nor 3.
+  """
   if channels not in (1, 3):
     raise ValueError(f"channels={channels}; expected 1 (grey) or 3 (RGB)")
   if (image.ndim == 3) == (channels == 3):
@@ -101,22 +125,28 @@ def in_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def is_plain(data: bytes, channels: int) -> bool:
-  """Says whether other programs, TensorFlow above all, see the same in a file as `decode` and `in_channels` do.
+  """Returns whether other decoders, in particular TensorFlow's, read the same pixels as `decode` and `in_channels`.
 
-  So it is with BMP, JPEG and PNG that are upright, opaque, of 8 bits, and grey or, where channels is 3, RGB: others
-  repeat a grey channel, and do not mix colours to grey.
+  This holds for BMP, JPEG and PNG files that are upright, opaque and of 8 bits, and either grey or, for three channels,
+  RGB. Other decoders also expand a grey channel to RGB; they do not convert colours to grey.
+
+  Args:
+    data: Contents of a file.
+    channels: Number of channels of the decoded image: 1 (grey) or 3 (RGB).
 
   Raises:
-    UnreadablePicture: if it is no picture.
+    UnreadablePicture: If the data is not an image.
   """
   image = _open(io.BytesIO(data))
   portable = isinstance(image, BmpImageFile | JpegImageFile | PngImageFile)
   fits = image.mode == "L" or (image.mode == "RGB" and channels == 3)
+  # Pillow also reports 16-bit colour as mode "RGB"; only its tiles contain the raw mode.
   eight_bits = not any(";16" in str(tile[3]) for tile in image.tile)
   return portable and fits and eight_bits and not image.has_transparency_data and _orientation(image) == 1
 
 
 def _decode(file: BinaryIO, most_pixels: int) -> np.ndarray:
+  """Decodes an open file; see `decode`."""
   image = _open(file)
   width, height = image.size
   if width * height > most_pixels:
@@ -125,13 +155,14 @@ def _decode(file: BinaryIO, most_pixels: int) -> np.ndarray:
   try:
     image.load()
   except Exception:
-    # Pillow raises a dozen kinds, down to IndexError, for bytes that are not as they should be.
+    # Pillow raises a dozen different exceptions, including IndexError, for damaged data.
     raise UnreadablePicture(_DAMAGED) from None
   return _upright(_pixels(image), _orientation(image))
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
-  """Reads a picture's header."""
+  """Reads the header of an image."""
+  # Only if it is not the first filter already: each change invalidates Python's registry of warnings.
   if not any(filter_[3] == _PILLOW for filter_ in warnings.filters[:1]):
     warnings.filterwarnings("ignore", module=_PILLOW.pattern)
   start = file.read(16)
@@ -143,15 +174,15 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
   file.seek(0)
   try:
     return kind(file)
-  except Image.DecompressionBombError:  # Of WebP alone, whose decoder is made with room for the whole picture.
-    raise UnreadablePicture("too many pixels, above the limit of this kind") from None
+  except Image.DecompressionBombError:  # WebP only: its decoder allocates the whole image
+    raise UnreadablePicture("too many pixels for this format") from None
   except Exception:
     raise UnreadablePicture(_DAMAGED) from None
 
 
 def _orientation(image: Image.Image) -> int:
-  """Returns the Exif orientation, 1 to 8; 1, upright, where it says none or none that makes sense."""
-  with contextlib.suppress(Exception):  # Damage here spoils no pixels.
+  """Returns the Exif orientation, 1 to 8; 1 (upright) if it is absent or invalid."""
+  with contextlib.suppress(Exception):  # damaged metadata does not affect the pixels
     orientation = image.getexif().get(ExifTag.Orientation)
     if isinstance(orientation, int) and 1 <= orientation <= 8:
       return orientation
@@ -159,6 +190,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+  """Applies an Exif orientation: a transposition (5 to 8), then flips. [h, w, ...] -> [H, W, ...]"""
   if orientation > 4:
     image = image.swapaxes(0, 1)
   if orientation in (2, 3, 6, 7):
@@ -169,21 +201,22 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _pixels(image: ImageFile.ImageFile) -> np.ndarray:
-  """Returns a decoded picture's pixels in 8 bits, grey or RGB."""
+  """Returns the pixels of a decoded image, uint8, [H, W] grey or [H, W, 3] RGB."""
   if image.mode in _DEEP or (image.mode == "I" and image.format == "PPM"):
+    # 0..65535 -> 0..255, rounded: 65535 = 255 * 257.
     return ((np.asarray(image).astype(np.int32) + 128) // 257).astype(np.uint8)
   if image.mode in ("F", "I"):
-    numbers = "floating-point numbers" if image.mode == "F" else "integers of 32 bits"
-    raise UnreadablePicture(f"its pixels are {numbers}: what is white is unknown")
+    numbers = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+    raise UnreadablePicture(f"its pixels are {numbers}, for which white is undefined")
   grey = image.mode in ("1", "L", "LA", "La")
   try:
     flat = _on_white(image.convert("RGBA")) if image.has_transparency_data else image
     wanted = "L" if grey else "RGB"
     return np.array(flat if flat.mode == wanted else flat.convert(wanted))
   except (ValueError, OSError):
-    raise UnreadablePicture(f"its pixels are of a kind that is not read ({image.mode})") from None
+    raise UnreadablePicture(f"its pixel format is not supported ({image.mode})") from None
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-  """Lays a picture with alpha, RGBA, onto white."""
+  """Composites an RGBA image onto a white background."""
   return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,4 +1,4 @@
-"""Follows faces through a video: which box is whose, and what was seen of each until now."""
+"""Tracks faces through a video: assigns boxes to tracks and smooths the predictions of each track."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,44 +10,50 @@ from fer_jax.faces.detection import Box
 
 @dataclasses.dataclass
 class _Track:
+  """Last box of a track and the time in seconds at which it was seen."""
+
   box: Box
   seen: float
 
 
 class Tracker:
-  """Numbers the faces of a video, and smooths what is said of each.
+  """Numbers the faces of a video and smooths their predictions.
 
-  A box belongs to the track whose last box it overlaps: pairs are made in order of their overlap, intersection over
-  union, the largest first, down to `least_overlap`. Boxes that are left begin tracks, numbered from 0; no number is
-  given twice.
+  A box is assigned to the track whose last box it overlaps. Pairs are matched greedily, in falling order of their
+  overlap (intersection over union), down to `least_overlap`. Unmatched boxes start new tracks. Tracks are numbered from
+  0, and no number is used twice.
 
   Args:
-    half_life: of what was seen before, in seconds, in `smooth`; 0 forgets it at once.
-    least_overlap: intersection over union, above 0, at most 1.
-    patience: a track is forgotten when its face was not seen for longer, in seconds.
+    half_life: Half-life of earlier predictions in `smooth`, in seconds; 0 disables smoothing.
+    least_overlap: Minimum intersection over union of a match, above 0 and at most 1.
+    patience: Maximum time in seconds without a detection before a track is removed.
 
   Raises:
-    ValueError: if an argument is out of its range.
+    ValueError: If an argument is out of range.
   """
 
   def __init__(self, half_life: float = 0.5, least_overlap: float = 0.3, patience: float = 0.5):
     if half_life < 0 or patience < 0 or not 0 < least_overlap <= 1:
-      raise ValueError(f"half_life={half_life}, least_overlap={least_overlap}, patience={patience}: out of range")
+      raise ValueError(
+        f"half_life={half_life}, least_overlap={least_overlap}, patience={patience}: expected half_life and patience "
+        "of 0 or more, and least_overlap above 0 and at most 1"
+      )
     self._half_life, self._least_overlap, self._patience = half_life, least_overlap, patience
     self._tracks: dict[int, _Track] = {}
     self._smoothed: dict[int, tuple[float, np.ndarray]] = {}
     self._next = 0
 
   def update(self, time: float, boxes: Sequence[Box]) -> list[int]:
-    """Returns the number of each box's track.
+    """Returns the track number of each box.
 
     Args:
-      time: of the frame, in seconds; where it goes back by more than `patience` (a video that begins anew), all tracks
-        are forgotten.
-      boxes: the faces in it.
+      time: Time of the frame in seconds; a jump back by more than `patience` (a video that restarts) removes all
+        tracks.
+      boxes: Boxes of the faces in the frame.
     """
     self._tracks = {number: track for number, track in self._tracks.items() if abs(time - track.seen) <= self._patience}
     self._smoothed = {number: kept for number, kept in self._smoothed.items() if number in self._tracks}
+    # Negative overlap: the largest first; ties in the order of track and box.
     pairs = sorted(
       (-_overlap(track.box, box), number, place)
       for number, track in self._tracks.items()
@@ -64,17 +70,17 @@ class Tracker:
     return [number_at[place] for place in range(len(boxes))]
 
   def smooth(self, track: int, time: float, probability: np.ndarray) -> np.ndarray:
-    """Returns the exponential moving average of what is said of a face; the first time, that itself.
+    """Returns the exponential moving average of a face's predictions; the first call returns its argument.
 
-    Over dt seconds the old average keeps a weight of 0.5 ** (dt / half_life): frames may be left out.
+    Over dt seconds, the weight of the old average is 0.5 ** (dt / half_life), so frames may be skipped.
 
     Args:
-      track: its number, of the last `update`.
-      time: of the frame, in seconds; one before the last counts as no time passed, and changes nothing.
-      probability: of each class, float [K].
+      track: Track number from the last `update`.
+      time: Time of the frame in seconds; an earlier time than in the last call leaves the average unchanged.
+      probability: Probability of each class, float [K].
 
     Returns:
-      float [K], of the same sum and dtype.
+      Smoothed probability, float [K], with the sum and dtype of the argument.
     """
     if track not in self._smoothed or self._half_life == 0:
       self._smoothed[track] = (time, np.array(probability))
@@ -83,11 +89,12 @@ class Tracker:
     weight = 0.5 ** (max(0.0, time - before) / self._half_life)
     new = (weight * old + (1 - weight) * probability).astype(old.dtype)
     self._smoothed[track] = (time, new)
+    # A copy, because the caller may modify it.
     return new.copy()
 
 
 def _overlap(one: Box, other: Box) -> float:
-  """Returns intersection over union."""
+  """Returns the intersection over union of two boxes."""
   width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
   height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
   common = max(width, 0.0) * max(height, 0.0)

@@ -13,21 +13,21 @@ import numpy as np
 
 from fer_jax.faces.pictures import UnreadablePicture
 
-# OpenCV asks once, when it opens the first video; -8 is FFmpeg's "quiet".
+# OpenCV reads this once, when it opens the first video; -8 is FFmpeg's log level "quiet".
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_USUAL_RATE = 30.0
-_LARGEST_RATE = 1000.0
+_USUAL_RATE = 30.0  # frames per second, if the source reports none
+_LARGEST_RATE = 1000.0  # frames per second; larger reported values are invalid
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """One picture of a video.
+  """One frame of a video.
 
   Attributes:
-    number: from 0.
-    time: in seconds; a file's from its beginning, a camera's since it was opened. Each is later than the one before.
-    image: uint8 [H, W, 3] RGB.
+    number: Number of the frame, from 0.
+    time: Time in seconds, since the start of the file or since the camera was opened; strictly increasing.
+    image: Image, uint8 [H, W, 3] RGB.
   """
 
   number: int
@@ -36,21 +36,21 @@ class Frame:
 
 
 class Video:
-  """Iterates over the frames of a video, once; a context manager that closes it.
+  """Iterates over the frames of a video, once. A context manager, which closes the video.
 
-  A file is read with FFmpeg, by OpenCV, which turns its frames upright as the file says; it ends where it is cut short.
-  OpenCV's messages to the terminal are silenced for the process.
+  Files are read with FFmpeg through OpenCV, which rotates the frames according to the file's metadata. A truncated file
+  ends early without an error. OpenCV's messages to the terminal are silenced for the process.
 
   Args:
-    source: path of a file, or number of a camera, from 0.
+    source: Path of a file, or number of a camera, from 0.
 
   Attributes:
-    frames_per_second: as the file or the camera says; 30 where it says none that makes sense.
-    length: number of frames, as the file says, which may be an estimate; None where it says none, and of a camera.
+    frames_per_second: Frame rate reported by the file or camera; 30 if none or an invalid one is reported.
+    length: Number of frames reported by the file, which can be an estimate; None if none is reported, and for a camera.
 
   Raises:
-    UnreadablePicture: if there is no such file or camera, or it gives no picture; while iterating, if a camera gives
-      none any more.
+    UnreadablePicture: If there is no such file or camera, or it returns no image; during the iteration, if a camera
+      returns no more images.
   """
 
   def __init__(self, source: str | os.PathLike[str] | int):
@@ -58,13 +58,14 @@ class Video:
     self._is_camera = isinstance(source, int)
     self._capture = _open_camera(source) if isinstance(source, int) else _open_file(pathlib.Path(source))
     self._opened = time.monotonic()
+    # The first frame is read here, so that an unreadable source raises an error at once.
     found, self._first = self._capture.read()
     if not found:
       self.close()
       raise UnreadablePicture(
-        f"camera {source} gives no picture; another program may use it"
+        f"camera {source} returns no image; another program may be using it"
         if self._is_camera
-        else "not a readable video: it gives no frame"
+        else "not a readable video: it has no frames"
       )
     rate, length = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
     self.frames_per_second = rate if 0 < rate <= _LARGEST_RATE else _USUAL_RATE
@@ -85,25 +86,27 @@ class Video:
       yield Frame(number, before, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
       found, image = self._capture.read()
       number += 1
+    # A file ends here; a camera ends only when it was closed.
     if self._is_camera and self._capture.isOpened():
-      raise UnreadablePicture("the camera gives no more pictures; was it unplugged?")
+      raise UnreadablePicture("the camera returns no more images; was it unplugged?")
 
   def close(self) -> None:
-    """Closes the file or the camera; the iteration then ends."""
+    """Closes the file or the camera, which also ends the iteration."""
     self._capture.release()
 
   def _time(self, number: int, before: float) -> float:
-    """Returns the newest frame's time, later than `before`."""
+    """Returns the time of the newest frame in seconds, later than `before`."""
     if self._is_camera:
       return time.monotonic() - self._opened
     told = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
     if math.isfinite(told) and told >= 0 and told > before:
       return told
+    # Without a valid timestamp in the file, the time follows from the frame rate.
     return number / self.frames_per_second if before < 0 else before + 1 / self.frames_per_second
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:
-  """Says whether a path is UTF-8: OpenCV ends the process on one that is not."""
+  """Returns whether a path is valid UTF-8: OpenCV aborts the process on other paths."""
   try:
     os.fsencode(path).decode("utf-8")
   except ValueError:
@@ -112,8 +115,9 @@ def is_utf8(path: str | os.PathLike[str]) -> bool:
 
 
 def _open_file(path: pathlib.Path) -> cv2.VideoCapture:
+  """Opens a video file; raises UnreadablePicture with the reason if that fails."""
   if not is_utf8(path.absolute()):
-    raise UnreadablePicture("has a name that is no UTF-8, which videos cannot be opened by; rename it")
+    raise UnreadablePicture("has a name that is not UTF-8, which OpenCV requires for videos; rename it")
   try:
     if not path.is_file():
       raise UnreadablePicture("a folder" if path.is_dir() else "does not exist")
@@ -124,18 +128,19 @@ def _open_file(path: pathlib.Path) -> cv2.VideoCapture:
     raise UnreadablePicture("no permission to read it") from None
   except (OSError, ValueError):
     raise UnreadablePicture("cannot be opened") from None
-  # As a whole path, and with FFmpeg: a name like "http:" or "face_%d.png" could mean something else to the others.
+  # An absolute path, and FFmpeg only: other backends would interpret names such as "http:" or "face_%d.png".
   capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
   if not capture.isOpened():
-    raise UnreadablePicture("not a readable video: of an unknown kind, damaged or cut short")
+    raise UnreadablePicture("not a readable video: unknown format, damaged or truncated")
   return capture
 
 
 def _open_camera(number: int) -> cv2.VideoCapture:
-  # OpenCV's -1 would be any camera.
+  """Opens a camera; raises UnreadablePicture if that fails."""
+  # OpenCV would open any camera for -1.
   capture = cv2.VideoCapture(number) if number >= 0 else None
   if capture is None or not capture.isOpened():
-    raise UnreadablePicture(f"there is no camera {number}, or it cannot be opened")
-  # What is seen now is wanted, not what waits in a queue; a camera that has none of its own refuses it.
+    raise UnreadablePicture(f"camera {number} does not exist or cannot be opened")
+  # Queue at most one frame, so that frames are current; cameras without a queue ignore the setting.
   capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
   return capture

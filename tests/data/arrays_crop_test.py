@@ -85,7 +85,7 @@ def test_where_no_face_is_found_the_fixed_place_is_taken_noted_and_cached(load, 
   monkeypatch.setattr(arrays, "HaarDetector", lambda smallest_face: lambda image: [])
   blind = load("kdef/frontal", image_size=32)
   (note,) = (note for note in blind.notes if "no face" in note)
-  assert "in 14 of 14 images: cropped at the fixed place (AF01/AF01AFS.JPG, AF01/AF01ANS.JPG, " in note
+  assert "in 14 of 14 images: fixed square used instead (AF01/AF01AFS.JPG, AF01/AF01ANS.JPG, " in note
   monkeypatch.setattr(arrays, "decode", None)
   again = load("kdef/frontal", image_size=32)
   assert again.notes == blind.notes
@@ -114,7 +114,9 @@ def test_sets_of_faces_are_not_cropped(tmp_path):
     assert (load().image.shape[1:], load().crop) == ((48, 48, 1), "face")
     np.testing.assert_array_equal(load(crop="none").image, load().image)
     for crop in ("fixed", "detector"):
-      with pytest.raises(UserError, match=f"crop='{crop}' is for photographs, and the images of {name} are faces"):
+      with pytest.raises(
+        UserError, match=f"crop='{crop}' requires photographs, and the images of {name} are face crops"
+      ):
         load(crop=crop)
   with pytest.raises(UserError, match="crop='face' is unknown; expected auto, none, fixed, detector"):
     arrays.load("ck_plus", str(tmp_path), crop="face")

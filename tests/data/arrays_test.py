@@ -215,7 +215,7 @@ def test_ferplus_labels_without_votes_are_an_error_that_says_what_to_do(tmp_path
     arrays.load("fer2013", data_dir, labels="ferplus_soft")
   for words in (
     "fer2013new.csv",
-    "beside fer2013.csv",
+    "next to fer2013.csv",
     "--dataset=fer2013",
     f"--data_dir={data_dir}",
     "--overwrite",

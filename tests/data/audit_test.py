@@ -232,8 +232,8 @@ class TestTrainDuplicates:
     assert not audit.seen_in_training(kept).any()
     assert kept.image is planted.image
     assert kept.notes == (
-      "3 of the 4 training examples are left out: their pictures stand, pixel by pixel, in the validation or test "
-      "split too",
+      "3 of the 4 training examples are left out: their images also appear, pixel by pixel, in the validation "
+      "or test split",
     )
     np.testing.assert_array_equal(planted.split, split)
     np.testing.assert_array_equal(planted.image, image)
@@ -248,11 +248,11 @@ class TestTrainDuplicates:
 class TestInWords:
   def test_every_finding_has_a_line(self, planted):
     assert audit.audit(planted) == [
-      "6 distinct images in 10 rows: 3 stand more than once",
+      "6 distinct images in 10 rows: 3 appear more than once",
       "2 of these groups of duplicates have conflicting labels",
-      "2 of the 3 validation images stand in train as well",
-      "2 of the 3 test images stand in train as well",
-      "2 of the 4 subjects stand in more than one split",
+      "2 of the 3 validation images also appear in train",
+      "2 of the 3 test images also appear in train",
+      "2 of the 4 subjects appear in more than one split",
       "1 images are constant (all pixels equal)",
     ]
 

@@ -129,7 +129,7 @@ class TestAugmentation:
       ("gamma", ((0.0, 1.0),), "two exponents of 0.1 to 10, the smaller first"),
       ("contrast", (1.5,), "a relative change, 0 to 1"),
       ("brightness", (-0.1,), "a relative change, 0 to 1"),
-      ("noise", (2.0,), "a variance of 0 to 1, intensities taken as 0 to 1"),
+      ("noise", (2.0,), "a variance of 0 to 1, for intensities scaled to 0 to 1"),
       ("erase", (2.0,), "a probability, 0 to 1"),
       ("erase_area", ((0.1, float("nan")),), "two shares of the area, 0 to 1, the smaller first"),
       ("erase_aspect", ((0.0, 1.0),), "two ratios of height to width, 0.01 to 100, the smaller first"),

@@ -130,7 +130,7 @@ class TestExpand:
     with pytest.raises(UserError) as raised:
       expansion.expand(arrays, Expansion("paper", by_class={"contempt": 2}))
     assert str(raised.value) == (
-      "config.expansion.by_class.contempt: the dataset has no such class; expected some of angry, disgust, fear"
+      "config.expansion.by_class.contempt: the dataset has no such class; expected one of angry, disgust, fear"
     )
 
 
@@ -154,14 +154,14 @@ class TestHonest:
     *before, grown, seen = expansion.with_notes(found, honest, audit.number_pictures(found)).notes
     assert before == ["a note"]
     assert grown == (
-      f'expansion, protocol "honest", seed 2: divided, then expanded: the 12 training examples became {many.sum()} '
+      f'expansion, protocol "honest", seed 2: split, then expanded: the 12 training examples became {many.sum()} '
       f"(angry {few[0]} x 3 = {many[0]}, disgust {few[1]} x 5 = {many[1]}, fear {few[2]} x 5 = {many[2]}); copies are "
       "in no other split"
     )
     # Pictures 4, 9, 14 and 19 are of P4, who is nowhere else.
     assert seen == (
-      "of the 4 test examples 0 have the same picture, or a copy of it, in training; 0 are of a person who is in "
-      "training"
+      "0 of the 4 test examples also appear in training, as the same image or as a copy of it; 0 show a person who is "
+      "also in training"
     )
 
   def test_pictures_that_are_equal_are_told(self, arrays, honest):
@@ -170,4 +170,4 @@ class TestHonest:
     expanded = expansion.expand(dataclasses.replace(arrays, image=image, subject=np.full(20, "")), honest)
     found = expansion.with_training_copies(arrays, expanded)
     note = expansion.with_notes(found, honest, audit.number_pictures(found)).notes[-1]
-    assert note == "of the 4 test examples 1 have the same picture, or a copy of it, in training"
+    assert note == "1 of the 4 test examples also appear in training, as the same image or as a copy of it"

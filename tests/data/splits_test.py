@@ -218,7 +218,9 @@ def test_folds_that_cannot_be_are_a_user_s_error(by, count, message):
 @pytest.mark.parametrize("by", ["subjects", "one_subject_out"])
 def test_people_must_be_named_and_more_than_one(by):
   arrays = make_arrays([0] * 4, range(4), ["train"] * 4)
-  with pytest.raises(UserError, match=f"config.folds.by='{by}': the dataset names no subjects; images and groups"):
+  with pytest.raises(
+    UserError, match=f"config.folds.by='{by}': the dataset names no subjects; use 'images' or 'groups'"
+  ):
     splits.make_folds(arrays, by, 2, 0)
   arrays.subject[:] = "x"
   with pytest.raises(UserError, match="the dataset has 1 subjects"):
@@ -245,7 +247,7 @@ def test_a_fold_is_the_test_split_and_a_share_of_the_rest_is_held_out(people, by
     largest = {"images": 1, "groups": 9}.get(by, 18)  # examples of a unit
     assert np.abs(held_out - 0.2 * rest).max() <= largest / 2
     assert held_out.min() > 0
-    assert divided.notes[-1].startswith(f"fold {number} of {folds.count} (the first is 0), by ")
+    assert divided.notes[-1].startswith(f"fold {number} of {folds.count} (numbered from 0), by ")
     assert f"{len(parts['validation'])} of the others" in divided.notes[-1]
     assert divided.image is people.image
 
@@ -286,7 +288,9 @@ def test_a_fold_that_is_none_or_leaves_too_little_is_a_user_s_error(people):
   two |= people.subject == next(s for s in people.subject if s != people.subject[0])
   couple = make_arrays(people.label[two], range(two.sum()), ["train"] * two.sum())
   couple.subject[:] = np.where(people.subject[two] == people.subject[0], "x", "y")
-  with pytest.raises(UserError, match=r"config.folds.number=1: the \d+ examples outside the fold are too few subjects"):
+  with pytest.raises(
+    UserError, match=r"config.folds.number=1: the \d+ examples outside the fold have too few subjects"
+  ):
     splits.for_fold(couple, splits.make_folds(couple, "subjects", 2, 0), 1, 0.1, 0)
 
 
@@ -318,7 +322,7 @@ def test_folds_of_another_dataset_are_a_user_s_error(people, change, message, tm
   path = tmp_path / "splits.json"
   splits.make_folds(people, "subjects", 5, 0).save(path)
   other = dataclasses.replace(people, **{key: make(people) for key, make in change.items()})
-  with pytest.raises(UserError, match=f"splits.json divides another dataset: {message}"):
+  with pytest.raises(UserError, match=f"splits.json has folds of another dataset: {message}"):
     splits.load_folds(path, other)
   with pytest.raises(UserError, match=r"the examples differ: \d+ in the file, 3 here"):
     splits.load_folds(path, make_arrays([0, 1, 2], range(3), ["train"] * 3))
@@ -327,15 +331,15 @@ def test_folds_of_another_dataset_are_a_user_s_error(people, change, message, tm
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"by": "file"}, "by='file' is none of images"),
-    ({"by": []}, r"by=\[\] is none of images"),
-    ({"count": 1}, "the count 2 or more"),
-    ({"count": "5"}, "count and seed are not whole numbers"),
-    ({"seed": None}, "count and seed are not whole numbers"),
-    ({"fold": [0, 1]}, "'fold' is no list of "),
-    ({"fold": 7}, "'fold' is no list of "),
-    ({"count": 6}, "does not number 6 folds from 0 to 5, each with an example"),
-    ({"count": 4}, "does not number 4 folds from 0 to 3"),
+    ({"by": "file"}, "by='file' is not one of images"),
+    ({"by": []}, r"by=\[\] is not one of images"),
+    ({"count": 1}, "and count 2 or more"),
+    ({"count": "5"}, "count and seed must be whole numbers"),
+    ({"seed": None}, "count and seed must be whole numbers"),
+    ({"fold": [0, 1]}, "'fold' is not a list of "),
+    ({"fold": 7}, "'fold' is not a list of "),
+    ({"count": 6}, "must number 6 folds from 0 to 5, each with an example"),
+    ({"count": 4}, "must number 4 folds from 0 to 3"),
     ({"digest": None}, "'digest' is missing"),
   ],
 )
@@ -357,14 +361,14 @@ def test_a_file_that_divides_a_person_is_a_user_s_error(people, tmp_path):
   content = json.loads(path.read_text())
   content["fold"][0] = (content["fold"][0] + 1) % 5
   path.write_text(json.dumps(content))
-  with pytest.raises(UserError, match="a subject stands in two folds"):
+  with pytest.raises(UserError, match="a subject is in two folds"):
     splits.load_folds(path, people)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "3"])
 def test_a_file_that_is_no_json_object_is_a_user_s_error(people, content, tmp_path):
   (tmp_path / "splits.json").write_text(content)
-  with pytest.raises(UserError, match="splits.json: not JSON, or no division into folds; expected"):
+  with pytest.raises(UserError, match="splits.json: not JSON, or not a set of folds; expected"):
     splits.load_folds(tmp_path / "splits.json", people)
 
 
@@ -372,6 +376,6 @@ def test_a_file_that_is_absent_or_cannot_be_written_is_a_user_s_error(people, tm
   with pytest.raises(UserError, match="splits.json: cannot be read"):
     splits.load_folds(tmp_path / "splits.json", people)
   (tmp_path / "splits.json").mkdir()
-  with pytest.raises(UserError, match="splits.json: the folds cannot be written"):
+  with pytest.raises(UserError, match="splits.json: cannot write the folds"):
     splits.make_folds(people, "images", 5, 0).save(tmp_path / "splits.json")
   assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]

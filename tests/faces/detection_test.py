@@ -189,9 +189,9 @@ def test_yunets_faces_are_boxes_with_scores(tmp_path, monkeypatch):
 
 
 def test_a_model_that_is_absent_or_none_is_one_line(tmp_path):
-  with pytest.raises(UserError, match=r"YuNet's model .*absent.onnx does not exist; expected .*opencv_zoo"):
+  with pytest.raises(UserError, match=r"YuNet model .*absent.onnx does not exist; expected .*opencv_zoo"):
     YuNetDetector(tmp_path / "absent.onnx")
   (tmp_path / "broken.onnx").write_bytes(b"not a model")
-  with pytest.raises(UserError, match="broken.onnx is no model that OpenCV can read") as caught:
+  with pytest.raises(UserError, match="broken.onnx is not a model that OpenCV can read") as caught:
     YuNetDetector(tmp_path / "broken.onnx")
   assert "\n" not in str(caught.value)

@@ -30,5 +30,5 @@ def test_where_no_face_is_found_the_fixed_square_is_cut_out_and_noted():
     shown = np.zeros_like(IMAGE) if number else IMAGE
     framing(shown, "x", f"{number}.png")
   assert framing.notes() == (
-    "no face was found in 7 of 8 images: cropped at the fixed place (1.png, 2.png, 3.png, 4.png, 5.png and 2 more)",
+    "no face was found in 7 of 8 images: fixed square used instead (1.png, 2.png, 3.png, 4.png, 5.png and 2 more)",
   )

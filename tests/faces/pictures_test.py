@@ -157,7 +157,7 @@ def reason(data: bytes, **options) -> str:
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_picture_cut_short_is_none(kind, share, capfd):
   data = encoded(RNG.integers(0, 256, (50, 40, 3), np.uint8), kind)
-  assert reason(data[: max(17, int(share * len(data)))]) == "not a readable picture: damaged or cut short"
+  assert reason(data[: max(17, int(share * len(data)))]) == "not a readable image: damaged or truncated"
   assert capfd.readouterr() == ("", "")
 
 
@@ -166,7 +166,7 @@ def test_compressed_tiff_is_read_and_one_that_is_damaged_is_none(compression):
   data = encoded(COLOUR, "TIFF", compression=compression)
   assert np.abs(decode(data).astype(int) - COLOUR).mean() < 5
   # Its pixels come first. libtiff says on the terminal what is wrong with them.
-  assert reason(data[:8] + bytes(60) + data[68:]) == "not a readable picture: damaged or cut short"
+  assert reason(data[:8] + bytes(60) + data[68:]) == "not a readable image: damaged or truncated"
 
 
 def test_changed_bytes_give_a_picture_or_a_reason_and_print_nothing(capfd):
@@ -191,11 +191,11 @@ def test_changed_bytes_give_a_picture_or_a_reason_and_print_nothing(capfd):
 def test_what_is_no_picture_is_none():
   assert reason(b"") == "empty (0 bytes)"
   for data in (b"x", b"label,pixels\n" * 9, bytes(99), b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
-    assert reason(data) == "not a readable picture: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
+    assert reason(data) == "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
   numbers = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
-  assert reason(encoded(numbers, "TIFF")) == "its pixels are floating-point numbers: what is white is unknown"
+  assert reason(encoded(numbers, "TIFF")) == "its pixels are floating-point numbers, for which white is undefined"
   wide = encoded(numbers.astype(np.int32), "TIFF")
-  assert reason(wide) == "its pixels are integers of 32 bits: what is white is unknown"
+  assert reason(wide) == "its pixels are 32-bit integers, for which white is undefined"
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -220,7 +220,7 @@ def test_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
 
 def test_between_pillows_limit_and_ours_nothing_is_warned_of():
   # 95 million pixels; of so few bytes it cannot be whole.
-  assert reason(bomb(10_000, 9_500)) == "not a readable picture: damaged or cut short"
+  assert reason(bomb(10_000, 9_500)) == "not a readable image: damaged or truncated"
 
 
 def test_a_large_webp_is_refused():
@@ -228,8 +228,8 @@ def test_a_large_webp_is_refused():
   data = b"RIFF" + struct.pack("<I", 60) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + side + side + bytes(60)
   # Older versions of Pillow see that it is damaged before they see how large it says it is.
   assert reason(data) in (
-    "too many pixels, above the limit of this kind",
-    "not a readable picture: damaged or cut short",
+    "too many pixels for this format",
+    "not a readable image: damaged or truncated",
   )
 
 
@@ -245,7 +245,7 @@ def test_files_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
     "link": "does not exist",
     "picture.png/more": "cannot be opened: Not a directory",
     "": "a folder",
-    "pipe": "no regular file",
+    "pipe": "not a regular file",
     "empty.png": "empty (0 bytes)",
     "x" * 300: "cannot be opened: File name too long",
     "a\0b": "cannot be opened: not a name of a file",

@@ -125,5 +125,5 @@ def test_the_arrays_that_go_in_and_out_are_the_callers_own():
 
 @pytest.mark.parametrize("arguments", [{"half_life": -1}, {"patience": -1}, {"least_overlap": 0}, {"least_overlap": 2}])
 def test_arguments_out_of_range_are_refused(arguments):
-  with pytest.raises(ValueError, match="out of range"):
+  with pytest.raises(ValueError, match="expected half_life"):
     Tracker(**arguments)

@@ -105,7 +105,7 @@ def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
   says(30.0, 99.0, (7e6, 8e6, 9e6))
   opened, times = Video(0), []
   assert opened.length is None
-  with pytest.raises(UnreadablePicture, match="^the camera gives no more pictures; was it unplugged\\?$"):
+  with pytest.raises(UnreadablePicture, match="^the camera returns no more images; was it unplugged\\?$"):
     times += [frame.time for frame in opened]
   opened = Video(0)
   frames = iter(opened)
@@ -114,13 +114,13 @@ def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
   opened.close()
   assert list(frames) == []
   says(30.0, 99.0, ())
-  with pytest.raises(UnreadablePicture, match="^camera 0 gives no picture; another program may use it$"):
+  with pytest.raises(UnreadablePicture, match="^camera 0 returns no image; another program may be using it$"):
     Video(0)
 
 
 def test_files_without_frames_say_why_and_print_nothing(folder, says, tmp_path, capfd):
   whole = (folder / "video.mp4").read_bytes()
-  unknown = "not a readable video: of an unknown kind, damaged or cut short"
+  unknown = "not a readable video: unknown format, damaged or truncated"
   cases = {
     "cut.mp4": (whole[: len(whole) // 2], unknown),
     "text.mp4": (b"frame,time\n" * 99, unknown),
@@ -137,11 +137,11 @@ def test_files_without_frames_say_why_and_print_nothing(folder, says, tmp_path, 
       Video(tmp_path / name)
     assert str(caught.value) == reason
   for number in (-1, 97):
-    with pytest.raises(UnreadablePicture, match=f"^there is no camera {number}, or it cannot be opened$"):
+    with pytest.raises(UnreadablePicture, match=f"^camera {number} does not exist or cannot be opened$"):
       Video(number)
   assert capfd.readouterr() == ("", "")
   says(30.0, 0.0, ())
-  with pytest.raises(UnreadablePicture, match="^not a readable video: it gives no frame$"):
+  with pytest.raises(UnreadablePicture, match="^not a readable video: it has no frames$"):
     Video(folder / "video.mp4")
 
 

@@ -1,4 +1,4 @@
-"""The datasets by name, and how one is prepared on disk."""
+"""Registry of the datasets by name, and their preparation on disk."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Dataset:
-  """Where a dataset's builder class is, and which files the user must bring ("" for none)."""
+  """Registry entry of one dataset.
+
+  Attributes:
+    module: Import path of the module with the builder class.
+    builder: Name of the builder class.
+    files: Description of the files that the user must provide; "" if none are required.
+  """
 
   module: str
   builder: str
@@ -38,20 +44,18 @@ _DATASETS = {
   "fer2013": _Dataset(
     "fer_jax.data.builders.fer2013.builder",
     "Fer2013",
-    "fer2013.csv or icml_face_data.csv (beside it fer2013new.csv for FER+), or Kaggle's train/ and test/",
+    "fer2013.csv or icml_face_data.csv (with fer2013new.csv next to it for FER+), or Kaggle's train/ and test/",
   ),
-  "jaffe": _Dataset(
-    "fer_jax.data.builders.jaffe.builder", "Jaffe", "pictures such as KA.AN1.39.tiff, anywhere below it"
-  ),
+  "jaffe": _Dataset("fer_jax.data.builders.jaffe.builder", "Jaffe", "images such as KA.AN1.39.tiff, in any subfolder"),
   "kdef": _Dataset(
     "fer_jax.data.builders.kdef.builder",
     "Kdef",
-    "the folders AF01/ to BM35/ (or KDEF_and_AKDEF/KDEF/, which holds them)",
+    "the folders AF01/ to BM35/ (or KDEF_and_AKDEF/KDEF/, which contains them)",
   ),
   "kdef_ck_plus": _Dataset(
     "fer_jax.data.builders.kdef_ck_plus.builder",
     "KdefCkPlus",
-    "KDEF's folders AF01/ to BM35/ and CK+'s cohn-kanade-images/ and Emotion/, anywhere below it",
+    "KDEF's folders AF01/ to BM35/ and CK+'s cohn-kanade-images/ and Emotion/, in any subfolder",
   ),
   "oulu_casia": _Dataset(
     "fer_jax.data.builders.oulu_casia.builder",
@@ -63,74 +67,78 @@ _DATASETS = {
 
 
 def names() -> tuple[str, ...]:
-  """Returns the names of the known datasets."""
+  """Returns the names of the registered datasets, sorted."""
   return tuple(sorted(_DATASETS))
 
 
 def required_files(name: str) -> str:
-  """Says which files a user must bring to prepare a dataset; "" if it needs none."""
+  """Returns a description of the files that a user must provide to prepare a dataset; "" if none are required."""
   return _lookup(name).files
 
 
 def configurations(name: str) -> tuple[str, ...]:
-  """Returns the names of a dataset's configurations, the default one first; () for one that has none."""
+  """Returns the names of a dataset's configurations, the default first; () if it has none."""
   return tuple(config.name for config in _builder_class(name).BUILDER_CONFIGS)
 
 
 def make_builder(name: str, data_dir: str | None = None) -> "tfds.core.DatasetBuilder":
-  """Makes the TFDS builder of a dataset, prepared or not.
+  """Returns the TFDS builder of a dataset, which may or may not be prepared yet.
 
   Args:
-    name: one of `names()`, or with one of its configurations, "ck_plus/neutral"; without, it is the default one.
-    data_dir: the folder that holds prepared datasets; None is TFDS's own (the environment variable
+    name: One of `names()`, optionally with a configuration such as "ck_plus/neutral"; the default configuration is
+      used otherwise.
+    data_dir: Folder of the prepared datasets; None selects the TFDS default (the environment variable
       TFDS_DATA_DIR, or ~/tensorflow_datasets).
 
   Raises:
-    UserError: if the name or the configuration is unknown.
+    UserError: The name or the configuration is unknown.
   """
   _, slash, config = name.partition("/")
   if slash and config not in configurations(name):
     known = ", ".join(configurations(name)) or "none"
-    raise UserError(f"dataset {name!r} is unknown; the configurations of {name.partition('/')[0]} are: {known}")
+    raise UserError(
+      f"dataset {name!r} is unknown; expected one of the configurations of {name.partition('/')[0]}: {known}"
+    )
   return _builder_class(name)(config=config or None, data_dir=data_dir and os.path.expanduser(data_dir))
 
 
 def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
-  """Says whether a builder's dataset is whole on disk; TFDS's own method logs a warning where it is not."""
+  """Returns whether a builder's dataset is complete on disk."""
+  # TFDS's own method logs a warning if the dataset is not prepared.
   return pathlib.Path(builder.data_dir, "dataset_info.json").is_file()
 
 
 def prepare(
   name: str, data_dir: str | None = None, manual_dir: str | None = None, *, overwrite: bool = False
 ) -> "tfds.core.DatasetBuilder":
-  """Prepares a dataset: all of it, or nothing.
+  """Prepares a dataset atomically.
 
-  The records are written to a temporary folder inside `data_dir` and moved to their place at the end, so a
-  failure leaves nothing behind, and with `overwrite` the old dataset stays until the new one is whole.
+  The records are written to a temporary folder inside `data_dir` and moved to their final location at the end. A
+  failure therefore leaves no partial dataset, and with `overwrite` the old dataset stays until the new one is complete.
 
   Args:
-    name: as in `make_builder`.
-    data_dir: as in `make_builder`.
-    manual_dir: the folder with the files that the user brings.
-    overwrite: prepare anew where the dataset is prepared already; otherwise it is left as it is.
+    name: Name of the dataset; see `make_builder`.
+    data_dir: Folder of the prepared datasets; see `make_builder`.
+    manual_dir: Folder with the files that the user provides.
+    overwrite: Whether to prepare an already prepared dataset again; otherwise it is left unchanged.
 
   Returns:
     The builder of the prepared dataset.
 
   Raises:
-    UserError: if the name is unknown, files are missing or wrong, or `data_dir` cannot be written.
+    UserError: The name is unknown, files are missing or wrong, or `data_dir` is not writable.
   """
   builder = make_builder(name, data_dir)
   if is_prepared(builder) and not overwrite:
     return builder
   files = required_files(name)
   if files and manual_dir is None:
-    raise UserError(f"{name} needs --manual_dir=DIR, the folder that holds {files}")
+    raise UserError(f"{name} needs --manual_dir=DIR, the folder that contains {files}")
   if manual_dir is not None:
     folder = pathlib.Path(manual_dir).expanduser()
     if not folder.is_dir() or not any(folder.iterdir()):
       fault = "is a file" if folder.is_file() else "is empty" if folder.is_dir() else "does not exist"
-      raise UserError(f"--manual_dir={folder} {fault}; expected the folder that holds {files or 'nothing'}")
+      raise UserError(f"--manual_dir={folder} {fault}; expected the folder that contains {files or 'nothing'}")
   with _staging_folder(pathlib.Path(builder.data_dir_root)) as staging:
     staged = make_builder(name, str(staging))
     _write(staged, manual_dir)
@@ -139,22 +147,23 @@ def prepare(
 
 
 def _lookup(name: str) -> _Dataset:
-  """Returns a dataset by its name, with or without a configuration."""
+  """Returns the registry entry of a dataset name, with or without a configuration."""
   dataset = _DATASETS.get(name.partition("/")[0])
   if dataset is None:
-    raise UserError(f"dataset {name!r} is unknown; known are {', '.join(names())}")
+    raise UserError(f"dataset {name!r} is unknown; expected one of {', '.join(names())}")
   return dataset
 
 
 def _builder_class(name: str) -> "type[tfds.core.DatasetBuilder]":
   dataset = _lookup(name)
+  # Imported on demand, because the builder modules import TFDS, which is slow.
   builder_class: type[tfds.core.DatasetBuilder] = getattr(importlib.import_module(dataset.module), dataset.builder)
   return builder_class
 
 
 @contextlib.contextmanager
 def _staging_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Makes a temporary folder in `root`; afterwards removes it, and those parents that it left empty."""
+  """Creates a temporary folder in `root`; on exit removes it and every folder created for it that is still empty."""
   made = [folder for folder in (root, *root.parents) if not folder.exists()]
   try:
     root.mkdir(parents=True, exist_ok=True)
@@ -162,10 +171,10 @@ def _staging_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
       yield pathlib.Path(staging)
   except OSError as error:
     raise UserError(
-      f"cannot write a dataset into {root} ({error.strerror or error}): give another --data_dir or make room"
+      f"cannot write a dataset into {root} ({error.strerror or error}): pass another --data_dir or free disk space"
     ) from error
   finally:
-    with contextlib.suppress(OSError):  # A folder that holds something stays, and so do its parents.
+    with contextlib.suppress(OSError):  # A folder that is not empty stays, and so do its parents.
       for folder in made:
         folder.rmdir()
 
@@ -177,8 +186,8 @@ def _write(staged: "tfds.core.DatasetBuilder", manual_dir: str | None) -> None:
     manual_dir=manual_dir and os.path.expanduser(manual_dir), try_download_gcs=False
   )
   if not sys.stderr.isatty():
-    tfds.disable_progress_bar()  # a bar in a log file is a line for every moment
-  # TFDS announces on stdout a download that is none, and a folder that is only the temporary one.
+    tfds.disable_progress_bar()  # In a log file every update of a progress bar is a line.
+  # TFDS prints a download that does not happen, and the staging folder as if it were the final one.
   with contextlib.redirect_stdout(io.StringIO()):
     staged.download_and_prepare(download_config=config, file_format="array_record")
 
@@ -189,15 +198,18 @@ def _move(
   staging: pathlib.Path,
   overwrite: bool,
 ) -> None:
-  """Moves a finished dataset to its place, unless another process was first and nothing is to be replaced."""
+  """Moves a finished dataset to its final location.
+
+  If another process has prepared the dataset in the meantime and `overwrite` is False, that dataset is kept.
+  """
   target = pathlib.Path(builder.data_dir)
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Where a dataset has configurations, TFDS notes here which of them is the default.
+  # For a dataset with configurations, TFDS stores the name of the default one in this folder.
   default = pathlib.Path(staged.data_dir).parents[1] / ".config"
   if default.is_dir():
     shutil.copytree(default, target.parents[1] / ".config", dirs_exist_ok=True)
   if overwrite and target.exists():
-    os.replace(target, staging / "replaced")
+    os.replace(target, staging / "replaced")  # Deleted together with the staging folder.
   try:
     os.replace(staged.data_dir, target)
   except OSError:

@@ -1,14 +1,14 @@
-"""Dataset information that is looked for on this machine alone."""
+"""TFDS dataset information without network access."""
 
 import tensorflow_datasets as tfds
 
 
 class LocalInfo(tfds.core.DatasetInfo):
-  """The information of a dataset that TFDS does not publish.
+  """Dataset information for a dataset that is not published in the TFDS bucket.
 
-  TFDS looks up every set that is not prepared in its bucket on the net, and leaves an empty temporary folder
-  behind each time; a set of ours is never there.
+  For every dataset that is not prepared, TFDS queries its public bucket and leaves an empty temporary folder each time.
+  The datasets of this package are never in that bucket.
   """
 
   def initialize_from_bucket(self) -> None:
-    """Does not look."""
+    """Does nothing; TFDS would query its public bucket here."""

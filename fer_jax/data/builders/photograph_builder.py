@@ -1,4 +1,4 @@
-"""What the TFDS datasets made of people's photographs have in common."""
+"""Common base class of the TFDS datasets that are made of photographs of people."""
 
 import abc
 import functools
@@ -15,20 +15,20 @@ from fer_jax.errors import UserError
 
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
-# Sides in pixels where nobody asks for another: the first paper's crops, and those of the sets of faces.
+# Default side of the image in pixels by framing: the first paper's crops, and the usual size of cropped-face datasets.
 _IMAGE_SIZE = {"photograph": 128, "face": 48}
-# Of a file of the prepared dataset; so many are in memory at once while it is written.
+# Images in one file of the prepared dataset. That many are in memory at once while it is written.
 _PICTURES_PER_SHARD = 512
 
 _Examples = Iterator[tuple[int, dict[str, Any]]]
 
 
-# Not GeneratorBasedBuilder: that holds a split in memory, and beyond 1 GB needs TensorFlow.
+# Not GeneratorBasedBuilder, which keeps a whole split in memory and needs TensorFlow for more than 1 GB.
 class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-  """A dataset of pictures of people: one split `train`, the pictures in their source's order.
+  """A dataset of images of people with a single split `train`, in the order of the source.
 
-  A picture keeps the bytes of its file where these decode to CHANNELS; the others are stored as PNG, without loss.
-  Prepare it with `file_format="array_record"`; then neither writing nor reading needs TensorFlow.
+  An image whose file decodes to CHANNELS channels keeps the bytes of its file; the others are stored as lossless PNG.
+  With `file_format="array_record"` neither writing nor reading the dataset needs TensorFlow.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -40,10 +40,10 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
 
   @abc.abstractmethod
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
 
   def class_names(self) -> tuple[str, ...]:
-    """Returns the classes in the order of the labels."""
+    """Returns the class names in the order of the labels."""
     return EXPRESSIONS
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -70,7 +70,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, list[Callable[[], _Examples]]]:
-    """Reads and checks everything before the first record is written."""
+    """Returns one example iterator per shard; all images are read and checked before the first record is written."""
     try:
       found = self.find(dl_manager)
     except OSError as error:
@@ -89,7 +89,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
 
   def _examples(self, shard: Sequence[tuple[int, Photograph]]) -> _Examples:
     for index, photograph in shard:
-      # Bytes, not an array: TFDS encodes arrays with TensorFlow.
+      # Encoded bytes instead of an array, because TFDS encodes arrays with TensorFlow.
       yield (
         index,
         {

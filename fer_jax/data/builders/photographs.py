@@ -1,4 +1,4 @@
-"""Pictures of people as files: what a reader finds in a folder, and the checks that every file passes."""
+"""Photographs of people as files: the result of a dataset reader, and the checks that every file passes."""
 
 import collections
 import dataclasses
@@ -17,12 +17,13 @@ from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels, is_pl
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
-# A square of a picture: its centre, as shares of the width and the height, and its side, as a share of the shorter.
+# A square of an image as (centre x, centre y, side): fractions of the width, the height and the shorter side.
 Square = tuple[float, float, float]
 
 _LITTER = ("thumbs.db", "desktop.ini")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
-# Of 255, on average over a picture: a portrait lies far above, even of dark hair before a dark wall.
+# Mean grey level (0 to 255) below which an image counts as near-black. Portraits are far above it, even of a person
+# with dark hair in front of a dark wall.
 _NEAR_BLACK = 20
 _NAMED_AT_MOST = 20
 _SEARCH_DEPTH = 4
@@ -30,16 +31,17 @@ _SEARCH_DEPTH = 4
 
 @dataclasses.dataclass(frozen=True)
 class Photograph:
-  """One picture that a reader found and named.
+  """One image of a dataset, with its annotations.
 
   Attributes:
-    file: its place within the dataset's tree.
-    label: name of its class.
-    subject: the person; "" where the source does not say.
-    group: the sequence or the pose that its picture shares with others.
-    read: returns the encoded picture.
-    needs_encoding: whether it is stored as PNG because other programs would see something else in its own bytes than
-      is seen here in the dataset's channels, or nothing (TIFF): they do not turn a picture upright, nor mix colours.
+    file: Path relative to the dataset's folder.
+    label: Name of the class.
+    subject: Identifier of the person; "" if the source does not identify people.
+    group: Identifier of the sequence or pose that the image shares with other images.
+    read: Function that returns the encoded image.
+    needs_encoding: Whether the image is stored as PNG instead of the bytes of its file. True if other programs would
+      decode those bytes differently than this package does with the dataset's channels (they apply no EXIF rotation and
+      no conversion to grey), or not at all (TIFF).
   """
 
   file: str
@@ -52,7 +54,12 @@ class Photograph:
 
 @dataclasses.dataclass(frozen=True)
 class Reject:
-  """A file that is left out, and why."""
+  """A file that is left out of the dataset.
+
+  Attributes:
+    file: Path relative to the dataset's folder.
+    reason: Short description of the fault; files with the same reason are reported on one line.
+  """
 
   file: str
   reason: str
@@ -60,18 +67,17 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What a reader found of a dataset.
+  """The result of a dataset reader.
 
   Attributes:
-    photographs: in the order of the dataset.
-    origin: where they came from, as JSON: `form`, `path`, `contents` (what was there, in words) and, after `checked`,
-      `sha256`.
-    framing: "photograph" (head, shoulders, background) or "face" (cropped already).
-    fixed_squares: of photographs, the part of a picture that shows the face in most of them, by what the subject's
-      name begins with.
-    rejects: the files left out.
-    warnings: what is unusual about this copy, a line each.
-    comparison: lines of a table that sets this copy beside a published one.
+    photographs: Images in the order of the dataset.
+    origin: JSON-compatible description of the source: `form`, `path`, `contents` (a summary in plain text) and, after
+      `checked`, `sha256`.
+    framing: "photograph" (head, shoulders, background) or "face" (already cropped).
+    fixed_squares: Square that shows the face in most images, by prefix of the subject's name; empty for cropped faces.
+    rejects: Files that are left out.
+    warnings: Differences between this copy and the published dataset, one line each.
+    comparison: Lines of a table that compares this copy with a published one.
   """
 
   photographs: tuple[Photograph, ...]
@@ -88,23 +94,27 @@ class Found:
 
 
 def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders inside a folder by name, hidden ones left out."""
+  """Returns the direct subfolders of a folder, sorted by name, without hidden ones."""
   return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files inside a folder by name; hidden ones and those that systems leave behind left out."""
+  """Returns the files directly in a folder, sorted by name, without hidden files and operating-system files."""
   inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-  # A broken link is no folder: it stays in the list, so that whoever reads it says so.
+  # `not is_dir()` rather than `is_file()`: a broken link stays in the list and is reported when it is read.
   return [path for path in inside if not path.is_dir() and path.name.lower() not in _LITTER]
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files in a folder and in those below it, as `files_in` does; nothing is looked at twice by links."""
+  """Returns the files in a folder and all its subfolders, filtered as in `files_in`.
+
+  Symbolic links are followed; a folder that several links reach is visited once.
+  """
   found: list[pathlib.Path] = []
   seen: set[str] = set()
   for place, inside, _ in os.walk(folder, followlinks=True):
     real = os.path.realpath(place)
+    # Assigning to the slice changes the list that os.walk descends into.
     inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
     found += [] if real in seen else files_in(pathlib.Path(place))
     seen.add(real)
@@ -114,12 +124,12 @@ def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
 def frames_in(
   folder: pathlib.Path, root: pathlib.Path, number_of: Callable[[pathlib.Path], int | str]
 ) -> tuple[list[pathlib.Path], list[Reject]]:
-  """Lists the frames of a sequence in order of time, and the files that are none.
+  """Returns the frames of a sequence in temporal order, and the files that are not frames.
 
   Args:
-    folder: holds them.
-    root: what the rejects' names are relative to.
-    number_of: says which frame a file is or, in words, what is wrong with its name.
+    folder: Folder of the sequence.
+    root: Folder to which the paths of the rejects are relative.
+    number_of: Function that returns the frame number of a file, or a description of the fault in its name.
   """
   frames: dict[int, pathlib.Path] = {}
   rejects = []
@@ -128,13 +138,16 @@ def frames_in(
     if isinstance(number, int) and number not in frames:
       frames[number] = path
     else:
-      reason = number if isinstance(number, str) else "a second picture of its frame"
+      reason = number if isinstance(number, str) else "another image of the same frame"
       rejects.append(Reject(path.relative_to(root).as_posix(), reason))
   return [frames[number] for number in sorted(frames)], rejects
 
 
 def find_folders(root: pathlib.Path, is_wanted: Callable[[pathlib.Path], bool]) -> list[pathlib.Path]:
-  """Returns the folders that are wanted, `root` or a few levels below it; what lies inside one is not looked at."""
+  """Returns the wanted folders among `root` and its subfolders, at most _SEARCH_DEPTH - 1 levels below it.
+
+  The search does not descend into a wanted folder.
+  """
   level, found = [root], []
   for _ in range(_SEARCH_DEPTH):
     wanted = [folder for folder in level if is_wanted(folder)]
@@ -144,51 +157,53 @@ def find_folders(root: pathlib.Path, is_wanted: Callable[[pathlib.Path], bool]) 
 
 
 def only_folder(root: pathlib.Path, dataset: str, is_wanted: Callable[[pathlib.Path], bool]) -> pathlib.Path | None:
-  """Returns the one folder that is wanted, None where there is none; raises UserError where there are several."""
+  """Returns the only wanted folder, or None if there is none; raises UserError if there are several."""
   found = find_folders(root, is_wanted)
   if len(found) > 1:
     raise UserError(
-      f"--manual_dir={root} holds {dataset} {len(found)} times ({', '.join(map(str, found))}): give the folder of one"
+      f"--manual_dir={root} contains {dataset} {len(found)} times ({', '.join(map(str, found))}): pass the folder of "
+      "one of them"
     )
   return found[0] if found else None
 
 
 def not_found(root: pathlib.Path, dataset: str, expected: str) -> UserError:
-  """Returns the error that says what was looked for, and which archives could hold it."""
+  """Returns the error for a missing dataset, with the expected files and the archives that may contain them."""
   archives = [path.name for path in files_in(root) if path.suffix.lower() in _ARCHIVES]
   hint = f"; unpack {', '.join(archives)} there first" if archives else ""
-  return UserError(f"--manual_dir={root} holds no {dataset}; looked for {expected}{hint}")
+  return UserError(f"--manual_dir={root} does not contain {dataset}; expected {expected}{hint}")
 
 
 def checked(found: Found, dataset: str, channels: int) -> Found:
-  """Decodes every picture, and leaves out those that are none.
+  """Decodes every image and moves the unreadable files to `rejects`.
 
   Args:
-    found: what a reader found.
-    dataset: its name, for messages.
-    channels: 1 for grey, 3 for colour; for `needs_encoding`.
+    found: Result of a reader.
+    dataset: Name of the dataset in messages.
+    channels: Number of channels of the dataset, 1 (grey) or 3 (colour); determines `needs_encoding`.
 
   Returns:
-    `found` with unreadable files among `rejects`, pictures of odd size and near-black ones among `warnings`, and the
-    SHA-256 of all files and their names in `origin`.
+    Copy of `found` with unreadable files in `rejects`, images of unusual size and near-black images in `warnings`, and
+    the SHA-256 of all file names and contents in `origin`.
 
   Raises:
-    UserError: if no picture is left.
+    UserError: No image is readable.
   """
   digest = hashlib.sha256()
   kept, rejects, dark = [], list(found.rejects), []
   sizes: dict[str, list[str]] = {}
-  for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" pictures", leave=False):
+  for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" images", leave=False):
     try:
       data = photograph.read()
     except OSError as error:
       rejects.append(Reject(photograph.file, f"cannot be read: {error.strerror or error}"))
       continue
+    # The length separates the name and the contents of one file from the next, so that the digest is unambiguous.
     digest.update(f"{photograph.file} {len(data)}\n".encode() + data)
     try:
       image = decode(data)
     except UnreadablePicture as error:
-      # What follows the colon would give each kind of damage a line of its own.
+      # Only the text before the colon: with the details after it, each kind of damage would be a separate line.
       rejects.append(Reject(photograph.file, str(error).partition(":")[0]))
       continue
     kept.append(dataclasses.replace(photograph, needs_encoding=not is_plain(data, channels)))
@@ -196,10 +211,10 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
     if image.mean() < _NEAR_BLACK:
       dark.append(photograph.file)
   if not kept:
-    raise UserError(f"{found.origin['path']} holds no usable picture of {dataset}; {_reasons(rejects)}")
+    raise UserError(f"{found.origin['path']} contains no usable image of {dataset}; {_reasons(rejects)}")
   warnings = [*found.warnings, *_odd_sizes(dataset, sizes)]
   if dark:
-    warnings.append(f"{dataset}: {len(dark)} near-black pictures are kept: {_names(dark)}")
+    warnings.append(f"{dataset}: {len(dark)} near-black images are kept: {_names(dark)}")
   return dataclasses.replace(
     found,
     photographs=tuple(kept),
@@ -210,7 +225,7 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
 
 
 def encoded(photograph: Photograph, channels: int) -> bytes:
-  """Returns a picture as it is stored: the file's own bytes, or as PNG in the dataset's channels."""
+  """Returns an image as it is stored: the bytes of its file, or a PNG with the dataset's channels."""
   data = photograph.read()
   if not photograph.needs_encoding:
     return data
@@ -218,13 +233,14 @@ def encoded(photograph: Photograph, channels: int) -> bytes:
     image = in_channels(decode(data), channels)
   except UnreadablePicture:
     raise UserError(
-      f"{photograph.file} has changed since it was checked, and cannot be read any more: start again"
+      f"{photograph.file} has changed since it was checked and is no longer readable: prepare the dataset again"
     ) from None
+  # `image` is [H, W] or RGB [H, W, 3]; OpenCV encodes BGR.
   return cv2.imencode(".png", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def reject_lines(rejects: Sequence[Reject]) -> list[str]:
-  """Returns a line for each reason, which names every file that was left out for it."""
+  """Returns one line per reason, with every file that was left out for it."""
   files: dict[str, list[str]] = {}
   for reject in rejects:
     files.setdefault(reject.reason, []).append(reject.file)
@@ -232,28 +248,28 @@ def reject_lines(rejects: Sequence[Reject]) -> list[str]:
 
 
 def count_warning(dataset: str, counts: Mapping[str, int], published: Mapping[str, int]) -> list[str]:
-  """Returns a line that names the classes whose counts are not the published ones; none where all are."""
+  """Returns one warning with the classes whose counts differ from the published ones; [] if all counts agree."""
   differing = [
     f"{name} {counts.get(name, 0)} of {count}" for name, count in published.items() if counts.get(name, 0) != count
   ]
   if not differing:
     return []
   return [
-    f"these pictures of {dataset} are not those that were published: {', '.join(differing)}. Results on them cannot be "
-    "compared with published ones"
+    f"the images of {dataset} differ from the published dataset: {', '.join(differing)}. Results on them are not "
+    "comparable with published ones"
   ]
 
 
 def count_table(
   counts: Mapping[str, int], published: Mapping[str, int], title: str, reasons: Mapping[str, str] | None = None
 ) -> list[str]:
-  """Returns a table that sets the number of pictures of each class beside a published one.
+  """Returns the lines of a table that compares the number of images of each class with a published number.
 
   Args:
-    counts: of the pictures that are here.
-    published: the classes in their order, and their counts.
-    title: of the published column.
-    reasons: why a class differs, where that is known.
+    counts: Number of images of each class in this copy.
+    published: Published number of images of each class, in the order of the table.
+    title: Title of the published column.
+    reasons: Explanation of the difference, for the classes that have one.
   """
   lines = [f"class       here   {title}"]
   for name, count in published.items():
@@ -264,26 +280,29 @@ def count_table(
 
 
 def table_line(name: str, here: int, published: int) -> str:
-  """Returns a line of `count_table`."""
+  """Returns one line of `count_table`."""
   return f"{name:<10}{here:>6}{published:>8}"
 
 
 def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], Found], trees: str) -> Found:
-  """Returns what a reader finds in drawn trees, which are gone afterwards: the pictures are in memory.
+  """Returns the result of a reader on synthetic dataset folders.
+
+  The folders are temporary: the images of the result are in memory.
 
   Args:
-    write: draws the trees into a folder.
-    read: reads them, and checks every picture.
-    trees: whose they are, in words.
+    write: Function that writes the synthetic dataset into a folder.
+    read: Reader of the dataset, which checks every image.
+    trees: Description of the layout, such as "the official tree of JAFFE".
   """
   with tempfile.TemporaryDirectory() as folder:
     write(pathlib.Path(folder))
     found = read(pathlib.Path(folder))
+    # Read now: the files are deleted on leaving the `with` block.
     pictures = tuple(
       dataclasses.replace(photograph, read=functools.partial(bytes, photograph.read()))
       for photograph in found.photographs
     )
-  # What sets the pictures beside the published ones, and the place of the folder, mean nothing here.
+  # The temporary path and the comparison with the published dataset are meaningless for synthetic images.
   origin = {key: found.origin[key] for key in ("contents", "sha256")}
   origin |= {"form": "drawn", "path": f"drawn in {trees}"}
   return dataclasses.replace(found, photographs=pictures, origin=origin, warnings=(), comparison=())
@@ -292,7 +311,7 @@ def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], 
 def _odd_sizes(dataset: str, sizes: Mapping[str, Sequence[str]]) -> list[str]:
   usual = max(sizes, key=lambda size: len(sizes[size]))
   return [
-    f"{dataset}: {len(files)} of the pictures are {size}, most are {usual}; they are kept: {_names(files)}"
+    f"{dataset}: {len(files)} images are {size}, most are {usual}; they are kept: {_names(files)}"
     for size, files in sizes.items()
     if size != usual
   ]
@@ -306,4 +325,4 @@ def _names(files: Sequence[str]) -> str:
 def _reasons(rejects: Iterable[Reject]) -> str:
   counts = collections.Counter(reject.reason for reject in rejects)
   left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-  return f"left out: {left_out}: unpack it again" if left_out else "unpack it again"
+  return f"left out: {left_out}: unpack the dataset again" if left_out else "unpack the dataset again"

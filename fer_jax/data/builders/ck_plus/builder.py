@@ -13,7 +13,7 @@ from fer_jax.data.builders.photographs import Found
 DESCRIPTION = """
 CK+, the extended Cohn-Kanade dataset: 593 sequences of 123 people, from a neutral face to the apex of an expression;
 327 of them, of 118 people, have a label. `subject` is the person (S005), `group` the sequence (S005_001). The metadata
-say from which form it was read: the official tree, CK+48 or ckextended.csv (which names no people).
+field `origin` contains the source form: the official tree, CK+48 or ckextended.csv (which does not identify people).
 """
 
 CITATION = """
@@ -29,7 +29,11 @@ CITATION = """
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CkPlusConfig(tfds.core.BuilderConfig):
-  """One choice of frames."""
+  """One variant of the dataset.
+
+  Attributes:
+    selection: Frames and classes of the variant.
+  """
 
   selection: selection.Selection
 
@@ -40,7 +44,7 @@ class CkPlus(PhotographBuilder):
   DESCRIPTION = DESCRIPTION
   CITATION = CITATION
   HOMEPAGE = "https://www.jeffcohn.net/Resources/"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('ck_plus')}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('ck_plus')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     CkPlusConfig(
       name="default",
@@ -49,20 +53,20 @@ class CkPlus(PhotographBuilder):
     ),
     CkPlusConfig(
       name="neutral",
-      description="The last three frames of every labelled sequence but contempt's, the first one as neutral.",
+      description="The last three frames of every labelled sequence except contempt, and the first frame as neutral.",
       selection=selection.WITH_NEUTRAL,
     ),
     CkPlusConfig(
       name="last",
-      description="The last frame of every labelled sequence but contempt's, six classes.",
+      description="The last frame of every labelled sequence except contempt, six classes.",
       selection=selection.LAST,
     ),
   ]
 
   def class_names(self) -> tuple[str, ...]:
-    """Returns the classes in the order of the labels."""
+    """Returns the class names in the order of the labels."""
     return self.builder_config.selection.class_names
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.selection)

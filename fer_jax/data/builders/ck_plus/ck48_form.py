@@ -16,37 +16,46 @@ _NAME = re.compile(r"(S\d{3})_(\d{3})_(\d{8})", re.IGNORECASE)
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
-  """Returns the folder that holds the classes' folders; None where there is none."""
+  """Returns the folder that contains the class folders, or None if there is none."""
 
   def holds_classes(path: pathlib.Path) -> bool:
-    # Most of them, so that one that is missing is found missing. FER2013 has folders of four of these names.
+    # At least five of the seven: a copy with a missing class is still recognised as CK+48, and FER2013, which has
+    # folders with four of these names, is not.
     return len({inside.name.lower() for inside in photographs.folders_in(path)} & {*_CLASS_OF_FOLDER}) >= 5
 
   return photographs.only_folder(folder, "CK+48", holds_classes)
 
 
 def read(root: pathlib.Path, selection: Selection) -> Found:
-  """Lists the pictures of every class; files whose names are not CK+48's are left out and listed.
+  """Returns the images of every class; files whose names are not of CK+48's form become rejects.
+
+  Args:
+    root: Folder that contains the class folders.
+    selection: Frames and classes to take.
+
+  Returns:
+    The images by sequence and frame, not decoded yet.
 
   Raises:
-    UserError: if the selection has neutral faces, which CK+48 lacks.
+    UserError: The selection has neutral faces, which CK+48 lacks.
   """
   if selection.neutral:
     raise UserError(
-      f"{root} is CK+48, which has no neutral faces; ck_plus/neutral needs the official tree, cohn-kanade-images/ with "
-      "Emotion/"
+      f"{root} is CK+48, which has no neutral faces; expected for ck_plus/neutral the official tree, "
+      "cohn-kanade-images/ with Emotion/"
     )
+  # By sequence name (S010_004): (frame number, file, class). The numbers have eight digits and sort as strings.
   sequences: dict[str, list[tuple[str, pathlib.Path, str]]] = {}
-  rejects = [Reject(path.name, "lies in no class's folder") for path in photographs.files_in(root)]
+  rejects = [Reject(path.name, "not inside a class folder") for path in photographs.files_in(root)]
   for folder in photographs.folders_in(root):
     label = _CLASS_OF_FOLDER.get(folder.name.lower())
     if label is None:
-      rejects.append(Reject(f"{folder.name}/", f"a folder of {len(photographs.files_in(folder))} files, no class"))
+      rejects.append(Reject(f"{folder.name}/", f"not a class folder, {len(photographs.files_in(folder))} files"))
       continue
     for path in photographs.files_in(folder):
       name = _NAME.fullmatch(path.stem)
       if name is None or path.suffix.lower() not in photographs.SUFFIXES:
-        reason = "the name is not that of a frame such as S010_004_00000017.png"
+        reason = "unexpected file name, expected a frame such as S010_004_00000017.png"
         rejects.append(Reject(path.relative_to(root).as_posix(), reason))
       elif label in selection.class_names:
         sequences.setdefault(f"{name[1]}_{name[2]}".upper(), []).append((name[3], path, label))

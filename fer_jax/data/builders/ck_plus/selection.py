@@ -1,4 +1,4 @@
-"""Which frames of a sequence a configuration of CK+ takes, and how many there are of each class."""
+"""The frames that each configuration of CK+ takes from a sequence, and the number of images of each class."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ CONTEMPT, NEUTRAL = "contempt", "neutral"
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """A choice of frames.
+  """Choice of frames and classes.
 
   Attributes:
-    class_names: in the order of the labels; sequences of other classes are left out.
-    last_frames: how many frames of a sequence, from its end, have the sequence's class.
-    counts: pictures of each class in the published dataset.
-    reported: pictures of each class in a paper that takes these classes, of whose frames it says nothing.
-    reported_people: of how many people.
+    class_names: Classes in the order of the labels; sequences of other classes are left out.
+    last_frames: Number of frames at the end of a sequence that have the class of the sequence.
+    counts: Number of images of each class in the published dataset.
+    reported: Number of images of each class in a paper with these classes; the paper does not specify the frames.
+    reported_people: Number of people in that paper.
   """
 
   class_names: tuple[str, ...]
@@ -26,12 +26,13 @@ class Selection:
 
   @property
   def neutral(self) -> bool:
-    """Whether the first frame of a sequence is a picture of the class neutral."""
+    """Whether the first frame of a sequence is an image of the class neutral."""
     return NEUTRAL in self.class_names
 
 
 _SEQUENCES = {"angry": 45, "disgust": 59, "fear": 25, "happy": 69, "sad": 28, "surprise": 83}
-# Table 2 of the paper on a residual network of depthwise separable convolutions with squeeze-excitation.
+# Images of each class in table 2 of the paper on a residual network of depthwise separable convolutions with
+# squeeze-excitation.
 _TABLE_2 = {
   **{"angry": 95, "disgust": 79, "fear": 72, "happy": 108},
   **{"sad": 110, "surprise": 108, NEUTRAL: 228},

@@ -1,4 +1,4 @@
-"""Finds CK+ in the folder a user points to, in whichever form it is, and reads it."""
+"""Finds and reads CK+ in a user's folder, in any of its three forms."""
 
 import dataclasses
 import pathlib
@@ -19,14 +19,14 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
   """Reads CK+ from a folder: the official tree, else CK+48, else ckextended.csv.
 
   Args:
-    folder: holds one of them, itself or a few levels below.
-    selection: which frames.
+    folder: Folder that contains one of the forms, directly or a few levels below.
+    selection: Frames and classes to take.
 
   Returns:
-    The pictures, every one of them decoded and checked.
+    The images after decoding and checking each of them.
 
   Raises:
-    UserError: saying what was looked for in vain, or what a form cannot give.
+    UserError: No form is found, or the form that is found lacks what the selection requires.
   """
   images = official_form.find_images(folder)
   if images is not None:
@@ -42,17 +42,18 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
 
 
 def read_official(folder: pathlib.Path, images: pathlib.Path, selection: Selection) -> Found:
-  """Reads the official tree, whose pictures were found in `images` and whose labels are looked for in `folder`."""
+  """Reads the official tree with its images in `images` and its labels anywhere in `folder`."""
   labels = official_form.find_labels(folder)
   if labels is None:
     raise UserError(
-      f"--manual_dir={folder} holds CK+'s pictures ({images}) without their labels; looked for "
-      f"{' and '.join(f'{name}/' for name in official_form.LABELS)}: unpack Emotion_labels.zip beside them"
+      f"--manual_dir={folder} contains CK+'s images ({images}) without their labels; looked for "
+      f"{' and '.join(f'{name}/' for name in official_form.LABELS)}: unpack Emotion_labels.zip next to the images"
     )
   return _finished(official_form.read(images, labels, selection), selection)
 
 
 def _finished(found: Found, selection: Selection) -> Found:
+  """Decodes and checks the images, and compares their numbers with the published ones."""
   found = photographs.checked(found, "CK+", channels=1)
   warnings = (*found.warnings, *photographs.count_warning("CK+", found.counts(), selection.counts))
   comparison = _comparison(found, selection) if selection.reported else []
@@ -60,10 +61,11 @@ def _finished(found: Found, selection: Selection) -> Found:
 
 
 def _comparison(found: Found, selection: Selection) -> list[str]:
-  """Returns a table that sets the pictures beside those of the paper that takes the same classes."""
+  """Returns the lines of a table that compares the images with those of the paper with the same classes."""
   title = "table 2 of the paper on separable convolutions"
   lines = photographs.count_table(found.counts(), selection.reported, title)
+  # Without "", the subject of the images of ckextended.csv, which does not identify people.
   people = len({photograph.subject for photograph in found.photographs} - {""})
   if people:
     lines.append(photographs.table_line("people", people, selection.reported_people))
-  return [*lines, "The paper does not say which frames of which people it took."]
+  return [*lines, "The paper does not specify which frames of which people it uses."]

@@ -1,4 +1,4 @@
-"""CK+ as `ckextended.csv`: columns emotion, pixels (48x48) and Usage; one picture a sequence, no people."""
+"""CK+ as `ckextended.csv`: columns emotion, pixels (48x48) and Usage; one image per sequence, no subjects."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ _CLASS_OF_CODE = {str(code): name for code, name in enumerate((*EXPRESSIONS, CON
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
-  """Returns the file, in `folder` or a few levels below it; None where there is none."""
+  """Returns the file, in `folder` or a few levels below it, or None if there is none."""
   holder = photographs.only_folder(
     folder, FILE, lambda path: any(file.name.lower() == FILE for file in photographs.files_in(path))
   )
@@ -32,13 +32,19 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def read(path: pathlib.Path, selection: Selection) -> Found:
-  """Reads the rows of the selection's classes; its Usage, a random split over pictures, is not used.
+  """Reads the rows of the selected classes.
+
+  The column Usage, a random split over images, is ignored.
+
+  Args:
+    path: The file ckextended.csv.
+    selection: Classes to take; its number of frames has no effect.
 
   Returns:
-    One picture a sequence, whatever the selection. Pictures that are equal pixel by pixel share a group.
+    One image per sequence. Images with identical pixels share a group.
 
   Raises:
-    UserError: naming the file and the row that is wrong.
+    UserError: A row is invalid; the message contains the file and the row.
   """
   found = []
   for line, (emotion, pixels) in csv_form.read_columns(path, ("emotion", "pixels")):
@@ -48,21 +54,23 @@ def read(path: pathlib.Path, selection: Selection) -> Found:
     label = _CLASS_OF_CODE[emotion]
     if label in selection.class_names:
       image = np.array(pixels.split(), np.uint8)
+      # [48 * 48] -> [48, 48] -> PNG bytes
       data = cv2.imencode(".png", image.reshape(_SIDE, _SIDE))[1].tobytes()
+      # The file has no subjects or sequences, so the pixels are the only evidence that two rows are related.
       group = hashlib.sha256(image.tobytes()).hexdigest()[:16]
       found.append(Photograph(f"{path.name}, row {line}", label, "", group, functools.partial(bytes, data)))
-  warnings = [f"{path.name} does not say who is in its pictures: no folds can be made over people"]
+  warnings = [f"{path.name} does not identify the people in its images: subject-independent folds are not possible"]
   if selection.last_frames > 1:
-    warnings.append(f"{path.name} has one frame of a sequence, not the last {selection.last_frames}")
-  origin = {"form": FILE, "path": str(path), "contents": "one picture a sequence"}
+    warnings.append(f"{path.name} has one frame per sequence, not the last {selection.last_frames}")
+  origin = {"form": FILE, "path": str(path), "contents": "one image per sequence"}
   return Found(tuple(found), origin, "face", warnings=tuple(warnings))
 
 
 def _fault(emotion: str, words: list[str]) -> str:
-  """Says what is wrong with a row; "" if nothing is."""
+  """Returns a description of the fault of a row; "" if it is valid."""
   if emotion not in _CLASS_OF_CODE:
-    return f"the label (column emotion) is {emotion[:20]!r}, expected 0 to {len(_CLASS_OF_CODE) - 1}"
+    return f"the label (column emotion) is {emotion[:20]!r}, expected an integer from 0 to {len(_CLASS_OF_CODE) - 1}"
   if len(words) != _SIDE**2:
     return f"{len(words)} pixels, expected {_SIDE**2} ({_SIDE} x {_SIDE})"
   wrong = [word for word in words if not (word.isascii() and word.isdecimal()) or int(word) > 255]
-  return f"a pixel is {wrong[0][:20]!r}, expected a whole number from 0 to 255" if wrong else ""
+  return f"a pixel is {wrong[0][:20]!r}, expected an integer from 0 to 255" if wrong else ""

@@ -13,10 +13,10 @@ from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
 from fer_jax.data.builders.local_info import LocalInfo
 
 _DESCRIPTION = """
-FER2013: 35,887 grey 48x48 pictures of faces, found by web searches for emotion words, in seven classes.
-The source's Training, PublicTest and PrivateTest are the splits train, validation and test. `votes` holds
-the FER+ votes of ten annotators (columns: {columns}), zeros where FER+ was not found.
-`index` is the row in the source, from 0. Pictures that are equal pixel by pixel have the same `group`.
+FER2013: 35,887 grey 48x48 images of faces, found by web searches for emotion words, in seven classes.
+The source's Training, PublicTest and PrivateTest are the splits train, validation and test. `votes` contains
+the FER+ votes of ten annotators (columns: {columns}), or zeros if FER+ was not found.
+`index` is the row in the source, starting at 0. Images with identical pixels have the same `group`.
 """.format(columns=", ".join(ferplus.COLUMNS))
 
 _CITATION = """
@@ -35,20 +35,20 @@ _CITATION = """
 
 
 class Fer2013(tfds.core.GeneratorBasedBuilder):
-  """FER2013 (https://arxiv.org/abs/1307.0414), with FER+ votes where they are found.
+  """FER2013 (https://arxiv.org/abs/1307.0414), with FER+ votes if they are found.
 
-  Prepare it with `file_format="array_record"`; then neither writing nor reading needs TensorFlow.
+  With `file_format="array_record"` neither writing nor reading the dataset needs TensorFlow.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 - the attribute's type is TFDS's.
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-  Put one of these into a folder and give it as manual_dir:
+  Copy one of the following into a folder and pass that folder as manual_dir:
   - fer2013.csv (or fer2013/fer2013.csv), from the Kaggle competition
     "Challenges in Representation Learning: Facial Expression Recognition Challenge";
   - icml_face_data.csv, from the same competition;
   - the folders train/ and test/ of Kaggle's image form (no validation split).
-  For FER+ labels put {ferplus.FILE} (https://github.com/microsoft/FERPlus) beside the CSV file.
+  For FER+ labels, copy {ferplus.FILE} (https://github.com/microsoft/FERPlus) next to the CSV file.
   """
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -73,9 +73,10 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
-    """Reads and checks everything before the first record is written."""
+    """Returns one example iterator per split; all rows are read and checked before the first record is written."""
     raw = source.read(dl_manager.manual_dir)
     self.info.metadata.update(origin=raw.origin, warnings=list(raw.warnings))
+    # The folder form has no validation split.
     present = [split for split in csv_form.SPLIT_OF_USAGE.values() if (raw.split == split).any()]
     return {split: self._generate_examples(raw, split) for split in present}
 
@@ -83,13 +84,14 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
     no_votes = np.zeros(len(ferplus.COLUMNS), np.uint8)
     for row in np.flatnonzero(raw.split == split).tolist():
       image = raw.image[row]
-      # Bytes, not an array: TFDS encodes arrays with TensorFlow.
+      # Encoded bytes instead of an array, because TFDS encodes arrays with TensorFlow.
       yield (
         row,
         {
           "image": cv2.imencode(".png", image)[1].tobytes(),
           "label": int(raw.label[row]),
           "subject": "",
+          # FER2013 has no sequences or subjects; only identical images are related.
           "group": hashlib.sha256(image.tobytes()).hexdigest()[:16],
           "index": row,
           "votes": no_votes if raw.votes is None else raw.votes[row],

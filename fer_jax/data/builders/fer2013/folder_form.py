@@ -1,4 +1,4 @@
-"""FER2013 as Kaggle's folders of images: train/<class>/*.jpg and test/<class>/*.jpg."""
+"""FER2013 in Kaggle's folder form: train/<class>/*.jpg and test/<class>/*.jpg."""
 
 import hashlib
 import pathlib
@@ -16,17 +16,17 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read(folder: pathlib.Path) -> Raw:
-  """Reads and checks a whole tree of images.
+  """Reads and checks all images.
 
   Args:
-    folder: holds train/ and test/, each with one folder a class.
+    folder: Folder that contains train/ and test/, each with one subfolder per class.
 
   Returns:
-    The images: train before test, classes in the order of CLASS_NAMES, files by name.
+    The images, train before test, then by class in the order of CLASS_NAMES, then by file name.
 
   Raises:
-    UserError: naming the file or folder, where a class is missing, unknown or without images, or an image
-      is unreadable or not 48x48 grey.
+    UserError: A class is missing, unknown or without images, or an image is unreadable or not 48x48 grey; the message
+      contains the file or folder.
   """
   files, ignored = _list(folder)
   digest = hashlib.sha256()
@@ -36,12 +36,12 @@ def read(folder: pathlib.Path) -> Raw:
     digest.update(f"{path.relative_to(folder).as_posix()} {len(data)}\n".encode() + data)
     image.append(_decode(path, data))
   warnings = [
-    "the public and the private test images cannot be told apart in this form of FER2013: both are in the "
-    "split `test`, whose accuracy cannot be compared with published private-test figures; no validation split"
+    "this form of FER2013 does not distinguish public from private test images: both are in the split `test`, "
+    "whose accuracy is not comparable with published private-test accuracies; there is no validation split"
   ]
   if ignored:
     listed = ", ".join(path.relative_to(folder).as_posix() for path in ignored)
-    warnings.append(f"{len(ignored)} files that are no .jpg or .png were left out: {listed}")
+    warnings.append(f"{len(ignored)} files other than .jpg and .png are left out: {listed}")
   return Raw(
     image=np.stack(image),
     label=np.array([label for _, label, _ in files]),
@@ -52,7 +52,7 @@ def read(folder: pathlib.Path) -> Raw:
 
 
 def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], list[pathlib.Path]]:
-  """Lists (file, label, split) of every image, and the files that are none."""
+  """Returns (file, label, split) of every image, and the files that are not images."""
   files, ignored = [], []
   for split in SPLITS:
     _check_classes(folder / split)
@@ -60,7 +60,9 @@ def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], li
       inside = sorted(path for path in (folder / split / name).iterdir() if not path.name.startswith("."))
       images = [path for path in inside if path.suffix.lower() in _SUFFIXES]
       if not images:
-        raise UserError(f"{folder / split / name} holds no .jpg or .png images: unpack the dataset again")
+        raise UserError(
+          f"{folder / split / name} contains no images, expected .jpg or .png files: unpack the dataset again"
+        )
       files += [(path, label, split) for path in images]
       ignored += [path for path in inside if path.suffix.lower() not in _SUFFIXES]
   return files, ignored
@@ -69,10 +71,10 @@ def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], li
 def _check_classes(folder: pathlib.Path) -> None:
   present = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
   if not present:
-    raise UserError(f"{folder} holds no folders of images; expected one a class: {', '.join(CLASS_NAMES)}")
+    raise UserError(f"{folder} contains no folders of images; expected one per class: {', '.join(CLASS_NAMES)}")
   for name in sorted(present.symmetric_difference(CLASS_NAMES)):
-    fault = "is missing" if name in CLASS_NAMES else "is no class of FER2013"
-    raise UserError(f"{folder / name} {fault}; expected one folder a class: {', '.join(CLASS_NAMES)}")
+    fault = "is missing" if name in CLASS_NAMES else "is not a class of FER2013"
+    raise UserError(f"{folder / name} {fault}; expected one folder per class: {', '.join(CLASS_NAMES)}")
 
 
 def _decode(path: pathlib.Path, data: bytes) -> np.ndarray:
@@ -80,7 +82,7 @@ def _decode(path: pathlib.Path, data: bytes) -> np.ndarray:
   image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
   if image is None:
     raise UserError(f"{path} is not a readable image ({len(data)} bytes): unpack the dataset again")
-  if image.ndim == 3 and (image == image[:, :, :1]).all():  # Grey, saved as colour.
+  if image.ndim == 3 and (image == image[:, :, :1]).all():  # A grey image saved with equal colour channels.
     image = image[:, :, 0]
   if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
     height, width = image.shape[:2]

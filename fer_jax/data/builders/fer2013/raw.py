@@ -1,4 +1,4 @@
-"""What each reader of FER2013 returns, whichever raw form it read."""
+"""The common result of the readers of FER2013's raw forms."""
 
 import dataclasses
 
@@ -10,16 +10,17 @@ CLASS_NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"
 
 @dataclasses.dataclass(frozen=True)
 class Raw:
-  """FER2013 as it was found, in the order of its source. Let N be its rows.
+  """A copy of FER2013 with N rows, in the order of its source.
 
   Attributes:
-    image: uint8 [N, 48, 48], grey.
-    label: int64 [N], positions in CLASS_NAMES.
-    split: str [N]: train, validation (the source's PublicTest) or test (its PrivateTest).
-    origin: where the data came from, as JSON: `form`, `path`, `sha256` and, of a CSV file, `md5`;
-      `ferplus_sha256` where FER+ was found.
-    warnings: what is unusual about this copy, a line each.
-    votes: uint8 [N, 10], FER+ votes in the columns of `ferplus.COLUMNS`; None where FER+ was not found.
+    image: Grey images, uint8 [N, 48, 48].
+    label: Indices into CLASS_NAMES, int64 [N].
+    split: Split of each row, str array of shape [N]: train, validation (the source's PublicTest) or test (its
+      PrivateTest).
+    origin: JSON-compatible description of the source: `form`, `path`, `sha256`; `md5` for a CSV file;
+      `ferplus_sha256` if FER+ was found.
+    warnings: Differences between this copy and the official dataset, one line each.
+    votes: FER+ votes, uint8 [N, 10], with the columns `ferplus.COLUMNS`; None if FER+ was not found.
   """
 
   image: np.ndarray

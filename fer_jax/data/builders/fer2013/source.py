@@ -1,4 +1,4 @@
-"""Finds FER2013 in the folder a user points to, in whichever raw form it is, and reads it."""
+"""Finds and reads FER2013 in a user's folder, in any of its raw forms."""
 
 import dataclasses
 import hashlib
@@ -15,17 +15,17 @@ _ARCHIVES = ("*.zip", "*.tar.gz", "*.tgz", "*.tar")
 
 
 def read(manual_dir: str | os.PathLike[str]) -> Raw:
-  """Reads FER2013 from a folder, with its FER+ votes where fer2013new.csv lies beside the CSV file.
+  """Reads FER2013 from a folder, with the FER+ votes if fer2013new.csv is next to the CSV file.
 
   Args:
-    manual_dir: a folder with fer2013.csv (or fer2013/fer2013.csv), or icml_face_data.csv, or Kaggle's
-      train/ and test/ folders; the first that is found, in this order, is read.
+    manual_dir: Folder with fer2013.csv (or fer2013/fer2013.csv), icml_face_data.csv, or Kaggle's train/ and test/
+      folders; the first form found, in this order, is read.
 
   Returns:
-    The whole dataset, checked.
+    The complete dataset after checking every row.
 
   Raises:
-    UserError: naming the file and row that are wrong, or what was looked for in vain.
+    UserError: The dataset is not found, or a file or row is invalid.
   """
   folder = pathlib.Path(manual_dir).expanduser()
   try:
@@ -40,6 +40,7 @@ def read(manual_dir: str | os.PathLike[str]) -> Raw:
 
 
 def _with_votes(raw: Raw, path: pathlib.Path) -> Raw:
+  """Returns `raw` with the FER+ votes in `path`, or unchanged if that file does not exist."""
   if not path.is_file():
     return raw
   votes = ferplus.read_votes(path, raw.split)
@@ -51,6 +52,6 @@ def _not_found(folder: pathlib.Path) -> str:
   archives = sorted(path.name for pattern in _ARCHIVES for path in folder.glob(pattern))
   hint = f"; unpack {', '.join(archives)} there first" if archives else ""
   return (
-    f"--manual_dir={folder} holds no FER2013; looked for {', '.join(CSV_FILES)}, and the folders "
+    f"--manual_dir={folder} does not contain FER2013; expected one of {', '.join(CSV_FILES)}, or the folders "
     f"{' and '.join(f'{split}/<class>/' for split in folder_form.SPLITS)}{hint}"
   )

@@ -1,4 +1,4 @@
-"""JAFFE as TFDS datasets, readable without TensorFlow: the real one, and a drawn one."""
+"""JAFFE as TFDS datasets, readable without TensorFlow: the real dataset and a synthetic one."""
 
 import pathlib
 
@@ -16,8 +16,8 @@ class Jaffe(PhotographBuilder):
 
   DESCRIPTION = """
   JAFFE, the Japanese Female Facial Expression dataset: 213 grey portraits, 256x256, of ten women in seven expressions,
-  two to four pictures of each. `subject` is the person (KA), `group` the person's expression (KA_AN). The files, which
-  are TIFF, are stored as PNG, without loss.
+  two to four images of each. `subject` is the person (KA), `group` the person and expression (KA_AN). The TIFF files
+  are stored as lossless PNG.
   """
   CITATION = """
   @inproceedings{lyons1998coding,
@@ -28,28 +28,28 @@ class Jaffe(PhotographBuilder):
   }
   """
   HOMEPAGE = "https://zenodo.org/records/3451524"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('jaffe')}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('jaffe')}."
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir))
 
 
 class DrawnJaffe(PhotographBuilder):
-  """Drawn faces in JAFFE's official tree, read as the real ones are; needs no files."""
+  """Synthetic faces in JAFFE's official layout, read by the same code as JAFFE; requires no files."""
 
   DESCRIPTION = """
-  Drawn pictures of ten people who do not exist, under the names of JAFFE's files, smaller than the real ones, and read
-  by the code that reads these: three pictures of every person and expression, 210 in all. They are there to try and
-  test the code: an accuracy on them says nothing about real faces.
+  Synthetic images of ten people who do not exist, with the file names of JAFFE, smaller than the real images and read
+  by the same code: three images of every person and expression, 210 in total. The dataset is for trying and testing the
+  code; accuracies on it are not informative about real faces.
   """
 
   PEOPLE = 10
   SCALE = 0.375
-  SEED = 2  # not those of the other drawn datasets
+  SEED = 2  # Differs from the seeds of the other synthetic datasets, so the people differ too.
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Draws the pictures, and returns them."""
+    """Renders the images and returns the result of the dataset's reader on them."""
     del dl_manager  # Nothing to download.
     return photographs.drawn(self._write, source.read, "the official tree of JAFFE")
 

@@ -1,6 +1,6 @@
-"""Finds JAFFE in the folder a user points to, and reads it: `KA.AN1.39.tiff`.
+"""Finds and reads JAFFE in a user's folder: files such as `KA.AN1.39.tiff`.
 
-A name is person (two letters), expression (two letters) with its repetition, and a serial number.
+A file name consists of the person (two letters), the expression (two letters) with its repetition, and a serial number.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ COUNTS = {
   **{"angry": 30, "disgust": 29, "fear": 32, "happy": 31},
   **{"sad": 31, "surprise": 30, "neutral": 30},
 }
-# Of the paper on a residual network of depthwise separable convolutions with squeeze-excitation.
+# Table 2 of the paper on a residual network of depthwise separable convolutions with squeeze-excitation.
 TABLE_2 = {**COUNTS, "sad": 32, "neutral": 29}
 
 _CLASS_OF_CODE = {
@@ -26,8 +26,8 @@ _CLASS_OF_CODE = {
 }
 _NAME = re.compile(rf"({'|'.join(PEOPLE)})\.({'|'.join(_CLASS_OF_CODE)})\d+\.\d+")
 _EXAMPLE = "KA.AN1.39.tiff"
-# Our choice, for portraits of 256 x 256 with hair and shoulders, the eyes half-way down: these a third down, the chin
-# inside.
+# Chosen by us (not from a paper) for portraits of 256 x 256 pixels with hair and shoulders and the eyes at half the
+# height: in the square, the eyes are a third of the way down and the chin is inside.
 _SQUARE = (0.5, 0.6, 0.6)
 
 
@@ -35,23 +35,24 @@ def read(folder: pathlib.Path) -> Found:
   """Reads JAFFE from a folder.
 
   Args:
-    folder: holds the pictures, anywhere below it.
+    folder: Folder that contains the images, in any subfolder.
 
   Returns:
-    The pictures by name, every one of them decoded and checked. Other files that lie among them, and pictures that
-    cannot be read, are left out and listed.
+    The images by name, after decoding and checking each of them. Other files in the same folders and unreadable images
+    are left out and become rejects.
 
   Raises:
-    UserError: if there is no picture, none can be used, or the dataset is there more than once.
+    UserError: There is no image, no image is usable, or the folder contains the dataset more than once.
   """
   files = photographs.files_below(folder)
   named = [path for path in files if _name(path)]
   if not named:
-    raise photographs.not_found(folder, "JAFFE", f"pictures such as {_EXAMPLE}, anywhere below it")
+    raise photographs.not_found(folder, "JAFFE", f"images such as {_EXAMPLE}, in any subfolder")
+  # Rejects are reported only below the common parent, so unrelated files elsewhere in `folder` are ignored.
   root = pathlib.Path(os.path.commonpath([path.parent for path in named]))
   pictures, rejects = _list(named, root)
   rejects += [
-    Reject(path.relative_to(root).as_posix(), f"the name is not that of a picture such as {_EXAMPLE}")
+    Reject(path.relative_to(root).as_posix(), f"unexpected file name, expected an image such as {_EXAMPLE}")
     for path in files
     if path.is_relative_to(root) and not _name(path)
   ]
@@ -59,7 +60,7 @@ def read(folder: pathlib.Path) -> Found:
   origin = {
     "form": "official",
     "path": str(root),
-    "contents": f"{len(pictures)} pictures of {len(people)} of the {len(PEOPLE)} people",
+    "contents": f"{len(pictures)} images of {len(people)} of the {len(PEOPLE)} people",
   }
   found = Found(tuple(pictures), origin, "photograph", {"": _SQUARE}, tuple(rejects))
   found = photographs.checked(found, "JAFFE", channels=1)
@@ -70,12 +71,12 @@ def read(folder: pathlib.Path) -> Found:
 
 
 def _name(path: pathlib.Path) -> re.Match[str] | None:
-  """Takes a file's name apart; None if it is not that of a picture."""
+  """Returns the match of a file name with groups (person, expression), or None if it is not an image of JAFFE."""
   return _NAME.fullmatch(path.stem.upper()) if path.suffix.lower() in photographs.SUFFIXES else None
 
 
 def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograph], list[Reject]]:
-  """Lists the pictures by name, and those that have another's name."""
+  """Returns the images sorted by name, and the rejects that have the name of an earlier image."""
   first: dict[str, pathlib.Path] = {}
   pictures, rejects = [], []
   for path in sorted(files, key=lambda path: (path.stem.upper(), path)):
@@ -84,11 +85,11 @@ def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograp
     name = _name(path)
     if earlier.parent != path.parent:
       raise UserError(
-        f"{root} holds {path.stem} twice, in {earlier.parent} and in {path.parent}: give as --manual_dir the folder "
-        "of one JAFFE"
+        f"{root} contains {path.stem} twice, in {earlier.parent} and in {path.parent}: pass as --manual_dir the folder "
+        "of a single copy of JAFFE"
       )
     if earlier != path:
-      rejects.append(Reject(file, "a second picture of its name"))
+      rejects.append(Reject(file, "another image with the same name"))
     elif name is not None:
       subject, code = name.groups()
       pictures.append(Photograph(file, _CLASS_OF_CODE[code], subject, f"{subject}_{code}", path.read_bytes))
@@ -96,8 +97,10 @@ def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograp
 
 
 def _comparison(counts: dict[str, int]) -> list[str]:
+  """Returns the lines of a table that compares the numbers of images with those in the paper."""
+  # For two classes, the paper's numbers differ from those of the published files.
   reasons = {
-    name: f"the published files are {COUNTS[name]}"
+    name: f"the published dataset has {COUNTS[name]}"
     for name, count in counts.items()
     if count == COUNTS[name] != TABLE_2[name]
   }

@@ -13,7 +13,7 @@ from fer_jax.data.builders.photographs import Found
 DESCRIPTION = """
 KDEF, the Karolinska Directed Emotional Faces: 4,900 colour portraits, 562x762, of 70 people in seven expressions, from
 five angles, in two sessions. `subject` is the person (F01, both sessions), `group` the pose (F01_AN_A), which five
-cameras saw at once.
+cameras photographed simultaneously.
 """
 
 CITATION = """
@@ -27,7 +27,11 @@ CITATION = """
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class KdefConfig(tfds.core.BuilderConfig):
-  """One choice of angles."""
+  """One variant of the dataset.
+
+  Attributes:
+    angles: Camera angles to include, a subset of `source.ANGLES`.
+  """
 
   angles: tuple[str, ...]
 
@@ -39,12 +43,12 @@ class Kdef(PhotographBuilder):
   CITATION = CITATION
   HOMEPAGE = "https://www.kdef.se"
   CHANNELS = 3
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('kdef')}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('kdef')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     KdefConfig(name="default", description="All five angles.", angles=source.ANGLES),
-    KdefConfig(name="frontal", description="Faces seen from the front.", angles=source.FRONTAL),
+    KdefConfig(name="frontal", description="Frontal faces only.", angles=source.FRONTAL),
   ]
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.angles)

@@ -1,6 +1,6 @@
-"""Finds KDEF in the folder a user points to, and reads it: `AF01/AF01ANFL.JPG`.
+"""Finds and reads KDEF in a user's folder: files such as `AF01/AF01ANFL.JPG`.
 
-A name is session (A, B), sex (F, M), person (01 - 35), expression (two letters) and angle.
+A file name consists of the session (A, B), sex (F, M), person (01 - 35), expression (two letters) and angle.
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ from fer_jax.data.builders import photographs
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
 from fer_jax.errors import UserError
 
+# Full left, half left, straight, half right, full right.
 ANGLES = ("FL", "HL", "S", "HR", "FR")
 FRONTAL = ("S",)
-# Of the published files; two that are misnamed, one sad and one surprised, are not among them.
+# Number of published files of each class, without two misnamed files (one sad, one surprised).
 COUNTS = {
   **{"angry": 700, "disgust": 700, "fear": 700, "happy": 700},
   **{"sad": 699, "surprise": 699, "neutral": 700},
@@ -26,12 +27,16 @@ _CLASS_OF_CODE = {
 _NAME = re.compile(rf"([AB])([FM]\d\d)({'|'.join(_CLASS_OF_CODE)})({'|'.join(ANGLES)})")
 _SESSION = re.compile(r"[AB][FM]\d\d")
 _SUFFIXES = (".jpg", ".jpeg")
-# Our choice, for portraits of 562 x 762 with the eyes at 48 % of the height: the eyes a third down, the chin inside.
+# Chosen by us (not from a paper) for portraits of 562 x 762 pixels with the eyes at 48 % of the height: in the square,
+# the eyes are a third of the way down and the chin is inside.
 _SQUARE = (0.5, 0.56, 0.75)
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
-  """Returns the folder that holds the sessions' folders, `folder` or a few levels below it; None if there is none."""
+  """Returns the folder that contains the session folders, or None.
+
+  The search covers `folder` and a few levels below it.
+  """
   return photographs.only_folder(folder, "KDEF", lambda path: bool(_sessions(path)))
 
 
@@ -39,30 +44,31 @@ def read(folder: pathlib.Path, angles: tuple[str, ...] = ANGLES, channels: int =
   """Reads KDEF from a folder.
 
   Args:
-    folder: holds the sessions' folders, itself or a few levels below.
-    angles: which of ANGLES to take.
-    channels: 3, or 1 for pictures that are to be stored in grey.
+    folder: Folder that contains the session folders, directly or a few levels below.
+    angles: Camera angles to include, a subset of ANGLES.
+    channels: Number of channels to store, 3 (colour) or 1 (grey).
 
   Returns:
-    The pictures by file, every one of them decoded and checked. Files whose names are not KDEF's or do not belong in
-    their folder, and pictures that cannot be read, are left out and listed.
+    The images by file name, after decoding and checking each of them. Files with unexpected names or in the wrong
+    folder, and unreadable images, are left out and become rejects.
 
   Raises:
-    UserError: saying what was looked for in vain, or that no picture can be used.
+    UserError: The dataset is not found, or no image is usable.
   """
   root = find(folder)
   if root is None:
-    raise photographs.not_found(folder, "KDEF", "folders of sessions such as AF01/ with pictures such as AF01ANFL.JPG")
+    raise photographs.not_found(folder, "KDEF", "session folders such as AF01/ with images such as AF01ANFL.JPG")
   named, rejects = _list(root)
   chosen = tuple(photograph for photograph, angle in named if angle in angles)
   if not chosen:
     faults = "; ".join(photographs.reject_lines(rejects)) or "they are empty"
-    raise UserError(f"{root} has KDEF's folders but no usable picture such as AF01/AF01ANFL.JPG: {faults}")
+    raise UserError(f"{root} has KDEF's folders but no usable image such as AF01/AF01ANFL.JPG: {faults}")
   people = {photograph.subject for photograph, _ in named}
-  contents = f"{len(named)} pictures of {len(people)} people, {len(chosen)} of them at the angles {', '.join(angles)}"
+  contents = f"{len(named)} images of {len(people)} people, {len(chosen)} of them at the angles {', '.join(angles)}"
   origin = {"form": "official", "path": str(root), "contents": contents}
   found = Found(chosen, origin, "photograph", {"": _SQUARE}, tuple(rejects))
   found = photographs.checked(found, "KDEF", channels)
+  # The published counts are for all angles.
   warnings = photographs.count_warning("KDEF", found.counts(), COUNTS) if angles == ANGLES else []
   return dataclasses.replace(found, warnings=(*found.warnings, *warnings))
 
@@ -72,27 +78,29 @@ def _sessions(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _list(root: pathlib.Path) -> tuple[list[tuple[Photograph, str]], list[Reject]]:
-  """Lists the pictures with their angles, and whatever else lies in the tree."""
-  rejects = [Reject(path.name, "lies in no session's folder") for path in photographs.files_in(root)]
+  """Returns the images with their angles, and all other files and folders of the tree as rejects."""
+  rejects = [Reject(path.name, "not inside a session folder") for path in photographs.files_in(root)]
+  # By file name without suffix, in capitals: image and angle.
   named: dict[str, tuple[Photograph, str]] = {}
   sessions = _sessions(root)
   for folder in photographs.folders_in(root):
     if folder not in sessions:
-      rejects.append(Reject(f"{folder.name}/", f"a folder of {len(photographs.files_in(folder))} files, no session"))
+      rejects.append(Reject(f"{folder.name}/", f"not a session folder, {len(photographs.files_in(folder))} files"))
       continue
     rejects += [
-      Reject(f"{folder.name}/{path.name}/", "a folder in a session") for path in photographs.folders_in(folder)
+      Reject(f"{folder.name}/{path.name}/", "unexpected subfolder of a session")
+      for path in photographs.folders_in(folder)
     ]
     for path in photographs.files_in(folder):
       file = path.relative_to(root).as_posix()
       stem = path.stem.upper()
       name = _NAME.fullmatch(stem)
       if name is None or path.suffix.lower() not in _SUFFIXES:
-        rejects.append(Reject(file, "the name is not that of a picture such as AF01ANFL.JPG"))
+        rejects.append(Reject(file, "unexpected file name, expected an image such as AF01ANFL.JPG"))
       elif name[1] + name[2] != folder.name.upper():
-        rejects.append(Reject(file, "the name does not belong in its folder"))
+        rejects.append(Reject(file, "the file name does not match its folder"))
       elif stem in named:
-        rejects.append(Reject(file, "a second picture of its name"))
+        rejects.append(Reject(file, "another image with the same name"))
       else:
         session, subject, code, angle = name.groups()
         group = f"{subject}_{code}_{session}"

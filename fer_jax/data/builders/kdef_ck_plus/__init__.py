@@ -1,1 +1,1 @@
-"""The mixture of KDEF and CK+ that the deep residual network was trained on."""
+"""The mixture of KDEF and CK+ on which the deep residual network of the first paper is trained."""

@@ -1,4 +1,4 @@
-"""The mixture of KDEF and CK+ as TFDS datasets, readable without TensorFlow: the real one, and a drawn one."""
+"""The mixture of KDEF and CK+ as TFDS datasets, readable without TensorFlow: the real one and a synthetic one."""
 
 import dataclasses
 import functools
@@ -17,51 +17,57 @@ from fer_jax.data.builders.synthetic_faces import layouts
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class KdefCkPlusConfig(tfds.core.BuilderConfig):
-  """Whether every class is cut to a multiple of ten."""
+  """One variant of the dataset.
+
+  Attributes:
+    cut: Whether every class is cut to a multiple of ten images.
+  """
 
   cut: bool
 
 
 class KdefCkPlus(PhotographBuilder):
-  """KDEF and the last frames of CK+ without contempt, in grey: 5,170 pictures in seven classes."""
+  """KDEF and the last frames of CK+ without contempt, in grey: 5,170 images in seven classes."""
 
   DESCRIPTION = """
-  KDEF's portraits and the last frame of every labelled sequence of CK+ but contempt's, in grey: the mixture of table 3
-  of "Facial expression recognition based on a deep residual network" (5,170 pictures). Subjects and groups begin with
+  KDEF's portraits and the last frame of every labelled sequence of CK+ except contempt, in grey: the mixture of table 3
+  of "Facial expression recognition based on a deep residual network" (5,170 images). Subjects and groups begin with
   "KDEF-" or "CK-".
   """
   CITATION = kdef.CITATION + ck_plus.CITATION
   HOMEPAGE = kdef.Kdef.HOMEPAGE
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('kdef_ck_plus')}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('kdef_ck_plus')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
-    KdefCkPlusConfig(name="default", description="Every class a multiple of ten, as in the paper.", cut=True),
-    KdefCkPlusConfig(name="whole", description="All pictures of both datasets.", cut=False),
+    KdefCkPlusConfig(
+      name="default", description="Every class cut to a multiple of ten images, as in the paper.", cut=True
+    ),
+    KdefCkPlusConfig(name="whole", description="All images of both datasets.", cut=False),
   ]
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
     return mixture.read(pathlib.Path(dl_manager.manual_dir), cut=self.builder_config.cut)
 
 
 class DrawnKdefCkPlus(PhotographBuilder):
-  """Drawn faces in the official trees of KDEF and CK+, read as the real ones are; needs no files."""
+  """Synthetic faces in the official layouts of KDEF and CK+, read by the same code; requires no files."""
 
   DESCRIPTION = """
-  Drawn pictures of people who do not exist, written in the official trees of KDEF and CK+, smaller than the real ones,
-  and read by the code that reads these. They are there to try and test the code: an accuracy on them says nothing about
-  real faces.
+  Synthetic images of people who do not exist, in the official layouts of KDEF and CK+, smaller than the real images and
+  read by the same code. The dataset is for trying and testing the code; accuracies on it are not informative about real
+  faces.
   """
 
   PEOPLE = 10
   SCALE = 0.3
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Draws the pictures, and returns them."""
+    """Renders the images and returns the result of the dataset's reader on them."""
     del dl_manager  # Nothing to download.
     read = functools.partial(mixture.read, cut=False)
     return photographs.drawn(self._write, read, "the official trees of KDEF and CK+")
 
   def _write(self, folder: pathlib.Path) -> None:
-    # Other seeds draw other people: nobody is in both.
+    # Different seeds render different people, so no person is in both datasets.
     for seed, name in enumerate(("kdef", "ck_plus")):
       layouts.write_tree(name, folder / name, self.PEOPLE, seed, self.SCALE)

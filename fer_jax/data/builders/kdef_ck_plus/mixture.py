@@ -1,7 +1,7 @@
-"""Mixes KDEF with CK+'s last frames, as the first paper's table 3 does, and compares the two.
+"""Mixes KDEF with CK+'s last frames as in table 3 of the first paper, and compares the mixture with that table.
 
-The table has 5,170 pictures, each class a multiple of ten. The paper is silent on which pictures of a surplus were
-left out; here they are the last ones of CK+'s, in the order of their files, then the last ones of KDEF's.
+The table has 5,170 images, and the size of each class is a multiple of ten. The paper does not specify which surplus
+images were left out. Here they are the last images of CK+ in the order of their files, then the last images of KDEF.
 """
 
 import collections
@@ -28,14 +28,14 @@ def read(folder: pathlib.Path, *, cut: bool) -> Found:
   """Reads and mixes the two datasets.
 
   Args:
-    folder: holds both trees, each a few levels below at most.
-    cut: leave out pictures so that every class is a multiple of ten.
+    folder: Folder that contains both trees, each at most a few levels below.
+    cut: Whether to leave out images until the size of every class is a multiple of ten.
 
   Returns:
-    KDEF's pictures, then CK+'s. Subjects and groups begin with "KDEF-" or "CK-".
+    The images of KDEF, then those of CK+. Subjects and groups begin with "KDEF-" or "CK-".
 
   Raises:
-    UserError: if either is missing or wrong.
+    UserError: One of the datasets is missing or invalid.
   """
   images = official_form.find_images(folder)
   expected = f"both KDEF's folders (AF01/ ...) and CK+'s ({official_form.IMAGES}/ with Emotion/)"
@@ -47,7 +47,20 @@ def read(folder: pathlib.Path, *, cut: bool) -> Found:
 
 
 def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> Found:
-  """Mixes what was read of KDEF (`portraits`) and of CK+ (`frames`), both in `folder`; arguments as in `read`."""
+  """Mixes the images of KDEF and CK+.
+
+  Args:
+    portraits: Result of the reader of KDEF.
+    frames: Result of the reader of CK+.
+    folder: Folder that contains both datasets, for messages and `origin`.
+    cut: Whether to leave out images until the size of every class is a multiple of ten.
+
+  Returns:
+    The images of KDEF, then those of CK+. Subjects and groups begin with "KDEF-" or "CK-".
+
+  Raises:
+    UserError: No class has ten images, so `cut` leaves no images.
+  """
   portraits, frames = _prefixed(portraits, "KDEF-"), _prefixed(frames, "CK-")
   left_out = surplus(portraits.photographs, frames.photographs) if cut else []
   dropped = {photograph.file for photograph in left_out}
@@ -55,12 +68,15 @@ def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> 
     photograph for photograph in (*portraits.photographs, *frames.photographs) if photograph.file not in dropped
   )
   if not kept:
-    raise UserError(f"--manual_dir={folder}: no class has ten pictures; kdef_ck_plus/whole leaves none out")
+    raise UserError(
+      f"--manual_dir={folder}: no class has ten images, expected at least ten of one class: prepare "
+      "kdef_ck_plus/whole, which leaves no images out"
+    )
   warnings = [*portraits.warnings, *frames.warnings]
   if left_out:
     warnings.append(
-      f"{len(left_out)} left out, so that every class is a multiple of ten, as in the paper's table 3 (which ones is "
-      f"our choice): {', '.join(sorted(dropped))}"
+      f"{len(left_out)} left out to make every class a multiple of ten, as in the paper's table 3 (the paper does not "
+      f"specify which): {', '.join(sorted(dropped))}"
     )
   return Found(
     photographs=kept,
@@ -79,11 +95,11 @@ def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> 
 
 
 def surplus(portraits: Sequence[Photograph], frames: Sequence[Photograph]) -> list[Photograph]:
-  """Returns the pictures to leave out so that every class is a multiple of ten.
+  """Returns the images to leave out so that the size of every class is a multiple of ten.
 
   Args:
-    portraits: KDEF's.
-    frames: CK+'s; the last of these, in the order of their files, go first.
+    portraits: Images of KDEF.
+    frames: Images of CK+, which are left out before those of KDEF, the last in the order of their files first.
   """
   chosen = []
   for label in EXPRESSIONS:
@@ -93,30 +109,40 @@ def surplus(portraits: Sequence[Photograph], frames: Sequence[Photograph]) -> li
       for photograph in sorted(source, key=lambda photograph: photograph.file)
       if photograph.label == label
     ]
+    # The last `len(of_class) % 10` images: CK+ comes second in `of_class`, so its images are left out first.
     chosen += of_class[len(of_class) // 10 * 10 :]
   return chosen
 
 
 def comparison(portraits: Found, frames: Found, left_out: Sequence[Photograph]) -> list[str]:
-  """Returns a table that sets the mixture's classes beside the paper's, with the reasons where they differ."""
+  """Returns the lines of a table that compares the mixture with the paper's table 3.
+
+  Args:
+    portraits: Result of the reader of KDEF.
+    frames: Result of the reader of CK+.
+    left_out: Images of either dataset that are not in the mixture.
+
+  Returns:
+    One line per class, with the reasons for a difference.
+  """
   of_kdef, of_ck = portraits.counts(), frames.counts()
   cut = collections.Counter(photograph.label for photograph in left_out)
   counts, reasons = {}, {}
   for label in EXPRESSIONS:
     counts[label] = of_kdef[label] + of_ck[label] - cut[label]
     because = [
-      f"{dataset} has {found[label]} where the paper has {published.get(label, 0)}"
+      f"{dataset} has {found[label]}, the paper has {published.get(label, 0)}"
       for dataset, found, published in (("KDEF", of_kdef, kdef.COUNTS), ("CK+", of_ck, selection.LAST.counts))
       if found[label] != published.get(label, 0)
     ]
     if counts[label] % 10:
-      because.append("none left out to make a multiple of ten")
+      because.append("not cut to a multiple of ten")
     reasons[label] = "; ".join(because)
   return photographs.count_table(counts, TABLE_3, "paper's table 3", reasons)
 
 
 def _prefixed(found: Found, prefix: str) -> Found:
-  """Marks what belongs to one of the two datasets, so that nobody is taken for somebody of the other."""
+  """Returns `found` with a prefix on subjects and groups, so that those of the two datasets never coincide."""
   return dataclasses.replace(
     found,
     photographs=tuple(

@@ -1,1 +1,1 @@
-"""Oulu-CASIA, sequences of expressions in visible and near-infrared light (Zhao et al., 2011)."""
+"""Oulu-CASIA, sequences of facial expressions in visible and near-infrared light (Zhao et al., 2011)."""

@@ -13,7 +13,11 @@ from fer_jax.data.builders.photographs import Found
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class OuluCasiaConfig(tfds.core.BuilderConfig):
-  """One choice of pictures."""
+  """One variant of the dataset.
+
+  Attributes:
+    selection: Camera, light and frames of the variant.
+  """
 
   selection: selection.Selection
 
@@ -22,10 +26,10 @@ class OuluCasia(PhotographBuilder):
   """Oulu-CASIA NIR&VIS (https://doi.org/10.1016/j.imavis.2011.07.002)."""
 
   DESCRIPTION = """
-  Oulu-CASIA NIR&VIS: 480 sequences of 80 people, from a neutral face to the apex of one of six expressions, seen by a
-  camera for visible light (VL) and one for near infrared (NI), in three lights. `subject` is the person (P001), `group`
-  the sequence (P001_Anger). The pictures are stored in grey, which is our choice: infrared has no colours, and papers
-  train on grey faces. The metadata say whether they are the original frames, 320x240, or the cropped faces.
+  Oulu-CASIA NIR&VIS: 480 sequences of 80 people, from a neutral face to the apex of one of six expressions, recorded by
+  a camera for visible light (VL) and one for near infrared (NI) in three illuminations. `subject` is the person (P001),
+  `group` the sequence (P001_Anger). The images are stored in grey, which is our choice: infrared has no colours, and
+  papers train on grey faces. The metadata field `origin` contains the form: original frames, 320x240, or cropped faces.
   """
   CITATION = """
   @article{zhao2011facial,
@@ -36,7 +40,7 @@ class OuluCasia(PhotographBuilder):
   }
   """
   HOMEPAGE = "https://doi.org/10.1016/j.imavis.2011.07.002"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Give as manual_dir the folder that holds {required_files('oulu_casia')}."
+  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('oulu_casia')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     OuluCasiaConfig(
       name="default",
@@ -45,13 +49,14 @@ class OuluCasia(PhotographBuilder):
     ),
     OuluCasiaConfig(
       name="neutral",
-      description="The same, and the first frame of every sequence as neutral: seven classes.",
+      description="The images of the default configuration, and the first frame of every sequence as neutral: seven "
+      "classes.",
       selection=selection.WITH_NEUTRAL,
     ),
     OuluCasiaConfig(
       name="paper",
-      description="Visible, strong light: the last six frames of every sequence, all earlier ones as neutral. That is "
-      "inferred from the number of pictures in table 2 of the paper on separable convolutions.",
+      description="Visible, strong light: the last six frames of every sequence, and all earlier frames as neutral. "
+      "This selection is inferred from the number of images in table 2 of the paper on separable convolutions.",
       selection=selection.PAPER,
     ),
     *(
@@ -65,9 +70,9 @@ class OuluCasia(PhotographBuilder):
   ]
 
   def class_names(self) -> tuple[str, ...]:
-    """Returns the classes in the order of the labels."""
+    """Returns the class names in the order of the labels."""
     return self.builder_config.selection.class_names
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
-    """Returns the pictures, every one of them checked."""
+    """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.selection)

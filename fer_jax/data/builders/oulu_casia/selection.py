@@ -1,4 +1,4 @@
-"""Which pictures a configuration of Oulu-CASIA takes, and how many there are of each class."""
+"""The images that each configuration of Oulu-CASIA takes, and the number of images of each class."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ NEUTRAL = "neutral"
 PEOPLE = 80
 
 # Table 2 of the paper on a residual network of depthwise separable convolutions with squeeze-excitation. It has 2,864
-# frames of the six expressions, where there are 480 sequences (5.97 of each), and 8,016 neutral ones.
+# frames of the six expressions from 480 sequences (5.97 per sequence), and 8,016 neutral frames.
 TABLE_2 = {
   **{"angry": 476, "disgust": 462, "fear": 505, "happy": 484},
   **{"sad": 453, "surprise": 484, NEUTRAL: 8016},
@@ -17,15 +17,15 @@ TABLE_2 = {
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """A choice of pictures.
+  """Choice of camera, light, frames and classes.
 
   Attributes:
-    camera: "VL" (visible light) or "NI" (near infrared).
-    light: "Strong", "Weak" or "Dark".
-    last_frames: how many frames of a sequence, from its end, have the sequence's class.
-    neutral: which frames of a sequence are pictures of the class neutral: "none"; the "first"; or all "earlier" ones
-      than those of its class.
-    reported: pictures of each class in a paper that takes these.
+    camera: Camera, "VL" (visible light) or "NI" (near infrared).
+    light: Illumination, "Strong", "Weak" or "Dark".
+    last_frames: Number of frames at the end of a sequence that have the class of the sequence.
+    neutral: Frames of a sequence that have the class neutral: "none", the "first", or all that are "earlier" than the
+      last `last_frames`.
+    reported: Number of images of each class in a paper with this selection.
   """
 
   camera: str
@@ -36,18 +36,21 @@ class Selection:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The classes in the order of the labels."""
+    """Class names in the order of the labels."""
     return EXPRESSIONS if self.neutral == "none" else (*EXPRESSIONS, NEUTRAL)
 
   @property
   def counts(self) -> dict[str, int]:
-    """Pictures of each class in the published dataset, as far as they follow from the number of its sequences."""
+    """Number of images of each class in the published dataset, for classes with a fixed number per sequence.
+
+    With neutral="earlier", the number of neutral frames depends on the lengths of the sequences and is omitted.
+    """
     counts = dict.fromkeys(EXPRESSIONS, PEOPLE * self.last_frames)
     return counts | ({NEUTRAL: PEOPLE * len(EXPRESSIONS)} if self.neutral == "first" else {})
 
   @property
   def needed_frames(self) -> int:
-    """How many frames a sequence has at least; every one begins with a neutral face."""
+    """Minimum number of frames of a sequence: the last frames and, if the class exists, one neutral frame."""
     return self.last_frames + (self.neutral != "none")
 
 

@@ -1,7 +1,7 @@
-"""Finds Oulu-CASIA in the folder a user points to, and reads it: `OriginalImg/VL/Strong/P001/Anger/000.jpeg`.
+"""Finds and reads Oulu-CASIA in a user's folder: files such as `OriginalImg/VL/Strong/P001/Anger/000.jpeg`.
 
-The cropped pictures are in a tree of their own, `PreProcess_Img/VL_Acropped/Strong/P001/Anger/000.jpeg`. The name of a
-tree's top folder does not matter, nor whether names are in capitals.
+The cropped images are in a separate tree, `PreProcess_Img/VL_Acropped/Strong/P001/Anger/000.jpeg`. The name of a tree's
+top folder is irrelevant, and names are not case-sensitive.
 """
 
 import dataclasses
@@ -14,18 +14,24 @@ from fer_jax.data.builders.oulu_casia.selection import NEUTRAL, Selection
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
 from fer_jax.errors import UserError
 
-# By the folder's name in small letters.
+# Class by the folder's name in lower case.
 _CLASS_OF_FOLDER = {
   **{"anger": "angry", "disgust": "disgust", "fear": "fear"},
   **{"happiness": "happy", "sadness": "sad", "surprise": "surprise"},
 }
-# Our choice. A frame is 320 x 240 with the face near its middle.
+# Chosen by us (not from a paper) for frames of 320 x 240 pixels with the face near the middle.
 _SQUARE = (0.5, 0.5, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-  """One of the two trees: its name, what its cameras' folders end in, and what its pictures show."""
+  """One of the two forms of the dataset.
+
+  Attributes:
+    name: Name of the form, "original" or "cropped".
+    suffix: Suffix of the names of the camera folders.
+    framing: Value of `Found.framing`.
+  """
 
   name: str
   suffix: str
@@ -37,7 +43,13 @@ _FORMS = (_Form("original", "", "photograph"), _Form("cropped", "_Acropped", "fa
 
 @dataclasses.dataclass(frozen=True)
 class _Tree:
-  """The folder of one camera and light (`folder`), and the one that its files are named from (`root`)."""
+  """A tree that was found.
+
+  Attributes:
+    form: Form of the dataset.
+    root: Top folder of the tree, to which file names are relative.
+    folder: Folder of the selected camera and light.
+  """
 
   form: _Form
   root: pathlib.Path
@@ -46,7 +58,14 @@ class _Tree:
 
 @dataclasses.dataclass(frozen=True)
 class _Sequence:
-  """The frames of one person and expression, in order of time."""
+  """One sequence of a person and expression.
+
+  Attributes:
+    subject: Identifier of the person, such as P001.
+    folder: Folder of the sequence.
+    label: Class of the expression.
+    frames: Files of the frames in temporal order.
+  """
 
   subject: str
   folder: pathlib.Path
@@ -55,19 +74,18 @@ class _Sequence:
 
 
 def read(folder: pathlib.Path, selection: Selection) -> Found:
-  """Reads Oulu-CASIA from a folder: the original pictures or, where there are none, the cropped ones.
+  """Reads Oulu-CASIA from a folder: the original images or, if there are none, the cropped ones.
 
   Args:
-    folder: holds either tree, itself or a few levels below.
-    selection: which pictures.
+    folder: Folder that contains either tree, directly or a few levels below.
+    selection: Camera, light, frames and classes to take.
 
   Returns:
-    The pictures by person, expression and frame, every one of them decoded and checked. Left out and listed are files
-    and folders that do not belong where they lie, pictures that cannot be read, and sequences that are absent, empty
-    or too short.
+    The images by person, expression and frame, after decoding and checking each of them. The rejects are files and
+    folders in unexpected locations, unreadable images, and sequences that are missing, empty or too short.
 
   Raises:
-    UserError: saying what was looked for in vain, or that no picture can be used.
+    UserError: The dataset is not found, or no image is usable.
   """
   trees = [tree for form in _FORMS if (tree := _find(folder, form, selection)) is not None]
   place = f"{selection.camera}/{selection.light}"
@@ -95,8 +113,8 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
   found = photographs.checked(found, "Oulu-CASIA", channels=1)
   warnings = [*found.warnings, *photographs.count_warning("Oulu-CASIA", found.counts(), selection.counts)]
   warnings += [
-    f"the {other.form.name} pictures ({other.folder}) are there as well and are not read: for these, give a "
-    f"--manual_dir that holds no {tree.form.name} ones"
+    f"the {other.form.name} images ({other.folder}) are present too and are not read: to read them, pass a "
+    f"--manual_dir without the {tree.form.name} images"
     for other in trees[1:]
   ]
   comparison = _comparison(found, selection) if selection.reported else []
@@ -104,57 +122,62 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
 
 
 def _find(folder: pathlib.Path, form: _Form, selection: Selection) -> _Tree | None:
-  """Returns the tree of a form, None where there is none; raises UserError where there are several."""
+  """Returns the tree of a form, or None if there is none; raises UserError if there are several."""
 
   def inside(root: pathlib.Path) -> pathlib.Path | None:
     camera = _child(root, selection.camera + form.suffix)
     return camera and _child(camera, selection.light)
 
-  dataset = f"Oulu-CASIA's {form.name} pictures"
+  dataset = f"Oulu-CASIA's {form.name} images"
   root = photographs.only_folder(folder, dataset, lambda path: inside(path) is not None)
   found = root and inside(root)
   return _Tree(form, root, found) if root and found else None
 
 
 def _child(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-  """Returns the folder of a name, whatever its capitals."""
+  """Returns the subfolder with a name, ignoring case, or None."""
   return next((path for path in photographs.folders_in(folder) if path.name.lower() == name.lower()), None)
 
 
 def _list(tree: _Tree) -> tuple[list[_Sequence], list[Reject]]:
-  """Lists the sequences that have frames, and whatever else lies in a tree."""
+  """Returns the sequences that have frames, and all other files and folders of the tree as rejects."""
   inside = _folders_in(tree.folder)
   people = [path for path in inside if re.fullmatch(r"[Pp]\d{3}", path.name)]
   others = [path for path in inside if path not in people]
-  rejects = [Reject(f"{_name(path, tree)}/", "a folder of no person such as P001") for path in others]
+  rejects = [Reject(f"{_name(path, tree)}/", "not a person's folder such as P001") for path in others]
   strays = [path for place in (tree.folder, *people) for path in photographs.files_in(place)]
-  rejects += [Reject(_name(path, tree), "lies in no sequence's folder") for path in strays]
+  rejects += [Reject(_name(path, tree), "not inside a sequence folder") for path in strays]
   sequences: list[_Sequence] = []
   for person in people:
     seen: set[str] = set()
     for folder in _folders_in(person):
       label = _CLASS_OF_FOLDER.get(folder.name.lower())
       if label is None or label in seen:
-        reason = "a folder of no expression such as Anger" if label is None else "a second folder of its expression"
+        reason = (
+          "not an expression's folder such as Anger" if label is None else "another folder of the same expression"
+        )
         rejects.append(Reject(f"{_name(folder, tree)}/", reason))
         continue
       seen.add(label)
       frames, faults = photographs.frames_in(folder, tree.root, _number)
       rejects += [
         *faults,
-        *(Reject(f"{_name(path, tree)}/", "a folder in a sequence") for path in photographs.folders_in(folder)),
+        *(
+          Reject(f"{_name(path, tree)}/", "unexpected subfolder of a sequence")
+          for path in photographs.folders_in(folder)
+        ),
       ]
       if frames:
         sequences.append(_Sequence(person.name.upper(), folder, label, frames))
       else:
-        rejects.append(Reject(f"{_name(folder, tree)}/", "a sequence without frames"))
+        rejects.append(Reject(f"{_name(folder, tree)}/", "sequence without frames"))
     absent = [name.capitalize() for name, label in _CLASS_OF_FOLDER.items() if label not in seen]
-    rejects += [Reject(f"{_name(person, tree)}/{name}/", "a sequence that is not there") for name in absent]
+    rejects += [Reject(f"{_name(person, tree)}/{name}/", "missing sequence") for name in absent]
   return sequences, rejects
 
 
 def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders inside a folder by name, whatever its capitals."""
+  """Returns the direct subfolders of a folder, sorted by name without regard to case."""
   return sorted(photographs.folders_in(folder), key=lambda path: path.name.lower())
 
 
@@ -163,15 +186,15 @@ def _name(path: pathlib.Path, tree: _Tree) -> str:
 
 
 def _number(path: pathlib.Path) -> int | str:
-  """Returns the number of a frame, or what is wrong with its name."""
+  """Returns the number of a frame, or a description of the fault in its name."""
   named = re.fullmatch(r"[0-9]+", path.stem) and path.suffix.lower() in photographs.SUFFIXES
-  return int(path.stem) if named else "the name is not that of a frame such as 000.jpeg"
+  return int(path.stem) if named else "unexpected file name, expected a frame such as 000.jpeg"
 
 
 def _select(sequence: _Sequence, tree: _Tree, selection: Selection, rejects: list[Reject]) -> list[Photograph]:
-  """Takes the frames of a sequence that a selection names; none of a sequence that has too few."""
+  """Returns the selected frames of a sequence; a sequence with too few frames is appended to `rejects` instead."""
   if len(sequence.frames) < selection.needed_frames:
-    reason = f"a sequence of fewer than {selection.needed_frames} frames"
+    reason = f"sequence with fewer than {selection.needed_frames} frames"
     rejects.append(Reject(f"{_name(sequence.folder, tree)}/", reason))
     return []
   earlier = sequence.frames[: -selection.last_frames]
@@ -183,11 +206,11 @@ def _select(sequence: _Sequence, tree: _Tree, selection: Selection, rejects: lis
 
 
 def _comparison(found: Found, selection: Selection) -> list[str]:
-  """Returns a table that sets the pictures beside the paper's, and says what of the selection is inferred."""
+  """Returns the lines of a table that compares the images with the paper's, and of a note on what is inferred."""
   title = "table 2 of the paper on separable convolutions"
   expressions = sum(count for name, count in selection.reported.items() if name != NEUTRAL)
   return [
     *photographs.count_table(found.counts(), selection.reported, title),
-    f"Inferred, the paper does not say it: the last {selection.last_frames} frames of a sequence have its class, all",
-    f"earlier ones are neutral ({expressions:,} frames of 480 sequences: {expressions / 480:.2f} of each).",
+    f"Inferred, not stated in the paper: the last {selection.last_frames} frames of a sequence have its class, all",
+    f"earlier frames are neutral ({expressions:,} frames of 480 sequences: {expressions / 480:.2f} per sequence).",
   ]

@@ -1,1 +1,1 @@
-"""The built-in dataset `synthetic_faces`: drawn faces, made of facial action units."""
+"""The built-in dataset `synthetic_faces`: faces rendered from facial action units."""

@@ -1,4 +1,4 @@
-"""Drawn faces as a TFDS dataset, made in seconds and readable without TensorFlow."""
+"""Synthetic faces as a TFDS dataset, rendered in seconds and readable without TensorFlow."""
 
 import dataclasses
 import itertools
@@ -15,8 +15,8 @@ from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 
 _DESCRIPTION = """
-Drawn grey faces of people who do not exist, in seven expressions made of facial action units. They are there
-to try and test the code: an accuracy on them says nothing about real faces. No person is in two splits.
+Synthetic grey faces of people who do not exist, in seven expressions composed of facial action units. The dataset is
+for trying and testing the code; accuracies on it are not informative about real faces. No person is in two splits.
 """
 
 _CITATION = """
@@ -33,10 +33,10 @@ class SyntheticFacesConfig(tfds.core.BuilderConfig):
   """One variant of the dataset.
 
   Attributes:
-    size: side of the pictures in pixels.
-    subjects: numbers of people in train, validation and test.
-    repetitions: pictures of each person and expression.
-    seed: seed of everything; with the same seed, a larger `size` shows the same pictures finer.
+    size: Side of the images in pixels.
+    subjects: Number of people in train, validation and test.
+    repetitions: Number of images of each person and expression.
+    seed: Random seed of the dataset; with the same seed, a larger `size` gives the same images at a higher resolution.
   """
 
   size: int
@@ -46,16 +46,16 @@ class SyntheticFacesConfig(tfds.core.BuilderConfig):
 
 
 class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
-  """Drawn faces, for trying and testing the code without any download.
+  """Synthetic faces, for trying and testing the code without a download.
 
-  Prepare it with `file_format="array_record"`; then neither writing nor reading needs TensorFlow.
+  With `file_format="array_record"` neither writing nor reading the dataset needs TensorFlow.
   """
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 - the attribute's type is TFDS's.
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     SyntheticFacesConfig(name="48px", description="48 x 48, the size of FER2013.", size=48),
-    SyntheticFacesConfig(name="128px", description="The pictures of 48px at 128 x 128.", size=128),
+    SyntheticFacesConfig(name="128px", description="The images of 48px at 128 x 128.", size=128),
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -79,6 +79,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
     del dl_manager  # Nothing to download.
+    # Consecutive ranges of subject numbers, so no person is in two splits.
     ends = list(itertools.accumulate(self.builder_config.subjects, initial=0))
     return {
       split: self._generate_examples(range(*bounds))
@@ -88,10 +89,11 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, subjects: range) -> Iterator[tuple[int, dict[str, Any]]]:
     config = self.builder_config
     places = itertools.product(subjects, enumerate(EXPRESSIONS), range(config.repetitions))
+    # Index of the split's first image in the whole dataset.
     first = subjects.start * len(EXPRESSIONS) * config.repetitions
     for index, (subject, (label, expression), repetition) in enumerate(places, start=first):
       image = picture(config.seed, subject, expression, repetition, config.size)
-      # Bytes, not an array: TFDS encodes arrays with TensorFlow.
+      # Encoded bytes instead of an array, because TFDS encodes arrays with TensorFlow.
       yield (
         index,
         {

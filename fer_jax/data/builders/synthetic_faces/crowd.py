@@ -1,4 +1,4 @@
-"""A crowd of drawn faces in colour, as many as are asked for: what measures how a large dataset is read."""
+"""A dataset of synthetic colour faces of any size, for benchmarks of reading large datasets."""
 
 import itertools
 import os
@@ -18,27 +18,27 @@ from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS, ONE_SIDED
 from fer_jax.data.builders.synthetic_faces.pictures import picture
 
-SIZE = 112  # side of a picture in pixels: that to which faces are usually aligned
+SIZE = 112  # Side of an image in pixels, the usual size of aligned faces.
 CLASSES = (*EXPRESSIONS, *ONE_SIDED)
-_DRAWN = 2048  # pictures that are drawn and encoded; the rest are these again, each as a file of its own
-_HELD_OUT = 0.01  # share of the examples that are the validation split, and that are the test split
-_NOISE = 5.0  # deviation of the grain in grey levels: with it a file has the size of a photograph's, some 4 KB
-_QUALITY = 90
-_IN_A_SHARD = 25_000  # examples: some 120 MB
-_AT_ONCE = 1000
+_DRAWN = 2048  # Number of images that are rendered and encoded; all other files repeat them with a different comment.
+_HELD_OUT = 0.01  # Fraction of the examples in the validation split, and again in the test split.
+_NOISE = 5.0  # Standard deviation of the noise in grey levels; it gives files the size of photographs, about 4 KB.
+_QUALITY = 90  # JPEG quality.
+_IN_A_SHARD = 25_000  # Examples per shard, about 120 MB.
+_AT_ONCE = 1000  # Examples in memory at once while writing.
 
 _DESCRIPTION = """
-Drawn faces in colour, in eight expressions. No two files are equal, but 2,048 pictures make them all: they are there to
-measure how a dataset is read, not to learn from.
+Synthetic faces in colour, in eight expressions. No two files are identical, but they contain only 2,048 distinct
+images: the dataset is for benchmarks of reading, not for training.
 """
 
 
 class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
-  """Drawn faces as JPEG files; `prepare_crowd` makes it, without TensorFlow.
+  """Synthetic faces as JPEG files; `prepare_crowd` writes the dataset without TensorFlow.
 
   Args:
-    examples: in all splits together, 100 or more.
-    data_dir: the folder that holds prepared datasets.
+    examples: Total number of examples in all splits, at least 100.
+    data_dir: Folder of the prepared datasets.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -89,7 +89,8 @@ class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
   def write(self) -> None:
     """Writes the dataset, shard by shard.
 
-    TFDS's own way holds a split in memory, and from 1 GB on needs TensorFlow for its temporary files.
+    TFDS's `download_and_prepare` keeps a whole split in memory, and needs TensorFlow for the temporary files of splits
+    of more than 1 GB.
     """
     writer = tfds.core.SequentialWriter(self.info, _IN_A_SHARD, file_format="array_record")
     splits = self._splits()
@@ -103,7 +104,14 @@ class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare_crowd(examples: int, data_dir: pathlib.Path) -> DrawnCrowd:
-  """Returns a crowd of so many, written into `data_dir` where it is not there yet: all of it, or nothing."""
+  """Returns the builder of a prepared dataset with a number of examples.
+
+  If the dataset is not prepared yet, it is written atomically.
+
+  Args:
+    examples: Total number of examples in all splits, at least 100.
+    data_dir: Folder of the prepared datasets.
+  """
   builder = DrawnCrowd(examples, data_dir)
   if builders.is_prepared(builder):
     return builder
@@ -118,12 +126,13 @@ def prepare_crowd(examples: int, data_dir: pathlib.Path) -> DrawnCrowd:
 
 
 def _encoded(count: int) -> list[bytes]:
-  """Draws pictures and encodes them; the class of number i is i modulo the classes."""
+  """Renders images and encodes them as JPEG; the label of image i is i modulo the number of classes."""
   generator = np.random.default_rng(0)
   files = []
   for number in range(count):
     subject, expression = divmod(number, len(CLASSES))
     grey = picture(0, subject, CLASSES[expression], 0, SIZE).astype(np.float32)[..., None]
+    # [112, 112, 1] * [3] -> [112, 112, 3]
     tint = generator.uniform(0.7, 1.1, 3)
     image = grey * tint + _NOISE * generator.standard_normal((SIZE, SIZE, 3))
     pixels = np.clip(image, 0, 255).astype(np.uint8)
@@ -132,5 +141,6 @@ def _encoded(count: int) -> list[bytes]:
 
 
 def _stamped(jpeg: bytes, row: int) -> bytes:
-  """Puts a comment with a number into a JPEG file, right after its first marker: the pixels stay as they are."""
+  """Returns a JPEG file with the row number in a comment, which makes the file unique and its pixels unchanged."""
+  # After the start-of-image marker (2 bytes): a comment segment FF FE, its length of 10 bytes and the number.
   return jpeg[:2] + b"\xff\xfe" + struct.pack(">HQ", 10, row) + jpeg[2:]

@@ -1,7 +1,7 @@
-"""Facial action units (AUs) and the emotions they make up.
+"""Facial action units (AUs) and the emotions that they compose.
 
-The sets are those of EMFACS (Friesen & Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983), the
-part of the Facial Action Coding System (Ekman, Friesen & Hager, 2002) that deals with emotions.
+The sets of units are those of EMFACS (Friesen & Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983), the
+part of the Facial Action Coding System (Ekman, Friesen & Hager, 2002) that covers emotions.
 """
 
 import types
@@ -38,27 +38,28 @@ EXPRESSIONS: Mapping[str, tuple[int, ...]] = types.MappingProxyType(
     "neutral": (),
   }
 )
-"""The action units of each class, in the order of the labels."""
+"""Action units of each class, in the order of the labels."""
 
 ONE_SIDED: Mapping[str, tuple[int, ...]] = types.MappingProxyType({"contempt": (12,)})
-"""Expressions of one half of the face, which some datasets have as an eighth class."""
+"""Action units of the expressions of one half of the face, which are an eighth class in some datasets."""
 
+# Range of the intensity of an expression's units; probability and maximum intensity of an unrelated ("stray") unit.
 WEAKEST, STRONGEST = 0.5, 1.0
 STRAY_PROBABILITY, STRAY_STRONGEST = 0.5, 0.25
 
 
 def sample_action_units(rng: np.random.Generator, expression: str) -> dict[int, float]:
-  """Samples how strongly each action unit acts in one picture of an expression.
+  """Samples the intensities of the action units in one image of an expression.
 
-  The units of the expression share one strength and differ a little around it, as muscles of one
-  emotion do. At times one unrelated unit acts too, weaker than any unit of an expression.
+  The units of the expression share one strength with small individual deviations, like the muscles of one emotion.
+  With probability STRAY_PROBABILITY, one unrelated unit is active too, weaker than any unit of an expression.
 
   Args:
-    rng: the source of randomness.
-    expression: a key of EXPRESSIONS or ONE_SIDED.
+    rng: Random number generator.
+    expression: Name of the expression, a key of EXPRESSIONS or ONE_SIDED.
 
   Returns:
-    The intensity in (0, 1] of each acting unit.
+    The intensity of each active unit, in (0, 1].
   """
   strength = rng.uniform(WEAKEST, STRONGEST)
   wanted = ONE_SIDED[expression] if expression in ONE_SIDED else EXPRESSIONS[expression]

@@ -1,8 +1,8 @@
-"""Where the parts of a face lie: curves in face units, moved by the action units.
+"""Geometry of the parts of a face: curves in face units, displaced by the action units.
 
-Face units: the face is about 2 high, x runs to the picture's right, y down, the origin lies between the eyes
-and the nose. Every curve is float64 [P, 2]. A part that a face has twice is computed once with x pointing
-outwards and mirrored by `side`, -1 for the picture's left and 1 for its right.
+In face units, the face is about 2 units high, x points to the right of the image and y down, and the origin is between
+the eyes and the nose. Every curve is a float64 array of shape [P, 2]. A part that occurs twice in a face is computed
+with x pointing outwards and then mirrored by `side`: -1 for the left of the image, 1 for the right.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Curve = np.ndarray
 
 EYE_HEIGHT = -0.08
 SIDES = (-1, 1)
-# From one end of a curve to the other.
+# Parameter along a curve, from one end to the other.
 _T = np.linspace(-1, 1, 17)
 _DOME = 1 - _T**2
 _PHASE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -24,7 +24,13 @@ _CIRCLE = np.stack([np.cos(_PHASE), np.sin(_PHASE)], axis=-1)
 
 
 class Activation:
-  """The intensities of the action units on one side of a face; `activation[12]` is 0 where AU 12 rests."""
+  """Intensities of the action units on one side of a face; `activation[12]` is 0 if AU 12 is not active.
+
+  Args:
+    action_units: Intensity in [0, 1] of each active unit, for the whole face.
+    asymmetry: Imbalance of the expression, -1 to 1; see `Shot.asymmetry`.
+    side: Side of the face, one of SIDES.
+  """
 
   def __init__(self, action_units: Mapping[int, float], asymmetry: float, side: int):
     self._units = action_units
@@ -36,7 +42,17 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Eye:
-  """One eye: its outline, the iris and pupil cut by the lids, both lids' edges, and the lines around it."""
+  """Curves of one eye.
+
+  Attributes:
+    outline: Closed outline of the opening between the lids.
+    iris: Closed outline of the iris, clipped by the lids.
+    pupil: Closed outline of the pupil, clipped by the lids.
+    upper_lid: Edge of the upper lid.
+    crease: Crease above the upper lid.
+    bag: Line below the eye.
+    crow_feet: Lines at the outer eye corner.
+  """
 
   outline: Curve
   iris: Curve
@@ -49,9 +65,16 @@ class Eye:
 
 @dataclasses.dataclass(frozen=True)
 class Mouth:
-  """The mouth: both lips as one outline, the opening between them, the teeth, the line between the lips.
+  """Curves of the mouth.
 
-  `gap` is how far the lips stand apart where they do most.
+  Attributes:
+    lips: Closed outline of both lips together.
+    opening: Closed outline of the opening between the lips.
+    upper_teeth: Closed outline of the visible upper teeth.
+    lower_teeth: Closed outline of the visible lower teeth.
+    line: Line between the closed lips.
+    gap: Maximum vertical distance between the lips.
+    corners: Left and right corner, each a point of shape [2].
   """
 
   lips: Curve
@@ -64,7 +87,7 @@ class Mouth:
 
 
 def _curve(x: np.ndarray, y: np.ndarray) -> Curve:
-  # Several times faster than np.stack for curves this short.
+  # [P], [P] -> [P, 2]; several times faster than np.stack for curves this short.
   curve = np.empty((len(x), 2))
   curve[:, 0], curve[:, 1] = x, y
   return curve
@@ -75,30 +98,34 @@ def _mirrored(curve: Curve, side: int) -> Curve:
 
 
 def ellipse(x: float, y: float, half_width: float, half_height: float) -> Curve:
-  """Returns an ellipse around (x, y)."""
+  """Returns an ellipse with centre (x, y), float64 [24, 2]."""
   return _CIRCLE * (half_width, half_height) + (x, y)
 
 
 def head(identity: Identity, jaw_drop: float, start: float = 0.0, stop: float = 2 * np.pi, swell: float = 1.0) -> Curve:
-  """Returns the head's outline between two angles; 0 is the picture's right, pi / 2 the chin.
+  """Returns the outline of the head between two angles, float64 [41, 2].
+
+  Angle 0 is the right of the image and pi / 2 is the chin.
 
   Args:
-    identity: whose head.
-    jaw_drop: the intensity of AU 26.
-    start: the first angle, in radians.
-    stop: the last angle.
-    swell: scale of the upper half and of the width: above 1 for what lies on the head, such as hair.
+    identity: Face parameters of the person.
+    jaw_drop: Intensity of AU 26.
+    start: First angle in radians.
+    stop: Last angle in radians.
+    swell: Scale of the upper half and of the width; above 1 for parts on top of the head, such as hair.
   """
   phase = np.linspace(start, stop, 41)
   cos, sin = np.cos(phase), np.sin(phase)
   below = np.maximum(sin, 0)
+  # A superellipse whose lower half narrows towards the chin.
   x = identity.width * swell * np.sign(cos) * np.abs(cos) ** 0.8 * (1 - identity.jaw * below**2)
   y = np.where(sin > 0, sin * (identity.chin + 0.13 * jaw_drop), 1.08 * swell * sin)
   return _curve(x, y)
 
 
 def brow(identity: Identity, act: Activation, side: int) -> Curve:
-  """Returns the outline of one brow; AUs 1, 2, 4 and 9 move it."""
+  """Returns the closed outline of one brow, which depends on AUs 1, 2, 4, 6 and 9."""
+  # Vertical displacement of three points of the brow (y points down, so negative values raise it).
   lowered = act[4] * (1 - 0.8 * act[1])
   inner = -0.14 * act[1] + 0.13 * lowered + 0.10 * act[9]
   middle = -0.05 * act[1] - 0.09 * act[2] + 0.09 * lowered + 0.05 * act[9] - identity.brow_arch
@@ -108,21 +135,31 @@ def brow(identity: Identity, act: Activation, side: int) -> Curve:
   y = EYE_HEIGHT - identity.brow_height + np.array([inner, middle, outer + 0.02])
   along = (_T + 1) / 2
   middle_line = _curve(_quadratic(x, along), _quadratic(y, along))
+  # [17, 2]: half the thickness in the y direction, decreasing outwards.
   half = identity.brow_thickness * (1.15 - 0.75 * along**2)[:, None] * (0, 1)
   return _mirrored(np.concatenate([middle_line - half, (middle_line + half)[::-1]]), side)
 
 
 def _quadratic(through: np.ndarray, along: np.ndarray) -> np.ndarray:
-  """Interpolates three values, at 0, 1/2 and 1, by a parabola."""
+  """Interpolates the values at 0, 1/2 and 1 with a parabola."""
   first, middle, last = through
+  # Control point of the quadratic Bezier curve through the three values.
   control = 2 * middle - (first + last) / 2
   return (1 - along) ** 2 * first + 2 * along * (1 - along) * control + along**2 * last
 
 
 def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float]) -> Eye:
-  """Returns one eye; AUs 5, 6, 7 and 9 move its lids."""
+  """Returns the curves of one eye, whose lids depend on AUs 5, 6, 7 and 9.
+
+  Args:
+    identity: Face parameters of the person.
+    act: Intensities of the action units on this side.
+    side: Side of the face, one of SIDES.
+    gaze: Offset (x, y) of the iris from the middle of the eye, in half-widths of the eye.
+  """
   half_width = 0.165 * identity.eye_size
   opening = identity.eye_size * identity.eye_openness
+  # Heights of the opening above and below the line through the eye corners.
   up = 0.085 * opening * max(0.25, 1 + 0.75 * act[5] - 0.25 * act[7] - 0.2 * act[6] - 0.35 * act[9])
   down = 0.06 * opening * (1 - 0.5 * act[7] - 0.85 * act[6] - 0.55 * act[9])
   x = identity.eye_distance + half_width * _T
@@ -131,9 +168,11 @@ def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float
   lower = corner_line + down * _DOME
 
   def between_lids(curve: Curve) -> Curve:
+    """Clips a curve to the opening of the eye and mirrors it."""
     height = np.clip(curve[:, 1], np.interp(curve[:, 0], x, upper), np.interp(curve[:, 0], x, lower))
     return _mirrored(_curve(curve[:, 0], height), side)
 
+  # `side` cancels the mirroring below: both eyes look in the same direction of the image.
   iris_x = identity.eye_distance + side * gaze[0] * half_width
   iris_y = EYE_HEIGHT - 0.012 + gaze[1] * half_width
   radius = 0.078 * identity.eye_size
@@ -154,12 +193,13 @@ def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float
 
 
 def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
-  """Returns the mouth; AUs 9, 12, 15, 16, 20, 23 and 26 move it."""
+  """Returns the curves of the mouth, which depend on AUs 9, 12, 15, 16, 20, 23 and 26."""
   corners = [_corner(identity, act) for act in (left, right)]
+  # Each [17]: the values of the left corner left of the middle, those of the right corner elsewhere.
   half_width, corner = (np.where(_T < 0, *values) for values in zip(*corners, strict=True))
   act = {unit: (left[unit] + right[unit]) / 2 for unit in (9, 12, 15, 16, 20, 23, 26)}
   x = half_width * _T
-  # The corners carry the rest of the mouth along, the less the nearer to its middle.
+  # The displacement of the corners decreases towards the middle of the mouth.
   line = identity.mouth_height + 0.03 * act[26] + corner * np.abs(_T) ** 1.5
   fullness = 1 - np.abs(_T) ** (2 + 3 * act[20])
   rise = (0.07 * act[9] + 0.02 * act[12] + 0.01 * act[26]) * fullness
@@ -183,18 +223,19 @@ def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
 
 
 def _corner(identity: Identity, act: Activation) -> tuple[float, float]:
-  """Returns a mouth corner's distance from the middle and how far it stands below the middle."""
+  """Returns the horizontal distance of a mouth corner from the middle, and its displacement downwards."""
   wider = 0.26 * act[12] + 0.42 * act[20] - 0.22 * act[23] - 0.14 * act[26] + 0.04 * act[15]
   lower = -0.15 * act[12] + 0.14 * act[15] + 0.03 * act[20] + 0.06 * act[26]
   return identity.mouth_width * (1 + wider), lower
 
 
 def _ring(x: np.ndarray, above: np.ndarray, below: np.ndarray) -> Curve:
+  """Returns the closed curve along `above` and back along `below`, [2 * P, 2]."""
   return np.concatenate([_curve(x, above), _curve(x, below)[::-1]])
 
 
 def nose_wing(identity: Identity, act: Activation, side: int) -> Curve:
-  """Returns the outline of one nostril wing as an open curve; AU 9 lifts it."""
+  """Returns the outline of one nostril wing as an open curve, which AU 9 raises."""
   y = 0.30 * identity.nose_length - 0.045 * act[9]
   width = identity.nose_width * (1 + 0.15 * act[9])
   shape = np.array([[0.75, -0.09], [1.0, -0.05], [1.05, 0.0], [0.85, 0.03], [0.55, 0.02]])
@@ -202,7 +243,14 @@ def nose_wing(identity: Identity, act: Activation, side: int) -> Curve:
 
 
 def nasolabial_fold(identity: Identity, act: Activation, side: int, corner: Curve) -> Curve:
-  """Returns the line from the nostril wing around the mouth corner, which AUs 9 and 12 deepen."""
+  """Returns the line from the nostril wing around the mouth corner, which AUs 9 and 12 displace.
+
+  Args:
+    identity: Face parameters of the person.
+    act: Intensities of the action units on this side.
+    side: Side of the face, one of SIDES.
+    corner: Mouth corner on this side, [2].
+  """
   start_x = identity.nose_width * 1.25
   start_y = 0.24 * identity.nose_length - 0.05 * act[9]
   end_x = abs(corner[0]) + 0.06 + 0.02 * act[12]

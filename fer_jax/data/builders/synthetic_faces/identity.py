@@ -1,4 +1,4 @@
-"""What differs from person to person (Identity) and from picture to picture of one person (Shot)."""
+"""Random parameters of a rendered face: those of the person (Identity) and those of the single image (Shot)."""
 
 import dataclasses
 
@@ -10,34 +10,36 @@ BEARDS = ("none", "stubble", "moustache", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-  """One person's face at rest. Lengths are in face units: the face is about 2 high, x runs right, y down.
+  """Face of one person at rest.
+
+  Lengths are in face units: the face is about 2 units high, x points right and y points down. Grey levels are 0 to 255.
 
   Attributes:
-    width: half the width of the head.
-    jaw: how much the jaw narrows towards the chin, 0 (square) to 0.5 (pointed).
-    chin: y of the chin.
-    eye_distance: x of an eye's centre.
-    eye_size: scale of the eyes, 1 on average.
-    eye_openness: scale of the opening between the lids, 1 on average.
-    eye_slant: how much higher the outer eye corner stands than the inner one.
-    iris: grey level of the iris.
-    brow_height: distance from the eye's centre up to the brow.
-    brow_thickness: half the thickness of the brow.
-    brow_arch: how far the brow's middle stands above its ends.
-    nose_length: scale of the nose's length, 1 on average.
-    nose_width: half the width of the nose at its wings.
-    mouth_height: y of the line between the lips.
-    mouth_width: half the width of the mouth.
-    lip: thickness of one lip.
-    lip_shade: the lips' grey level as a fraction of the skin's.
-    skin: grey level of the skin.
-    hair: grey level of hair and brows.
-    hair_style: one of HAIR_STYLES.
-    hairline: y of the hairline's middle.
-    beard: one of BEARDS.
-    glasses: thickness of the frame of the glasses; 0 without glasses.
-    lines: how deep the resting lines of the face are, 0 (young) to 1.
-    clothes: grey level of the clothes.
+    width: Half the width of the head.
+    jaw: Narrowing of the jaw towards the chin, 0 (square) to 0.5 (pointed).
+    chin: y coordinate of the chin.
+    eye_distance: x coordinate of the centre of an eye.
+    eye_size: Scale of the eyes, 1 on average.
+    eye_openness: Scale of the opening between the lids, 1 on average.
+    eye_slant: Height of the outer eye corner, relative to the centre of the eye.
+    iris: Grey level of the iris.
+    brow_height: Distance from the centre of the eye up to the brow.
+    brow_thickness: Half the thickness of the brow.
+    brow_arch: Height of the middle of the brow above its ends.
+    nose_length: Scale of the length of the nose, 1 on average.
+    nose_width: Half the width of the nose at its wings.
+    mouth_height: y coordinate of the line between the lips.
+    mouth_width: Half the width of the mouth.
+    lip: Thickness of one lip.
+    lip_shade: Grey level of the lips as a fraction of that of the skin.
+    skin: Grey level of the skin.
+    hair: Grey level of the hair and brows.
+    hair_style: Hair style, one of HAIR_STYLES.
+    hairline: y coordinate of the middle of the hairline.
+    beard: Beard style, one of BEARDS.
+    glasses: Thickness of the frame of the glasses; 0 without glasses.
+    lines: Depth of the lines of the face at rest, 0 (young) to 1.
+    clothes: Grey level of the clothes.
   """
 
   width: float
@@ -69,7 +71,16 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Occluder:
-  """A flat rectangle in front of the face: centre and half extents in face units, radians, a grey level."""
+  """A flat rectangle in front of the face.
+
+  Attributes:
+    x: x coordinate of the centre, in face units.
+    y: y coordinate of the centre, in face units.
+    half_width: Half the width, in face units.
+    half_height: Half the height, in face units.
+    angle: Rotation in radians.
+    shade: Grey level.
+  """
 
   x: float
   y: float
@@ -81,23 +92,24 @@ class Occluder:
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
-  """What a picture owes to the moment and the camera. The defaults are a frontal, even, noise-free shot.
+  """Pose, light and camera of one image. The defaults give a frontal, evenly lit, noise-free image.
 
   Attributes:
-    yaw: turn of the head to the picture's right, in radians.
-    pitch: nod of the head downwards, in radians.
-    roll: tilt of the head clockwise, in radians.
-    shift: (x, y) of the head's centre, in face units.
-    zoom: scale of the head in the picture, 1 on average.
-    gaze: (x, y) of the iris from the middle of the eye, in eye half-widths.
-    asymmetry: -1 (the picture's left half of the face alone acts) to 1 (the right half alone).
-    light: (x, y) slope of the brightness across the picture, per half picture.
-    gain: factor of the brightness.
-    background: grey levels at the background's top and bottom.
-    blur: standard deviation of the lens blur, as a fraction of the picture's side.
-    noise: standard deviation of the sensor noise, in grey levels.
-    noise_seed: seed of the sensor noise.
-    occluder: what hides a part of the face, if anything.
+    yaw: Rotation of the head towards the right of the image, in radians.
+    pitch: Downward rotation of the head, in radians.
+    roll: Clockwise rotation of the head, in radians.
+    shift: Position (x, y) of the centre of the head, in face units.
+    zoom: Scale of the head in the image, 1 on average.
+    gaze: Offset (x, y) of the iris from the middle of the eye, in half-widths of the eye.
+    asymmetry: Imbalance of the expression, from -1 (only the left half of the face in the image is active) to 1 (only
+      the right half).
+    light: Slope (x, y) of the brightness, as a fraction per half image.
+    gain: Factor of the brightness.
+    background: Grey levels at the top and bottom of the background.
+    blur: Standard deviation of the lens blur, as a fraction of the side of the image.
+    noise: Standard deviation of the sensor noise, in grey levels.
+    noise_seed: Random seed of the sensor noise.
+    occluder: Rectangle that hides a part of the face, or None.
   """
 
   yaw: float = 0.0
@@ -117,7 +129,7 @@ class Shot:
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
-  """Samples a person."""
+  """Returns a random person."""
   skin = rng.uniform(120, 215)
   beard = str(rng.choice(BEARDS, p=(0.7, 0.1, 0.08, 0.12)))
   return Identity(
@@ -139,18 +151,18 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     lip=rng.uniform(0.035, 0.065),
     lip_shade=rng.uniform(0.6, 0.82),
     skin=skin,
-    hair=rng.uniform(15, min(150, skin - 55)),
+    hair=rng.uniform(15, min(150, skin - 55)),  # Always darker than the skin, so that the brows are visible.
     hair_style=str(rng.choice(HAIR_STYLES, p=(0.08, 0.25, 0.2, 0.15, 0.2, 0.12))),
     hairline=rng.uniform(-0.72, -0.60),
     beard=beard,
     glasses=float(rng.random() < 0.15) * rng.uniform(0.018, 0.035),
-    lines=rng.uniform(0, 1) ** 2,
+    lines=rng.uniform(0, 1) ** 2,  # Squared, so that shallow lines are more frequent.
     clothes=rng.uniform(20, 230),
   )
 
 
 def sample_shot(rng: np.random.Generator) -> Shot:
-  """Samples the circumstances of a picture."""
+  """Returns random circumstances of one image."""
   top, bottom = rng.uniform(10, 245) + rng.uniform(-35, 35, 2)
   occluder = None
   if rng.random() < 0.05:

@@ -1,9 +1,9 @@
-"""Writes drawn faces in the official layouts of real datasets, to try their readers without the data.
+"""Writes synthetic faces in the official layouts of real datasets, to test their readers without the data.
 
     write_fer2013_csv(folder / "fer2013.csv", rows_per_split=14)
     write_tree("ck_plus", folder, subjects=2)
 
-Names, columns and codes are the official ones; every picture is a drawing.
+Names, columns and codes are the official ones; every image is synthetic.
 """
 
 import csv
@@ -34,7 +34,14 @@ _CONTEMPT = "contempt"
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """One row of a table of faces: its class, the subset it belongs to, and how to draw it."""
+  """One row of a table of faces.
+
+  Attributes:
+    emotion: Label of the row.
+    usage: Subset of the row, one of USAGES.
+    subject: Number of the person.
+    expression: Name of the rendered expression.
+  """
 
   emotion: int
   usage: str
@@ -42,12 +49,13 @@ class _Row:
   expression: str
 
   def pixels(self, seed: int) -> str:
+    """Returns the 48 * 48 grey levels as text, separated by spaces."""
     image = picture(seed, self.subject, self.expression, 0, FER2013_SIZE)
     return " ".join(map(str, image.ravel().tolist()))
 
 
 def _rows(rows_per_split: int, expressions: Sequence[str]) -> list[_Row]:
-  """Returns the rows of the three subsets; classes take turns, and each turn is another person."""
+  """Returns the rows of the three subsets; the classes alternate, and each cycle of classes shows another person."""
   rows = []
   for number, usage in enumerate(usage for usage in USAGES for _ in range(rows_per_split)):
     subject, emotion = divmod(number, len(expressions))
@@ -56,17 +64,24 @@ def _rows(rows_per_split: int, expressions: Sequence[str]) -> list[_Row]:
 
 
 def write_fer2013_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
-  """Writes `fer2013.csv`: emotion, pixels and Usage, `rows_per_split` rows for each of USAGES."""
+  """Writes `fer2013.csv` with the columns emotion, pixels and Usage.
+
+  Args:
+    path: File to write.
+    rows_per_split: Number of rows for each of USAGES.
+    seed: Random seed of the images.
+  """
   _write_pixel_table(path, ("emotion", "pixels", "Usage"), _rows(rows_per_split, [*EXPRESSIONS]), seed)
 
 
 def write_icml_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
-  """Writes `icml_face_data.csv`: the rows of `write_fer2013_csv`, order and header differ."""
+  """Writes `icml_face_data.csv`: the rows of `write_fer2013_csv` with another order of columns and another header."""
+  # The official header has these leading spaces.
   _write_pixel_table(path, ("emotion", " Usage", " pixels"), _rows(rows_per_split, [*EXPRESSIONS]), seed)
 
 
 def write_ckextended_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
-  """Writes `ckextended.csv`: FER2013's columns and codes, and 7 for contempt."""
+  """Writes `ckextended.csv`: FER2013's columns and labels, with the additional label 7 for contempt."""
   rows = _rows(rows_per_split, [*EXPRESSIONS, _CONTEMPT])
   _write_pixel_table(path, ("emotion", "pixels", "Usage"), rows, seed)
 
@@ -81,13 +96,13 @@ def _write_pixel_table(path: Path, header: Sequence[str], rows: Sequence[_Row], 
 
 
 def write_ferplus_csv(path: Path, rows_per_split: int, seed: int = 0, nameless: Sequence[int] = ()) -> None:
-  """Writes `fer2013new.csv`, row by row for `write_fer2013_csv` with the same arguments; lines end in CR LF.
+  """Writes `fer2013new.csv` with one row for each row of `write_fer2013_csv`; lines end in CR LF.
 
   Args:
-    path: the file to write.
-    rows_per_split: rows of each of USAGES.
-    seed: seed of the votes. Six of ten votes go to the row's own class, so that it always leads.
-    nameless: rows, from 0, without an image name; all their votes are "NF" (not a face).
+    path: File to write.
+    rows_per_split: Number of rows for each of USAGES.
+    seed: Random seed of the votes. Six of ten votes are for the row's class, so it always has the majority.
+    nameless: Rows without an image name, starting at 0; all their votes are "NF" (not a face).
   """
   rng = np.random.default_rng(seed)
   with path.open("w", newline="") as file:
@@ -108,9 +123,9 @@ def write_kaggle_folders(directory: Path, per_class: int, seed: int = 0) -> None
   """Writes FER2013's folder form: `train/<class>/Training_1.jpg`, `test/<class>/PublicTest_2.jpg` and so on.
 
   Args:
-    directory: where `train` and `test` are to stand.
-    per_class: pictures of each class and each of USAGES; `test` holds two of these.
-    seed: seed of the pictures.
+    directory: Parent folder of `train` and `test`.
+    per_class: Number of images of each class for each of USAGES; `test` contains two of these subsets.
+    seed: Random seed of the images.
   """
   for row_number, row in enumerate(_rows(per_class * len(EXPRESSIONS), [*EXPRESSIONS])):
     part = "train" if row.usage == "Training" else "test"
@@ -120,7 +135,16 @@ def write_kaggle_folders(directory: Path, per_class: int, seed: int = 0) -> None
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-  """One picture of a tree, how to draw it, and a text file that goes with it as (path, content)."""
+  """One image file of a tree.
+
+  Attributes:
+    path: Path relative to the tree's parent folder.
+    expression: Name of the rendered expression.
+    repetition: Number of the image among those of the subject and expression.
+    strength: Fraction of the full expression, 0 to 1.
+    yaw: Rotation of the head in radians; random if None.
+    note: Accompanying text file as (path, content), or None.
+  """
 
   path: str
   expression: str
@@ -132,12 +156,13 @@ class _File:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A dataset's official tree.
+  """The official tree of a dataset.
 
   Attributes:
-    height, width: size of its pictures in pixels.
-    colour: whether its pictures have three channels.
-    files: the files of one subject, given the subject's number from 0.
+    height: Height of the images in pixels.
+    width: Width of the images in pixels.
+    colour: Whether the images have three channels.
+    files: Function that returns the files of one subject, given the subject's number, starting at 0.
   """
 
   height: int
@@ -146,8 +171,10 @@ class Layout:
   files: Callable[[int], Iterator[_File]]
 
 
+# Number of frames in a sequence of CK+ and of Oulu-CASIA.
 _FRAMES = 6
 _OULU_FRAMES = 8
+# Names or codes of the expressions in the official file names.
 _CK_PLUS = {
   **{"angry": "anger", _CONTEMPT: _CONTEMPT, "disgust": "disgust", "fear": "fear"},
   **{"happy": "happy", "sad": "sadness", "surprise": "surprise"},
@@ -163,6 +190,7 @@ _JAFFE = {
   "neutral": "NE",
 }
 _KDEF = {**_JAFFE, "fear": "AF"}
+# Yaw in radians of each camera angle.
 _KDEF_YAW = {"FL": -0.7, "HL": -0.4, "S": 0.0, "HR": 0.4, "FR": 0.7}
 _OULU = {
   **{"angry": "Anger", "disgust": "Disgust", "fear": "Fear"},
@@ -171,7 +199,10 @@ _OULU = {
 
 
 def _ck_plus(subject: int) -> Iterator[_File]:
-  """One sequence an emotion, from rest to apex, its code beside the last frame; and one without a code."""
+  """Yields one sequence per emotion, from rest to apex, with an Emotion file for the last frame.
+
+  The last sequence has no Emotion file, like the unlabelled sequences of the real dataset.
+  """
   person = f"S{subject + 5:03d}"
   for number, expression in enumerate([*_CK_PLUS, "happy"], start=1):
     for frame in range(1, _FRAMES + 1):
@@ -233,12 +264,12 @@ def write_tree(
   """Writes a small copy of a dataset's official tree.
 
   Args:
-    name: a key of LAYOUTS.
-    directory: where the tree's top folder (or, for JAFFE and KDEF, its files or folders) is to stand.
-    subjects: how many people; JAFFE has at most ten.
-    seed: seed of the pictures.
-    scale: size of the pictures as a share of the official one.
-    within: a folder of the tree, such as "OriginalImg/VL/Strong/", to write nothing else.
+    name: Name of the layout, a key of LAYOUTS.
+    directory: Parent folder of the tree's top folder (or, for JAFFE and KDEF, of the images or session folders).
+    subjects: Number of people; at most ten for JAFFE.
+    seed: Random seed of the images.
+    scale: Size of the images as a fraction of the official size.
+    within: Path prefix of the files to write, such as "OriginalImg/VL/Strong/"; "" writes all files.
   """
   layout = LAYOUTS[name]
   height, width = round(layout.height * scale), round(layout.width * scale)
@@ -253,6 +284,7 @@ def write_tree(
         strength=file.strength,
         yaw=file.yaw,
       )
+      # [side, side] -> [height, width]
       image = _padded(image, height, width)
       _write_image(directory / file.path, cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if layout.colour else image)
       if file.note is not None:
@@ -262,7 +294,7 @@ def write_tree(
 
 
 def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Returns a square picture in the middle of a larger one, its edges drawn out."""
+  """Returns an image of shape [height, width] with a square image in the middle, padded by repeating its edges."""
   above, before = (height - len(image)) // 2, (width - len(image)) // 2
   below, after = height - len(image) - above, width - len(image) - before
   return cv2.copyMakeBorder(image, above, below, before, after, cv2.BORDER_REPLICATE)

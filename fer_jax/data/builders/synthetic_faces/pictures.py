@@ -1,4 +1,4 @@
-"""The dataset as a function: the picture of a seed, a subject, an expression and a repetition."""
+"""The dataset as a function from (seed, subject, expression, repetition) to an image."""
 
 import dataclasses
 
@@ -12,7 +12,12 @@ _LABELS = {name: label for label, name in enumerate((*EXPRESSIONS, *ONE_SIDED))}
 
 
 def person(seed: int, subject: int) -> Identity:
-  """Returns who the subject of a dataset is."""
+  """Returns the face parameters of a subject.
+
+  Args:
+    seed: Random seed of the dataset, 0 or more.
+    subject: Number of the person, starting at 0.
+  """
   return sample_identity(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(subject,))))
 
 
@@ -26,25 +31,27 @@ def picture(
   strength: float = 1.0,
   yaw: float | None = None,
 ) -> np.ndarray:
-  """Draws one picture of a dataset; it depends on the arguments alone, not on what was drawn before.
+  """Renders one image of the dataset; a pure function of its arguments.
 
   Args:
-    seed: the dataset's seed, 0 or more.
-    subject: number of the person, from 0.
-    expression: a key of EXPRESSIONS or ONE_SIDED.
-    repetition: number of the picture among those of this subject and expression, from 0.
-    size: side in pixels.
-    strength: share of the full expression, 0 to 1: the same shot, earlier or later in the movement.
-    yaw: turn of the head in radians in place of a random one.
+    seed: Random seed of the dataset, 0 or more.
+    subject: Number of the person, starting at 0.
+    expression: Name of the expression, a key of EXPRESSIONS or ONE_SIDED.
+    repetition: Number of the image among those of this subject and expression, starting at 0.
+    size: Side of the image in pixels.
+    strength: Fraction of the full expression, 0 to 1; gives the frames of a movement with the same shot.
+    yaw: Rotation of the head in radians; random if None.
 
   Returns:
-    uint8 [size, size].
+    Grey image, uint8 [size, size].
   """
+  # `spawn_key` gives every image an independent random stream, whatever images were rendered before.
   key = (subject, _LABELS[expression], repetition)
   rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
   action_units = {unit: strength * value for unit, value in sample_action_units(rng, expression).items()}
   shot = sample_shot(rng)
   if expression in ONE_SIDED:
+    # -1 and 1 leave only one half of the face active.
     shot = dataclasses.replace(shot, asymmetry=float(rng.choice((-1.0, 1.0))))
   if yaw is not None:
     shot = dataclasses.replace(shot, yaw=yaw)

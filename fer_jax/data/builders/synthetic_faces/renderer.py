@@ -1,11 +1,11 @@
-"""Draws a grey picture of a face from who it is, what its muscles do and how the picture was taken.
+"""Renders a grey image of a face from its identity, its action units and the shot.
 
     rng = np.random.default_rng(0)
-    picture = render(sample_identity(rng), {6: 0.9, 12: 0.8}, sample_shot(rng), size=48)
+    image = render(sample_identity(rng), {6: 0.9, 12: 0.8}, sample_shot(rng), size=48)
 
-The face is painted in flat shades on a canvas finer than the picture, far parts first, then averaged down,
-lit, blurred and given noise. It is a drawing, not a photograph: enough for a network to have to learn the
-parts of a face and how they move, across people it has not seen.
+The face is painted in flat shades on a canvas finer than the image, farthest parts first. The canvas is then averaged
+down, lit, blurred and given noise. The result is not photorealistic, but a network has to learn the parts of a face and
+their movements, and to generalize to unseen people.
 """
 
 import functools
@@ -20,19 +20,25 @@ from fer_jax.data.builders.synthetic_faces.expressions import ACTION_UNITS
 from fer_jax.data.builders.synthetic_faces.geometry import Activation, Curve
 from fer_jax.data.builders.synthetic_faces.identity import Identity, Occluder, Shot
 
-# A canvas this wide keeps wrinkles apart. Larger pictures are painted at twice their size.
+# Minimum side of the canvas in pixels, enough to separate wrinkles. Larger images are painted at twice their size.
 CANVAS = 192
-# Picture half widths to a face unit: the crop of a face detector, forehead to chin.
+# Face unit in half-widths of the image: the crop of a face detector, from forehead to chin.
 HEAD_SCALE = 0.9
+# y coordinate, in face units, of the point in the middle of the image.
 HEAD_CENTRE = 0.05
-# How fast the face falls away from the camera along x and y.
+# Curvature of the face: decrease of its depth with the squares of x and y.
 _BULGE = np.array([0.6, 0.35])
-# cv2 takes polygons in fixed point: 4 bits below the pixel.
+# cv2 takes polygons in fixed point, here with 4 fractional bits per coordinate.
 _SUBPIXEL_BITS = 4
 
 
 class Easel:
-  """A canvas that paints curves given in face units, seen from where the shot puts the camera."""
+  """A canvas on which curves in face units are painted from the viewpoint of a shot.
+
+  Args:
+    shot: Pose and camera of the image.
+    size: Side of the canvas in pixels.
+  """
 
   def __init__(self, shot: Shot, size: int):
     self.canvas = np.empty((size, size), np.uint8)
@@ -41,30 +47,32 @@ class Easel:
     sin_yaw, cos_yaw = math.sin(shot.yaw), math.cos(shot.yaw)
     sin_pitch, cos_pitch = math.sin(shot.pitch), math.cos(shot.pitch)
     sin_roll, cos_roll = math.sin(shot.roll), math.cos(shot.roll)
-    # Rows: what a step right, down and towards the camera moves in the picture, before and after the roll.
+    # [3, 2]: displacement on the canvas of a unit step right, down and towards the camera, before the roll.
     turned = np.array([[cos_yaw, sin_pitch * sin_yaw], [0, cos_pitch], [sin_yaw, sin_pitch * cos_yaw]])
     roll = np.array([[cos_roll, sin_roll], [-sin_roll, cos_roll]])
+    # [3, 2] @ [2, 2] -> [3, 2]: an orthographic projection.
     self._camera = turned @ roll * self._scale
     self._offset = offset - HEAD_CENTRE * self._camera[1]
 
   def points(self, curve: Curve, flat: bool = False, depth: float = 0.0) -> np.ndarray:
-    """Returns a curve's points on the canvas in fixed point, int32 [P, 2].
+    """Returns the points of a curve on the canvas in fixed point, int32 [P, 2].
 
     Args:
-      curve: float [P, 2] in face units.
-      flat: whether the curve lies in the plane of the head's outline, not on the bulging face.
-      depth: how far the curve stands out of that surface.
+      curve: Points in face units, float array of shape [P, 2].
+      flat: Whether the curve is in the plane of the head's outline instead of on the curved face.
+      depth: Distance of the curve in front of that surface, in face units.
     """
     across_down, towards = self._camera[:2], self._camera[2]
     if flat:
       on_canvas = curve @ across_down + (depth * towards + self._offset)
     else:
+      # [P]: depth of each point on the paraboloid of the face.
       out = depth + 0.55 - (curve * curve) @ _BULGE
       on_canvas = curve @ across_down + out[:, None] * towards + self._offset
     return np.rint(on_canvas * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 
   def fill(self, curve: Curve, shade: float, *, flat: bool = False, depth: float = 0.0) -> None:
-    """Fills a closed curve with a grey level."""
+    """Fills a closed curve with a grey level; `flat` and `depth` as in `points`."""
     cv2.fillPoly(self.canvas, [self.points(curve, flat, depth)], _grey(shade), cv2.LINE_8, _SUBPIXEL_BITS)
 
   def line(
@@ -77,36 +85,51 @@ class Easel:
     depth: float = 0.0,
     closed: bool = False,
   ) -> None:
-    """Draws along a curve with a pen `width` face units wide."""
+    """Draws a line along a curve.
+
+    Args:
+      curve: Points in face units, float array of shape [P, 2].
+      shade: Grey level.
+      width: Width of the line in face units; at least one pixel is drawn.
+      flat: Whether the curve is in the plane of the head's outline instead of on the curved face.
+      depth: Distance of the curve in front of that surface, in face units.
+      closed: Whether to connect the last point with the first.
+    """
     pixels = max(1, round(width * self._scale))
     points = [self.points(curve, flat, depth)]
     cv2.polylines(self.canvas, points, closed, _grey(shade), pixels, cv2.LINE_8, _SUBPIXEL_BITS)
 
 
 def _grey(shade: float) -> tuple[float]:
+  """Returns a grey level, clipped to [0, 255], as the colour tuple that cv2 expects."""
   return (float(min(255.0, max(0.0, shade))),)
 
 
 def render(identity: Identity, action_units: Mapping[int, float], shot: Shot, size: int) -> np.ndarray:
-  """Draws one face. The same arguments give the same bytes; a larger size shows the same picture finer.
+  """Renders one face.
+
+  The function is deterministic. A larger size gives the same image at a higher resolution.
 
   Args:
-    identity: whose face.
-    action_units: the intensity in [0, 1] of each acting unit of ACTION_UNITS.
-    shot: pose, light, camera and background.
-    size: side of the picture in pixels, 16 or more.
+    identity: Face parameters of the person.
+    action_units: Intensity in [0, 1] of each active unit of ACTION_UNITS.
+    shot: Pose, light, camera and background.
+    size: Side of the image in pixels, 16 or more.
 
   Returns:
-    uint8 [size, size].
+    Grey image, uint8 [size, size].
 
   Raises:
-    ValueError: an action unit is unknown or its intensity is outside [0, 1].
+    ValueError: An action unit is unknown or its intensity is outside [0, 1].
   """
   for unit, intensity in action_units.items():
     if unit not in ACTION_UNITS or not 0 <= intensity <= 1:
-      raise ValueError(f"action unit {unit} at {intensity}: expected one of {[*ACTION_UNITS]} in [0, 1]")
+      raise ValueError(
+        f"action unit {unit} at intensity {intensity}: expected one of {[*ACTION_UNITS]} at an intensity in [0, 1]"
+      )
   left, right = (Activation(action_units, shot.asymmetry, side) for side in geometry.SIDES)
   easel = Easel(shot, size * max(2, math.ceil(CANVAS / size)))
+  # Painter's algorithm: later parts cover earlier ones.
   _paint_background(easel, shot)
   _paint_head(easel, identity, jaw_drop=(left[26] + right[26]) / 2)
   for act, side in zip((left, right), geometry.SIDES, strict=True):
@@ -123,8 +146,18 @@ def render(identity: Identity, action_units: Mapping[int, float], shot: Shot, si
 
 
 def _photograph(canvas: np.ndarray, shot: Shot, size: int) -> np.ndarray:
-  """Averages the canvas down to the picture, then applies light, lens and sensor."""
+  """Averages the canvas down to the image size, then applies light, lens blur and sensor noise.
+
+  Args:
+    canvas: Painted face, uint8 [C, C] with C at least twice the size.
+    shot: Light and camera of the image.
+    size: Side of the image in pixels.
+
+  Returns:
+    Grey image, uint8 [size, size].
+  """
   picture: np.ndarray = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+  # Linear brightness slope times a vignette.
   across, down, falloff = _light_field(size)
   picture *= shot.gain * (1 + shot.light[0] * across + shot.light[1] * down - 0.18 * falloff)
   if shot.blur > 0:
@@ -137,19 +170,20 @@ def _photograph(canvas: np.ndarray, shot: Shot, size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _light_field(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns x, y in [-1, 1] and the squared distance from the centre at each pixel, float32 [size, size]."""
+  """Returns x and y in [-1, 1] and the squared distance from the centre of each pixel, each float32 [size, size]."""
   axis = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size) - 1
   across, down = np.meshgrid(axis, axis)
   return across, down, across**2 + down**2
 
 
 def _paint_background(easel: Easel, shot: Shot) -> None:
+  """Fills the canvas with a vertical gradient."""
   rows = np.linspace(*shot.background, len(easel.canvas))
   easel.canvas[:] = np.clip(rows, 0, 255).astype(np.uint8)[:, None]
 
 
 def _paint_head(easel: Easel, identity: Identity, jaw_drop: float) -> None:
-  """Paints what lies behind and around the face: back hair, shoulders, neck, ears, and the face itself."""
+  """Paints the parts around the face (back hair, shoulders, neck, ears) and then the face itself."""
   skin, width = identity.skin, identity.width
   if identity.hair_style == "long":
     locks = np.array([[-1.25, 1.5], [-1.22, -0.3], [1.22, -0.3], [1.25, 1.5]]) * (width, 1)
@@ -165,13 +199,13 @@ def _paint_head(easel: Easel, identity: Identity, jaw_drop: float) -> None:
       easel.fill(geometry.ellipse(side * width, 0.08, 0.045, 0.12), 0.66 * skin, flat=True, depth=-0.1)
   outline = geometry.head(identity, jaw_drop)
   easel.fill(outline, 0.6 * skin, flat=True)
-  # Ever smaller and lighter, so that the face looks round.
+  # Seven outlines of decreasing size and increasing brightness give the face a round appearance.
   for step in np.linspace(0, 1, 7):
     easel.fill((0.97 - 0.3 * step) * outline, (0.8 + 0.2 * step) * skin, flat=True, depth=0.1 * step)
 
 
 def _paint_cheek(easel: Easel, identity: Identity, act: Activation, side: int) -> None:
-  """Paints the ball of the cheek, which AUs 6 and 12 push up and out."""
+  """Paints the ball of the cheek, which AUs 6 and 12 raise and emphasize."""
   skin, raised = identity.skin, max(act[6], 0.7 * act[12])
   height = 0.26 - 0.09 * raised
   easel.fill(geometry.ellipse(side * 0.44, height + 0.02, 0.17, 0.13), (1 - 0.07 * raised) * skin)
@@ -197,12 +231,12 @@ def _paint_eye(easel: Easel, identity: Identity, act: Activation, side: int, gaz
 
 
 def _wrinkle(skin: float, depth: float) -> float:
-  """Returns the grey level of a skin fold, from none (depth 0) to deep (1)."""
+  """Returns the grey level of a skin fold of depth 0 (invisible) to 1 (deep)."""
   return skin * (1 - 0.42 * min(1.0, depth))
 
 
 def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
-  """Paints the folds beside the mouth, the moustache, the mouth and the shadow beneath the lower lip."""
+  """Paints the folds next to the mouth, the shadow below the lower lip, the beard and the mouth."""
   skin, mouth = identity.skin, geometry.mouth(identity, left, right)
   lip = identity.lip_shade * skin
   for act, side, corner in zip((left, right), geometry.SIDES, mouth.corners, strict=True):
@@ -215,6 +249,7 @@ def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Acti
       easel.line(below, _wrinkle(skin, act[15]), 0.022)
   lower_lip = mouth.lips[len(mouth.lips) // 2 :]
   easel.line(lower_lip[5:-5] + np.array([0, 0.035]), 0.8 * skin, 0.03)
+  # The beard before the lips, which cover its edge.
   _paint_beard(easel, identity, (left[26] + right[26]) / 2, mouth)
   easel.fill(mouth.lips, lip)
   easel.fill(mouth.opening, 18)
@@ -224,6 +259,7 @@ def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Acti
 
 
 def _paint_beard(easel: Easel, identity: Identity, jaw_drop: float, mouth: geometry.Mouth) -> None:
+  """Paints stubble, a moustache or a full beard."""
   if identity.beard in ("stubble", "full"):
     jaw = geometry.head(identity, jaw_drop, 0.06 * math.pi, 0.94 * math.pi)
     cheeks = np.array([[-0.55, 0.42], [-0.3, 0.36], [0.3, 0.36], [0.55, 0.42]])
@@ -236,7 +272,7 @@ def _paint_beard(easel: Easel, identity: Identity, jaw_drop: float, mouth: geome
 
 
 def _paint_nose(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
-  """Paints the nose and, for AU 9, the wrinkles across its root."""
+  """Paints the nose and, for AU 9, the wrinkles across its bridge."""
   skin, bottom = identity.skin, 0.30 * identity.nose_length
   ridge = np.array([[-0.045, -0.1], [0.045, -0.1], [0.07, bottom - 0.04], [-0.07, bottom - 0.04]])
   easel.fill(ridge, 1.06 * skin, depth=0.08)
@@ -253,7 +289,7 @@ def _paint_nose(easel: Easel, identity: Identity, left: Activation, right: Activ
 
 
 def _paint_forehead(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
-  """Paints the furrows of the forehead: across it for AUs 1 and 2, upright between the brows for AU 4."""
+  """Paints the furrows of the forehead: horizontal for AUs 1 and 2, vertical between the brows for AU 4."""
   skin = identity.skin
   inner, outer = (left[1] + right[1]) / 2, (left[2] + right[2]) / 2
   x = np.linspace(-1, 1, 9)
@@ -271,6 +307,7 @@ def _paint_forehead(easel: Easel, identity: Identity, left: Activation, right: A
 
 def _paint_hair(easel: Easel, identity: Identity) -> None:
   """Paints the hair on top of the head and its strands."""
+  # `top` and `edge` are the upper and lower boundaries of the hair.
   if identity.hair_style == "bald":
     return
   swell = {"short": 1.05, "parted": 1.1, "fringe": 1.08, "long": 1.1, "curly": 1.16}[identity.hair_style]
@@ -287,7 +324,7 @@ def _paint_hair(easel: Easel, identity: Identity) -> None:
   if identity.hair_style == "curly":
     top = top * (1 + 0.03 * np.sin(np.linspace(0, 14 * np.pi, len(top))))[:, None]
   sideburns = np.array([[[0.95, 0.0]], [[-0.95, 0.0]]]) * (identity.width, 1)
-  # Half the head's width at each height, as geometry.head has it: the hair must meet the face without a gap.
+  # Half the width of the head at each height, consistent with geometry.head: no gap between hair and face.
   half = identity.width * (1 - (hairline / 1.08) ** 2) ** 0.4
   edge = np.stack([0.96 * half * across, hairline], axis=-1)
   easel.fill(np.concatenate([top, sideburns[0], edge, sideburns[1]]), identity.hair, flat=True, depth=0.05)
@@ -297,6 +334,7 @@ def _paint_hair(easel: Easel, identity: Identity) -> None:
 
 
 def _paint_glasses(easel: Easel, identity: Identity) -> None:
+  """Paints the rims, temples and bridge of the glasses, if the person has any."""
   if identity.glasses == 0:
     return
   inner = identity.eye_distance - 0.23
@@ -309,6 +347,8 @@ def _paint_glasses(easel: Easel, identity: Identity) -> None:
 
 
 def _paint_occluder(easel: Easel, occluder: Occluder) -> None:
+  """Paints the occluding rectangle."""
+  # Corners [4, 2]: scaled, rotated, then moved to the centre.
   box = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (occluder.half_width, occluder.half_height)
   cos, sin = math.cos(occluder.angle), math.sin(occluder.angle)
   easel.fill(box @ np.array([[cos, sin], [-sin, cos]]) + (occluder.x, occluder.y), occluder.shade)

@@ -73,7 +73,7 @@ def test_neutral_stands_beside_the_paper_that_takes_these_classes(prepared, tree
     *(["sad", "6", "110"], ["surprise", "6", "108"], ["neutral", "12", "228"], ["total", "48", "800"]),
     ["people", "2", "70"],
   ]
-  assert " ".join(lines[-1]) == "The paper does not say which frames of which people it took."
+  assert " ".join(lines[-1]) == "The paper does not specify which frames of which people it uses."
   for name in ("default", "last"):
     assert prepared(f"ck_plus/{name}", tree).metadata["comparison"] == []
   write_table(tmp_path / "table")
@@ -155,29 +155,29 @@ def test_damage_is_listed_with_its_reason_and_the_rest_is_kept(prepared, tree):
   found = prepared("ck_plus", tree)
   expected = {
     "empty (0 bytes)": [f"{IMAGES}/S005/001/S005_001_00000006.png"],
-    "not a readable picture": [f"{IMAGES}/S005/002/S005_002_00000006.png"],
-    "not that of a frame": [f"{IMAGES}/S005/003/photo.png"],
-    "does not belong in its folder": [
+    "not a readable image": [f"{IMAGES}/S005/002/S005_002_00000006.png"],
+    "expected a frame such as": [f"{IMAGES}/S005/003/photo.png"],
+    "does not match its folder": [
       "Emotion/S006/003/S006_004_00000006_emotion.txt",
       f"{IMAGES}/S005/004/S006_001_00000001.png",
     ],
-    "a sequence of fewer than 3 frames": ["S005_005"],
-    "not hold a number from 1 to 7": [
+    "sequence with fewer than 3 frames": ["S005_005"],
+    "no number from 1 to 7 in the file": [
       "Emotion/S005/006/S005_006_00000006_emotion.txt",
       "Emotion/S005/007/S005_007_00000006_emotion.txt",
     ],
-    "not that of an Emotion file": ["Emotion/S006/001/notes.txt"],
-    "a second label of its sequence": ["Emotion/S006/002/S006_002_00000006_emotion.txt"],
-    "a label without pictures": ["Emotion/S006/007"],
-    "lies in no sequence's folder": [f"{IMAGES}/S006/readme.txt"],
-    "a folder of no person": ["Emotion/old/"],
+    "expected an Emotion file such as": ["Emotion/S006/001/notes.txt"],
+    "another label of the same sequence": ["Emotion/S006/002/S006_002_00000006_emotion.txt"],
+    "label without images": ["Emotion/S006/007"],
+    "not inside a sequence folder": [f"{IMAGES}/S006/readme.txt"],
+    "not a person's folder": ["Emotion/old/"],
   }
   for words, files in expected.items():
     line = found.warning(words)
     assert line.startswith(f"{len(files)} left out (")
     assert line.endswith(f"): {', '.join(files)}")
   assert found.counts() == {"angry": 5, "contempt": 5, "disgust": 6, "fear": 6, "happy": 3, "sad": 3}
-  assert "surprise 0 of 249" in found.warning("not those that were published")
+  assert "surprise 0 of 249" in found.warning("differ from the published dataset")
 
 
 def test_a_missing_label_is_counted(prepared, tree):
@@ -210,9 +210,9 @@ def test_ck48_lists_what_is_not_its_own(prepared, tmp_path):
   (root / "readme.txt").write_text("x")
   found = prepared("ck_plus", tmp_path / "manual")
   assert found.counts()["fear"] == 3
-  assert found.warning("not that of a frame").endswith(": anger/me.png")
-  assert found.warning("a folder of 1 files, no class").endswith(": neutral/")
-  assert found.warning("lies in no class's folder").endswith(": readme.txt")
+  assert found.warning("expected a frame such as").endswith(": anger/me.png")
+  assert found.warning("not a class folder, 1 files").endswith(": neutral/")
+  assert found.warning("not inside a class folder").endswith(": readme.txt")
 
 
 def write_table(folder, rows_per_split=8):
@@ -236,8 +236,8 @@ def test_ckextended_has_no_people(prepared, tmp_path):
     np.testing.assert_array_equal([picture.ravel() for picture in pictures], pixels)
     assert set(found.column("subject")) == {""}
     assert found.metadata["origin"]["form"] == "ckextended.csv"
-    assert "no folds can be made over people" in found.warning("who is in its pictures")
-    assert any("one frame of a sequence" in line for line in found.metadata["warnings"]) == (name != "ck_plus/last")
+    assert "subject-independent folds are not possible" in found.warning("the people in its images")
+    assert any("one frame per sequence" in line for line in found.metadata["warnings"]) == (name != "ck_plus/last")
 
 
 def test_the_official_tree_is_preferred_and_the_metadata_say_so(prepared, tree):
@@ -295,23 +295,27 @@ def no_notes(folder):
     (
       "ck_plus",
       only_archive,
-      "holds no CK\\+; looked for cohn-kanade-images/ .* unpack Emotion_labels.zip there first",
+      "does not contain CK\\+; expected cohn-kanade-images/ .* unpack Emotion_labels.zip there first",
     ),
-    ("ck_plus", without("Emotion"), "pictures .* without their labels; looked for Emotion/ and Emotion_labels/"),
-    ("ck_plus", without(IMAGES), "holds no CK\\+"),
-    ("ck_plus", fer2013, "holds no CK\\+; looked for"),
-    ("ck_plus", two_trees, "holds CK\\+ 2 times .*: give the folder of one"),
-    ("ck_plus", all_empty, "no usable picture of CK\\+; left out: 21 empty \\(0 bytes\\): unpack it again"),
-    ("ck_plus", no_notes, "holds no label of a sequence"),
+    ("ck_plus", without("Emotion"), "images .* without their labels; looked for Emotion/ and Emotion_labels/"),
+    ("ck_plus", without(IMAGES), "does not contain CK\\+"),
+    ("ck_plus", fer2013, "does not contain CK\\+; expected"),
+    ("ck_plus", two_trees, "contains CK\\+ 2 times .*: pass the folder of one of them"),
+    ("ck_plus", all_empty, "no usable image of CK\\+; left out: 21 empty \\(0 bytes\\): unpack the dataset again"),
+    ("ck_plus", no_notes, "contains no label of a sequence"),
     ("ck_plus/neutral", lambda f: layouts.write_tree("ck48", f, 1), "CK\\+48, which has no neutral faces"),
-    ("ck_plus", lambda f: break_table(f, lambda row: "9" + row[1:]), "row 4: the label .* is '9', expected 0 to 7"),
+    (
+      "ck_plus",
+      lambda f: break_table(f, lambda row: "9" + row[1:]),
+      "row 4: the label .* is '9', expected an integer from 0 to 7",
+    ),
     ("ck_plus", lambda f: break_table(f, lambda row: row.replace(" ", " x", 1)), "row 4: a pixel is 'x"),
     ("ck_plus", lambda f: break_table(f, lambda row: row.replace(" ", ",", 1)), "row 4: 4 columns, expected 3"),
     ("ck_plus", lambda f: break_table(f, lambda row: row.replace(" ", "", 1)), "row 4: 2303 pixels, expected 2304"),
     (
       "ck_plus/x",
       lambda f: f.mkdir(),
-      "'ck_plus/x' is unknown; the configurations of ck_plus are: default, neutral, last",
+      "'ck_plus/x' is unknown; expected one of the configurations of ck_plus: default, neutral, last",
     ),
   ],
 )
@@ -346,5 +350,5 @@ def test_every_configuration_is_named_and_plain_is_the_first():
   assert builders.configurations("fer2013") == ()
   assert builders.make_builder("ck_plus").builder_config.name == "default"
   assert builders.required_files("ck_plus/last") == builders.required_files("ck_plus")
-  with pytest.raises(UserError, match="'fer2013/x' is unknown; the configurations of fer2013 are: none"):
+  with pytest.raises(UserError, match="'fer2013/x' is unknown; expected one of the configurations of fer2013: none"):
     builders.make_builder("fer2013/x")

@@ -134,8 +134,8 @@ def test_kaggle_folders_have_train_and_test_only(tmp_path, data_dir):
   for path, record in zip(files, records, strict=True):
     assert names[record["label"]] == path.parent.name
     np.testing.assert_array_equal(record["image"][:, :, 0], cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
-  assert "cannot be told apart" in builder.info.metadata["warnings"][0]
-  assert "1 files that are no .jpg or .png were left out: test/happy/Thumbs.db" in builder.info.metadata["warnings"][1]
+  assert "does not distinguish public from private test images" in builder.info.metadata["warnings"][0]
+  assert "1 files other than .jpg and .png are left out: test/happy/Thumbs.db" in builder.info.metadata["warnings"][1]
 
 
 def test_nothing_but_the_dataset_is_left_in_data_dir(manual_dir, data_dir):
@@ -188,7 +188,9 @@ def test_files_are_asked_for_only_where_they_are_needed(data_dir):
 
 
 def test_an_unknown_dataset_is_an_error_that_lists_the_known():
-  with pytest.raises(UserError, match="'affectnet' is unknown; known are ck_plus, drawn_jaffe, drawn_kdef_ck_plus, "):
+  with pytest.raises(
+    UserError, match="'affectnet' is unknown; expected one of ck_plus, drawn_jaffe, drawn_kdef_ck_plus, "
+  ):
     builders.make_builder("affectnet")
 
 

@@ -29,10 +29,10 @@ def test_counts_duplicates_and_votes_of_the_real_dataset(tmp_path):
     "test": [491, 55, 528, 879, 594, 416, 626],
   }
   assert audit(dataset) == [
-    "34034 distinct images in 35887 rows: 1516 stand more than once",
+    "34034 distinct images in 35887 rows: 1516 appear more than once",
     "57 of these groups of duplicates have conflicting labels",
-    "280 of the 3589 validation images stand in train as well",
-    "288 of the 3589 test images stand in train as well",
+    "280 of the 3589 validation images also appear in train",
+    "288 of the 3589 test images also appear in train",
     "12 images are constant (all pixels equal)",
   ]
   assert len(set(dataset.group.tolist())) == 34034

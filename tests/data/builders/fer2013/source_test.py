@@ -76,12 +76,12 @@ def test_a_wrong_pixel(csv_folder, tmp_path, position, word, complaint):
 @pytest.mark.parametrize(
   ("column", "value", "complaint"),
   [
-    (0, "7", "label (column emotion) is '7', expected 0 to 6"),
+    (0, "7", "label (column emotion) is '7', expected an integer from 0 to 6"),
     (0, "-1", "label (column emotion) is '-1'"),
     (0, "", "label (column emotion) is ''"),
     (0, "angry", "label (column emotion) is 'angry'"),
     (1, "", "0 pixels, expected 2304"),
-    (2, "Testing", "Usage is 'Testing', expected Training, PublicTest, PrivateTest"),
+    (2, "Testing", "Usage is 'Testing', expected one of Training, PublicTest, PrivateTest"),
     (2, "Training,1", "4 columns, expected 3"),
   ],
 )
@@ -143,11 +143,11 @@ def test_a_file_that_is_no_csv(csv_folder, tmp_path):
     (
       3,
       "PublicTest,a.png,4,0,0,1,3,2,0,0,0,0",
-      "row 3: Usage is 'PublicTest', but the FER2013 file beside it has",
+      "row 3: Usage is 'PublicTest', expected 'Training' as in the FER2013 file next to it",
     ),
-    (4, "Training,a.png,4,0,0,x,3,2,0,0,0,0", "row 4: column sadness is 'x', expected a number"),
-    (4, "Training,a.png,4,0,0,-1,3,2,0,0,0,0", "row 4: column sadness is '-1', expected a number"),
-    (4, "Training,a.png,4,0,0,300,3,2,0,0,0,0", "row 4: column sadness is '300', expected a number"),
+    (4, "Training,a.png,4,0,0,x,3,2,0,0,0,0", "row 4: column sadness is 'x', expected an integer number of votes"),
+    (4, "Training,a.png,4,0,0,-1,3,2,0,0,0,0", "row 4: column sadness is '-1', expected an integer number of votes"),
+    (4, "Training,a.png,4,0,0,300,3,2,0,0,0,0", "row 4: column sadness is '300', expected an integer number of votes"),
     (4, "Training,a.png,4,0,0,1,3,2", "row 4: 8 columns, expected 12"),
     (LAST_ROW, "", f" has {3 * ROWS_PER_SPLIT - 1} rows, expected {3 * ROWS_PER_SPLIT}"),
     (LAST_ROW + 1, "PrivateTest,a.png,4,0,0,1,3,2,0,0,0,0", f" has {3 * ROWS_PER_SPLIT + 1} rows, expected"),
@@ -164,7 +164,9 @@ def test_wrong_ferplus_votes(csv_folder, tmp_path, row, text, complaint):
 def test_a_class_folder_without_images(image_folder, tmp_path):
   for path in (image_folder / "test" / "fear").iterdir():
     path.unlink()
-  assert f"{image_folder / 'test' / 'fear'} holds no .jpg or .png" in fail(image_folder, tmp_path / "data")
+  assert f"{image_folder / 'test' / 'fear'} contains no images, expected .jpg or .png" in fail(
+    image_folder, tmp_path / "data"
+  )
 
 
 @pytest.mark.parametrize("other", ["fear2", None])
@@ -174,14 +176,14 @@ def test_a_class_folder_of_another_name(image_folder, tmp_path, other):
     complaint = f"{image_folder / 'train' / 'fear'} is missing"
   else:
     (image_folder / "train" / other).mkdir()
-    complaint = f"{image_folder / 'train' / other} is no class of FER2013"
+    complaint = f"{image_folder / 'train' / other} is not a class of FER2013"
   assert complaint in fail(image_folder, tmp_path / "data")
 
 
 def test_folders_without_class_folders(tmp_path):
   for split in ("train", "test"):
     (tmp_path / "manual" / split).mkdir(parents=True)
-  assert f"{tmp_path / 'manual' / 'train'} holds no folders" in fail(tmp_path / "manual", tmp_path / "data")
+  assert f"{tmp_path / 'manual' / 'train'} contains no folders" in fail(tmp_path / "manual", tmp_path / "data")
 
 
 @pytest.mark.parametrize(

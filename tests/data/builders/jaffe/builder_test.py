@@ -81,7 +81,7 @@ def test_every_picture_is_named_by_its_file(prepared, tree):
   assert {found.column("group").count(group) for group in found.column("group")} == {3}
   assert found.metadata["framing"] == "photograph"
   assert found.metadata["fixed_squares"] == {"": [0.5, 0.6, 0.6]}
-  assert found.metadata["origin"]["contents"] == "42 pictures of 2 of the 10 people"
+  assert found.metadata["origin"]["contents"] == "42 images of 2 of the 10 people"
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -151,10 +151,10 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
   (tree / "papers" / "README.txt").write_text("x")
   found = prepared("jaffe", tree)
   expected = {
-    "the name is not that of a picture": ["KA.AN3.gif", "KA.XX1.1.tiff", "ZZ.AN2.2.tiff", "papers/README.txt"],
-    "a second picture of its name": ["KA.FE2.8.tiff"],
+    "unexpected file name, expected an image": ["KA.AN3.gif", "KA.XX1.1.tiff", "ZZ.AN2.2.tiff", "papers/README.txt"],
+    "another image with the same name": ["KA.FE2.8.tiff"],
     "empty (0 bytes)": ["KA.DI1.4.tiff"],
-    "not a readable picture": ["KA.DI2.5.tiff", "KA.DI3.6.tiff"],
+    "not a readable image": ["KA.DI2.5.tiff", "KA.DI3.6.tiff"],
     "cannot be read: No such file": ["KA.FE1.7.tiff"],
   }
   for words, files in expected.items():
@@ -162,7 +162,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
     assert line.startswith(f"{len(files)} left out (")
     assert line.endswith(f"): {', '.join(files)}")
   assert len(found.records) == 42 - 7
-  assert "angry 3 of 30, disgust 3 of 29" in found.warning("not those that were published")
+  assert "angry 3 of 30, disgust 3 of 29" in found.warning("differ from the published dataset")
 
 
 def write_published(folder):
@@ -179,7 +179,7 @@ def test_the_published_pictures_differ_from_the_papers_in_two_classes(tmp_path):
   write_published(tmp_path / "manual")
   found = source.read(tmp_path / "manual")
   assert found.warnings == ()
-  assert found.origin["contents"] == "213 pictures of 10 of the 10 people"
+  assert found.origin["contents"] == "213 images of 10 of the 10 people"
   header, *lines = (line.split(maxsplit=3) for line in found.comparison)
   assert header == ["class", "here", "table", "2 of the paper on separable convolutions"]
   assert lines == [
@@ -187,9 +187,9 @@ def test_the_published_pictures_differ_from_the_papers_in_two_classes(tmp_path):
     ["disgust", "29", "29"],
     ["fear", "32", "32"],
     ["happy", "31", "31"],
-    ["sad", "31", "32", "the published files are 31"],
+    ["sad", "31", "32", "the published dataset has 31"],
     ["surprise", "30", "30"],
-    ["neutral", "30", "29", "the published files are 30"],
+    ["neutral", "30", "29", "the published dataset has 30"],
     ["total", "213", "213"],
   ]
 
@@ -199,7 +199,7 @@ def test_other_counts_are_a_warning(tmp_path):
   next((tmp_path / "manual").glob("KA.SU1.*.tiff")).unlink()
   found = source.read(tmp_path / "manual")
   (line,) = found.warnings
-  assert "not those that were published: surprise 29 of 30. Results on them" in line
+  assert "differ from the published dataset: surprise 29 of 30. Results on them" in line
   assert found.comparison[6].split() == ["surprise", "29", "30"]
 
 
@@ -226,10 +226,13 @@ def twice(folder):
 @pytest.mark.parametrize(
   ("write", "words"),
   [
-    (other_dataset, "holds no JAFFE; looked for pictures such as KA.AN1.39.tiff"),
-    (only_archive, "holds no JAFFE; .*; unpack jaffe.zip there first"),
-    (unreadable, r"no usable picture of JAFFE; left out: 21 not a readable picture: unpack it again"),
-    (twice, "manual holds KA.AN1.1 twice, in .*/a and in .*/b: give as --manual_dir the folder of one JAFFE"),
+    (other_dataset, "does not contain JAFFE; expected images such as KA.AN1.39.tiff"),
+    (only_archive, "does not contain JAFFE; .*; unpack jaffe.zip there first"),
+    (unreadable, r"no usable image of JAFFE; left out: 21 not a readable image: unpack the dataset again"),
+    (
+      twice,
+      "manual contains KA.AN1.1 twice, in .*/a and in .*/b: pass as --manual_dir the folder of a single copy of JAFFE",
+    ),
   ],
 )
 def test_what_is_not_the_dataset_is_one_line(tmp_path, write, words):

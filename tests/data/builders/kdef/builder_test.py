@@ -86,15 +86,15 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
   (tree / "AKDEF").mkdir()
   found = prepared("kdef", tree)
   expected = {
-    "the name is not that of a picture": ["AF01/AF01AFS.bmp", "AF01/AF01V.JPG", "AF01/AF01XXS.JPG"],
-    "does not belong in its folder": ["AM01/AF01HAS.JPG"],
-    "a second picture of its name": ["AF01/af01affl.jpg"],
-    "a folder in a session": ["AF01/more/"],
-    "a folder of 0 files, no session": ["AKDEF/"],
-    "lies in no session's folder": ["readme.pdf"],
+    "unexpected file name, expected an image": ["AF01/AF01AFS.bmp", "AF01/AF01V.JPG", "AF01/AF01XXS.JPG"],
+    "does not match its folder": ["AM01/AF01HAS.JPG"],
+    "another image with the same name": ["AF01/af01affl.jpg"],
+    "unexpected subfolder of a session": ["AF01/more/"],
+    "not a session folder, 0 files": ["AKDEF/"],
+    "not inside a session folder": ["readme.pdf"],
     "cannot be read: No such file": ["AF01/AF01AFHL.JPG"],
     "empty (0 bytes)": ["AF01/AF01SAS.JPG"],
-    "not a readable picture": ["AF01/AF01NES.JPG", "AF01/AF01SUS.JPG"],
+    "not a readable image": ["AF01/AF01NES.JPG", "AF01/AF01SUS.JPG"],
   }
   for words, files in expected.items():
     line = found.warning(words)
@@ -102,7 +102,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
     assert line.endswith(f"): {', '.join(files)}")
   assert len(found.records) == 140 - 8
   assert found.counts()["fear"] == 18
-  assert "happy 19 of 700" in found.warning("not those that were published")
+  assert "happy 19 of 700" in found.warning("differ from the published dataset")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -114,7 +114,7 @@ def test_a_picture_cut_short_is_none(suffix):
   )
   found = checked(Found(pictures, {"path": ""}, "photograph"), "KDEF", 3)
   assert [picture.file for picture in found.photographs] == ["whole", "padded"]
-  assert found.rejects == (Reject("cut", "not a readable picture"),)
+  assert found.rejects == (Reject("cut", "not a readable image"),)
 
 
 def test_odd_sizes_and_near_black_pictures_are_kept_and_named(prepared, tree):
@@ -128,7 +128,7 @@ def test_odd_sizes_and_near_black_pictures_are_kept_and_named(prepared, tree):
   assert len(found.records) == 140
   assert found.warning("are 30x40, most are 56x76").endswith(": AF01/AF01ANS.JPG")
   assert found.warning("are 50x20, most are 56x76").endswith(": BM01/BM01NES.JPG")
-  assert found.warning("2 near-black pictures").endswith(f": {', '.join(dark)}")
+  assert found.warning("2 near-black images").endswith(f": {', '.join(dark)}")
 
 
 def test_many_pictures_are_written_in_several_files_in_order(prepared, tree, monkeypatch):
@@ -161,10 +161,10 @@ def other_dataset(folder):
 @pytest.mark.parametrize(
   ("write", "words"),
   [
-    (other_dataset, "holds no KDEF; looked for folders of sessions such as AF01/"),
-    (empty_sessions, "no usable picture such as AF01/AF01ANFL.JPG: they are empty"),
-    (wrong_names, r"no usable picture such as AF01/AF01ANFL.JPG: 70 left out \(the name is not that of a picture"),
-    (unreadable, r"no usable picture of KDEF; left out: 70 not a readable picture: unpack it again"),
+    (other_dataset, "does not contain KDEF; expected session folders such as AF01/"),
+    (empty_sessions, "no usable image such as AF01/AF01ANFL.JPG: they are empty"),
+    (wrong_names, r"no usable image such as AF01/AF01ANFL.JPG: 70 left out \(unexpected file name, expected an image"),
+    (unreadable, r"no usable image of KDEF; left out: 70 not a readable image: unpack the dataset again"),
   ],
 )
 def test_what_is_not_the_dataset_is_one_line(tmp_path, write, words):

@@ -31,10 +31,10 @@ def test_every_class_is_cut_to_tens_and_what_was_cut_is_listed(prepared, trees):
   found = prepared("kdef_ck_plus", trees)
   assert found.class_names == SEVEN
   assert found.counts() == dict.fromkeys(SEVEN, 10)
-  line = found.warning("12 left out, so that every class is a multiple of ten")
+  line = found.warning("12 left out to make every class a multiple of ten")
   assert line.count("cohn-kanade-images/S00") == 12
   assert "neutral" in found.metadata["comparison"][-2]
-  assert "KDEF has 10 where the paper has 700" in found.metadata["comparison"][1]
+  assert "KDEF has 10, the paper has 700" in found.metadata["comparison"][1]
 
 
 def test_the_whole_mixture_is_grey_to_the_pixel_and_nobody_is_in_both(prepared, trees):
@@ -55,15 +55,15 @@ def test_rejects_of_both_are_listed(prepared, trees):
   found = prepared("kdef_ck_plus/whole", trees)
   assert found.counts()["angry"] == 10
   assert found.warning("empty (0 bytes)").endswith(": AF01/AF01ANS.JPG")
-  assert found.warning("not a readable picture").endswith(": cohn-kanade-images/S005/001/S005_001_00000006.png")
+  assert found.warning("not a readable image").endswith(": cohn-kanade-images/S005/001/S005_001_00000006.png")
 
 
 @pytest.mark.parametrize(
   ("absent", "words"),
   [
-    ("CK+/cohn-kanade-images", r"holds no CK\+; looked for both KDEF's folders .* and CK\+'s"),
-    ("CK+/Emotion", r"CK\+'s pictures .* without their labels"),
-    ("KDEF_and_AKDEF", r"holds no KDEF; looked for both"),
+    ("CK+/cohn-kanade-images", r"does not contain CK\+; expected both KDEF's folders .* and CK\+'s"),
+    ("CK+/Emotion", r"CK\+'s images .* without their labels"),
+    ("KDEF_and_AKDEF", r"does not contain KDEF; expected both"),
   ],
 )
 def test_one_without_the_other_is_one_line(trees, tmp_path, absent, words):

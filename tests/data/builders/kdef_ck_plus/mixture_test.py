@@ -36,7 +36,7 @@ def test_the_real_counts_give_table_3():
   assert whole.counts() == Counter(MIXED)
   assert len(whole.photographs) == 5170
   (line,) = whole.warnings
-  assert line.startswith("37 left out, so that every class is a multiple of ten")
+  assert line.startswith("37 left out to make every class a multiple of ten")
   assert line.count("CK+/") == 37
   assert whole.comparison[1:] == (
     *(f"{label:<10}{count:>6}{count:>8}" for label, count in MIXED.items()),
@@ -68,15 +68,15 @@ def test_nothing_is_left_out_of_the_whole():
   assert whole.counts() == Counter({label: KDEF[label] + CK_PLUS[label] for label in CLASSES})
   assert not whole.warnings
   lines = dict(line.split(maxsplit=1) for line in whole.comparison[1:-1])
-  assert lines["angry"].split(maxsplit=2) == ["745", "740", "none left out to make a multiple of ten"]
+  assert lines["angry"].split(maxsplit=2) == ["745", "740", "not cut to a multiple of ten"]
   assert lines["neutral"].split() == ["700", "700"]
 
 
 def test_the_comparison_says_why_classes_differ():
   lines = mixed(kdef=KDEF | {"sad": 690}, ck_plus=CK_PLUS | {"fear": 0}).comparison
   by_class = dict(line.split(maxsplit=1) for line in lines[1:])
-  assert by_class["sad"].split(maxsplit=2) == ["710", "720", "KDEF has 690 where the paper has 699"]
-  assert by_class["fear"].split(maxsplit=2) == ["700", "720", "CK+ has 0 where the paper has 25"]
+  assert by_class["sad"].split(maxsplit=2) == ["710", "720", "KDEF has 690, the paper has 699"]
+  assert by_class["fear"].split(maxsplit=2) == ["700", "720", "CK+ has 0, the paper has 25"]
   assert by_class["angry"].split() == ["740", "740"]
   assert by_class["total"].split() == ["5140", "5170"]
 
@@ -91,5 +91,5 @@ def test_nobody_is_taken_for_somebody_of_the_other_dataset():
 
 
 def test_too_few_pictures_for_a_multiple_of_ten_is_an_error():
-  with pytest.raises(UserError, match="no class has ten pictures; kdef_ck_plus/whole leaves none out"):
+  with pytest.raises(UserError, match="no class has ten images.*kdef_ck_plus/whole, which leaves no images out"):
     mixed(kdef={"angry": 5}, ck_plus={"angry": 4})

@@ -101,8 +101,8 @@ def test_the_papers_are_the_last_six_and_all_earlier_ones_as_neutral(prepared, t
     *(["angry", "12", "476"], ["disgust", "12", "462"], ["fear", "12", "505"], ["happy", "12", "484"]),
     *(["sad", "12", "453"], ["surprise", "12", "484"], ["neutral", "25", "8016"], ["total", "97", "10880"]),
   ]
-  assert lines[9].startswith("Inferred, the paper does not say it: the last 6 frames")
-  assert "2,864 frames of 480 sequences: 5.97 of each" in lines[10]
+  assert lines[9].startswith("Inferred, not stated in the paper: the last 6 frames")
+  assert "2,864 frames of 480 sequences: 5.97 per sequence" in lines[10]
 
 
 def test_every_camera_and_light_has_a_configuration(prepared, drawn):
@@ -140,7 +140,7 @@ def test_of_both_trees_the_original_one_is_read_and_a_warning_says_so(prepared, 
   other = cropped(drawn, tmp_path / "manual" / roots[1])
   found = prepared("oulu_casia", tmp_path / "manual")
   assert found.metadata["origin"]["form"] == "original"
-  assert f"the cropped pictures ({other}) are there as well and are not read" in found.warning("as well")
+  assert f"the cropped images ({other}) are present too and are not read" in found.warning("present too")
 
 
 def test_where_the_original_tree_lacks_a_light_the_cropped_one_is_read(prepared, drawn, tree, tmp_path):
@@ -192,18 +192,18 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree, tmp_path)
   found = prepared("oulu_casia", tmp_path / "manual")
   place = "VL/Strong"
   expected = {
-    "a sequence that is not there": [f"{place}/P001/Anger/"],
-    "a sequence without frames": [f"{place}/P001/Disgust/"],
-    "a sequence of fewer than 3 frames": [f"{place}/P001/Fear/"],
+    "missing sequence": [f"{place}/P001/Anger/"],
+    "sequence without frames": [f"{place}/P001/Disgust/"],
+    "sequence with fewer than 3 frames": [f"{place}/P001/Fear/"],
     "empty (0 bytes)": [f"{place}/P001/Happiness/007.jpeg"],
-    "not a readable picture": [f"{place}/P001/Sadness/007.jpeg"],
-    "not that of a frame such as 000.jpeg": [f"{place}/P001/Surprise/last.jpeg", f"{place}/P002/Disgust/notes.txt"],
-    "a folder of no expression such as Anger": [f"{place}/P001/Contempt/"],
-    "a second folder of its expression": [f"{place}/P002/anger/"],
-    "a folder in a sequence": [f"{place}/P002/Fear/more/"],
-    "a second picture of its frame": [f"{place}/P002/Fear/007.jpg"],
-    "lies in no sequence's folder": [f"{place}/list.txt", f"{place}/P002/readme.txt"],
-    "a folder of no person": [f"{place}/Q001/"],
+    "not a readable image": [f"{place}/P001/Sadness/007.jpeg"],
+    "expected a frame such as 000.jpeg": [f"{place}/P001/Surprise/last.jpeg", f"{place}/P002/Disgust/notes.txt"],
+    "not an expression's folder such as Anger": [f"{place}/P001/Contempt/"],
+    "another folder of the same expression": [f"{place}/P002/anger/"],
+    "unexpected subfolder of a sequence": [f"{place}/P002/Fear/more/"],
+    "another image of the same frame": [f"{place}/P002/Fear/007.jpg"],
+    "not inside a sequence folder": [f"{place}/list.txt", f"{place}/P002/readme.txt"],
+    "not a person's folder": [f"{place}/Q001/"],
   }
   for words, files in expected.items():
     line = found.warning(words)
@@ -221,7 +221,7 @@ def test_a_sequence_has_a_frame_before_its_last_ones_where_that_is_neutral(prepa
   for number in range(needed, FRAMES):
     (tree / "P002" / "Anger" / f"{number:03d}.jpeg").unlink()
   found = prepared(f"oulu_casia/{name}", tmp_path / "manual")
-  line = found.warning(f"a sequence of fewer than {needed} frames")
+  line = found.warning(f"sequence with fewer than {needed} frames")
   assert line.endswith(": VL/Strong/P002/Anger/")
   assert "P001_Anger" in found.column("group")
 
@@ -233,8 +233,10 @@ def test_a_whole_copy_has_no_warning_and_a_missing_sequence_is_one(prepared, tre
   shutil.rmtree(tree / "P002" / "Sadness")
   for name, counted in zip(CONFIGURATIONS, ("sad 3 of 6", "sad 3 of 6, neutral 11 of 12", "sad 6 of 12"), strict=False):
     found = prepared(f"oulu_casia/{name}", tmp_path / "manual")
-    assert found.warning("a sequence that is not there").endswith("): VL/Strong/P002/Sadness/")
-    assert f"not those that were published: {counted}. Results" in found.warning("not those that were published")
+    assert found.warning("missing sequence").endswith("): VL/Strong/P002/Sadness/")
+    assert f"differ from the published dataset: {counted}. Results" in found.warning(
+      "differ from the published dataset"
+    )
 
 
 def only_archive(drawn, folder):
@@ -267,20 +269,32 @@ def unreadable(drawn, folder):
     (
       "oulu_casia",
       only_archive,
-      "holds no Oulu-CASIA VL/Strong; looked for folders such as OriginalImg/VL/Strong/P001/Anger/ or "
+      "does not contain Oulu-CASIA VL/Strong; expected folders such as OriginalImg/VL/Strong/P001/Anger/ or "
       "PreProcess_Img/VL_Acropped/Strong/P001/Anger/; unpack OriginalImg.rar there first",
     ),
-    ("oulu_casia/ni_dark", original, "holds no Oulu-CASIA NI/Dark; looked for folders such as OriginalImg/NI/Dark/"),
-    ("oulu_casia", two_trees, "holds Oulu-CASIA's original pictures 2 times .*: give the folder of one"),
+    (
+      "oulu_casia/ni_dark",
+      original,
+      "does not contain Oulu-CASIA NI/Dark; expected folders such as OriginalImg/NI/Dark/",
+    ),
+    ("oulu_casia", two_trees, "contains Oulu-CASIA's original images 2 times .*: pass the folder of one of them"),
     ("oulu_casia", no_people, "VL/Strong has no usable sequence of 3 frames or more: it is empty"),
     (
       "oulu_casia/paper",
       no_sequences,
-      r"VL/Strong has no usable sequence of 7 frames or more: 1 left out \(a sequence without frames\): .*P001/Anger/; "
-      r"5 left out \(a sequence that is not there\)",
+      r"VL/Strong has no usable sequence of 7 frames or more: 1 left out \(sequence without frames\): .*P001/Anger/; "
+      r"5 left out \(missing sequence\)",
     ),
-    ("oulu_casia", unreadable, "no usable picture of Oulu-CASIA; left out: 36 not a readable picture: unpack it again"),
-    ("oulu_casia/x", no_people, "'oulu_casia/x' is unknown; the configurations of oulu_casia are: default, neutral, "),
+    (
+      "oulu_casia",
+      unreadable,
+      "no usable image of Oulu-CASIA; left out: 36 not a readable image: unpack the dataset again",
+    ),
+    (
+      "oulu_casia/x",
+      no_people,
+      "'oulu_casia/x' is unknown; expected one of the configurations of oulu_casia: default, neutral, ",
+    ),
   ],
 )
 def test_what_is_not_the_dataset_is_one_line(drawn, tmp_path, name, write, words):
