@@ -1,6 +1,6 @@
-"""Facial expression recognition in JAX: published systems, made real, fast and comparable.
+"""Facial expression recognition in JAX: fast, comparable implementations of published systems.
 
-Nothing of the package is imported here, so that `from fer_jax.optim import ...` costs jax and optax alone.
+Submodules are not imported here, so `from fer_jax.optim import ...` loads only jax and optax.
 """
 
 import os
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# jaxlib 0.10, the newest for Python 3.11, prints two kilobytes for every program that it finds compiled, about features
-# that are none of a CPU (prefer-no-gather). It reads the level once, as jax is imported; 1 is what jax sets itself, in
-# a process that started this one.
+# jaxlib 0.10, the newest for Python 3.11, logs two kilobytes for each program it finds in the compilation cache, about
+# "features" that no CPU has (prefer-no-gather). The log level is read once, when jax is imported. A level of 1 may have
+# been set by jax itself in a parent process, so it is replaced too; any other level is the user's and is kept.
 _loud = any(each.version.startswith("0.10.") for each in metadata.distributions(name="jaxlib"))
 if _loud and "jax" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
   os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -26,12 +26,17 @@ def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predi
   """Loads a trained network: `fer_jax.load().predict(images)`.
 
   Args:
-    path: Folder of a finished run, or a .safetensors file made of one; None is the network that the package ships.
-    **options: See `fer_jax.predictor.load`.
+    path: Folder of a finished run, or .safetensors file exported from one; None loads the network shipped with the
+      package.
+    **options: Keyword arguments of `fer_jax.predictor.load`.
+
+  Returns:
+    Predictor that detects and classifies the faces in images.
 
   Warns:
-    UserWarning: the network has learned from drawn faces alone.
+    UserWarning: The network was trained on drawn faces only.
   """
+  # Imported here so that importing the package stays cheap.
   from fer_jax import predictor
 
   loaded = predictor.load(path, **options)

@@ -1,4 +1,4 @@
-"""A trained network, ready to say what faces express: what is left of a run once it is finished."""
+"""A trained network loaded for inference: classifies cropped faces."""
 
 import dataclasses
 import functools
@@ -20,33 +20,35 @@ from fer_jax.errors import UserError
 from fer_jax.models.network import Network, Tree
 from fer_jax.pretrained import model_file, run_folder
 
-# More faces than this are classified in several calls.
+# Default maximum batch size; more faces are classified in several calls.
 LARGEST_BATCH = 64
 
-# What the names of datasets of drawn faces begin with.
+# Name prefixes of datasets with drawn (synthetic) faces.
 _DRAWN = ("synthetic_", "drawn_")
 
-# How training's pictures were cut, and how much longer than a detector's box their sides are, as a share of it. Sets of
-# faces were cut before they came to us; FER2013's by such a detector: the one that we use finds boxes of 1.0 times the
-# picture's side there (the median of 336 faces; the middle half lies between 0.97 and 1.06).
+# How the training images were cropped -> margin of the crop: its side is (1 + margin) times that of the detector's box.
+# "face": the dataset contains cropped faces. FER2013's were cropped with a similar detector: our detector's
+# boxes in its images are 1.0 times the image side (median of 336 faces; interquartile range 0.97 to 1.06).
 MARGINS = {"face": 0.0, "detector": 0.2, "fixed": 0.2, "none": 0.2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A trained network with everything that it needs to be asked about a face. Let K be its classes.
+  """A trained network with all metadata required to classify a face; K is its number of classes.
 
   Attributes:
-    network: the walk over named layers.
-    params: {layer name: parameters}, those that did best on validation.
-    stats: {layer name: batch statistics}.
-    class_names: K names, in the order of the logits.
-    shape: (H, W, C) of the faces it learned from; C is 1 for grey and 3 for RGB.
-    crop: how these were cut: "face" (a set of faces), or of photographs "detector", "fixed" or "none" (not at all).
-    origin: whose it is, as JSON: config, dataset, step, accuracy on the test split, commit, versions.
-    temperature: What logits are divided by before they become probabilities; chosen on the validation split.
-    model: The network's section of a config, its name and hyper-parameters.
-    precision: "float32" or "bfloat16", of its activations.
+    network: Network over named layers.
+    params: Parameters with the best validation accuracy, {layer name: parameters}.
+    stats: Batch statistics, {layer name: batch statistics}.
+    class_names: Names of the K classes, in the order of the logits.
+    shape: Shape (H, W, C) of the training images; C is 1 for grey and 3 for RGB.
+    crop: Cropping of the training images: "face" for a dataset of cropped faces; for photographs "detector", "fixed" or
+      "none" (not cropped).
+    origin: Provenance of the network, as JSON values: config, dataset, step, accuracy on the test split, commit,
+      versions.
+    temperature: Divisor of the logits before the softmax (temperature scaling), fitted on the validation split.
+    model: Model section of the config: name and hyper-parameters of the network.
+    precision: Dtype of the activations, "float32" or "bfloat16".
   """
 
   network: Network
@@ -62,7 +64,7 @@ class Classifier:
 
   @property
   def caution(self) -> str:
-    """What its user must know before believing it on photographs; "" for nothing."""
+    """Warning about using the network on photographs; "" if there is none."""
     dataset = str(self.origin.get("dataset"))
     if not dataset.startswith(_DRAWN):
       return ""
@@ -70,21 +72,21 @@ class Classifier:
 
   @property
   def margin(self) -> float:
-    """How much longer than a detector's box a face's side is, as a share of it: as it was in training."""
+    """Margin of a face crop around the detector's box, as a fraction of the box's side; the same as in training."""
     return MARGINS[self.crop]
 
   def logits(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH) -> np.ndarray:
-    """Classifies faces.
+    """Computes the logits of faces.
 
     Args:
-      faces: uint8 [N, H, W, C], as `shape` says.
-      batch_size: how many go at once.
+      faces: Faces, uint8 array of shape [N, H, W, C] with (H, W, C) equal to `shape`.
+      batch_size: Maximum number of faces per call of the network.
 
     Returns:
-      float32 [N, K].
+      Logits, float32 array of shape [N, K].
 
     Raises:
-      ValueError: the faces have another shape or type.
+      ValueError: The faces have another shape or dtype.
     """
     self.check(faces)
     if not len(faces):
@@ -92,64 +94,73 @@ class Classifier:
     return in_batches(self._program, (faces,), batch_size)
 
   def probability(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH, views: str = "single") -> np.ndarray:
-    """Returns the probability of each class, float32 [N, K], of faces as `logits` takes them.
+    """Computes the probability of each class: softmax(logits / temperature), averaged over the views.
 
     Args:
-      faces: uint8 array of shape [N, H, W, C].
-      batch_size: Maximum number of faces that go at once.
-      views: "single", or "flip" for the mean over each face and its mirror image.
+      faces: Faces, uint8 array of shape [N, H, W, C].
+      batch_size: Maximum number of faces per call of the network.
+      views: Test-time augmentation: "single" for none, or "flip" for the mean over each face and its mirror image.
+
+    Returns:
+      Probabilities, float32 array of shape [N, K].
+
+    Raises:
+      ValueError: The faces have another shape or dtype.
     """
+    # Axis 2 is the width: reversing it mirrors each face horizontally.
     seen = [faces, faces[:, :, ::-1]] if views == "flip" else [faces]
     found = [softmax(self.logits(view, batch_size) / self.temperature) for view in seen]
     return np.mean(found, axis=0, dtype=np.float32)
 
   def check(self, faces: np.ndarray) -> None:
-    """Raises ValueError unless faces are uint8 [N, H, W, C] as `shape` says."""
+    """Raises ValueError unless faces are a uint8 array of shape [N, H, W, C] with (H, W, C) equal to `shape`."""
     if faces.dtype != np.uint8 or faces.shape[1:] != self.shape:
       expected = f"uint8 [N, {', '.join(map(str, self.shape))}]"
       raise ValueError(f"faces are {faces.dtype} {list(faces.shape)}: expected {expected}")
 
   @functools.cached_property
   def _program(self) -> Any:
-    # The weights are arguments, so that the programs of several batch sizes share them.
+    # Weights are arguments and not constants, so the programs compiled for several batch sizes share them.
     program = jax.jit(functools.partial(classify, self.network))
     variables = jax.device_put((self.params, self.stats))
     return lambda faces: program(*variables, faces)
 
 
 def classify(network: Network, params: Tree, stats: Tree, faces: jax.Array) -> jax.Array:
-  """Returns the logits of faces, as in evaluation: pure, to be compiled, exported or differentiated.
+  """Computes the logits of faces in evaluation mode; a pure function that can be compiled, exported or differentiated.
 
   Args:
-    network: the walk.
-    params: of all layers.
-    stats: of all layers.
-    faces: uint8 [B, H, W, C].
+    network: Network to apply.
+    params: Parameters of all layers.
+    stats: Batch statistics of all layers.
+    faces: Faces, uint8 array of shape [B, H, W, C].
 
   Returns:
-    float32 [B, K].
+    Logits, float32 array of shape [B, K].
   """
   outputs, _ = network.apply(params, stats, standardize(faces))
   return outputs.logits
 
 
 def in_batches(program: Callable[..., Any], arrays: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-  """Runs a compiled program over rows, batch by batch.
+  """Applies a compiled program to N rows, batch by batch.
 
-  Whatever their number, the program meets few shapes: a batch is filled up to a power of 2 with rows that are not read.
+  Each batch is padded with repeated rows to a power of 2 (at most `batch_size`), and the results of the padding are
+  dropped. The program is therefore compiled for few shapes, whatever N is.
 
   Args:
-    program: arrays [B, ...] -> array [B, ...].
-    arrays: its arguments, [N, ...] each, N above 0.
-    batch_size: the largest B.
+    program: Function from arrays of shape [B, ...] to an array of shape [B, ...].
+    arrays: Arguments of the program, each of shape [N, ...] with N > 0.
+    batch_size: Maximum batch size B.
 
   Returns:
-    [N, ...].
+    Results of all rows, array of shape [N, ...].
   """
   count = len(arrays[0])
   found = []
   for start in range(0, count, batch_size):
     taken = min(batch_size, count - start)
+    # Next power of 2, but at most the batch size. np.resize pads by repeating the rows.
     rows = min(1 << (taken - 1).bit_length(), batch_size)
     batch = [np.resize(array[start : start + taken], (rows, *array.shape[1:])) for array in arrays]
     found.append(np.asarray(program(*batch))[:taken])
@@ -157,21 +168,26 @@ def in_batches(program: Callable[..., Any], arrays: Sequence[np.ndarray], batch_
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-  """Returns the probabilities, float32 [N, K], of logits [N, K]; computed in float64, on the host."""
+  """Computes probabilities, float32 [N, K], from logits [N, K]; in float64, on the host."""
+  # Subtracting the maximum avoids overflow in exp.
   shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True, initial=-np.inf))
   return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Classifier:
-  """Loads what a finished run has learned.
+  """Loads the trained network of a finished run.
 
   Args:
-    path: Folder of the run; of a run of several trainings, the folder of one, such as workdir/replicas/fold_0. Or a
-      file that `apps.export --format=safetensors` wrote. None is the network that the package ships.
+    path: Folder of the run; for a run with several replicas, the folder of one, such as workdir/replicas/fold_0.
+      Alternatively a file written by `apps.export --format=safetensors`. None loads the network shipped with the
+      package.
+
+  Returns:
+    Trained network with its metadata.
 
   Raises:
-    UserError: no run has finished there, it is several trainings, its files are damaged, or it is of a version of
-      fer_jax that did not yet record how its pictures were cut.
+    UserError: No run has finished in the folder, it has several replicas, its files are damaged, or it was written by a
+      version of fer_jax that did not record how the training images were cropped.
   """
   xla.prepare()
   if path is None:
@@ -198,7 +214,9 @@ def _of_file(path: Path) -> Classifier:
       origin=origin,
     )
   except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{path}: its header lacks {error}; expected a file of apps.export --format=safetensors") from None
+    raise UserError(
+      f"{path}: header lacks {error}; expected a file written by apps.export --format=safetensors"
+    ) from None
 
 
 def _of_run(folder: Path) -> Classifier:
@@ -209,12 +227,12 @@ def _of_run(folder: Path) -> Classifier:
     face = result["input"]
     height, width, channels = map(int, face["shape"])
     names = tuple(map(str, result["class_names"]))
-    # MARGINS names every crop, so an unknown one is found here.
+    # Raises KeyError for an unknown crop.
     MARGINS[face["crop"]]
   except (KeyError, TypeError, ValueError):
     raise UserError(
-      f"{folder / run_folder.RESULT}: does not say how its pictures were cut, as runs of older versions do not; "
-      "expected `input`: train again"
+      f"{folder / run_folder.RESULT}: does not record how its images were cropped (runs of older versions do not); "
+      "expected the key `input`; train again"
     ) from None
   try:
     settings = parse(ConfigDict(config["config"]))
@@ -228,7 +246,7 @@ def _of_run(folder: Path) -> Classifier:
     class_names=names,
     shape=(height, width, channels),
     crop=face["crop"],
-    temperature=result.get("calibration", {}).get("temperature", 1.0),  # runs of older versions have none
+    temperature=result.get("calibration", {}).get("temperature", 1.0),  # absent in runs of older versions
     model=plain_model(settings.model),
     precision=settings.precision,
     origin={
@@ -242,4 +260,6 @@ def _json(path: Path) -> Any:
   try:
     return json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
-    raise UserError(f"{path}: cannot be read ({error}); expected the folder of a finished run: copy it whole") from None
+    raise UserError(
+      f"{path}: cannot be read ({error}); expected the folder of a finished run; copy the whole folder"
+    ) from None

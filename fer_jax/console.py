@@ -1,32 +1,32 @@
-"""The console script: `fer-jax predict photos/ --out=faces.csv` is `python -m fer_jax.apps.predict photos/ ...`."""
+"""Console script: `fer-jax predict photos/ --out=faces.csv` runs `python -m fer_jax.apps.predict photos/ ...`."""
 
 import runpy
 import sys
 
 COMMANDS = {
-  "predict": ("fer_jax.apps.predict", "say what the faces in images, folders and videos express"),
-  "live": ("fer_jax.apps.live", "the same in a window, from a camera, a video or an image"),
+  "predict": ("fer_jax.apps.predict", "recognise the expressions of faces in images, folders and videos"),
+  "live": ("fer_jax.apps.live", "recognise expressions live, in a window, from a camera, a video or an image"),
   "prepare": ("fer_jax.apps.prepare", "check a dataset's files and prepare them for training"),
   "train": ("fer_jax.main", "train a config, evaluate it and write its report"),
-  "report": ("fer_jax.apps.report", "write the report of a run again, or of runs side by side"),
+  "report": ("fer_jax.apps.report", "write the report of a run again, or compare several runs"),
   "ensemble": ("fer_jax.apps.ensemble", "average the predictions of finished runs"),
   "export": ("fer_jax.apps.export", "write a trained network as StableHLO, ONNX or safetensors"),
-  "audit": ("fer_jax.apps.audit", "look for duplicates, conflicting labels and overlaps in a dataset"),
+  "audit": ("fer_jax.apps.audit", "find duplicates, conflicting labels and train/test overlap in a dataset"),
   "bench": ("fer_jax.apps.bench", "measure speed and memory"),
 }
 
 
 def main() -> None:
-  """Runs the program that the first argument names, with the arguments after it."""
+  """Runs the command named by the first argument with the remaining arguments."""
   name, *arguments = sys.argv[1:] or [""]
   if name in ("-h", "--help"):
     print(_usage())
     return
   if name not in COMMANDS:
     wrong = f"unknown command {name!r}" if name else "no command"
-    sys.exit(_stop(f"error: {wrong}; expected one of {', '.join(COMMANDS)}; fer-jax --help says what they do"))
+    sys.exit(_stop(f"error: {wrong}; expected one of {', '.join(COMMANDS)}; run fer-jax --help for a description"))
   module, _ = COMMANDS[name]
-  sys.path.insert(0, "")  # as `python -m` does: a config may import what stands beside it
+  sys.path.insert(0, "")  # as `python -m` does: a config may import modules of the current folder
   sys.argv = [name, *arguments]
   runpy.run_module(module, run_name="__main__", alter_sys=True)
 

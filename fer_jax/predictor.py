@@ -1,4 +1,4 @@
-"""From pictures to expressions: faces are found, cut as training cut its own, and classified together."""
+"""Recognises facial expressions in images: detects the faces, crops them as in training, and classifies them."""
 
 import dataclasses
 import os
@@ -14,27 +14,27 @@ from fer_jax.faces.crop import crop_face, resize
 from fer_jax.faces.detection import Box, Detector, HaarDetector
 from fer_jax.faces.pictures import UnreadablePicture, in_channels
 
-# Faces smaller than this share of a picture's shorter side are not looked for.
+# Minimum side of a detected face, as a fraction of the shorter side of the image.
 SMALLEST_FACE = 0.1
 FACES = ("auto", "detector", "whole")
 VIEWS = ("single", "flip")
 
-# uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file.
+# Pixels, uint8 [H, W] grey or [H, W, 3] RGB, or the path of an image file.
 Image = np.ndarray | str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What stands in some pictures. Let F be the faces, in the order of the pictures, and K the classes.
+  """Expressions of the F faces found in a sequence of images, in the order of the images; K is the number of classes.
 
-  A picture without a face has no row.
+  An image without a face has no row.
 
   Attributes:
-    picture: int32 [F], the position of each face's picture.
-    box: float32 [F, 4], where it is: x and y of the upper left corner, width, height, in pixels.
-    score: float32 [F], the detector's; scores of one detector can be compared with each other, not with another's.
-    probability: Probability of each class, float32 [F, K].
-    class_names: K names.
+    picture: Index of each face's image in the sequence, int32 array of shape [F].
+    box: Bounding boxes (x and y of the upper left corner, width, height) in pixels, float32 array of shape [F, 4].
+    score: Detection scores, float32 array of shape [F]; comparable only between faces of the same detector.
+    probability: Probability of each class, float32 array of shape [F, K].
+    class_names: Names of the K classes.
   """
 
   picture: np.ndarray
@@ -48,20 +48,21 @@ class Prediction:
 
   @property
   def label(self) -> list[str]:
-    """The name of each face's most probable class."""
+    """Name of the most probable class of each face."""
     return [self.class_names[k] for k in self.probability.argmax(axis=1)]
 
 
 class Predictor:
-  """Finds the faces in pictures and says what they express.
+  """Detects the faces in images and classifies their expressions.
 
   Args:
-    classifier: a trained network.
-    detector: finds the faces, the largest first; None takes every picture whole, as one face.
-    views: One of VIEWS: what is averaged, the face alone or the face and its mirror image.
+    classifier: Trained network.
+    detector: Face detector that returns the largest face first; None treats each whole image as one face.
+    views: Test-time augmentation, one of VIEWS: "single" for none, or "flip" to average over each face and its mirror
+      image.
 
   Raises:
-    ValueError: `views` is none of these.
+    ValueError: `views` is not one of VIEWS.
   """
 
   def __init__(self, classifier: Classifier, detector: Detector | None, views: str = "single"):
@@ -70,20 +71,26 @@ class Predictor:
     self.classifier, self.detector, self.views = classifier, detector, views
 
   def find(self, image: np.ndarray) -> list[Box]:
-    """Returns the faces in a picture, the largest first.
+    """Returns the boxes of the faces in an image, the largest first.
 
     Args:
-      image: uint8 [H, W] grey or [H, W, 3] RGB.
+      image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
+
+    Returns:
+      Boxes in pixels; without a detector, one box that covers the whole image.
     """
-    # In the channels of training, so that the detector sees what it saw there.
+    # The detector runs on the same number of channels as when the training images were cropped.
     return [_whole(image)] if self.detector is None else self.detector(self._in_channels(image))
 
   def cut(self, image: np.ndarray, box: Box) -> np.ndarray:
-    """Returns a face as the network takes it, uint8 [h, w, C], cut and resized as in training.
+    """Returns the network's input for one face, cropped and resized as in training.
 
     Args:
-      image: uint8 [H, W] grey or [H, W, 3] RGB.
-      box: from `find`.
+      image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
+      box: Box of the face, from `find`.
+
+    Returns:
+      Face, uint8 array of shape [h, w, C] as in the classifier's `shape`.
     """
     height, width, _ = self.classifier.shape
     image = self._in_channels(image)
@@ -92,20 +99,25 @@ class Predictor:
     return resize(image, height, width).reshape(self.classifier.shape)
 
   def predict(self, images: Sequence[Image], batch_size: int = LARGEST_BATCH) -> Prediction:
-    """Finds and classifies the faces in pictures.
+    """Detects and classifies the faces in images.
 
     Args:
-      images: uint8 [H, W] grey or [H, W, 3] RGB, each of a size of its own; or paths of image files.
-      batch_size: how many faces go through the network at once.
+      images: Sequence of images, which may differ in size: uint8 arrays of shape [H, W] (grey) or [H, W, 3] (RGB), or
+        paths of image files.
+      batch_size: Maximum number of faces per call of the network.
+
+    Returns:
+      Predictions for all faces in all images.
 
     Raises:
-      ValueError: an image has another shape or type.
-      UserError: a file is not there, or is no image.
+      ValueError: An image has another shape or dtype, or `images` is a single image.
+      UserError: A file does not exist or is not an image.
     """
+    # A stack of equally large images, [N, H, W] or [N, H, W, 3], is a valid sequence; a single image is a mistake.
     if isinstance(images, np.ndarray) and images.ndim < (4 if images.shape[-1] == 3 else 3):
-      raise ValueError(f"one picture of {list(images.shape)}: expected several; give [image]")
+      raise ValueError(f"images is one image of shape {list(images.shape)}: expected a sequence; pass [image]")
     if isinstance(images, str | os.PathLike):
-      raise ValueError(f"one picture, {images!r:.60}: expected several; give [image]")
+      raise ValueError(f"images is one path, {images!r:.60}: expected a sequence; pass [image]")
     found, faces = [], []
     for number, image in enumerate(map(_opened, images)):
       boxes = self.find(image)
@@ -120,7 +132,15 @@ class Predictor:
     )
 
   def probability(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH) -> np.ndarray:
-    """Returns the probability of each class, float32 [F, K], of faces from `cut`, uint8 [F, h, w, C]."""
+    """Computes the probability of each class.
+
+    Args:
+      faces: Faces from `cut`, uint8 array of shape [F, h, w, C].
+      batch_size: Maximum number of faces per call of the network.
+
+    Returns:
+      Probabilities, float32 array of shape [F, K].
+    """
     return self.classifier.probability(faces, batch_size, self.views)
 
   def _in_channels(self, image: np.ndarray) -> np.ndarray:
@@ -134,18 +154,22 @@ def load(
   detector: Detector | None = None,
   views: str = "single",
 ) -> Predictor:
-  """Loads what a finished run has learned, to be asked about pictures.
+  """Loads the trained network of a finished run together with a face detector.
 
   Args:
-    path: Folder of the run, or a file of a network: see `classifier.load`. None is the network that the package ships.
-    face: "detector" looks for faces; "whole" takes every picture as one face, cut already; "auto" looks for them,
-      unless the run was trained on photographs that were not cut.
-    detector: finds the faces; None is `HaarDetector`.
-    views: "single", or "flip" for the mean over each face and its mirror image.
+    path: Folder of the run, or file of a network; see `classifier.load`. None loads the network shipped with the
+      package.
+    face: Face localisation: "detector" detects faces; "whole" treats each image as one cropped face; "auto" is
+      "whole" if the network was trained on uncropped photographs, else "detector".
+    detector: Face detector; None for `HaarDetector`.
+    views: Test-time augmentation: "single" for none, or "flip" for the mean over each face and its mirror image.
+
+  Returns:
+    Predictor for images.
 
   Raises:
-    UserError: no run has finished there, it is several trainings, or its files are damaged.
-    ValueError: `face` or `views` is none of these.
+    UserError: No run has finished in the folder, it has several replicas, or its files are damaged.
+    ValueError: `face` is not one of FACES, or `views` is not one of VIEWS.
   """
   if face not in FACES:
     raise ValueError(f"face={face!r}: expected one of {', '.join(FACES)}")
@@ -156,12 +180,12 @@ def load(
 
 
 def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-  """Returns faces, uint8 [h, w, C] each, as one array [N, h, w, C], of none as well."""
+  """Returns faces, uint8 [h, w, C] each, as one array [N, h, w, C]; N may be 0."""
   return np.stack(faces) if faces else np.zeros((0, *shape), np.uint8)
 
 
 def _opened(image: Image) -> np.ndarray:
-  """Returns an image that is given as its pixels or as the path of its file."""
+  """Returns the pixels of an image that is given as an array or as the path of its file."""
   if not isinstance(image, str | os.PathLike):
     return checked(image)
   try:
@@ -171,12 +195,12 @@ def _opened(image: Image) -> np.ndarray:
 
 
 def checked(image: np.ndarray) -> np.ndarray:
-  """Returns a picture; raises ValueError where it is none."""
+  """Returns an image unchanged; raises ValueError unless it is uint8 [H, W] or [H, W, 3] and not empty."""
   if not isinstance(image, np.ndarray):
-    raise ValueError(f"a picture is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file")
+    raise ValueError(f"an image is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file")
   is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
   if image.dtype != np.uint8 or not is_picture or 0 in image.shape:
-    raise ValueError(f"a picture is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")
+    raise ValueError(f"an image is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")
   return image
 
 

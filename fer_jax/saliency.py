@@ -1,12 +1,15 @@
-"""Where in a face a network finds its reasons for a class: Grad-CAM, Selvaraju et al. 2017 (arXiv:1610.02391).
+"""Saliency maps of a network's predictions: Grad-CAM, Selvaraju et al. 2017 (arXiv:1610.02391).
 
-A convolutional network keeps the places of a picture up to its last maps A. A channel k of them speaks for a class c as
-much as the class's score y_c, before the softmax, grows with it: a_k = sum over places of dy_c / dA_k (eq. 1, without
-its constant, which for maps of one size the normalization below would undo). What speaks for the class at a place is
-ReLU(sum_k a_k A_k) (eq. 2). The paper takes one layer; where the logits read several, which may differ in size, their
-sums over k are added up before the ReLU, an extension of this project's, in which the sum over places, not the mean, is
-chosen so that each layer counts by its first-order contribution to the score. Of a network that ends in global average
-pooling and a linear layer, this is its class activation map (Zhou et al. 2016, arXiv:1512.04150).
+Let A [h, w, D] be the last feature maps of a convolutional network and y_c the logit of class c. The weight of channel
+k is a_k = sum over positions of dy_c / dA_k (eq. 1, without the constant 1/Z, which cancels in the normalization below
+for feature maps of equal size). The saliency map is ReLU(sum_k a_k A_k) (eq. 2), scaled to a maximum of 1.
+
+The paper uses one layer. If the logits depend on the feature maps of several layers, which may differ in size, this
+module resizes their sums over k to the largest size and adds them before the ReLU. This extension is why a_k is a sum
+over positions and not a mean: each layer then counts with its first-order contribution to the logit.
+
+For a network that ends in global average pooling and a linear layer, Grad-CAM equals the class activation map (Zhou et
+al. 2016, arXiv:1512.04150).
 """
 
 import copy
@@ -24,22 +27,29 @@ from fer_jax.data.augment import standardize
 from fer_jax.models.network import Network, Tree
 
 REFERENCE = "Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391"
-_OPACITY = 0.75  # of the colours where a map is 1: the face is to be recognised below them
-# As even to the eye as its numbers are, for those with a weak sense of colour too, and in print without any.
+_OPACITY = 0.75  # of the overlay where the map is 1; below 1 so that the face stays visible
+# Perceptually uniform, and readable for colour-blind viewers and in greyscale print.
 _COLOURS = cv2.COLORMAP_INFERNO
 
 
 def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
-  """Finds the layers whose maps [B, h, w, D] the logits depend on without a further layer's maps between.
+  """Finds the last feature maps: those the logits depend on directly, not only through later feature maps.
 
-  A map has more than one place. In most networks it is one layer's, the last that puts out maps. There are several
-  where copies of a network meet (both extractors of the bilinear one, both channels of the two-channel one), where
-  every level of a pyramid is read, or where a shortcut branch ends beside a stage. All that the logits know of the
-  places in an image, they know from these layers.
+  A feature map here is an output [B, h, w, D] with h*w > 1. Most networks have one such layer, the last convolutional
+  one. There are several if extractors are combined (both extractors of the bilinear model, both channels of the
+  two-channel model), if the classifier reads every level of a pyramid, or if a shortcut branch ends next to a stage.
+  Together these layers carry all spatial information that reaches the logits.
+
+  Nothing is computed: all arguments may be `jax.ShapeDtypeStruct`.
+
+  Args:
+    network: Network to inspect.
+    params: Parameters of all layers.
+    stats: Batch statistics of all layers.
+    image: Images, float32 [B, H, W, C].
 
   Returns:
-    the shapes of their outputs by name, in walk order. Nothing is computed for that: parameters, statistics and image
-    may be `jax.ShapeDtypeStruct`.
+    Shapes and dtypes of the layers' outputs by layer name, in walk order.
   """
   maps = _maps(network, params, stats, image)
 
@@ -49,13 +59,17 @@ def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> 
 
     return network.walk(apply, image)[0]
 
+  # Trace the network with all feature maps given as inputs: an input that reaches the logits is a last feature map,
+  # because the layers that compute the feature maps are not part of this program.
   jaxpr = jax.make_jaxpr(above)(params, stats, image, maps).jaxpr
+  # Walk the equations backwards and collect every variable that the logits depend on.
   needed = {each for each in jaxpr.outvars if not isinstance(each, Literal)}
   for equation in reversed(jaxpr.eqns):
     if not needed.isdisjoint(equation.outvars):
       needed.update(each for each in equation.invars if not isinstance(each, Literal))
+  # The last inputs of the jaxpr are the feature maps, in the order of their names: JAX sorts the keys of a dict.
   places = jaxpr.invars[len(jaxpr.invars) - len(maps) :]
-  read = {name for name, place in zip(sorted(maps), places, strict=True) if place in needed}  # JAX sorts a dict's names
+  read = {name for name, place in zip(sorted(maps), places, strict=True) if place in needed}
   return {name: shape for name, shape in maps.items() if name in read}
 
 
@@ -67,30 +81,34 @@ def grad_cam(
   target: jax.Array | None = None,
   layer: str | None = None,
 ) -> jax.Array:
-  """Maps where an image speaks for a class: eq. 1-2 of arXiv:1610.02391, in one walk and the way back to the maps.
+  """Computes Grad-CAM saliency maps (eq. 1-2 of arXiv:1610.02391) with one forward pass and one partial backward pass.
 
-  By default this is of all of `last_maps`, their sums over channels enlarged to the largest one's size and added up. So
-  it extends the paper's single layer, with weights that are sums over places, not means: each map counts by its
-  first-order contribution to the score, a channel of a network that the fusion coefficient shuts out by nothing.
+  By default all layers in `last_maps` are used: their weighted sums over channels are resized to the largest of their
+  sizes and added, see the module docstring. A layer without influence on the logit, such as one that a fusion
+  coefficient of 0 switches off, contributes nothing.
 
   Args:
-    network: the walk.
-    params: of all layers.
-    stats: of all layers.
-    image: float32 [B, H, W, C], standardized.
-    target: int32 [B], the class of each image that is asked about; None for the one with the highest logit.
-    layer: whose maps to take; what reaches the logits around it is not seen. None for `last_maps`.
+    network: Network to explain.
+    params: Parameters of all layers.
+    stats: Batch statistics of all layers.
+    image: Standardized images, float32 array of shape [B, H, W, C].
+    target: Class to explain for each image, int32 array of shape [B]; None for the class with the highest logit.
+    layer: Name of the layer whose feature map is used; paths to the logits that bypass it are ignored. None for
+      `last_maps`.
 
   Returns:
-    float32 [B, h, w], each image's from 0 to 1, its highest value; zeros where nothing speaks for the class.
+    Saliency maps, float32 array of shape [B, h, w]; each is scaled to a maximum of 1, or is zero where no position
+    contributes to the class.
 
   Raises:
-    ValueError: the layer puts out no map, or two where the walk calls it twice; or there is none in the network.
+    ValueError: The layer has no feature map or is called twice in a forward pass, or no layer of the network has a
+      feature map.
   """
   maps = _one_map(network, params, stats, image, layer) if layer else last_maps(network, params, stats, image)
   if not maps:
-    raise ValueError("no layer of the network puts out a map of more than one place, so it knows of no places")
+    raise ValueError("no layer of the network outputs a feature map with more than one position; Grad-CAM needs one")
 
+  # Adding zeros to the feature maps and differentiating with respect to them yields dy_c / dA in a single pass.
   def score(added: Tree) -> tuple[jax.Array, Tree]:
     seen: Tree = {}
 
@@ -99,13 +117,13 @@ def grad_cam(
       if name not in added:
         return output
       if name in seen:
-        raise ValueError(f"layer {name!r} is called twice by the walk: expected one map of it; name another layer")
+        raise ValueError(f"layer {name!r} is called twice in one forward pass: expected once; choose another layer")
       seen[name] = output
       return output + added[name]
 
     logits, _ = network.walk(apply, image)
     classes = logits.argmax(axis=-1) if target is None else target
-    # In evaluation no image knows of the others, so the gradient of the sum holds that of each.
+    # In evaluation mode images do not interact, so the gradient of the sum contains the gradient of each logit.
     return jnp.take_along_axis(logits, classes[:, None], axis=-1).sum(), seen
 
   nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in maps.items()}
@@ -113,33 +131,35 @@ def grad_cam(
   height, width = max((shape.shape[1:3] for shape in maps.values()), key=math.prod)
   found = jnp.zeros((len(image), height, width), jnp.float32)
   for name in maps:
+    # Gradients [B, h, w, D] -> channel weights a_k [B, D] (eq. 1); the weighted sum over channels is [B, h, w] (eq. 2).
     weights = gradients[name].astype(jnp.float32).sum(axis=(1, 2))
     found += enlarge(jnp.einsum("bhwk,bk->bhw", seen[name].astype(jnp.float32), weights), height, width)
   found = jax.nn.relu(found)
+  # Scale to a maximum of 1; a map of zeros stays zero.
   largest = found.max(axis=(1, 2), keepdims=True)
   return found / jnp.where(largest > 0, largest, 1.0)
 
 
 def enlarge(maps: jax.Array, height: int, width: int) -> jax.Array:
-  """Resizes maps [N, h, w] to [N, height, width], bilinearly: values stay in their range."""
+  """Resizes maps from [N, h, w] to [N, height, width] bilinearly, which keeps values in their range."""
   if maps.shape[1:] == (height, width):
     return maps
   return jax.image.resize(maps, (len(maps), height, width), "linear")
 
 
 def paint(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-  """Paints a map over a face: grey where the map is 0, through violet and red to yellow where it is 1.
+  """Overlays a saliency map on a face: grey where the map is 0, through violet and red to yellow where it is 1.
 
   Args:
-    face: uint8 [H, W, C], one or three (RGB) channels, or [H, W], grey.
-    saliency: float [H, W], 0 to 1.
+    face: Face, uint8 array of shape [H, W], [H, W, 1] (grey) or [H, W, 3] (RGB).
+    saliency: Saliency map, float array of shape [H, W] with values from 0 to 1.
 
   Returns:
-    uint8 [H, W, 3], RGB.
+    RGB image, uint8 array of shape [H, W, 3].
   """
   grey = face if face.ndim == 2 else cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.shape[-1] == 3 else face[..., 0]
   saliency = saliency.astype(np.float32)[..., None]
-  # In place: three channels of float32, of a large photograph, are a gigabyte.
+  # grey + opacity * saliency * (colour - grey), in-place: the float32 array of a large photograph is about 1 GB.
   painted = cv2.applyColorMap(np.round(255 * saliency).astype(np.uint8), _COLOURS)[..., ::-1].astype(np.float32)
   painted -= grey[..., None]
   painted *= _OPACITY * saliency
@@ -148,11 +168,11 @@ def paint(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 
 class Explainer:
-  """Explains what a classifier says of faces, compiled once for each of a few batch sizes.
+  """Computes Grad-CAM maps for a classifier; compiled once per batch size.
 
   Args:
-    classifier: whose answers are asked about.
-    layer: whose maps to take, as in `grad_cam`.
+    classifier: Classifier to explain.
+    layer: Name of the layer whose feature map is used, see `grad_cam`; None for `last_maps`.
   """
 
   def __init__(self, classifier: Classifier, layer: str | None = None):
@@ -160,30 +180,34 @@ class Explainer:
     self._take(classifier)
 
   def of(self, classifier: Classifier) -> "Explainer":
-    """Returns the explainer of another training of the same network: what is compiled, both share."""
+    """Returns an explainer for another run of the same network, which shares the compiled programs.
+
+    Args:
+      classifier: Classifier with the same network and other weights.
+    """
     other = copy.copy(self)
     other._take(classifier)
     return other
 
   def explain(self, faces: np.ndarray, target: np.ndarray | None = None, batch_size: int = LARGEST_BATCH) -> np.ndarray:
-    """Maps where faces speak for a class.
+    """Computes a saliency map for each face, in the resolution of the faces.
 
     Args:
-      faces: uint8 [N, H, W, C], as the classifier's `shape` says.
-      target: int [N], the class that each is asked about; None for the predicted one.
-      batch_size: how many go at once.
+      faces: Faces, uint8 array of shape [N, H, W, C] with (H, W, C) equal to the classifier's `shape`.
+      target: Class to explain for each face, int array of shape [N]; None for the predicted class.
+      batch_size: Maximum number of faces per call of the network.
 
     Returns:
-      float32 [N, H, W], from 0 to 1.
+      Saliency maps, float32 array of shape [N, H, W] with values from 0 to 1.
 
     Raises:
-      ValueError: the faces have another shape or type, or a class is none of the classifier's.
+      ValueError: The faces have another shape or dtype, or `target` has another shape or an invalid class.
     """
     self._classifier.check(faces)
     classes = len(self._classifier.class_names)
     if target is not None and (target.shape != faces.shape[:1] or ((target < 0) | (target >= classes)).any()):
       raise ValueError(
-        f"target is {target.tolist()}: expected a class of each of {len(faces)} faces, 0 to {classes - 1}"
+        f"target is {target.tolist()}: expected a class for each of {len(faces)} faces, 0 to {classes - 1}"
       )
     if not len(faces):
       return np.zeros(faces.shape[:3], np.float32)
@@ -198,12 +222,13 @@ class Explainer:
 def _explain(
   network: Network, layer: str | None, params: Tree, stats: Tree, faces: jax.Array, target: jax.Array | None = None
 ) -> jax.Array:
+  # [B, h, w] in the resolution of the feature map -> [B, H, W].
   maps = grad_cam(network, params, stats, standardize(faces), target, layer)
   return enlarge(maps, *faces.shape[1:3])
 
 
 def _maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of all layers' outputs that are maps of more than one place, in walk order."""
+  """Returns the shapes of all layer outputs [B, h, w, D] with h*w > 1, by layer name in walk order."""
   found: dict[str, jax.ShapeDtypeStruct] = {}
 
   def walk(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
@@ -224,7 +249,7 @@ def _one_map(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   maps = _maps(network, params, stats, image)
   if layer not in maps:
-    raise ValueError(f"layer {layer!r} puts out no map: expected one of {', '.join(maps)}")
+    raise ValueError(f"layer {layer!r} outputs no feature map: expected one of {', '.join(maps)}")
   return {layer: maps[layer]}
 
 

@@ -115,7 +115,7 @@ def test_what_is_no_picture_is_refused(model, image):
 
 @pytest.mark.parametrize("images", [np.zeros((9, 8), np.uint8), np.zeros((9, 8, 3), np.uint8)])
 def test_one_picture_is_not_taken_for_several(model, images):
-  with pytest.raises(ValueError, match="expected several"):
+  with pytest.raises(ValueError, match="expected a sequence"):
     Predictor(model, None).predict(images)
   assert len(Predictor(model, None).predict(np.zeros((2, *images.shape), np.uint8))) == 2
 
@@ -128,7 +128,7 @@ def test_pictures_may_be_files(model, tmp_path):
   np.testing.assert_allclose(read.probability, predictor.predict([image, image]).probability, atol=1e-6)
   with pytest.raises(UserError, match=r"none\.jpg: does not exist"):
     predictor.predict([tmp_path / "none.jpg"])
-  with pytest.raises(ValueError, match="'party.jpg': expected several"):
+  with pytest.raises(ValueError, match="'party.jpg': expected a sequence"):
     predictor.predict("party.jpg")
 
 
@@ -194,7 +194,7 @@ def test_photographs_that_training_did_not_cut_are_taken_whole(finished_run, tmp
 
 class TestRefusals:
   def test_a_run_of_several_trainings_names_the_best(self, replicas):
-    with pytest.raises(UserError, match=r"is a run of 2 trainings; name one of them: .*/replicas/seed_\d is the best"):
+    with pytest.raises(UserError, match=r"is a run of 2 replicas; choose .*/replicas/seed_\d has the highest"):
       classifiers.load(replicas)
     for folder in (replicas / "replicas").glob("seed_*"):
       assert classifiers.load(folder).shape == (16, 16, 1)
@@ -209,7 +209,7 @@ class TestRefusals:
     shutil.copytree(finished_run, folder)
     result = json.loads((folder / "result.json").read_text()) | change
     (folder / "result.json").write_text(json.dumps(result))
-    with pytest.raises(UserError, match="does not say how its pictures were cut.*train again"):
+    with pytest.raises(UserError, match="does not record how its images were cropped.*train again"):
       classifiers.load(folder)
 
   def test_a_damaged_config(self, finished_run, tmp_path):

@@ -137,7 +137,7 @@ def test_any_layer_may_be_asked_and_one_without_maps_is_named(image):
   one = small(pooled, Linear())
   assert jax.eval_shape(functools.partial(one.ask, layer="one"), one.params, one.stats, image).shape == (4, 6, 8)
   for layer in ("head", "three"):
-    with pytest.raises(ValueError, match=rf"layer '{layer}' puts out no map: expected one of one, two"):
+    with pytest.raises(ValueError, match=rf"layer '{layer}' outputs no feature map: expected one of one, two"):
       one.ask(one.params, one.stats, image, layer=layer)
 
 

@@ -1,4 +1,4 @@
-"""Writes a trained network as one file: StableHLO or ONNX, for use without this project, or safetensors.
+"""Exports a trained network as one file: StableHLO or ONNX, which run without fer_jax, or safetensors.
 
 Examples:
   python -m fer_jax.apps.export --checkpoint=WORKDIR --format=stablehlo --out=faces.npz
@@ -6,8 +6,9 @@ Examples:
   python -m fer_jax.apps.export --checkpoint=WORKDIR --format=onnx --out=faces.onnx
   python -m fer_jax.apps.export --checkpoint=WORKDIR --format=safetensors --bits=8 --out=faces.safetensors
 
-The first two take uint8 faces [B, H, W, C], any number at once, as they were cut from their pictures, and return
-probabilities [B, K]; the last is for `fer_jax.load`. Each file is run and compared with the network before it appears.
+StableHLO and ONNX files take cropped faces, uint8 [B, H, W, C] with any batch size, and return probabilities, float32
+[B, K]. safetensors files are for `fer_jax.load`. Each file is run and compared with the network before it is moved to
+its final path.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from fer_jax.classifier import Classifier
 from fer_jax.errors import UserError, run
 from fer_jax.pretrained import model_file
 
-# Each writes a network to a path and returns the largest difference of a probability.
+# Functions that write a network to a path and return the largest difference of a probability.
 FORMATS: dict[str, Callable[[Classifier, Path], float]] = {
   "stablehlo": stablehlo.write,
   "onnx": onnx.write,
@@ -31,7 +32,7 @@ FORMATS: dict[str, Callable[[Classifier, Path], float]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the program; raises UserError where a flag is wrong or no run has finished in the folder."""
+  """Runs the program; raises UserError if a flag is invalid or no run has finished in the folder."""
   flags = _parser().parse_args(arguments)
   write = FORMATS[flags.format]
   if flags.format == "safetensors":
@@ -43,27 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
   height, width, channels = classifier.shape
   print(f"{flags.out}: {flags.out.stat().st_size / 1e6:,.2f} MB, {', '.join(classifier.class_names)}")
   print(f"  input: faces of {height}x{width}, {'grey' if channels == 1 else 'RGB'}, uint8 [B, H, W, {channels}]")
-  print(f"  compared with the network: probabilities differ by {difference:.1g} at most")
+  print(f"  compared with the network: largest difference of a probability {difference:.1g}")
   if flags.format == "stablehlo":
     loader = flags.out.with_name(stablehlo.LOADER)
-    print(f"  to run it, without fer_jax: python {loader} {flags.out} FACES.npy")
+    print(f"  to run it without fer_jax: python {loader} {flags.out} FACES.npy")
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.export",
-    description="Writes a trained network as one file. stablehlo: a .npz for jax, with its loader beside it; onnx: for "
-    "onnxruntime and others; both hold its preprocessing and softmax. safetensors: for fer_jax.load.",
+    description="Export a trained network as one file. stablehlo: .npz file for jax, with a loader script next to it; "
+    "onnx: for onnxruntime and others; both include preprocessing and softmax. safetensors: for fer_jax.load.",
   )
   add_checkpoint_option(parser)
-  parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="which form")
-  parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
+  parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="file format")
+  parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="output file")
   parser.add_argument(
     "--bits",
     type=int,
     choices=model_file.BITS,
     default=16,
-    help="of a number of a large kernel, with --format=safetensors (default: %(default)s)",
+    help="bits per number in large kernels, with --format=safetensors (default: %(default)s)",
   )
   return parser
 

@@ -1,10 +1,10 @@
-"""A window that shows a camera, a video or an image, and says what the faces in it express.
+"""Recognises facial expressions live: a window that shows a camera, a video or an image.
 
 Examples:
   python -m fer_jax.apps.live --checkpoint=WORKDIR
   python -m fer_jax.apps.live --checkpoint=WORKDIR --video=FILE --photos=DIR
 
-The run's folder is that of a finished training. Photos are saved as they are and, beside that, with their faces marked.
+WORKDIR is the folder of a finished run. Each photo is saved twice: unchanged, and with its faces annotated.
 """
 
 import argparse
@@ -29,15 +29,16 @@ _INSTALL = 'pip install "PySide6-Essentials<6.12"'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Opens the window and returns its exit status; raises UserError where it cannot, or where a flag is wrong."""
+  """Opens the window and returns its exit status; raises UserError if it cannot be opened or a flag is invalid."""
   flags = _parser().parse_args(arguments)
   if not 0 <= flags.smoothing < math.inf:
-    raise UserError(f"--smoothing={flags.smoothing}: expected a half-life in seconds, or 0 for none")
+    raise UserError(f"--smoothing={flags.smoothing}: expected a half-life in seconds, or 0 to disable smoothing")
   if flags.video is not None and not flags.video.is_file():
-    raise UserError(f"--video={flags.video}: there is no such file")
-  # YuNet is fast enough for a camera; the cascades are so with less to look for.
+    raise UserError(f"--video={flags.video}: no such file; expected a video file")
+  # YuNet is fast enough for a camera; Haar cascades need a reduced search (`live_detector`).
   detector = None if flags.yunet is None else YuNetDetector(flags.yunet)
   moving = live_detector() if detector is None else None
+  # Checked before loading the network: Qt would abort the process without an error message.
   check_display()
   predictor = load(flags.checkpoint, detector=detector, views=flags.views)
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   window.show()
   status = int(app.exec())
   if not window.ended:
-    # The interpreter would abort over a thread that is in the midst of compiling or of asking a camera.
+    # A thread is still compiling or blocked in a camera call; a regular interpreter shutdown would abort.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -62,27 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_display() -> None:
-  """Raises UserError where no window can be opened: Qt itself would end the process without a word for the user."""
+  """Raises UserError if no window can be opened, since Qt itself would abort the process without a clear message."""
   try:
     importlib.import_module("PySide6.QtWidgets")
   except ModuleNotFoundError:
     raise UserError(f"the window needs PySide6, which is not installed: {_INSTALL}") from None
   except ImportError as error:
-    raise UserError(f"Qt cannot start ({error}): install the system's package with that library") from None
+    raise UserError(f"Qt cannot start ({error}): install the system package that provides the library") from None
   version = importlib.import_module("PySide6").__version__
   if version.startswith("6.12.0") and sys.version_info < (3, 12):
-    # It gives away a reference to None at each repaint, and Python ends when none is left.
-    raise UserError(f"PySide6 {version} ends the program after a minute on this Python: {_INSTALL}")
+    # This version drops a reference to None at each repaint; before Python 3.12 that ends the interpreter.
+    raise UserError(f"PySide6 {version} ends the program after a minute on this Python version: {_INSTALL}")
   platform = os.environ.get("QT_QPA_PLATFORM")
   if sys.platform == "linux" and not (platform or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     raise UserError("there is no display to open a window on (neither DISPLAY nor WAYLAND_DISPLAY is set)")
-  # A display that is not there, or a library of it, makes Qt abort: let it do so in another process.
+  # Qt aborts if the display or one of its libraries is missing, so try it in a separate process first.
   try:
     probe = subprocess.run(
       [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
     )
   except subprocess.TimeoutExpired:
-    raise UserError(f"the display did not answer within {_PROBE_SECONDS:.0f} seconds") from None
+    raise UserError(f"opening the display timed out after {_PROBE_SECONDS:.0f} s") from None
   if probe.returncode:
     lines = [line.strip() for line in probe.stderr.splitlines() if line.strip()]
     raise UserError(f"Qt cannot open a window: {lines[0] if lines else f'it ended with status {probe.returncode}'}")
@@ -91,15 +92,15 @@ def check_display() -> None:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.live",
-    description="Open a window that shows a camera, a video or an image, and what the faces in it express.",
+    description="Open a window that recognises facial expressions in a camera, a video or an image.",
   )
   add_checkpoint_option(parser)
   add_views_option(parser)
   source = parser.add_mutually_exclusive_group()
-  source.add_argument("--camera", type=int, metavar="INDEX", help="the camera that the chooser shows first")
-  source.add_argument("--video", type=Path, metavar="FILE", help="a video in the place of a camera")
+  source.add_argument("--camera", type=int, metavar="INDEX", help="camera that the chooser shows first")
+  source.add_argument("--video", type=Path, metavar="FILE", help="video to open instead of a camera")
   parser.add_argument(
-    "--photos", type=Path, default=Path("photos"), metavar="DIR", help="where photos are saved (default: %(default)s)"
+    "--photos", type=Path, default=Path("photos"), metavar="DIR", help="folder for saved photos (default: %(default)s)"
   )
   add_yunet_option(parser)
   parser.add_argument(
@@ -107,11 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     type=float,
     default=0.5,
     metavar="SECONDS",
-    help="half-life of what a face's earlier pictures count; 0 takes each alone (default: %(default)s)",
+    help="half-life of the smoothing of a face's probabilities; 0 disables it (default: %(default)s)",
   )
   return parser
 
 
 if __name__ == "__main__":
-  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Qt's loop would not let Python see a Ctrl-C
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would not handle Ctrl-C while Qt's event loop runs
   run(main)

@@ -1,4 +1,8 @@
-"""Says what faces express: `python -m fer_jax.apps.predict --checkpoint=WORKDIR --out=FILE.csv faces/ clip.mp4`."""
+"""Recognises facial expressions in images and videos.
+
+Example:
+  python -m fer_jax.apps.predict --checkpoint=WORKDIR --out=FILE.csv faces/ clip.mp4
+"""
 
 import argparse
 import contextlib
@@ -30,16 +34,16 @@ from fer_jax.errors import UserError
 from fer_jax.faces.pictures import MOST_PIXELS
 
 _NAMED_AT_MOST = 6
-_MOST_THREADS = 8  # each holds pictures in memory
-_SECONDS_A_LINE = 30  # of progress, in a log
+_MOST_THREADS = 8  # each keeps images in memory
+_SECONDS_A_LINE = 30  # between progress lines if stderr is not a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns 1 where a file could not be read, else 0."""
+  """Runs the program; returns 1 if a file could not be read, else 0."""
   options = _options(arguments)
   check_output(options.out)
   if isinstance(sys.stdin, io.TextIOWrapper):
-    sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
+    sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be valid UTF-8
   files = listing(options.inputs, sys.stdin)
   _check_copies(options, files)
   model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options), views=options.views)
@@ -73,43 +77,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.predict",
-    description="Say what the faces in pictures and videos express: a row for each face, one that says so where "
-    "there is none, and one with the reason where a file cannot be read (the exit status then is 1).",
+    description="Recognise facial expressions in images and videos. Writes one row per face, one row for an image "
+    "without faces, and one row with the reason for a file that cannot be read (exit status 1).",
   )
-  parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern in quotes, or - for a list")
+  parser.add_argument(
+    "inputs", nargs="+", metavar="INPUT", help="file, folder, quoted pattern, or - for paths on stdin"
+  )
   add_checkpoint_option(parser)
   add_views_option(parser)
-  parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="what is written: .csv or .jsonl")
+  parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="output file, .csv or .jsonl")
   add_detector_options(parser)
-  parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write copies with boxes and words here")
-  parser.add_argument(
-    "--explain", action="store_true", help="on the copies, show what the network looked at (Grad-CAM)"
-  )
+  parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write annotated copies to this folder")
+  parser.add_argument("--explain", action="store_true", help="overlay Grad-CAM saliency maps on the annotated copies")
   parser.add_argument(
     "--smoothing",
     type=float,
     default=0.5,
     metavar="SECONDS",
-    help="half-life of the probabilities in a video; 0 for none (default: %(default)s)",
+    help="half-life of the smoothing over a video's frames; 0 disables it (default: %(default)s)",
   )
-  parser.add_argument("--every", type=int, default=1, metavar="N", help="look at each N-th frame of a video")
-  parser.add_argument("--batch_size", type=int, default=LARGEST_BATCH, help="faces at once (default: %(default)s)")
+  parser.add_argument("--every", type=int, default=1, metavar="N", help="process every N-th frame of a video")
+  parser.add_argument("--batch_size", type=int, default=LARGEST_BATCH, help="faces per batch (default: %(default)s)")
   parser.add_argument(
-    "--megapixels", type=float, default=MOST_PIXELS / 1e6, help="larger pictures are not read (default: %(default)s)"
+    "--megapixels", type=float, default=MOST_PIXELS / 1e6, help="maximum size of an image (default: %(default)s)"
   )
   options = parser.parse_args(arguments)
   for name, least in (("every", 1), ("batch_size", 1), ("smoothing", 0.0)):
     if not getattr(options, name) >= least:
       raise UserError(f"--{name}={getattr(options, name)}: expected {least:g} or more")
   if not 0 < options.megapixels < 1e6:
-    raise UserError(f"--megapixels={options.megapixels}: expected millions of pixels, above 0")
+    raise UserError(f"--megapixels={options.megapixels}: expected millions of pixels, above 0 and below 1e6")
   if options.explain and options.annotate is None:
-    raise UserError("--explain draws on the annotated copies: expected --annotate=DIR as well")
+    raise UserError("--explain needs annotated copies: expected --annotate=DIR as well")
   return options
 
 
 def _check_copies(options: argparse.Namespace, files: Listing) -> None:
-  """Raises UserError where a copy would replace a file that is looked at."""
+  """Raises UserError if an annotated copy would overwrite an input file."""
   if options.annotate is None:
     return
   read = {_real(file.path) for file in files.files}
@@ -122,38 +126,38 @@ def _check_copies(options: argparse.Namespace, files: Listing) -> None:
 def _real(path: Path) -> str:
   try:
     return os.path.realpath(path)
-  except ValueError:  # no name of a file; its row will say so
+  except ValueError:  # not a valid path (such as a null byte); its row will have the error
     return str(path)
 
 
 def _path(text: str) -> Path:
-  # A shell leaves the ~ of --out=~/faces.csv to the program.
+  # Shells do not expand the ~ in --out=~/faces.csv.
   return Path(os.path.expanduser(text))
 
 
 def _bar(pictures: int) -> tqdm:
   if sys.stderr.isatty():
-    return tqdm(total=pictures, unit=" pictures", leave=False, dynamic_ncols=True)
-  return tqdm(total=pictures, unit=" pictures", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
+    return tqdm(total=pictures, unit=" images", leave=False, dynamic_ncols=True)
+  return tqdm(total=pictures, unit=" images", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
 
 
 def _lengthen(bar: tqdm, pictures: int) -> None:
-  bar.total += pictures  # shown with the next update
+  bar.total += pictures  # displayed at the next update
 
 
 def _summary(counts: Counts, files: Listing, seconds: float) -> str:
-  rate = f"{counts.pictures / seconds:.0f} a second" if seconds > 0 else "at once"
+  rate = f"{counts.pictures / seconds:.0f} per second" if seconds > 0 else "at once"
   text = (
-    f"{counts.pictures} pictures in {seconds:.1f} s ({rate}): {counts.faces} faces, "
-    f"{counts.faceless} pictures without one, {counts.unreadable} files that cannot be read"
+    f"{counts.pictures} images in {seconds:.1f} s ({rate}): {counts.faces} faces, "
+    f"{counts.faceless} images without a face, {counts.unreadable} unreadable files"
   )
   if files.passed_over:
     endings = ", ".join(f"{count} {ending}" for ending, count in files.passed_over.most_common(_NAMED_AT_MOST))
-    text += f"; not looked at: {files.passed_over.total()} ({endings})"
+    text += f"; skipped: {files.passed_over.total()} ({endings})"
   return text
 
 
 if __name__ == "__main__":
-  # A scheduler's signal to stop ends the program like Ctrl-C, so that nothing half-written stays.
+  # SIGTERM, sent by schedulers, ends the program like Ctrl-C, so partial files are removed.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   errors.run(main)

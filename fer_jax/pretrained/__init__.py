@@ -1,6 +1,6 @@
-"""Weights from elsewhere: PyTorch's files, safetensors, NumPy's, and finished runs of ours.
+"""Pretrained weights from PyTorch, safetensors and NumPy files, or from finished fer_jax runs.
 
-`load` fills the layers of a network. Nothing that a file holds is executed, and PyTorch is not needed.
+`load` copies them into the layers of a network. No code from a file is executed, and PyTorch is not required.
 """
 
 from fer_jax.pretrained.transfer import Loaded, Report, load

@@ -1,8 +1,9 @@
-"""A trained network as one file: safetensors whose header says which network it is, and what it was trained on.
+"""A trained network as one safetensors file, whose header describes the network and its training data.
 
-The file depends on no version of orbax and on no path of a module: a network is a name of `fer_jax.models.MODELS` and
-its hyper-parameters, an array is named by its collection, its layer and its place there, "params/stem/conv/kernel".
-Kernels of 8 bits have their scale, one number an output channel, beside them: "params/stem/conv/kernel.scale".
+The format depends neither on an orbax version nor on a module path: the network is stored as a name in
+`fer_jax.models.MODELS` with its hyper-parameters, and each array under its collection, layer and path in the layer,
+such as "params/stem/conv/kernel". An int8 kernel is followed by its scale, one number per output channel, under the
+same name with a suffix: "params/stem/conv/kernel.scale".
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from fer_jax.pretrained import weights_file
 from fer_jax.quantization import Quantized, cast, dequantize, quantize
 
 SUFFIX = ".safetensors"
-DEFAULT = Path(__file__).with_name(f"fer2013{SUFFIX}")  # of the package
+DEFAULT = Path(__file__).with_name(f"fer2013{SUFFIX}")  # the network shipped with the package
 BITS = (8, 16, 32)
 _FORM = "fer_jax model 1"
 _SCALE = ".scale"
@@ -35,9 +36,9 @@ class Model(NamedTuple):
   """A trained network.
 
   Attributes:
-    params: {layer name: nested dict of float32 arrays}.
-    stats: {layer name: nested dict of float32 arrays}, the batch statistics.
-    description: JSON values: "model" (its name and hyper-parameters), "precision", "class_names", "shape", "crop",
+    params: Parameters, {layer name: nested dict of float32 arrays}.
+    stats: Batch statistics, {layer name: nested dict of float32 arrays}.
+    description: JSON values under "model" (name and hyper-parameters), "precision", "class_names", "shape", "crop",
       "temperature" and "origin"; see `fer_jax.classifier.Classifier`.
   """
 
@@ -47,7 +48,7 @@ class Model(NamedTuple):
 
 
 def is_model_file(path: Path) -> bool:
-  """Returns whether a file of weights has the header of a trained network; raises UserError where it cannot be read."""
+  """Returns whether a weights file has the header of a trained network; raises UserError if it cannot be read."""
   return path.suffix == SUFFIX and path.is_file() and "form" in _header(path)
 
 
@@ -55,13 +56,14 @@ def write(path: Path, model: Model, bits: int = 32) -> None:
   """Writes a trained network.
 
   Args:
-    path: Path of the file. It is replaced.
-    model: What is written.
-    bits: Bits of a number of a large kernel: 32, 16 (float16), or 8 (int8 with a scale for each output channel).
+    path: Path of the file; an existing file is overwritten.
+    model: Trained network to write.
+    bits: Bits per number in large kernels: 32, 16 (float16), or 8 (int8 with one scale per output channel).
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: The file cannot be written.
   """
+  # Only large kernels are quantized or cast; biases, normalisation parameters and batch statistics stay float32.
   params = {8: quantize, 16: lambda params: cast(params, jnp.float16), 32: lambda params: params}[bits](model.params)
   tensors: dict[str, np.ndarray] = {}
   for name, value in flatten_dict({"params": params, "stats": model.stats}, sep="/").items():
@@ -75,29 +77,30 @@ def write(path: Path, model: Model, bits: int = 32) -> None:
 
 
 def read(path: Path) -> Model:
-  """Reads what `write` has written; its numbers come back as float32.
+  """Reads a file written by `write`; every array is returned as float32.
 
   Raises:
-    UserError: there is no such file, it is damaged, or it is not a trained network of this package.
+    UserError: The file does not exist, is damaged, or is not a trained network of this package.
   """
   if path == DEFAULT and not path.is_file():
-    raise UserError(f"{path}: no such file, though the package ships it; install fer_jax again")
+    raise UserError(f"{path}: no such file, although it is part of the package; install fer_jax again")
   arrays = weights_file.read(path)
   header = _header(path)
   if header.get("form") != _FORM:
     raise UserError(
-      f"{path}: not a trained network of fer_jax; expected the header {_FORM!r}: weights of other programs are for "
-      "config.pretrained.path alone"
+      f"{path}: not a trained network of fer_jax; expected the header {_FORM!r}; weights from other programs can "
+      "only be loaded with config.pretrained.path"
     )
   if header.get(_DIGEST) != _digest(arrays):
-    raise UserError(f"{path}: damaged: its numbers do not have the checksum that its header holds; {_advice(path)}")
+    raise UserError(f"{path}: damaged: its arrays do not match the checksum in its header; {_advice(path)}")
+  # Join each int8 kernel with its scale; the ".scale" entries themselves are not leaves of the tree.
   tree = {
     name: Quantized(jnp.asarray(array), jnp.asarray(arrays[name + _SCALE])) if name + _SCALE in arrays else array
     for name, array in arrays.items()
     if not name.endswith(_SCALE)
   }
   restored = jax.tree.map(np.asarray, dequantize(unflatten_dict(tree, sep="/")))
-  # A layer without parameters or statistics left no array.
+  # A layer without parameters or statistics has no array in the file: restore it as an empty dict.
   params, stats = (
     {layer: restored.get(of, {}).get(layer, {}) for layer in json.loads(header[_LAYERS])} for of in _COLLECTIONS
   )
@@ -118,6 +121,7 @@ def _header(path: Path) -> Mapping[str, str]:
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:
   digest = hashlib.sha256()
+  # Sorted by name: safetensors does not keep the order of its arrays.
   for name in sorted(tensors):
     digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
     digest.update(np.ascontiguousarray(tensors[name]).tobytes())

@@ -1,4 +1,4 @@
-"""The parameters that a finished run of ours found, out of its folder."""
+"""Loads the best parameters of a finished run from its folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,26 @@ RESULT = "result.json"
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns (params, stats), {layer name: nested dict of NumPy arrays}: those that did best on validation.
+  """Returns the parameters and batch statistics of the step with the best validation accuracy.
 
   Args:
-    folder: the run's workdir.
+    folder: Workdir of the run.
+
+  Returns:
+    Tuple (params, stats), each {layer name: nested dict of NumPy arrays}.
 
   Raises:
-    UserError: no run has finished there, it is several trainings, or its checkpoint cannot be read.
+    UserError: No run has finished in the folder, the run has several replicas, or its checkpoint cannot be read.
   """
   record = folder / RESULT
   if not record.is_file():
     raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
   try:
+    # A run of several replicas has no single best step (None); each replica has its own folder.
     result = json.loads(record.read_text(encoding="utf-8"))
     best, last = result["validation"]["step"], int(result["steps"])
     several = _several(folder, result["runs"]) if best is None else ""
-    step = last if best is None or int(best) < 0 else int(best)  # -1: none was measured, the result is of the last step
+    step = last if best is None or int(best) < 0 else int(best)  # -1: no validation, use the last step
   except (OSError, ValueError, KeyError, TypeError):
     raise UserError(f"{record}: not the {RESULT} of a run; expected the folder of a finished run") from None
   if several:
@@ -37,17 +41,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
   try:
     params, stats = read_variables(checkpoints, step)
-  except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+  except Exception as error:  # orbax has no common base class for the errors of a damaged file
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     raise UserError(
-      f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or name another run"
+      f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or choose another run"
     ) from None
-  return params, {name: value for name, value in stats.items() if name in params}  # and not what an objective kept
+  # The checkpoint's statistics also hold the state of the objective; keep those of layers only.
+  return params, {name: value for name, value in stats.items() if name in params}
 
 
 def _several(folder: Path, runs: Sequence[Mapping[str, Any]]) -> str:
   best = max(runs, key=lambda run: run["validation_accuracy"])
   return (
-    f"{folder}: is a run of {len(runs)} trainings; name one of them: "
-    f"{folder / 'replicas' / best['name']} is the best on its validation split"
+    f"{folder}: is a run of {len(runs)} replicas; choose the folder of one: "
+    f"{folder / 'replicas' / best['name']} has the highest validation accuracy"
   )

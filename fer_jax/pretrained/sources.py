@@ -1,4 +1,4 @@
-"""Where weights come from: arrays by the source's names, and how our variables are called and laid out there."""
+"""Sources of pretrained weights: arrays by name, and the mapping from our variables to the source's names and axes."""
 
 import dataclasses
 import hashlib
@@ -13,26 +13,27 @@ from flax.traverse_util import flatten_dict
 from fer_jax.errors import UserError
 from fer_jax.pretrained import model_file, run_folder, weights_file
 
-# A variable of ours: the collection ("params" or "stats"), the layer, and the names inside it.
+# Path of one of our variables: collection ("params" or "stats"), layer, and the names inside the layer.
 Variable = tuple[str, ...]
 
-CLASSIFIER = "classifier"  # of every network of ours that is one extractor
+CLASSIFIER = "classifier"  # layer name in all of our networks with a single extractor
 _BLOCK = re.compile(r"layer(\d+)_(\d+)")
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# PyTorch's BatchNorm counts its batches in this buffer; it has no counterpart here.
 _BATCH_COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Weights, and how to find ours among them.
+  """Pretrained weights, with the mapping from our variables to them.
 
   Attributes:
-    path: of the file or folder.
-    sha256: of the file, or of the run's result.json.
-    arrays: by the source's names.
-    name_of: the source's name for a variable of ours; None where it cannot have one.
-    axes: by number of axes, the order that brings the source's axes into ours.
-    advice: what to do where the source and the network are not of one architecture.
+    path: Path of the file or folder.
+    sha256: SHA-256 digest of the file, or of the run's result.json.
+    arrays: Arrays under the source's names.
+    name_of: Function from one of our variables to its name in the source; None if the source has no counterpart.
+    axes: Axis permutation from the source's layout to ours, by the number of axes; identity where absent.
+    advice: Advice for the error message if source and network differ in architecture.
   """
 
   path: Path
@@ -43,26 +44,28 @@ class Source:
   advice: str
 
   def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape that one of our arrays has in the source."""
+    """Returns the shape in the source's layout of one of our arrays."""
+    # `axes` maps source -> ours, so the inverse permutation is needed here.
     order = self.axes.get(len(shape), range(len(shape)))
     return tuple(shape[list(order).index(axis)] for axis in range(len(shape)))
 
   def in_our_order(self, array: np.ndarray) -> np.ndarray:
-    """Returns one of the source's arrays with its axes in our order."""
+    """Returns an array of the source transposed to our axis order."""
     return array.transpose(self.axes.get(array.ndim, range(array.ndim)))
 
 
 def open_source(path: Path) -> Source:
-  """Reads a file of torchvision's names, a trained network's file, or the folder of a finished run.
+  """Opens a weights file with torchvision's names, the file of a trained network, or the folder of a finished run.
 
   Raises:
-    UserError: see `weights_file.read`, `model_file.read` and `run_folder.read`.
+    UserError: See `weights_file.read`, `model_file.read` and `run_folder.read`.
   """
   if model_file.is_model_file(path):
     params, stats, _ = model_file.read(path)
     return _of_ours(path, params, stats, path)
   if not path.is_dir():
     arrays = weights_file.read(path)
+    # Convolutions (O, I, H, W) -> (H, W, I, O), linear layers (out, in) -> (in, out).
     return Source(path, _sha256(path), arrays, torchvision_name, {4: (2, 3, 1, 0), 2: (1, 0)}, _file_advice(arrays))
   params, stats = run_folder.read(path)
   return _of_ours(path, params, stats, path / run_folder.RESULT)
@@ -75,9 +78,9 @@ def _of_ours(path: Path, params: dict[str, Any], stats: dict[str, Any], digested
 
 
 def torchvision_name(variable: Variable) -> str | None:
-  """Returns the name that torchvision's ResNet has for a variable of ours; None where it has nothing of the kind.
+  """Returns the name in torchvision's ResNet of one of our variables; None if it has no counterpart.
 
-  ("params", "layer2_0", "downsample", "conv", "kernel") is "layer2.0.downsample.0.weight".
+  For example, ("params", "layer2_0", "downsample", "conv", "kernel") maps to "layer2.0.downsample.0.weight".
   """
   _, layer, *inside, leaf = variable
   match layer, inside:
@@ -88,6 +91,7 @@ def torchvision_name(variable: Variable) -> str | None:
     case _, ["linear"] if layer == CLASSIFIER:
       module = "fc"
     case _, ["conv1" | "conv2" | "conv3" | "downsample" as unit, "conv" | "norm" as part] if _BLOCK.fullmatch(layer):
+      # In torchvision, downsample.0 is the convolution and downsample.1 the normalisation; conv1 belongs to bn1.
       if unit == "downsample":
         within = f"downsample.{['conv', 'norm'].index(part)}"
       else:
@@ -99,14 +103,14 @@ def torchvision_name(variable: Variable) -> str | None:
 
 
 def is_batch_counter(name: str) -> bool:
-  """Says whether an array only counts the batches that PyTorch's normalisation has seen."""
+  """Returns whether a name is that of PyTorch's counter of batches in BatchNorm."""
   return name.rpartition(".")[2] == _BATCH_COUNTER
 
 
 def stage_of(name: str) -> str:
-  """Returns the part of the network that an array of the source belongs to: "layer2" of layer2.0.conv1.weight.
+  """Returns the stage of the network that an array of the source belongs to.
 
-  Of params/layer2_0/conv1/conv/kernel, a run's, it is "layer2" too.
+  It is "layer2" both for PyTorch's "layer2.0.conv1.weight" and for a run's "params/layer2_0/conv1/conv/kernel".
   """
   if "/" in name:
     return re.sub(r"_\d+$", "", name.split("/")[1])
@@ -116,11 +120,12 @@ def stage_of(name: str) -> str:
 def _file_advice(arrays: Mapping[str, np.ndarray]) -> str:
   blocks = {found.groups() for name in arrays if (found := re.match(r"layer(\d+)\.(\d+)\.", name))}
   if not blocks:
-    return f"none of its names ({next(iter(arrays))!a} and so on) is of torchvision's ResNet; rename its arrays"
+    return f"none of its names ({next(iter(arrays))!a}, ...) is one of torchvision's ResNet; rename its arrays"
+  # Blocks per stage, and convolutions per block (2: basic, 3: bottleneck), which identify the depth.
   counts = [sum(stage == s for s, _ in blocks) for stage in sorted({s for s, _ in blocks})]
   convolutions = max(c for c in (1, 2, 3) if c == 1 or any(f".conv{c}." in name for name in arrays))
   return (
-    f"the file's stages have {', '.join(map(str, counts))} blocks of {convolutions} convolutions: compare "
+    f"the file's stages have {', '.join(map(str, counts))} blocks of {convolutions} convolutions; compare "
     "config.model.depth"
   )
 

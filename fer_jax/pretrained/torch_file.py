@@ -1,8 +1,9 @@
-"""A file of torch.save, read without PyTorch and without running anything that it holds.
+"""Reads files written by torch.save, without PyTorch and without executing any code in them.
 
-Both forms are read: the zip archive (PyTorch 1.6 and later: `NAME/data.pkl` describes the tensors, `NAME/data/KEY` are
-their numbers) and the stream before it (a magic number, a version, the writing machine, the description, the keys,
-then the numbers of each). No tensor reaches outside its numbers, and no more memory is used than a few times the file.
+Two formats are supported. PyTorch 1.6 and later write a zip archive: `NAME/data.pkl` describes the tensors, and
+`NAME/data/KEY` contains the numbers of each storage. Earlier versions write a stream: magic number, version, system
+information, description, storage keys, then the numbers of each storage. Every tensor is checked to stay inside its
+storage, and memory use is bounded by a small multiple of the file size.
 """
 
 import io
@@ -24,46 +25,47 @@ _VERSION = 1001
 _LENGTH_BYTES = 8
 _MOST_AXES = 32
 _MOST = 2**63
-# NotImplementedError is a RuntimeError, as is what an encrypted member raises.
+# RuntimeError covers encrypted members and NotImplementedError (an unsupported compression method).
 _ZIP_ERRORS = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, struct.error)
-# What checkpoints call the part that holds the weights.
+# Keys under which training checkpoints store the state_dict.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 
-# Returns the bytes of a storage.
+# Function from a storage to its bytes.
 _Numbers = Callable[[Storage], memoryview]
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
   """Returns the tensors of a state_dict by name, in PyTorch's layout, read-only.
 
-  A checkpoint that holds the state_dict beside other things, as "state_dict" or "model", is opened; what is not a
-  tensor is passed over.
+  If the file is a full checkpoint, its entry "state_dict", "model", "model_state_dict" or "net" is used. Values
+  that are not tensors are skipped.
 
   Args:
-    path: of the file (.pth or .pt).
+    path: Path of the file (.pth or .pt).
 
   Raises:
-    UserError: the file is damaged, holds code, or numbers of a type that is not read; nothing of it was executed.
-    OSError: the file cannot be read.
+    UserError: The file is damaged, contains code, or has numbers of an unsupported type. Nothing of it is executed.
+    OSError: The file cannot be read.
   """
   data = path.read_bytes()
   try:
     content, numbers = _read_zip(data, path) if data.startswith(b"PK") else _read_stream(data, path)
+    # Wrappers can be nested in this order, such as {"state_dict": {"model": ...}}.
     for wrapper in _WRAPPERS:
       if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
         content = content[wrapper]
     if not isinstance(content, dict):
       raise UserError(
-        f"{path}: holds a {type(content).__name__}; expected a state_dict; save model.state_dict() with torch.save"
+        f"{path}: contains a {type(content).__name__}; expected a state_dict; save model.state_dict() with torch.save"
       )
     tensors = {name: _unwrapped(value) for name, value in content.items()}
     return {name: _array(value, numbers) for name, value in tensors.items() if isinstance(value, Tensor)}
   except _Damaged as error:
-    raise UserError(f"{path}: damaged: {error}; fetch or save it again") from None
+    raise UserError(f"{path}: damaged: {error}; download or save it again") from None
 
 
 class _Damaged(Exception):
-  """What a file says of itself is not so."""
+  """The content of a file contradicts its own description."""
 
 
 def _unwrapped(value: Any) -> Any:
@@ -71,21 +73,22 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _read_zip(data: bytes, path: Path) -> tuple[Any, _Numbers]:
-  """Reads the archive's description; returns it, and how to get at a storage's bytes."""
+  """Returns the unpickled description in a zip archive, and the function that reads a storage's bytes."""
   try:
     archive = zipfile.ZipFile(io.BytesIO(data))
   except _ZIP_ERRORS as error:
-    raise _Damaged(f"no whole zip archive ({str(error)[:100]})") from None
+    raise _Damaged(f"incomplete zip archive ({str(error)[:100]})") from None
   members = {info.filename: info for info in archive.infolist()}
   if any(name.endswith("/constants.pkl") for name in members):
     raise UserError(f"{path}: is a TorchScript program, {torch_pickle.HOLDS_CODE}")
   if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
     raise _Damaged("its zip archive is compressed, which torch.save never does")
+  # Members are stored uncompressed, so their sizes cannot exceed the file's; this bounds the memory used.
   if sum(info.file_size for info in members.values()) > len(data):
     raise _Damaged("its zip archive declares more bytes than the file has")
   roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
   if len(roots) != 1:
-    raise _Damaged("its zip archive holds no data.pkl, which torch.save writes")
+    raise _Damaged("its zip archive has no data.pkl, which torch.save writes")
 
   def member(name: str) -> bytes:
     if f"{roots[0]}{name}" not in members:
@@ -98,6 +101,7 @@ def _read_zip(data: bytes, path: Path) -> tuple[Any, _Numbers]:
   if f"{roots[0]}byteorder" in members and member("byteorder") != b"little":
     raise _big_endian(path)
   content, _ = torch_pickle.load(io.BytesIO(member("data.pkl")), path)
+  # Tensors can share a storage: read each once.
   read_before: dict[str, memoryview] = {}
 
   def numbers(storage: Storage) -> memoryview:
@@ -109,28 +113,29 @@ def _read_zip(data: bytes, path: Path) -> tuple[Any, _Numbers]:
 
 
 def _read_stream(data: bytes, path: Path) -> tuple[Any, _Numbers]:
-  """Reads the form of PyTorch before 1.6; returns its description, and how to get at a storage's bytes."""
+  """Returns the same as `_read_zip` for the stream format of PyTorch before 1.6."""
   stream = io.BytesIO(data)
   magic, _ = torch_pickle.load(stream, path)
   if magic != _MAGIC:
     raise UserError(
-      f"{path}: a pickle, but none of torch.save; expected a state_dict; save model.state_dict() with torch.save"
+      f"{path}: a pickle, but not one from torch.save; expected a state_dict; save model.state_dict() with torch.save"
     )
   version, _ = torch_pickle.load(stream, path)
   system, _ = torch_pickle.load(stream, path)
   if version != _VERSION or not isinstance(system, dict):
-    raise _Damaged(f"its head is not that of version {_VERSION}")
+    raise _Damaged(f"its header is not that of version {_VERSION}")
   if system.get("little_endian") is not True:
     raise _big_endian(path)
   content, storages = torch_pickle.load(stream, path)
   keys, _ = torch_pickle.load(stream, path)
   if not isinstance(keys, list) or not all(type(key) is str for key in keys):
-    raise _Damaged("its list of storages is none")
+    raise _Damaged("its list of storage keys is malformed")
+  # The storages follow in the order of `keys`, each as an 8-byte length and then its numbers.
   at, whole = stream.tell(), memoryview(data)
   places: dict[str, memoryview] = {}
   for key in keys:
     if key not in storages:
-      raise _Damaged(f"it holds a storage {ascii(key)[:60]} of unknown type")
+      raise _Damaged(f"it has a storage {ascii(key)[:60]} of unknown type")
     length = int.from_bytes(data[at : at + _LENGTH_BYTES], "little")
     begin, at = at + _LENGTH_BYTES, at + _LENGTH_BYTES + length * storages[key].dtype.itemsize
     if at > len(data):
@@ -147,28 +152,29 @@ def _read_stream(data: bytes, path: Path) -> tuple[Any, _Numbers]:
 
 def _big_endian(path: Path) -> UserError:
   return UserError(
-    f"{path}: written on a big-endian machine; expected little-endian numbers; load and save it again on a PC"
+    f"{path}: written on a big-endian machine; expected little-endian numbers; save it again on a little-endian one"
   )
 
 
 def _array(tensor: Tensor, numbers: _Numbers) -> np.ndarray:
-  """Returns a tensor as a view of its storage, having checked that it stays inside."""
+  """Returns a tensor as a view of its storage; raises _Damaged if it would reach outside the storage."""
   storage, offset, size, stride = tensor
   if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-    raise _Damaged("a tensor of unknown form")
+    raise _Damaged("a tensor with malformed fields")
   extents = (storage.length, offset, *size, *stride)
   if len(size) != len(stride) or len(size) > _MOST_AXES or any(type(n) is not int for n in extents):
-    raise _Damaged("a tensor of unknown form")
+    raise _Damaged("a tensor with malformed fields")
+  # Index of the last element that the view can reach; strides must not be negative.
   count = math.prod(size)
   last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset - 1
   if not 0 <= min(extents) <= max(extents) < _MOST or max(last + 1, count) > storage.length:
-    raise _Damaged("a tensor reaches outside its numbers")
+    raise _Damaged("a tensor reaches outside its storage")
   held = numbers(storage)
   if len(held) != storage.length * storage.dtype.itemsize:
-    raise _Damaged(f"a storage of {len(held)} bytes that should hold {storage.length} x {storage.dtype}")
+    raise _Damaged(f"a storage of {len(held)} bytes; expected {storage.length} x {storage.dtype}")
   if not count:
-    return np.zeros(0, storage.dtype)  # axes as long as one likes cost nothing in the file
+    return np.zeros(0, storage.dtype)  # not `size`: its other axes may be arbitrarily long
   flat = np.frombuffer(held, storage.dtype)
-  # The step along an axis of one is never taken, and may be any number.
+  # The stride of an axis of length 1 is never used and may be any number.
   steps = [step * flat.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
   return np.lib.stride_tricks.as_strided(flat[offset:], size, steps)

@@ -1,8 +1,8 @@
-"""The pickle inside a PyTorch file, read as data: no name that it asks for is ever imported, nothing it holds is run.
+"""Safe unpickling of PyTorch files: no name in a file is imported, and no code in it is executed.
 
-The unpickler of the standard library calls whatever a file names. Here every name stands for one of a few stand-ins of
-our own, which only note what they were called with; any other name ends the reading. A file's author can therefore
-build lists, dictionaries, texts, numbers and notes, and nothing else.
+The standard unpickler calls any function that a file names. This one replaces the few names that occur in a state_dict
+by stand-ins, which only record their arguments, and raises an error for any other name. A file can therefore create
+lists, dicts, strings, numbers and these records, and nothing else.
 """
 
 import io
@@ -17,7 +17,7 @@ import numpy as np
 
 from fer_jax.errors import UserError
 
-# PyTorch's names for arrays of numbers, and the numbers in them.
+# PyTorch's storage types and their dtypes.
 STORAGES: dict[str, np.dtype] = {
   "DoubleStorage": np.dtype(np.float64),
   "FloatStorage": np.dtype(np.float32),
@@ -31,21 +31,21 @@ STORAGES: dict[str, np.dtype] = {
   "BoolStorage": np.dtype(np.bool_),
 }
 HOLDS_CODE = (
-  "so it holds code and not only weights; nothing of it was executed; save model.state_dict() with torch.save, or "
+  "so it contains code, not only weights; nothing of it was executed; save model.state_dict() with torch.save, or "
   "convert the weights to .safetensors"
 )
-# What a pickle may not do although it names nothing: fetch what other code of this process has registered.
+# Refused although they contain no name: these opcodes fetch objects that other code registered with `copyreg`.
 _REFUSED = {"EXT1", "EXT2", "EXT4"}
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class Storage(NamedTuple):
-  """A run of numbers that stands elsewhere in the file.
+  """A reference to a flat array of numbers stored elsewhere in the file.
 
   Attributes:
-    key: its name there.
-    dtype: of the numbers.
-    length: how many, by the pickle's word.
+    key: Key of the array in the file.
+    dtype: Data type of the numbers.
+    length: Number of elements as declared in the pickle; not checked.
   """
 
   key: str
@@ -54,13 +54,13 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-  """A tensor as the pickle describes it; nothing of it has been checked.
+  """A tensor as described in the pickle; none of its fields has been checked.
 
   Attributes:
-    storage: where its numbers are.
-    offset: of its first number.
-    size: of each axis.
-    stride: numbers from one to the next along each axis.
+    storage: `Storage` with its numbers.
+    offset: Index of its first element in the storage.
+    size: Length of each axis.
+    stride: Stride along each axis, in elements.
   """
 
   storage: Any
@@ -70,10 +70,10 @@ class Tensor(NamedTuple):
 
 
 class Parameter:
-  """A trainable tensor as PyTorch before 0.4 pickled it: the tensor, then a state, which may hold the tensor instead.
+  """A trainable tensor as pickled by PyTorch before 0.4: its tensor is a constructor argument or part of the state.
 
   Attributes:
-    tensor: what the pickle put there.
+    tensor: Value in the pickle; a `Tensor` unless the file is malformed.
   """
 
   __slots__ = ("tensor",)
@@ -82,6 +82,7 @@ class Parameter:
     self.tensor = tensor
 
   def __setstate__(self, state: Any) -> None:
+    # The state's first item is the tensor; the other four (hooks, requires_grad, ...) are not needed.
     if isinstance(state, tuple) and len(state) == 5:
       self.tensor = state[0]
 
@@ -90,35 +91,36 @@ def load(stream: io.BytesIO, path: Path) -> tuple[Any, dict[str, Storage]]:
   """Reads one pickle.
 
   Args:
-    stream: stands where the pickle begins, and is left where it ends.
-    path: of the file, for errors.
+    stream: Stream positioned at the start of the pickle; afterwards at its end.
+    path: Path of the file, for error messages.
 
   Returns:
-    the object, made of dict, list, tuple, text, number, `Tensor` and `Parameter`; and the storages that it speaks of,
-    by key.
+    Tuple (object, storages): the object, built of dict, list, tuple, str, numbers, `Tensor` and `Parameter`; and the
+    storages it refers to, by key.
 
   Raises:
-    UserError: the pickle is damaged, or asks for a name that is none of a state_dict's.
+    UserError: The pickle is damaged, or refers to a name that does not occur in a state_dict.
   """
   try:
     unpickler = _Unpickler(io.BytesIO(_take(stream)), path)
     return unpickler.load(), unpickler.storages
   except UserError:
     raise
-  except Exception as error:  # a garbled pickle raises nearly anything
+  except Exception as error:  # a garbled pickle can raise nearly any exception
     raise UserError(
-      f"{path}: damaged, or no file of torch.save ({type(error).__name__} in its pickle); expected a state_dict; fetch "
-      "or save it again"
+      f"{path}: damaged, or not a torch.save file ({type(error).__name__} in its pickle); expected a state_dict; "
+      "download or save it again"
     ) from None
 
 
 def _take(stream: io.BytesIO) -> bytes:
-  """Returns the bytes of the next pickle; raises ValueError for what no pickle of weights does."""
+  """Returns the bytes of the next pickle; raises ValueError for opcodes that no pickle of weights contains."""
   begin = stream.tell()
   for opcode, argument, position in pickletools.genops(stream):
     if opcode.name in _REFUSED:
       raise ValueError(f"the opcode {opcode.name}")
-    # The interpreter makes room for as many memo entries as the largest number given, whatever the file's size.
+    # CPython allocates the memo up to the largest index used, so a tiny file could exhaust the memory. In a regular
+    # pickle an index is never larger than the number of bytes before it.
     if opcode.name in _MEMO and not (isinstance(argument, int) and argument <= (position or 0) - begin):
       raise ValueError("a memo entry out of order")
   end = stream.tell()
@@ -127,7 +129,7 @@ def _take(stream: io.BytesIO) -> bytes:
 
 
 class _Name:
-  """A stand-in for a name, called in its place; the state that a pickle may try to give it is refused."""
+  """A stand-in for a function or class named in a pickle; refuses any state that the pickle assigns to it."""
 
   __slots__ = ("_function",)
 
@@ -142,13 +144,13 @@ class _Name:
 
 
 class _StorageType(NamedTuple):
-  """A stand-in for the type of a storage."""
+  """A stand-in for a storage type."""
 
   dtype: np.dtype
 
 
 class _Dict(dict[Any, Any]):
-  """A stand-in for an OrderedDict; what a state_dict keeps as its attributes (`_metadata`) is passed over."""
+  """A stand-in for OrderedDict; ignores its attributes, such as a state_dict's `_metadata`."""
 
   __slots__ = ()
 
@@ -157,23 +159,23 @@ class _Dict(dict[Any, Any]):
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
-  """Stands for torch._utils._rebuild_tensor and _rebuild_tensor_v2, which differ in what is left out here."""
+  """Replaces torch._utils._rebuild_tensor and _rebuild_tensor_v2, which differ only in the ignored arguments."""
   del rest
   return Tensor(storage, offset, size, stride)
 
 
 def _parameter(tensor: Any, *rest: Any) -> Any:
-  """Stands for torch._utils._rebuild_parameter."""
+  """Replaces torch._utils._rebuild_parameter."""
   del rest
   return tensor
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows the names in a state_dict and no other.
+  """Unpickler that accepts only the names that occur in a state_dict.
 
   Args:
-    stream: of one pickle.
-    path: of the file, for errors.
+    stream: Stream of a single pickle.
+    path: Path of the file, for error messages.
   """
 
   def __init__(self, stream: io.BytesIO, path: Path):
@@ -182,14 +184,15 @@ class _Unpickler(pickle.Unpickler):
     self.storages: dict[str, Storage] = {}
 
   def find_class(self, module: str, name: str) -> Any:
-    """Returns the stand-in for a name; raises UserError where there is none."""
+    """Returns the stand-in for a name; raises UserError if there is none."""
     if module in ("torch", "torch.cuda", "torch.storage") and name.endswith("Storage"):
       if name in STORAGES:
         return _StorageType(STORAGES[name])
       raise UserError(
-        f"{self._path}: holds numbers of the type {_shown(module, name)}, which is not read; expected one of "
+        f"{self._path}: contains numbers of the unsupported type {_shown(module, name)}; expected one of "
         f"{', '.join(STORAGES)}; save the weights as float32"
       )
+    # The complete list of names in a state_dict; anything else is refused.
     match module, name:
       case "collections", "OrderedDict":
         return _Name(_Dict)
@@ -201,21 +204,21 @@ class _Unpickler(pickle.Unpickler):
         return Parameter
       case "torch", "Size":
         return _Name(tuple)
-    raise UserError(f"{self._path}: asks for {_shown(module, name)}, {HOLDS_CODE}")
+    raise UserError(f"{self._path}: refers to {_shown(module, name)}, {HOLDS_CODE}")
 
   def persistent_load(self, pid: Any) -> Storage:
-    """Notes a storage: ("storage", type, key, device, length, and in old files what it is a part of)."""
+    """Records a storage, given as ("storage", type, key, device, length[, view metadata in old files])."""
     if not isinstance(pid, tuple) or pid[0] != "storage":
-      raise pickle.UnpicklingError("a reference to no storage")
+      raise pickle.UnpicklingError("a reference to something other than a storage")
     _, kind, key, _, length, *view = pid
     if not isinstance(kind, _StorageType) or type(key) is not str or view not in ([], [None]):
-      raise pickle.UnpicklingError("a storage of unknown form")
+      raise pickle.UnpicklingError("a malformed storage")
     storage = Storage(key, kind.dtype, length)
     if self.storages.setdefault(key, storage) != storage:
-      raise pickle.UnpicklingError("a storage described in two ways")
+      raise pickle.UnpicklingError("two different descriptions of a storage")
     return storage
 
 
 def _shown(module: str, name: str) -> str:
-  """Returns a name that a stranger chose, fit for a line of a terminal."""
+  """Returns an untrusted name as short ASCII text that is safe to print in a terminal."""
   return ascii(f"{module}.{name}")[:100]

@@ -1,4 +1,4 @@
-"""Weights of a pretrained network, put into the parameters of one of ours."""
+"""Loads the weights of a pretrained network into the parameters of one of our networks."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -13,25 +13,26 @@ from fer_jax.errors import UserError
 from fer_jax.pretrained import model_file
 from fer_jax.pretrained.sources import CLASSIFIER, Source, Variable, is_batch_counter, open_source, stage_of
 
-# The kernel that reads the image, in every network that takes weights of another one.
+# The first convolution, in every network that accepts pretrained weights.
 _FIRST = ("params", "stem", "conv", "kernel")
 _COLOURS = 3
-_NAMED = 3  # of a longer list, in a message
-SHIPPED = "default"  # instead of a path
+_NAMED = 3  # names shown of a longer list, in a message
+SHIPPED = "default"  # value of `path` for the network shipped with the package
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What was taken from where; `str` makes a line for a log of it.
+  """Summary of a transfer; `str` formats it as one log line.
 
   Attributes:
-    source: path of the file or folder.
-    sha256: of the file, or of the run's result.json.
-    taken: arrays of the source that were used.
-    filled: arrays of the network that were filled; more than were taken where extractors are copies.
-    unused: names of the arrays that were left, without PyTorch's counters of batches.
-    counters: how many of those there were.
-    summed: whether the first convolution, made for colour, was summed over its colours for grey images.
+    source: Path of the file or folder.
+    sha256: SHA-256 digest of the file, or of the run's result.json.
+    taken: Number of arrays of the source that were used.
+    filled: Number of arrays of the network that were filled; larger than `taken` if several extractors are filled
+      with the same weights.
+    unused: Names of the source's unused arrays, without PyTorch's batch counters.
+    counters: Number of batch counters in the source.
+    summed: Whether the first convolution was summed over its three colour channels to accept grey images.
   """
 
   source: str
@@ -45,9 +46,9 @@ class Report:
   def __str__(self) -> str:
     text = f"{self.filled} arrays filled with {self.taken} of {self.source} (sha256 {self.sha256[:12]})"
     if self.summed:
-      text += ", the first convolution summed over its colours"
+      text += ", first convolution summed over its colour channels"
     left = [_few(self.unused)] if self.unused else []
-    left += [f"{self.counters} counters of batches"] if self.counters else []
+    left += [f"{self.counters} batch counters"] if self.counters else []
     return f"{text}; not used: {' and '.join(left) or 'none'}"
 
 
@@ -55,9 +56,9 @@ class Loaded(NamedTuple):
   """Layers filled with pretrained weights.
 
   Attributes:
-    params: {layer name: nested dict of NumPy arrays}, of the filled layers alone.
-    stats: the batch statistics of the same layers.
-    report: what was taken from where.
+    params: Parameters of the filled layers only, {layer name: nested dict of NumPy arrays}.
+    stats: Batch statistics of the same layers.
+    report: Summary of the transfer.
   """
 
   params: dict[str, Any]
@@ -66,13 +67,13 @@ class Loaded(NamedTuple):
 
 
 class _Slot(NamedTuple):
-  """An array of the network that is to be filled.
+  """An array of the network to fill.
 
   Attributes:
-    variable: its own name.
-    bare: its name without the extractor's prefix.
-    name: the source's name for it.
-    target: its shape and dtype.
+    variable: Path of the array in the network.
+    bare: Path without the extractor's prefix.
+    name: Name of the matching array in the source.
+    target: Array or jax.ShapeDtypeStruct with the required shape and dtype.
   """
 
   variable: Variable
@@ -92,35 +93,36 @@ def load(
 ) -> Loaded:
   """Fills a network's layers with the weights of a pretrained ResNet.
 
-  Kernels are brought from PyTorch's (O, I, H, W) and (out, in) to our (H, W, I, O) and (in, out). A network for grey
-  images takes the sum of the first convolution over its three colours: a grey image, repeated three times, would have
-  got the same response from the original.
+  Kernels are transposed from PyTorch's (O, I, H, W) and (out, in) to our (H, W, I, O) and (in, out). For a network with
+  grey input, the kernel of the first convolution is summed over its three input channels, which gives the response of
+  the original network to a grey image repeated in all three channels.
 
   Args:
-    path: a file of weights under torchvision's names (.pth, .pt, .safetensors, .npz), the folder of a finished run of
-      ours, a file that `apps.export --format=safetensors` wrote, or "default", the network that the package ships.
-      Nothing that a file holds is executed.
-    params: {layer name: nested dict of arrays or jax.ShapeDtypeStruct} of the network to be filled; only shapes and
-      dtypes are looked at.
-    stats: its batch statistics.
-    extractors: prefixes of the names of layers; the layers under each are a copy of the pretrained network's, whose
-      names have no prefix. ("",) is a plain ResNet; ("a_", "b_") fills a_stem and b_stem with the same. Layers under
-      none of them are left out. A run's layers of the very same name go first.
-    classifier: name of the layer that gives the logits.
-    keep_classifier: fill it too, with the classifier of the source; else it is left out.
+    path: Weights file with torchvision's names (.pth, .pt, .safetensors, .npz), folder of a finished run, file written
+      by `apps.export --format=safetensors`, or "default" for the network shipped with the package. No code in the file
+      is executed.
+    params: Parameters of the network to fill, {layer name: nested dict of arrays or jax.ShapeDtypeStruct}; only shapes
+      and dtypes are used.
+    stats: Batch statistics of the network, in the same form.
+    extractors: Prefixes of layer names. The layers under each prefix are filled from the source's layers, whose names
+      have no prefix: ("",) fills a plain ResNet, ("a_", "b_") fills both a_stem and b_stem from stem. Layers without
+      any of the prefixes are skipped. If a run has a layer with the full name, prefix included, that layer is used.
+    classifier: Name of the layer that returns the logits.
+    keep_classifier: Whether to fill the classifier too, from the source's classifier; False skips it.
 
   Returns:
-    the filled layers, whole, in the dtypes of `params` and `stats`, and a report.
+    Filled layers, each complete, in the dtypes of `params` and `stats`, and a report.
 
   Raises:
-    UserError: the source cannot be read, is of another architecture, or holds numbers that no training can start from.
-    ValueError: a prefix that no layer begins with, or a classifier that there is not.
+    UserError: The source cannot be read, has another architecture, or has values that are not finite floating-point
+      numbers.
+    ValueError: A prefix matches no layer, or there is no layer named `classifier`.
   """
   source = open_source(model_file.DEFAULT if str(path) == SHIPPED else Path(path).expanduser())
   layers = _layers(params, extractors, classifier, keep_classifier)
   whole = {"params": params, "stats": stats}
   tree = {collection: {layer: of.get(layer, {}) for layer in layers} for collection, of in whole.items()}
-  flat = flatten_dict(tree, keep_empty_nodes=True)
+  flat = flatten_dict(tree, keep_empty_nodes=True)  # layers without arrays stay in the result
   slots = _slots(source, {variable: target for variable, target in flat.items() if target is not empty_node}, layers)
   unused = set(source.arrays) - {slot.name for slot in slots}
   _check_architecture(source, slots, unused)
@@ -146,8 +148,9 @@ def load(
 def _layers(
   params: Mapping[str, Any], extractors: tuple[str, ...], classifier: str, keep_classifier: bool
 ) -> dict[str, str]:
-  """Returns {name of a layer to be filled: its name in the pretrained network}."""
+  """Returns {name of a layer to fill: its name in the pretrained network}."""
   layers = {}
+  # The longest matching prefix applies: "" matches every layer.
   for layer in params:
     prefix = max((p for p in extractors if layer.startswith(p)), key=len, default=None)
     if layer != classifier and prefix is not None:
@@ -161,46 +164,48 @@ def _layers(
 
 
 def _slots(source: Source, targets: Mapping[Variable, Any], layers: Mapping[str, str]) -> list[_Slot]:
-  """Returns what is to be filled; raises UserError where the source cannot have a name for it."""
+  """Returns the arrays to fill; raises UserError if the source cannot have a counterpart of one."""
   slots = []
   for variable, target in targets.items():
     collection, layer, *inside = variable
     bare = (collection, layers[layer], *inside)
+    # The full name goes first: a two-extractor run fills a_stem and b_stem from its own a_stem and b_stem.
     own = source.name_of(variable)
     name = own if own in source.arrays else source.name_of(bare)
     if name is None:
       raise UserError(
-        f"{source.path}: torchvision's ResNet has nothing for {_path(variable)}; such a network takes weights from "
-        "the folder of a finished run only"
+        f"{source.path}: torchvision's ResNet has no counterpart of {_path(variable)}; this network can only be filled "
+        "from the folder of a finished run"
       )
     slots.append(_Slot(variable, bare, name, target))
   return slots
 
 
 def _check_architecture(source: Source, slots: list[_Slot], unused: Iterable[str]) -> None:
-  """Raises UserError unless the source has all of the network, and no more of the stages that the network has."""
+  """Raises UserError unless the source has all arrays of the network, and no others in the network's stages."""
   missing = [slot for slot in slots if slot.name not in source.arrays]
   if missing:
     few = _few([f"{slot.name} for {_path(slot.variable)}" for slot in missing])
     raise UserError(
-      f"{source.path}: {len(missing)} of {len(slots)} arrays are missing ({few}); it seems to be of another "
+      f"{source.path}: {len(missing)} of {len(slots)} arrays are missing ({few}); it seems to have another "
       f"architecture: {source.advice}"
     )
+  # Unused arrays in other stages, such as a skipped classifier, are allowed; in the same stages they mean more blocks.
   stages = {stage_of(slot.name) for slot in slots}
   beyond = sorted(name for name in unused if stage_of(name) in stages and not is_batch_counter(name))
   if beyond:
     raise UserError(
-      f"{source.path}: the network has no place for {len(beyond)} of its arrays ({_few(beyond)}); it seems to be of "
-      f"another architecture: {source.advice}"
+      f"{source.path}: the network has no counterpart of {len(beyond)} of its arrays ({_few(beyond)}); it seems "
+      f"to have another architecture: {source.advice}"
     )
 
 
 def _fill(source: Source, slot: _Slot) -> tuple[np.ndarray, bool]:
-  """Returns an array for a slot, and whether it was summed over the colours."""
+  """Returns the array for a slot, and whether it was summed over its colour channels."""
   found, shape = source.arrays[slot.name], tuple(slot.target.shape)
   if not jnp.issubdtype(found.dtype, jnp.floating):
     raise UserError(
-      f"{source.path}: {slot.name} holds {found.dtype} numbers; expected floating-point ones; convert the weights"
+      f"{source.path}: {slot.name} has dtype {found.dtype}; expected a floating-point dtype; convert the weights"
     )
   summed = slot.bare == _FIRST and found.ndim == len(shape) and shape[2] == 1
   summed = summed and found.shape == source.shape_of((*shape[:2], _COLOURS, shape[3]))
@@ -210,30 +215,31 @@ def _fill(source: Source, slot: _Slot) -> tuple[np.ndarray, bool]:
       f"{_size(source.shape_of(shape))}; {_hint(source, slot, found)}"
     )
   array = source.in_our_order(found)
-  if summed:
+  if summed:  # [H, W, 3, O] -> [H, W, 1, O], accumulated in float64
     array = array.astype(np.float64).sum(axis=2, keepdims=True)
-  with np.errstate(over="ignore"):  # what is too large for the dtype becomes infinite, and is refused with the rest
+  with np.errstate(over="ignore"):  # values too large for the dtype become inf and are rejected below
     array = np.array(array, slot.target.dtype, order="C")
   if not np.isfinite(array).all():
     raise UserError(
-      f"{source.path}: {slot.name} holds numbers that are not finite in {array.dtype}; expected trained weights; use "
+      f"{source.path}: {slot.name} has values that are not finite in {array.dtype}; expected trained weights; use "
       "another file"
     )
   return array, summed
 
 
 def _hint(source: Source, slot: _Slot, found: np.ndarray) -> str:
-  """Says which key of the config a wrong shape points to."""
+  """Returns advice on a shape mismatch: the config key that most likely causes it."""
   needed = slot.target.shape
   if slot.bare[1] == CLASSIFIER:
-    return "leave the classifier out (config.pretrained.classifier=False), or choose weights of the same classes"
+    return "skip the classifier (config.pretrained.classifier=False), or choose weights with the same classes"
   if found.ndim != len(needed):
     return source.advice
   ours = source.in_our_order(found).shape
   if slot.bare == _FIRST and ours[:2] != needed[:2]:
     return "compare config.model.stem"
   if slot.bare == _FIRST and ours[3] == needed[3]:
-    return f"the network reads images of {needed[2]} channels"
+    return f"the network expects images with {needed[2]} channels"
+  # The same kernel size (and number of axes) but other channel counts: the width differs.
   return "compare config.model.width" if ours[:-2] == needed[:-2] else source.advice
 
 

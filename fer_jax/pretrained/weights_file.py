@@ -1,4 +1,4 @@
-"""Arrays by name out of a file of weights, whatever its form."""
+"""Reads the named arrays of a weights file in any supported format."""
 
 import zipfile
 import zlib
@@ -12,7 +12,7 @@ import safetensors
 from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file
 
-# The format's names of numbers: https://github.com/huggingface/safetensors#format
+# Dtype names of the format: https://github.com/huggingface/safetensors#format
 _SAFETENSORS: dict[str, np.dtype] = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
@@ -25,42 +25,46 @@ _SAFETENSORS: dict[str, np.dtype] = {
   "U8": np.dtype(np.uint8),
   "BOOL": np.dtype(np.bool_),
 }
-# What NumPy raises for a damaged file, or for one that is no .npz file.
+# Exceptions that NumPy raises for damaged files and for files that are not .npz.
 _NPZ_ERRORS = (
   *(ValueError, TypeError, AttributeError, EOFError, KeyError, MemoryError, RuntimeError),
   *(zipfile.BadZipFile, zlib.error),
 )
-# Added to every name by torch.nn.DataParallel and DistributedDataParallel.
+# Prefix that torch.nn.DataParallel and DistributedDataParallel add to every name.
 _PARALLEL = "module."
 _LONGEST_NAME = 200
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-  """Returns the arrays of a file by name, in the layout that it has them in, for PyTorch's weights PyTorch's.
+  """Returns the arrays of a weights file by name, in the layout of the file.
 
-  A prefix "module." of all names, which PyTorch's data parallelism leaves, is taken off.
+  If all names begin with "module.", the prefix of PyTorch's data-parallel wrappers, it is removed.
 
   Args:
-    path: of a .pth or .pt (torch.save), .safetensors or .npz file.
+    path: Path of a .pth or .pt (torch.save), .safetensors or .npz file.
+
+  Returns:
+    Arrays by name; PyTorch's weights stay in PyTorch's layout.
 
   Raises:
-    UserError: there is no such file, its form is not one of these, it is damaged, or holds no array.
+    UserError: The file does not exist, has another format, is damaged, or contains no array.
   """
   if not path.exists():
     raise UserError(f"{path}: no such file; expected {EXPECTED}; check the path")
   reader = _READERS.get(path.suffix.lower())
   if reader is None:
-    raise UserError(f"{path}: a file of unknown form, by its suffix; expected {EXPECTED}; convert or rename it")
+    raise UserError(f"{path}: unknown file format (by its suffix); expected {EXPECTED}; convert or rename it")
   try:
     arrays = reader(path)
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected {EXPECTED}") from None
   if not arrays:
-    raise UserError(f"{path}: holds no array; expected the weights of a network by name, as model.state_dict() is")
+    raise UserError(f"{path}: contains no array; expected the weights of a network by name, as in model.state_dict()")
+  # Names appear in messages and logs, so they must be short and printable.
   for name in arrays:
     if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
-      shown = f"the name {name[:40]!a}" if isinstance(name, str) else f"a {type(name).__name__} for a name"
-      raise UserError(f"{path}: holds an array with {shown}; expected up to {_LONGEST_NAME} printable characters")
+      shown = f"the name {name[:40]!a}" if isinstance(name, str) else f"a name of type {type(name).__name__}"
+      raise UserError(f"{path}: contains an array with {shown}; expected up to {_LONGEST_NAME} printable characters")
   if all(name.startswith(_PARALLEL) for name in arrays):
     return {name.removeprefix(_PARALLEL): array for name, array in arrays.items()}
   return arrays
@@ -73,11 +77,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
   except (safetensors.SafetensorError, ValueError) as error:
     raise _damaged(path, "safetensors", error) from None
   arrays = {}
-  for name, tensor in sorted(tensors, key=lambda named: named[0]):  # else their order is another one every time
+  for name, tensor in sorted(tensors, key=lambda named: named[0]):  # safetensors returns them in random order
     dtype = _SAFETENSORS.get(tensor["dtype"])
     if dtype is None:
       raise UserError(
-        f"{path}: {name!a} holds numbers of the type {tensor['dtype']}, which is not read; expected one of "
+        f"{path}: {name!a} has the unsupported dtype {tensor['dtype']}; expected one of "
         f"{', '.join(_SAFETENSORS)}; save the weights as float32"
       )
     arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
@@ -91,15 +95,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
   except _NPZ_ERRORS as error:
     if "Object arrays" in str(error):
       raise UserError(
-        f"{path}: holds Python objects, which are not read, since they may be code; expected arrays of numbers; save "
-        "each array under a name of its own"
+        f"{path}: contains Python objects, which are not read because they may be code; expected arrays of numbers; "
+        "save each array under a separate name"
       ) from None
     raise _damaged(path, "npz", error) from None
 
 
 def _damaged(path: Path, form: str, error: Exception) -> UserError:
   reason = " ".join(str(error).split())[:120] or type(error).__name__
-  return UserError(f"{path}: damaged, or no .{form} file ({reason}); fetch or save it again")
+  return UserError(f"{path}: damaged, or not a .{form} file ({reason}); download or save it again")
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

@@ -64,7 +64,7 @@ def test_a_thread_that_does_not_end_does_not_make_the_interpreter_wait_or_abort(
 @pytest.mark.parametrize(
   ("arguments", "sentence"),
   [
-    (["--video=nowhere.mp4"], "--video=nowhere.mp4: there is no such file"),
+    (["--video=nowhere.mp4"], "--video=nowhere.mp4: no such file"),
     (["--smoothing=-1"], "--smoothing=-1.0: expected a half-life"),
     (["--smoothing=nan"], "--smoothing=nan: expected a half-life"),
     (["--smoothing=inf"], "--smoothing=inf: expected a half-life"),
@@ -110,5 +110,5 @@ def test_qt_is_not_installed_or_lacks_a_library(monkeypatch):
   with pytest.raises(UserError, match="pip install .PySide6-Essentials<6.12"):
     live.check_display()
   refuse(ImportError("libEGL.so.1: cannot open shared object file"))
-  with pytest.raises(UserError, match="Qt cannot start .libEGL.so.1: .*install the system's package"):
+  with pytest.raises(UserError, match="Qt cannot start .libEGL.so.1: .*install the system package"):
     live.check_display()

@@ -93,7 +93,7 @@ def test_a_picture_without_a_face_says_so(predicted):
 
 def test_a_damaged_picture_says_why(predicted):
   (torn,) = of(predicted[1], "torn.jpg")
-  assert torn["status"] == "error: not a readable picture: damaged or cut short"
+  assert torn["status"] == "error: not a readable image: damaged or truncated"
   assert torn["label"] == torn["face"] == ""
 
 
@@ -216,7 +216,7 @@ class TestCopies:
     gallery = Gallery(tmp_path)
     gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), 10.0)
     monkeypatch.setattr(gallery._film, "_frames", 99)
-    with pytest.raises(UserError, match="1 of 99 frames are in it; is the disk full"):
+    with pytest.raises(UserError, match="it has 1 of 99 frames; is the disk full"):
       gallery.__exit__(None)
     assert not list(tmp_path.iterdir())
 
@@ -227,7 +227,7 @@ class TestCopies:
     status, rows = run(finished_run, tmp_path / "out" / "o.jsonl", tmp_path, f"--annotate={tmp_path / 'out'}")
     assert status == 1
     assert [row["status"] for row in rows][1:] == ["ok", "ok"]
-    assert "no UTF-8" in rows[0]["status"]
+    assert "not UTF-8" in rows[0]["status"]
     assert (tmp_path / "out" / f"{name}.png.png").is_file()
 
 
@@ -260,8 +260,8 @@ class TestInputs:
     [
       ("nowhere.png", "no such file"),
       ("no*where.png", "no file matches"),
-      (".", "no picture and no video"),
-      ("-", "names no file"),
+      (".", "no image or video"),
+      ("-", "contains no path"),
     ],
   )
   def test_what_names_nothing_is_an_error(self, tmp_path, monkeypatch, argument, message):
@@ -275,7 +275,7 @@ class TestInputs:
     (tmp_path / "closed").mkdir(mode=0)
     status, rows = run(finished_run, tmp_path / "out.csv", tmp_path)
     assert status == 1
-    assert rows[0]["status"] == "error: a folder, and no permission to look into it"
+    assert rows[0]["status"] == "error: a folder without permission to read it"
 
   def test_links_to_folders_are_counted(self, folder, tmp_path):
     shutil.copy(folder / "two.png", tmp_path / "two.png")
@@ -319,7 +319,7 @@ class TestRefusals:
       ("--smoothing=-1", "expected 0 or more"),
       ("--smoothing=nan", "expected 0 or more"),
       ("--megapixels=0", "above 0"),
-      ("--smallest_face=0", "expected a share"),
+      ("--smallest_face=0", "expected a fraction"),
       ("--explain", "expected --annotate=DIR"),
       ("--out=out.txt", "ends in .csv or .jsonl"),
       ("--yunet=model.onnx", "does not exist"),
@@ -364,7 +364,7 @@ def test_a_detector_that_fails_costs_one_row(finished_run, folder, tmp_path, mon
   monkeypatch.setattr(Predictor, "find", fail)
   status, rows = run(finished_run, tmp_path / "out.csv", folder)
   assert status == 1
-  assert of(rows, "two.png")[0]["status"] == "error: no faces can be looked for in 480x240 pixels: out of memory"
+  assert of(rows, "two.png")[0]["status"] == "error: face detection failed on 480x240 pixels: out of memory"
   assert of(rows, "one.jpg")[0]["status"] == "ok"
 
 
@@ -392,6 +392,6 @@ def test_the_program_ends_with_the_status(finished_run, folder, tmp_path):
   ]
   done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
   assert done.returncode == 1
-  assert "8 pictures" in done.stdout and "1 files that cannot be read" in done.stdout
+  assert "8 images" in done.stdout and "1 unreadable files" in done.stdout
   wrong = subprocess.run([*command, "nowhere"], capture_output=True, text=True, check=False)
   assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)

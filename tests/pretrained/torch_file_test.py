@@ -201,7 +201,7 @@ class TestBounds:
   @pytest.mark.parametrize("kind", ["ComplexFloatStorage", "QInt8Storage", "UntypedStorage"])
   def test_numbers_that_are_not_read(self, tmp_path, kind):
     path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6, kind=kind), (6,))}), {"0": bytes(48)})
-    assert_refused(path, f"numbers of the type 'torch.{kind}', which is not read; .* save the weights as float32")
+    assert_refused(path, f"numbers of the unsupported type 'torch.{kind}'; .* save the weights as float32")
 
 
 class TestDamage:
@@ -268,11 +268,11 @@ class TestDamage:
     assert_refused(path, "big-endian machine")
 
   def test_other_objects(self, tmp_path):
-    assert_refused(write_zip(tmp_path / "w.pth", b"]", {}), "holds a list; expected a state_dict")
+    assert_refused(write_zip(tmp_path / "w.pth", b"]", {}), "contains a list; expected a state_dict")
     path = write_zip(tmp_path / "w.pth", tensor(storage(6), (6,)), {"0": SIX.tobytes()})
-    assert_refused(path, "holds a Tensor; expected a state_dict")
+    assert_refused(path, "contains a Tensor; expected a state_dict")
     path.write_bytes(pickle.dumps({"w": [1.0, 2.0]}))
-    assert_refused(path, "a pickle, but none of torch.save")
+    assert_refused(path, "a pickle, but not one from torch.save")
 
   def test_a_dictionary_within_itself(self, tmp_path):
     body = b"}q\x00" + text("state_dict") + b"h\x00s" + text("model") + b"h\x00s"

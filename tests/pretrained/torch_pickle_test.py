@@ -89,7 +89,7 @@ class TestCode:
       path.write_bytes(forged.pickled(number(forged.MAGIC)) + forged.pickled(body))
     else:
       path.write_bytes(forged.pickled(body))
-    says = "asks for '.*', so it holds code and not only weights; nothing of it was executed; save model.state_dict"
+    says = "refers to '.*', so it contains code, not only weights; nothing of it was executed; save model.state_dict"
     assert_refused(path, "damaged" if way == "an extension" else says)
     assert not mark.exists()
 
@@ -109,7 +109,7 @@ class TestCode:
   )
   def test_names_what_it_asks_for(self, tmp_path, module, attribute):
     path = write_zip(tmp_path / "w.pth", call(name(module, attribute)), {})
-    assert_refused(path, re.escape(f"asks for '{module}.{attribute}'"))
+    assert_refused(path, re.escape(f"refers to '{module}.{attribute}'"))
 
   def test_its_name_may_not_garble_the_message(self, tmp_path):
     asked = text("os\x1b[2J\n") + text("x" * 1000) + b"\x93"
@@ -156,8 +156,8 @@ class TestCode:
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
       for member in ("data.pkl", "constants.pkl", "code/__torch__.py"):
         archive.writestr(f"w/{member}", forged.pickled(b"}"))
-    assert_refused(tmp_path / "w.pt", "is a TorchScript program, so it holds code and not only weights")
+    assert_refused(tmp_path / "w.pt", "is a TorchScript program, so it contains code, not only weights")
 
   def test_modules_of_old_files_come_with_their_source(self, tmp_path):
     module = sequence(text("module"), name("torch.nn.modules.linear", "Linear"), text("f.py"), text("import os")) + b"Q"
-    assert_refused(write_stream(tmp_path / "w.pth", module, {}), "asks for 'torch.nn.modules.linear.Linear'")
+    assert_refused(write_stream(tmp_path / "w.pth", module, {}), "refers to 'torch.nn.modules.linear.Linear'")

@@ -156,17 +156,15 @@ class TestReport:
     sha256 = hashlib.sha256(FILE.read_bytes()).hexdigest()
     assert report == pretrained.Report(str(FILE), sha256, 100, 100, ("fc.bias", "fc.weight"), 20, True)
     assert str(report) == (
-      f"100 arrays filled with 100 of {FILE} (sha256 {sha256[:12]}), the first convolution summed over its colours; "
-      "not used: fc.bias, fc.weight and 20 counters of batches"
+      f"100 arrays filled with 100 of {FILE} (sha256 {sha256[:12]}), first convolution summed over its colour "
+      "channels; not used: fc.bias, fc.weight and 20 batch counters"
     )
 
   def test_a_long_list_is_shortened(self, tmp_path, arrays):
     more = {f"head{i}.weight": arrays["fc.bias"] for i in range(5)}
     report = load(saved(tmp_path / "w.npz", arrays | more)).report
     assert report.unused == tuple(more)
-    assert str(report).endswith(
-      "; not used: head0.weight, head1.weight, head2.weight and 2 more and 20 counters of batches"
-    )
+    assert str(report).endswith("; not used: head0.weight, head1.weight, head2.weight and 2 more and 20 batch counters")
 
 
 class TestErrors:
@@ -176,18 +174,18 @@ class TestErrors:
   def test_a_shallower_file(self):
     pattern = re.escape("80 of 182 arrays are missing (layer1.2.conv1.weight for layer1_2/conv1/conv/kernel, ")
     depth = (
-      "of another architecture: the file's stages have 2, 2, 2, 2 blocks of 2 convolutions: compare config.model.depth"
+      "another architecture: the file's stages have 2, 2, 2, 2 blocks of 2 convolutions; compare config.model.depth"
     )
     assert_refused(f"{pattern}.* and .* more.*{depth}", FILE, ResNet(34, "imagenet", width=4))
 
   def test_a_deeper_file(self, tmp_path, arrays):
     more = {key.replace("layer1.1", "layer1.2"): array for key, array in arrays.items() if key.startswith("layer1.1")}
-    pattern = r"no place for 10 of its arrays \(layer1.2.bn1.bias, .* and 7 more\).*3, 2, 2, 2 blocks"
+    pattern = r"no counterpart of 10 of its arrays \(layer1.2.bn1.bias, .* and 7 more\).*3, 2, 2, 2 blocks"
     assert_refused(pattern, saved(tmp_path / "w.npz", arrays | more))
 
   def test_bottlenecks(self):
     assert_refused(
-      r"are missing \(layer1.*conv3.*blocks of 2 convolutions: compare config.model.depth",
+      r"are missing \(layer1.*conv3.*blocks of 2 convolutions; compare config.model.depth",
       FILE,
       ResNet(50, "imagenet", width=4),
     )
@@ -195,7 +193,7 @@ class TestErrors:
   def test_other_names(self, tmp_path, arrays):
     path = saved(tmp_path / "w.npz", {f"backbone.{key}": array for key, array in arrays.items()})
     assert_refused(
-      r"102 of 102 arrays are missing .* none of its names \('backbone.bn1.bias' and so on\) is of torchvision's",
+      r"102 of 102 arrays are missing .* none of its names \('backbone.bn1.bias', ...\) is one of torchvision's",
       path,
     )
 
@@ -213,7 +211,7 @@ class TestErrors:
         "conv1.weight is 4x3x7x7, but stem/conv/kernel needs 4x1x3x3; .*config.model.stem",
       ),
       (ResNet(18, "imagenet", width=8), 3, "is 4.*, but .* needs 8.*; compare config.model.width"),
-      (SMALL, 2, "conv1.weight is 4x3x7x7, but .* needs 4x2x7x7; the network reads images of 2 channels"),
+      (SMALL, 2, "conv1.weight is 4x3x7x7, but .* needs 4x2x7x7; the network expects images with 2 channels"),
     ],
   )
   def test_other_shapes(self, settings, channels, pattern):
@@ -233,13 +231,11 @@ class TestErrors:
     assert_refused("conv1.weight is 7x7x3, but stem/conv/kernel needs 4x3x7x7", saved(tmp_path / "w.npz", flat))
 
   def test_other_classes(self):
-    assert_refused("fc.(weight|bias) is 7.*, but .* needs 8.*; leave the classifier out", FILE, num_classes=8)
+    assert_refused("fc.(weight|bias) is 7.*, but .* needs 8.*; skip the classifier", FILE, num_classes=8)
 
   def test_layers_that_torchvision_does_not_have(self):
     settings = ResNet(18, "imagenet", squeeze_excite=True, width=4)
-    pattern = (
-      "nothing for layer1_0/squeeze_excite/expand/(bias|kernel); such a network takes weights from the folder of"
-    )
+    pattern = "no counterpart of layer1_0/squeeze_excite/expand/(bias|kernel); this network can only be filled from"
     assert_refused(pattern, FILE, settings)
 
   @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -247,16 +243,16 @@ class TestErrors:
     broken = arrays["bn1.weight"].copy()
     broken[1] = value
     assert_refused(
-      "bn1.weight holds numbers that are not finite", saved(tmp_path / "w.npz", arrays | {"bn1.weight": broken})
+      "bn1.weight has values that are not finite", saved(tmp_path / "w.npz", arrays | {"bn1.weight": broken})
     )
 
   def test_numbers_too_large_for_the_type(self, tmp_path, arrays):
     large = arrays | {"bn1.weight": np.full(4, 1e300)}
-    assert_refused("bn1.weight holds numbers that are not finite in float32", saved(tmp_path / "w.npz", large))
+    assert_refused("bn1.weight has values that are not finite in float32", saved(tmp_path / "w.npz", large))
 
   def test_whole_numbers(self, tmp_path, arrays):
     whole = arrays | {"bn1.weight": np.ones(4, np.int8)}
-    assert_refused("bn1.weight holds int8 numbers; expected floating-point ones", saved(tmp_path / "w.npz", whole))
+    assert_refused("bn1.weight has dtype int8; expected a floating-point dtype", saved(tmp_path / "w.npz", whole))
 
 
 def write_run(folder, params, stats, step=3, steps=5):
@@ -322,7 +318,7 @@ class TestRun:
     )
     params, stats = variables()
     fewer = {name: layer for name, layer in params.items() if name != "layer1_1"}
-    with pytest.raises(UserError, match=r"no place for 10 of its arrays \(params/layer1_1/conv1/conv/kernel, "):
+    with pytest.raises(UserError, match=r"no counterpart of 10 of its arrays \(params/layer1_1/conv1/conv/kernel, "):
       pretrained.load(run, fewer, stats, extractors=("",), classifier="classifier")
 
   def test_not_finished(self, tmp_path, run):

@@ -93,7 +93,7 @@ class TestErrors:
   @pytest.mark.parametrize("file", ["w.h5", "w", "w.pth.tar"])
   def test_an_unknown_suffix(self, tmp_path, file):
     (tmp_path / file).write_bytes(b"x")
-    assert_refused(tmp_path / file, "a file of unknown form, by its suffix; expected .pth, .pt, .safetensors, .npz")
+    assert_refused(tmp_path / file, r"unknown file format \(by its suffix\); expected .pth, .pt, .safetensors, .npz")
 
   @pytest.mark.parametrize("form", FORMS)
   @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ class TestErrors:
   )
   def test_something_else(self, tmp_path, form, content):
     (tmp_path / f"w.{form}").write_bytes(content)
-    assert_refused(tmp_path / f"w.{form}", "damaged, or no|damaged: no whole zip archive")
+    assert_refused(tmp_path / f"w.{form}", "damaged, or not|damaged: incomplete zip archive")
 
   @pytest.mark.parametrize("form", FORMS)
   @pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
@@ -120,26 +120,26 @@ class TestErrors:
 
   @pytest.mark.parametrize("form", FORMS)
   def test_no_arrays(self, tmp_path, form):
-    assert_refused(write(tmp_path / f"w.{form}", {}), "holds no array; expected the weights of a network by name")
+    assert_refused(write(tmp_path / f"w.{form}", {}), "contains no array; expected the weights of a network by name")
 
   def test_no_arrays_but_other_things(self, tmp_path):
     path = write_zip(tmp_path / "w.pth", dictionary({"epoch": number(3), "note": NONE}), {})
-    assert_refused(path, "holds no array")
+    assert_refused(path, "contains no array")
 
   def test_objects_in_an_npz(self, tmp_path):
     np.savez(tmp_path / "w.npz", a=W, b=np.array([{"a": 1}], object))
-    assert_refused(tmp_path / "w.npz", "holds Python objects, which are not read, since they may be code")
+    assert_refused(tmp_path / "w.npz", "contains Python objects, which are not read because they may be code")
 
   def test_an_npy_of_another_suffix(self, tmp_path):
     np.save(tmp_path / "w.npy", W)
     shutil.move(tmp_path / "w.npy", tmp_path / "w.npz")
-    assert_refused(tmp_path / "w.npz", "damaged, or no .npz file")
+    assert_refused(tmp_path / "w.npz", "damaged, or not a .npz file")
 
   def test_an_npz_that_promises_more_than_there_is(self, tmp_path):
     np.savez(tmp_path / "w.npz", a=np.zeros((100, 100), np.float32))
     data = (tmp_path / "w.npz").read_bytes()
     (tmp_path / "w.npz").write_bytes(data.replace(b"(100, 100), }      ", b"(9999999999999,), }"))
-    assert_refused(tmp_path / "w.npz", "damaged, or no .npz file")
+    assert_refused(tmp_path / "w.npz", "damaged, or not a .npz file")
 
   def test_garbled_compression(self, tmp_path):
     np.savez_compressed(tmp_path / "w.npz", a=np.random.default_rng(0).random(1000))
@@ -147,19 +147,17 @@ class TestErrors:
     for at in range(100, len(data) - 100):
       data[at] ^= 0x5A
     (tmp_path / "w.npz").write_bytes(data)
-    assert_refused(tmp_path / "w.npz", r"damaged, or no .npz file \(Error -3")
+    assert_refused(tmp_path / "w.npz", r"damaged, or not a .npz file \(Error -3")
 
   def test_a_safetensors_type_that_is_not_read(self, tmp_path):
     path = write_safetensors(tmp_path / "w.safetensors", {"w": ("F8_E4M3", (2,), b"12")})
-    assert_refused(
-      path, "'w' holds numbers of the type F8_E4M3, which is not read; expected one of F64, F32, F16, BF16"
-    )
+    assert_refused(path, "'w' has the unsupported dtype F8_E4M3; expected one of F64, F32, F16, BF16")
 
   @pytest.mark.parametrize("key", ["a\nb", "a\x1b[2J", "a" * 201])
   def test_names_that_would_garble_a_log(self, tmp_path, key):
     path = write_safetensors(tmp_path / "w.safetensors", {key: ("F32", (1,), bytes(4))})
-    assert_refused(path, "holds an array with the name 'a.*'; expected up to 200 printable characters")
+    assert_refused(path, "contains an array with the name 'a.*'; expected up to 200 printable characters")
 
   def test_names_that_are_none(self, tmp_path):
     body = b"}(" + number(1) + tensor(storage(6), (6,)) + b"u"
-    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": W.tobytes()}), "holds an array with a int for a name")
+    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": W.tobytes()}), "contains an array with a name of type int")

@@ -1,1 +1,1 @@
-"""Forms of a trained network that need neither this project nor, in one case, Python."""
+"""Export formats of a trained network: StableHLO and ONNX, which run without fer_jax, and safetensors."""

@@ -1,4 +1,4 @@
-"""A traced program in the primitives that a converter knows: calls inlined, some operations written as others."""
+"""Rewrites a jaxpr for the ONNX converter: inlines calls and replaces primitives that it does not support."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-# What a primitive computes, given its parameters and its inputs.
+# Function (parameters, *inputs) -> outputs of a primitive.
 _Rule = Callable[..., Sequence[Any]]
 
-# Calls of a program inside the program, and the parameter that holds it.
+# Primitives that call a nested jaxpr, and the name of the parameter with that jaxpr.
 _CALLS = {
   "jit": "jaxpr",
   "closed_call": "call_jaxpr",
@@ -24,20 +24,23 @@ _CALLS = {
 
 
 def evaluate(program: core.ClosedJaxpr, *inputs: jax.Array) -> list[jax.Array]:
-  """Computes a traced program, one primitive after another, so that tracing it gives a program without calls.
+  """Evaluates a jaxpr primitive by primitive; tracing this function yields a jaxpr without nested calls.
 
-  Of `lax.platform_dependent` the default is taken. Padding is a concatenation and the largest of each window a maximum
-  of slices: jax2onnx 0.17 fails at the first where the batch is symbolic, and of the second makes a pooling over four
-  axes, batch and channels included, where runtimes have three at most. What is bfloat16 is computed in float32:
-  runtimes convolve nothing else.
+  Some primitives are replaced:
+    - `lax.platform_dependent`: its default branch.
+    - pad: concatenations, because jax2onnx 0.17 cannot convert pad with a symbolic batch size.
+    - reduce_window_max: maxima of slices, because jax2onnx 0.17 converts it to a pooling over all four axes (batch and
+      channels included), and ONNX runtimes pool over at most three.
+    - bfloat16: computed in float32, because ONNX runtimes have no bfloat16 convolution.
 
   Args:
-    program: what `jax.make_jaxpr` returns.
-    inputs: arrays or tracers of its inputs' shapes; symbolic ones too.
+    program: Closed jaxpr, as returned by `jax.make_jaxpr`.
+    inputs: Arrays or tracers with the shapes of the program's inputs; symbolic shapes are allowed.
 
   Returns:
-    its outputs.
+    Outputs of the program.
   """
+  # The environment: value of every variable computed so far.
   values: dict[core.Var, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
   values.update(zip(program.jaxpr.invars, inputs, strict=True))
 
@@ -45,10 +48,12 @@ def evaluate(program: core.ClosedJaxpr, *inputs: jax.Array) -> list[jax.Array]:
     value = atom.val if isinstance(atom, core.Literal) else values[atom]
     if getattr(value, "dtype", None) != jnp.bfloat16:
       return value
+    # A bfloat16 constant is converted now, not by an operation in the traced program.
     with jax.ensure_compile_time_eval():
       return jnp.asarray(value, jnp.float32)
 
   for equation in program.jaxpr.eqns:
+    # An equation of constants is evaluated at trace time, so that only its result is part of the program.
     given = [read(atom) for atom in equation.invars]
     constant = not any(isinstance(value, jax.core.Tracer) for value in given) and _is_fixed(equation)
     with jax.ensure_compile_time_eval() if constant else contextlib.nullcontext():
@@ -58,12 +63,12 @@ def evaluate(program: core.ClosedJaxpr, *inputs: jax.Array) -> list[jax.Array]:
 
 
 def _is_fixed(equation: core.JaxprEqn) -> bool:
-  """Whether all outputs' shapes are numbers."""
+  """Returns whether the shapes of all outputs are static."""
   return all(isinstance(size, int) for variable in equation.outvars for size in variable.aval.shape)  # type: ignore[attr-defined]
 
 
 def is_narrow(program: core.ClosedJaxpr) -> bool:
-  """Whether anything is computed in bfloat16."""
+  """Returns whether any intermediate result of a jaxpr, nested ones included, is bfloat16."""
   for equation in program.jaxpr.eqns:
     if any(getattr(variable.aval, "dtype", None) == jnp.bfloat16 for variable in equation.outvars):
       return True
@@ -74,6 +79,7 @@ def is_narrow(program: core.ClosedJaxpr) -> bool:
 
 def _compute(equation: core.JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
   primitive = equation.primitive
+  # Parameters such as new_dtype and preferred_element_type: bfloat16 -> float32.
   params: dict[str, Any] = {
     name: jnp.dtype(jnp.float32) if _is_bfloat16(value) else value for name, value in equation.params.items()
   }
@@ -92,11 +98,12 @@ def _is_bfloat16(value: Any) -> bool:
 
 
 def _platform_index(params: dict[str, Any]) -> Sequence[Any]:
-  """Returns any number: `_cond` does not read it."""
+  """Returns an arbitrary index: `_cond` ignores it."""
   return [np.int32(0)]
 
 
 def _cond(params: dict[str, Any], index: Any, *inputs: Any) -> Sequence[Any] | None:
+  # `branches_platforms` exists only for lax.platform_dependent; its entry None is the default branch.
   platforms = params.get("branches_platforms")
   if platforms is None or None not in platforms:
     return None
@@ -104,6 +111,7 @@ def _cond(params: dict[str, Any], index: Any, *inputs: Any) -> Sequence[Any] | N
 
 
 def _pad(params: dict[str, Any], x: jax.Array, value: jax.Array) -> Sequence[Any] | None:
+  # Negative (cropping) and interior padding are not replaced.
   if any(low < 0 or high < 0 or between for low, high, between in params["padding_config"]):
     return None
   for axis, (low, high, _) in enumerate(params["padding_config"]):
@@ -119,7 +127,8 @@ def _largest(params: dict[str, Any], x: jax.Array) -> Sequence[Any] | None:
     if window == stride == 1 and not (low or high):
       continue
     x = _extend(x, axis, low, high, lax.full((), -float("inf"), x.dtype))
-    last = x.shape[axis] - (window - 1) * dilation  # where a window can begin
+    # The maximum over a window is separable: one axis at a time, as the maximum of `window` shifted, strided slices.
+    last = x.shape[axis] - (window - 1) * dilation  # number of possible start positions
     x = _maximum([lax.slice_in_dim(x, i * dilation, i * dilation + last, stride, axis) for i in range(window)])
   return [x]
 
@@ -132,7 +141,7 @@ def _maximum(parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def _extend(x: jax.Array, axis: int, low: int, high: int, value: jax.Array) -> jax.Array:
-  """Lays `low` and `high` places of a value before and behind an axis."""
+  """Pads an axis with `low` copies of a value before it and `high` after it."""
 
   def places(length: int) -> list[jax.Array]:
     shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
@@ -141,7 +150,7 @@ def _extend(x: jax.Array, axis: int, low: int, high: int, value: jax.Array) -> j
   return lax.concatenate([*places(low), x, *places(high)], axis) if low or high else x
 
 
-# A rule that returns None leaves the primitive as it is.
+# Rules by name of the primitive; a rule that returns None leaves the primitive unchanged.
 _RULES: dict[str, Callable[..., Sequence[Any] | None]] = {
   "platform_index": _platform_index,
   "cond": _cond,

@@ -1,6 +1,7 @@
-"""Classifies faces with an exported network; needs jax, numpy, and flatbuffers, with which jax.export reads its files.
+"""Classifies faces with an exported network. Requires jax, numpy, and flatbuffers (used by jax.export).
 
-python load_exported.py FILE.npz FACES.npy   # uint8 [B, H, W, C], or one face [H, W, C]
+Usage:
+  python load_exported.py FILE.npz FACES.npy   # FACES: uint8 [B, H, W, C], or one face [H, W, C]
 """
 
 import json
@@ -12,7 +13,15 @@ from jax import export
 
 
 def load(path):  # type: ignore[no-untyped-def]
-  """Returns the program, uint8 [B, H, W, C] -> float32 [B, K], the K class names, and what the file says of itself."""
+  """Loads an exported network.
+
+  Args:
+    path: Path of the .npz file.
+
+  Returns:
+    Tuple (program, class_names, metadata): the compiled function from faces, uint8 [B, H, W, C], to probabilities,
+    float32 [B, K]; the K class names; and a dict of metadata.
+  """
   with open(path, "rb") as file, np.load(file) as arrays:
     program = export.deserialize(bytearray(arrays["program"]))
     return jax.jit(program.call), arrays["class_names"].tolist(), json.loads(str(arrays["metadata"]))
@@ -21,5 +30,5 @@ def load(path):  # type: ignore[no-untyped-def]
 if __name__ == "__main__":
   classify, names, _ = load(sys.argv[1])
   faces = np.load(sys.argv[2])
-  for row in classify(faces[None] if faces.ndim == 3 else faces):  # which raises ValueError for any other shape
+  for row in classify(faces[None] if faces.ndim == 3 else faces):  # raises ValueError for other shapes
     print(json.dumps(dict(zip(names, row.tolist(), strict=True))))

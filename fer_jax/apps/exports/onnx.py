@@ -1,4 +1,4 @@
-"""A network as ONNX: one file that runtimes of other languages and devices run."""
+"""Exports a network as ONNX, one file for runtimes in other languages and on other devices."""
 
 import contextlib
 import json
@@ -16,37 +16,38 @@ from fer_jax.apps.exports.program import INPUT, OUTPUT, TOLERANCE, check, faces_
 from fer_jax.classifier import Classifier
 from fer_jax.errors import UserError
 
-BATCHES = (1, 4)  # that a file is tried with: the converter may have written a number where any is meant
-OPSET = 21  # of 2024; nothing later is needed
-# Of a probability, where the network computes in bfloat16, with 8 bits, and the file in float32.
+BATCHES = (1, 4)  # batch sizes tested, because the converter may fix the symbolic batch size by mistake
+OPSET = 21  # released in 2024; sufficient for all operations used
+# Maximum difference of a probability if the network computes in bfloat16 (8 significant bits), the file in float32.
 NARROW_TOLERANCE = 0.05
-_REASON = 400  # characters of it that are shown: onnxruntime prints whole graphs
-# What they warn of concerns those who write converters: examples that cannot be imported, shapes that are not noted.
+_REASON = 400  # maximum characters of an error message; onnxruntime prints whole graphs
+# Loggers that are silenced: their warnings concern converter development (failed imports of examples, missing shapes).
 _TALKATIVE = ("jax2onnx", "onnx_ir")
 
 
 def write(classifier: Classifier, path: Path) -> float:
-  """Writes a network whole or not at all; computed in float32, whatever its precision.
+  """Writes a network as an ONNX file, atomically; the file computes in float32 whatever the network's precision.
 
-  Its input is named INPUT, its output OUTPUT; class names and all that the file says of itself are its properties, as
-  text where they are text and else as JSON.
+  Its input is named INPUT and its output OUTPUT. The metadata, class names included, is stored in the model's
+  properties: strings as they are, other values as JSON.
 
   Args:
-    classifier: the network.
-    path: of the file.
+    classifier: Network to export.
+    path: Path of the file.
 
   Returns:
-    the largest difference from the network's own probabilities, on noise and on smooth faces.
+    Largest difference from the network's probabilities, on noise and on smooth test images.
 
   Raises:
-    UserError: the converter is not installed; it or onnxruntime fails, as at an operation that it does not know; the
-      file cannot be written.
-    Failure: the file, run by onnxruntime, differs from the network.
+    UserError: The converter is not installed; the converter or onnxruntime fails, for example on an unsupported
+      operation; or the file cannot be written.
+    Failure: The file's probabilities, computed by onnxruntime, differ from the network's.
   """
   to_onnx, set_properties, runtime = _packages()
   with whole_file(path) as partial:
     faces = faces_of(classifier)
     traced = jax.make_jaxpr(program(classifier))(faces)
+    # Inline all calls: the converter gets a flat program of supported primitives.
     with _failures(classifier), _silence():
       model = to_onnx(
         lambda faces: evaluate(traced, faces)[0],
@@ -66,12 +67,12 @@ def write(classifier: Classifier, path: Path) -> float:
       with _failures(classifier):
         return np.asarray(session.run([OUTPUT], {INPUT: faces})[0])
 
-    with jax.default_matmul_precision("highest"):  # GPUs would round to ten bits, onnxruntime does not
+    with jax.default_matmul_precision("highest"):  # GPUs would use TF32 (10-bit mantissa), unlike onnxruntime
       return check(run, classifier, BATCHES, NARROW_TOLERANCE if is_narrow(traced) else TOLERANCE)
 
 
 def _packages() -> tuple[Any, Any, Any]:
-  """Returns the converter, what gives a model properties, and the runtime; raises UserError where one is missing."""
+  """Returns (to_onnx, set_model_props, onnxruntime); raises UserError if a package is missing."""
   try:
     import onnxruntime
     from jax2onnx import to_onnx
@@ -83,6 +84,7 @@ def _packages() -> tuple[Any, Any, Any]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
+  """Raises the level of the loggers in _TALKATIVE to ERROR inside the context."""
   loggers = [logging.getLogger(name) for name in _TALKATIVE]
   levels = [logger.level for logger in loggers]
   for logger in loggers:
@@ -96,14 +98,14 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failures(classifier: Classifier) -> Iterator[None]:
-  """Turns what the converter or the runtime raises into a UserError of one line."""
+  """Converts any exception of the converter or the runtime to a one-line UserError."""
   try:
     yield
-  # A network may hold anything, and of what either cannot do both raise nearly anything: KeyError, RuntimeError, their
-  # own. Whoever exports can do nothing about it but take the other format.
+  # For unsupported operations both packages raise many exception types: KeyError, RuntimeError, and their own. In every
+  # case the user's only remedy is the other format.
   except Exception as error:
     reason = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON, placeholder=" ...")
     raise UserError(
       f"the network of {classifier.origin.get('config', 'this run')} cannot be written as ONNX: {reason}; "
-      "--format=stablehlo can"
+      "use --format=stablehlo"
     ) from error

@@ -1,4 +1,4 @@
-"""What every exported file computes and says of itself."""
+"""The function and metadata that are common to all export formats, and the check of an exported file."""
 
 import contextlib
 import os
@@ -14,14 +14,21 @@ from fer_jax.classifier import Classifier, classify
 from fer_jax.errors import Failure, UserError
 
 INPUT, OUTPUT = "faces", "probabilities"
-TOLERANCE = 1e-4  # of a probability
+TOLERANCE = 1e-4  # maximum difference of a probability
 
-# uint8 [B, H, W, C] -> float32 [B, K].
+# Function from faces, uint8 [B, H, W, C], to probabilities, float32 [B, K].
 Program = Callable[[Any], Any]
 
 
 def program(classifier: Classifier) -> Program:
-  """Returns what is exported: uint8 faces [B, H, W, C] to probabilities, float32 [B, K]; pure, to be traced."""
+  """Returns the function to export, which includes preprocessing, temperature scaling and softmax.
+
+  Args:
+    classifier: Network to export.
+
+  Returns:
+    Pure function from faces, uint8 [B, H, W, C], to probabilities, float32 [B, K].
+  """
 
   def probabilities(faces: jax.Array) -> jax.Array:
     logits = classify(classifier.network, classifier.params, classifier.stats, faces)
@@ -31,13 +38,13 @@ def program(classifier: Classifier) -> Program:
 
 
 def faces_of(classifier: Classifier) -> jax.ShapeDtypeStruct:
-  """Returns the program's input: uint8 [B, H, W, C], B being any number."""
+  """Returns the input specification of the program: uint8 [B, H, W, C] with symbolic batch size B."""
   (batch,) = jax.export.symbolic_shape("B")
   return jax.ShapeDtypeStruct((batch, *classifier.shape), np.uint8)
 
 
 def metadata(classifier: Classifier) -> dict[str, Any]:
-  """Returns what a file says of itself, as JSON: of its network, of the faces that it expects, of the versions."""
+  """Returns the metadata of an exported file as JSON values: network, expected input, class names and versions."""
   origin = {key: value for key, value in classifier.origin.items() if key != "versions"}
   return {
     "fer_jax": fer_jax.__version__,
@@ -53,14 +60,17 @@ def metadata(classifier: Classifier) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
-  """Yields where to write a file that is to stand at `path`; it is moved there at the end, and lost after an error.
+  """Yields a temporary path for writing a file; moves it to `path` at the end, or removes it after an error.
 
   Args:
-    path: Path of the file.
-    suffix: End of the name of what is yielded.
+    path: Final path of the file; its folder is created if it does not exist.
+    suffix: Suffix of the temporary path.
+
+  Yields:
+    Temporary path in the same folder.
 
   Raises:
-    UserError: the folder or the file cannot be written.
+    UserError: The folder or the file cannot be written.
   """
   partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
   try:
@@ -68,53 +78,54 @@ def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
       raise IsADirectoryError("it is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      partial.touch()  # before the work that fills it
+      partial.touch()  # fail early, before the export itself
       yield partial
       partial.replace(path)
     finally:
       partial.unlink(missing_ok=True)
   except OSError as error:
-    raise UserError(f"{path}: expected to write here, but {error}; free the place or choose another") from None
+    raise UserError(f"{path}: cannot be written ({error}); free disk space or choose another path") from None
 
 
 def check(run: Program, classifier: Classifier, sizes: Sequence[int], tolerance: float = TOLERANCE) -> float:
-  """Compares a file with the network that it was made of, on noise and on smooth faces, the same each time.
+  """Compares an exported file with its network on fixed test images: noise and smooth gradients.
 
   Args:
-    run: computes the file.
-    classifier: what it was made of.
-    sizes: of the batches that it is tried with.
-    tolerance: of a probability.
+    run: Function that runs the exported file.
+    classifier: Network from which the file was exported.
+    sizes: Batch sizes to test.
+    tolerance: Maximum difference of a probability.
 
   Returns:
-    the largest difference of a probability.
+    Largest difference of a probability.
 
   Raises:
-    Failure: it is larger than the tolerance.
+    Failure: The difference exceeds the tolerance.
   """
   differences = []
   for faces in (_noise(max(sizes), classifier.shape), _smooth(max(sizes), classifier.shape)):
     expected = classifier.probability(faces)
     differences += [np.abs(np.asarray(run(faces[:size])) - expected[:size]).max() for size in sizes]
-  # A difference that is not a number is a large one.
+  # NaN counts as an infinite difference.
   difference = float(np.max(np.nan_to_num(differences, nan=np.inf)))
   if difference > tolerance:
     raise Failure(
       f"the exported program's probabilities differ from the network's by {difference:.2g}, more than {tolerance:g}; "
-      "nothing is written: choose the other format"
+      "nothing was written; choose another format"
     )
   return difference
 
 
 def _noise(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-  """Returns uint8 [N, H, W, C], each value drawn by itself; of these a trained network is often certain."""
+  """Returns uniform noise, uint8 [N, H, W, C]; trained networks are often certain about such images."""
   return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
 def _smooth(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-  """Returns uint8 [N, H, W, C]: shades of low contrast with little noise, each in a direction; the last is constant."""
+  """Returns low-contrast gradients in N directions with little noise, uint8 [N, H, W, C]; the last is constant."""
   height, width, channels = shape
   down, across = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[None, :, None]
+  # Brightness 128 +- 40 * (cos(angle) * x + sin(angle) * y), for coordinates x and y from -1 to 1.
   angles = np.linspace(0.4, 2.4, count)[:, None, None, None]  # radians
   shades = 40 * (np.cos(angles) * across + np.sin(angles) * down)
   faces = 128 + shades + np.random.default_rng(0).normal(0, 3, (count, height, width, channels))

@@ -1,4 +1,4 @@
-"""A network as StableHLO: one file that jax runs on any device, with a loader of a few lines beside it."""
+"""Exports a network as StableHLO: one file that jax runs on any device, and a short loader script next to it."""
 
 import json
 from pathlib import Path
@@ -13,29 +13,29 @@ from fer_jax.classifier import Classifier
 from fer_jax.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-BATCH = 4  # that a file is tried with; for one number of faces jax compiles as for any other
+BATCH = 4  # batch size tested; jax handles the symbolic batch size, so one is enough
 LOADER = "load_exported.py"
 
 
 def write(classifier: Classifier, path: Path) -> float:
-  """Writes a network whole or not at all, and its loader beside it.
+  """Writes a network as a .npz file, atomically, and the loader script next to it.
 
-  The file is a .npz: `program`, the bytes that `jax.export` serializes, for all PLATFORMS; `class_names` [K];
-  `metadata`, JSON. jax reads what an earlier version wrote, for half a year and more.
+  The file has three entries: `program`, serialized by `jax.export` for all PLATFORMS; `class_names` [K]; and
+  `metadata`, JSON. jax guarantees that programs can be loaded by later versions for at least six months.
 
   Args:
-    classifier: the network.
-    path: of the file.
+    classifier: Network to export.
+    path: Path of the file.
 
   Returns:
-    the largest difference from the network's own probabilities, on noise and on smooth faces.
+    Largest difference from the network's probabilities, on noise and on smooth test images.
 
   Raises:
-    UserError: the file or its loader cannot be written, or the file is to have the loader's name.
-    Failure: the file, read back, differs from the network.
+    UserError: The file or its loader cannot be written, or the file has the loader's name.
+    Failure: The probabilities of the written file differ from the network's.
   """
   if path.name == LOADER:
-    raise UserError(f"{path}: the loader that is written beside the file has this name; expected another, as faces.npz")
+    raise UserError(f"{path}: the loader script next to the file has this name; expected another, such as faces.npz")
   with whole_file(path) as partial:
     exported = jax.export.export(jax.jit(program(classifier)), platforms=PLATFORMS)(faces_of(classifier))
     with partial.open("wb") as file:
@@ -46,6 +46,6 @@ def write(classifier: Classifier, path: Path) -> float:
         metadata=np.array(json.dumps(metadata(classifier))),
       )
     difference = check(loader.load(partial)[0], classifier, (BATCH,))
-    # Before the file appears, which is to have its loader.
+    # Written before the file appears at its path, so the file never exists without its loader.
     write_text(path.with_name(LOADER), Path(loader.__file__).read_text(encoding="utf-8"))
   return difference

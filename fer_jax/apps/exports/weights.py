@@ -1,4 +1,4 @@
-"""A network as safetensors: its weights in 8, 16 or 32 bits, and all that `fer_jax.load` needs to use them."""
+"""Exports a network as safetensors: 8-, 16- or 32-bit weights and all metadata that `fer_jax.load` requires."""
 
 from pathlib import Path
 
@@ -9,25 +9,25 @@ from fer_jax.apps.exports.program import check, whole_file
 from fer_jax.classifier import Classifier
 from fer_jax.pretrained import model_file
 
-BATCH = 4  # that a file is tried with
-# Largest difference of a probability by the number of bits: rounding to 8 bits moves an uncertain answer.
+BATCH = 4  # batch size tested
+# Maximum difference of a probability, by bits; 8-bit rounding can change an uncertain prediction noticeably.
 TOLERANCES = {8: 0.1, 16: 0.01, 32: 1e-6}
 
 
 def write(classifier: Classifier, path: Path, bits: int = 16) -> float:
-  """Writes a network whole or not at all.
+  """Writes a network as a safetensors file, atomically.
 
   Args:
-    classifier: The network.
+    classifier: Network to export.
     path: Path of the file.
-    bits: Bits of a number of a large kernel: 8 (int8 with a scale for each output channel), 16 (float16) or 32.
+    bits: Bits per number in large kernels: 8 (int8 with one scale per output channel), 16 (float16) or 32.
 
   Returns:
-    Largest difference from the network's own probabilities, on noise and on smooth faces.
+    Largest difference from the network's probabilities, on noise and on smooth test images.
 
   Raises:
-    UserError: the file cannot be written.
-    Failure: the file, read back, differs from the network.
+    UserError: The file cannot be written.
+    Failure: The probabilities of the written file differ from the network's.
   """
   description = {
     "model": dict(classifier.model),
@@ -40,6 +40,7 @@ def write(classifier: Classifier, path: Path, bits: int = 16) -> float:
   }
   with whole_file(path, model_file.SUFFIX) as partial:
     model_file.write(partial, model_file.Model(dict(classifier.params), dict(classifier.stats), description), bits)
+    # Check the file as it will be used: loaded again, with dequantized weights.
     written = classifiers.load(partial)
 
     def run(faces: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""The live window: threads that capture and recognise, mailboxes between them, and the Qt widgets that show it."""
+"""Live window: capture and recognition threads, the mailboxes between them, and the Qt widgets."""

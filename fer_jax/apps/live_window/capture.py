@@ -1,4 +1,4 @@
-"""The thread that reads a camera or a video file, and hands on its newest picture."""
+"""Capture thread: reads a camera or a video file and delivers its frames."""
 
 import logging
 import sys
@@ -16,15 +16,15 @@ import numpy as np
 from fer_jax.faces.pictures import UnreadablePicture
 from fer_jax.faces.video import Frame, Video
 
-# The index of a camera, or a file.
+# Index of a camera, or path of a video file.
 Source = int | Path
 _LAST_INDEX = 9
-_PATIENCE = 5.0  # seconds that another capture is given to end
-_POLL = 0.05  # seconds between two looks at whether it was stopped
+_PATIENCE = 5.0  # timeout in seconds for the previous capture to end
+_POLL = 0.05  # seconds between two checks of the stop flag
 
 
 class Frames(Protocol):
-  """What a source is once it is open: `fer_jax.faces.video.Video`, or what stands for it."""
+  """Interface of an open source, implemented by `fer_jax.faces.video.Video`."""
 
   def __iter__(self) -> Iterator[Frame]: ...
 
@@ -34,13 +34,13 @@ Open = Callable[[Source], AbstractContextManager[Frames]]
 
 @dataclass(frozen=True)
 class Picture:
-  """A picture that waits to be recognised.
+  """A captured image to be recognised.
 
   Attributes:
-    session: number of the opening that it comes from, so that one of a source closed since can be told.
-    image: uint8 [H, W] grey or [H, W, 3] RGB.
-    time: its place in the video, in seconds; None if it stands alone.
-    captured: when it was read, on the clock of `time.perf_counter`.
+    session: Session number, which identifies images of a source that was closed in the meantime.
+    image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
+    time: Time in the video in seconds; None for a single image.
+    captured: Time of capture on the clock of `time.perf_counter`.
   """
 
   session: int
@@ -51,12 +51,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Ended:
-  """No more pictures come.
+  """Message that a source has ended.
 
   Attributes:
-    session: of the source.
-    sentence: why, for the reader of the window.
-    expected: whether it is a video that was read to its end.
+    session: Session number of the source.
+    sentence: Reason, as a sentence for the user.
+    expected: Whether the source is a video that was read to its end.
   """
 
   session: int
@@ -65,29 +65,30 @@ class Ended:
 
 
 class Clock:
-  """The time, and a way to wait that ends early when it is asked to."""
+  """Time and interruptible sleep; replaced in tests."""
 
   def now(self) -> float:
-    """Returns seconds since some moment."""
+    """Returns the time in seconds from an arbitrary origin."""
     return time.perf_counter()
 
   def wait(self, stopped: threading.Event, seconds: float) -> None:
-    """Waits until the event is set, but no longer than so many seconds."""
+    """Blocks until the event is set or the seconds have passed."""
     stopped.wait(seconds)
 
 
 class Capture:
-  """Reads a source in a thread of its own, from `start` to `stop` or the source's end.
+  """Reads a source in a separate thread, from `start` until `stop` or the end of the source.
 
-  A camera sets its own pace; a file is read at the speed that it was recorded at.
+  Frames of a camera are read as they arrive; a file is played at its recorded speed.
 
   Args:
-    source: a camera's index or a file.
-    session: number of this opening.
-    pictures: where each is put.
-    ends: is told why, when the source has no more; not when it is stopped.
-    open_source: opens it; raises UnreadablePicture where it cannot, then or while it is read.
-    clock: for tests.
+    source: Index of a camera, or path of a video file.
+    session: Session number for the messages of this capture.
+    pictures: Function that is called with each image.
+    ends: Function that is called with the reason when the source ends by itself; not called after `stop`.
+    open_source: Function that opens the source. It, or the iteration over its frames, raises UnreadablePicture on
+      failure.
+    clock: Clock to use; None for the system's.
   """
 
   def __init__(
@@ -106,16 +107,28 @@ class Capture:
     self._thread = threading.Thread(target=self._run, name=f"capture of {source}", daemon=True)
 
   def start(self, after: "Capture | None" = None, search: threading.Thread | None = None) -> None:
-    """Begins to read, once another capture has ended and cameras are looked for no more: a camera opens only once."""
+    """Starts reading, after another capture and the camera search have ended: a camera can only be opened once.
+
+    Args:
+      after: Previous capture, which may still use the camera.
+      search: Thread that searches for cameras.
+    """
     self._after, self._search = after, search
     self._thread.start()
 
   def stop(self) -> None:
-    """Asks the thread to end; a picture that is being read is not handed on."""
+    """Signals the thread to end; an image that is currently being read is discarded."""
     self._stopped.set()
 
   def join(self, timeout: float | None = None) -> bool:
-    """Waits for the thread, at most so many seconds, and returns whether it has ended."""
+    """Waits for the thread to end.
+
+    Args:
+      timeout: Maximum number of seconds; None for no limit.
+
+    Returns:
+      Whether the thread has ended.
+    """
     self._thread.join(timeout)
     return not self._thread.is_alive()
 
@@ -134,7 +147,7 @@ class Capture:
       reason = ""
     except UnreadablePicture as error:
       reason = str(error)
-    except Exception as error:
+    except Exception as error:  # shown in the window; the traceback goes to the log
       logging.getLogger(__name__).exception("capture failed")
       reason = str(error)
     if not self._stopped.is_set():
@@ -142,7 +155,7 @@ class Capture:
       self._ends(Ended(self._session, _sentence(self._source, seen, reason), expected))
 
   def _wait_for_the_camera(self) -> None:
-    # Even when it is stopped meanwhile: who comes next waits for this one only.
+    # Not interrupted by `stop`: the next capture joins only this thread, so it must outlive the previous one.
     if self._after is not None:
       self._after.join(_PATIENCE)
       self._after = None
@@ -150,6 +163,7 @@ class Capture:
       self._search.join(_POLL)
 
   def _paced(self, frames: Frames) -> Iterator[Frame]:
+    # Clock time at which time 0 of the video was shown, or would have been.
     began: float | None = None
     for frame in frames:
       if isinstance(self._source, Path):
@@ -164,27 +178,31 @@ def _sentence(source: Source, seen: bool, reason: str) -> str:
   name = name_of(source)
   because = f" ({reason})" if reason else ""
   if not seen:
-    advice = "is it connected, and does no other program use it?" if isinstance(source, int) else "choose another file."
+    advice = (
+      "check that it is connected and not used by another program."
+      if isinstance(source, int)
+      else "choose another file."
+    )
     return f"{name} cannot be opened{because}: {advice}"
   if isinstance(source, int) or reason:
-    return f"{name} was lost{because}; the last picture stays."
-  return f"{name} has ended; the last picture stays."
+    return f"{name} was lost{because}; the last image stays."
+  return f"{name} has ended; the last image stays."
 
 
 def name_of(source: Source) -> str:
-  """Returns what a source is called: "Camera 0", or the file's name."""
+  """Returns the display name of a source: "Camera 0", or the file name."""
   return f"Camera {source}" if isinstance(source, int) else source.name
 
 
 def cameras() -> list[int]:
-  """Returns the indices of the cameras that open. Each is opened for that, which takes a moment."""
+  """Returns the indices of the available cameras. Slow: each candidate is opened as a test."""
   return [index for index in _candidates() if _opens(index)]
 
 
 def _candidates() -> list[int]:
   if sys.platform != "linux":
     return list(range(_LAST_INDEX + 1))
-  # Asking for an index without a device makes OpenCV complain on the terminal.
+  # OpenCV prints a warning for an index without a device, so only existing devices are tried.
   names = (path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
   return sorted(int(name) for name in names if name.isdigit())
 

@@ -1,4 +1,4 @@
-"""What one thread hands to another: of each kind of message the newest, and nothing older."""
+"""Mailbox between two threads that keeps only the newest message of each type."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-  """Holds one message of each class: a newer one takes the place of the one that nobody has fetched.
+  """Stores at most one message per class; a newer message replaces one that has not been taken.
 
   Args:
-    notify: called by the thread that puts a message into the empty box, after it is there.
+    notify: Function that is called, in the sender's thread, after a message was put into an empty mailbox.
   """
 
   def __init__(self, notify: Callable[[], None] | None = None):
@@ -23,40 +23,41 @@ class Mailbox(Generic[T]):
 
   @property
   def dropped(self) -> int:
-    """How many messages had to give way to a newer one."""
+    """Number of messages that were replaced before they were taken."""
     return self._dropped
 
   @property
   def waiting(self) -> bool:
-    """Whether a message lies in the box."""
+    """Whether the mailbox contains a message."""
     return bool(self._messages)
 
   @property
   def closed(self) -> bool:
-    """Whether `close` was called."""
+    """Whether the mailbox is closed."""
     return self._closed
 
   def put(self, message: T) -> None:
-    """Leaves a message, without waiting; a closed box takes none."""
+    """Stores a message without blocking; does nothing if the mailbox is closed."""
     with self._changed:
       if self._closed:
         return
       was_empty = not self._messages
       self._dropped += type(message) in self._messages
-      # A message that is replaced keeps its turn, so a flood of one kind does not keep another waiting.
+      # A replaced message keeps its position in the dict, so frequent messages of one type cannot starve another type.
       self._messages[type(message)] = message
       self._changed.notify()
+    # Outside the lock, so `notify` may use the mailbox.
     if was_empty and self._notify is not None:
       self._notify()
 
   def take(self, timeout: float | None = 0.0) -> T | None:
-    """Fetches the message whose kind has waited longest.
+    """Removes and returns the message whose type has been in the mailbox longest.
 
     Args:
-      timeout: seconds to wait for one; None waits until there is one or the box is closed.
+      timeout: Maximum number of seconds to block; None blocks until there is a message or the mailbox is closed.
 
     Returns:
-      None if there is none, or if the box is closed.
+      Message, or None if there is none or the mailbox is closed.
     """
     with self._changed:
       self._changed.wait_for(lambda: self._closed or self._messages, timeout)
@@ -65,7 +66,7 @@ class Mailbox(Generic[T]):
       return self._messages.pop(next(iter(self._messages)))
 
   def close(self) -> None:
-    """Throws everything away and wakes whoever waits; nothing is taken or given any more."""
+    """Discards all messages, wakes blocked threads, and refuses further messages."""
     with self._changed:
       self._closed = True
       self._messages.clear()

@@ -1,4 +1,4 @@
-"""Pictures as Qt has them, and the green boxes around the faces in them."""
+"""Converts images to Qt and draws face boxes and captions on them."""
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF, Qt
@@ -13,14 +13,19 @@ _FONT_PIXELS, _PEN_PIXELS, _CHOSEN_PEN_PIXELS, _RADIUS_PIXELS = 14, 2, 3, 5
 
 
 def image_of(picture: np.ndarray) -> QImage:
-  """Returns Qt's copy of a picture, uint8 [H, W] or [H, W, 3]."""
+  """Returns an image, uint8 [H, W] or [H, W, 3], as a QImage with its own copy of the pixels."""
   rgb = np.ascontiguousarray(in_channels(picture, 3))
   height, width, _ = rgb.shape
   return QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy()
 
 
 def annotated(found: Recognized, chosen: int | None = None) -> QImage:
-  """Returns the picture with its faces marked, in its own size."""
+  """Returns a recognised image with boxes and captions, in its original size.
+
+  Args:
+    found: Image and its faces.
+    chosen: Track of the face with the thicker box; None for no face.
+  """
   image = image_of(found.image)
   painter = QPainter(image)
   painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -30,29 +35,29 @@ def annotated(found: Recognized, chosen: int | None = None) -> QImage:
 
 
 def caption(found: Recognized, face: int) -> str:
-  """Returns the word for a face and its percentage."""
+  """Returns the most probable class of a face and its percentage."""
   probability = found.probability[face]
   best = int(probability.argmax())
   return f"{found.class_names[best]} {100 * probability[best]:.0f} %"
 
 
 def placed(box: Box, origin: QPointF, scale: float) -> QRectF:
-  """Returns where a face's box lies in a picture that is drawn from `origin` on, `scale` times as large."""
+  """Returns the rectangle of a box in an image drawn at `origin` and enlarged by `scale`."""
   return QRectF(origin.x() + scale * box.x, origin.y() + scale * box.y, scale * box.width, scale * box.height)
 
 
 def paint_faces(
   painter: QPainter, found: Recognized, chosen: int | None, origin: QPointF, scale: float, unit: float
 ) -> None:
-  """Draws a box around each face, and its word and percentage above.
+  """Draws a box around each face, with its class and percentage above.
 
   Args:
-    painter: of what the picture was drawn on.
-    found: the faces.
-    chosen: track of the face whose box is drawn stronger.
-    origin: where the picture's upper left corner is.
-    scale: how many times as large as itself it was drawn.
-    unit: size of a pixel of text and lines.
+    painter: Painter of the device on which the image was drawn.
+    found: Faces to draw.
+    chosen: Track of the face with the thicker box; None for no face.
+    origin: Position of the image's upper left corner.
+    scale: Scale at which the image was drawn.
+    unit: Scale of text and lines.
   """
   font = QFont(painter.font())
   font.setPixelSize(round(_FONT_PIXELS * unit))
@@ -60,10 +65,11 @@ def paint_faces(
   painter.setFont(font)
   metrics = QFontMetricsF(font)
   radius = _RADIUS_PIXELS * unit
-  # The largest is drawn last, above the others.
+  # Faces are sorted by size; the largest is drawn last, on top of the others.
   for face, (box, track) in reversed(list(enumerate(zip(found.boxes, found.tracks, strict=True)))):
     place = placed(box, origin, scale)
     width = (_CHOSEN_PEN_PIXELS if track == chosen else _PEN_PIXELS) * unit
+    # A translucent dark outline keeps the green box visible on bright images.
     painter.setBrush(Qt.BrushStyle.NoBrush)
     painter.setPen(QPen(QColor(0, 0, 0, 90), width + 2 * unit))
     painter.drawRoundedRect(place, radius, radius)
@@ -71,6 +77,7 @@ def paint_faces(
     painter.drawRoundedRect(place, radius, radius)
     text = caption(found, face)
     label = QRectF(place.x(), place.y(), metrics.horizontalAdvance(text) + 14 * unit, metrics.height() + 4 * unit)
+    # The caption goes above the box, or inside it if there is no room above.
     above = label.translated(0, -label.height() - 3 * unit)
     if above.top() >= origin.y():
       label = above

@@ -1,4 +1,4 @@
-"""The side of the window: the word, a bar for each class, how fast it goes, and the last photo."""
+"""Side panel of the window: predicted class, class probabilities, frame rate and delay, and the last photo."""
 
 import time
 from collections import deque
@@ -15,14 +15,14 @@ from fer_jax.apps.live_window.widgets import Bars
 _WIDTH = 300
 _THUMBNAIL = 72
 _DASH = "\N{EN DASH}"
-_SECONDS = 1.0  # over which speed and delay are averaged
+_SECONDS = 1.0  # averaging window of frame rate and delay
 
 
 class Panel(QWidget):
-  """Says in words and figures what the picture shows.
+  """Shows the predicted class, class probabilities, frame rate, delay, and the last photo.
 
   Args:
-    class_names: of the network.
+    class_names: Names of the network's classes.
   """
 
   def __init__(self, class_names: Sequence[str]):
@@ -43,7 +43,7 @@ class Panel(QWidget):
     layout.addWidget(
       _card(
         _side_by_side(
-          _stacked(_label("caption", "Frames a second"), self.rate), _stacked(_label("caption", "Delay"), self.delay)
+          _stacked(_label("caption", "Frames per second"), self.rate), _stacked(_label("caption", "Delay"), self.delay)
         )
       )
     )
@@ -51,35 +51,47 @@ class Panel(QWidget):
     layout.addStretch(1)
 
   def set_colours(self, colours: Colours) -> None:
-    """Changes the look of the bars."""
+    """Sets the colours of the bars."""
     self.bars.colours = colours
     self.bars.update()
 
   def show_face(self, class_names: Sequence[str], probability: np.ndarray | None, of: str) -> None:
-    """Shows what a face expresses, probability [K], and which face it is; without a probability, that none is there."""
+    """Shows the prediction for one face.
+
+    Args:
+      class_names: Names of the K classes.
+      probability: Probability of each class, float array of shape [K]; None if there is no face.
+      of: Caption that describes which face it is.
+    """
     self.word.setText(_DASH if probability is None else class_names[int(probability.argmax(-1))])
     self.of.setText(of)
     self.bars.show_classes(class_names, probability)
 
   def count(self, captured: float) -> None:
-    """Notes that a picture is shown now, which was captured then, on the clock of `time.perf_counter`."""
+    """Updates frame rate and delay for an image that is shown now.
+
+    Args:
+      captured: Time of capture on the clock of `time.perf_counter`.
+    """
     now = time.perf_counter()
     self._shown.append((now, now - captured))
     while now - self._shown[0][0] > _SECONDS:
       self._shown.popleft()
+    # N images span N - 1 intervals; a rate over less than a quarter of the window would be too noisy.
     span = now - self._shown[0][0]
     if span > _SECONDS / 4:
       self.rate.setText(f"{(len(self._shown) - 1) / span:.0f}")
     self.delay.setText(f"{1000 * sum(delay for _, delay in self._shown) / len(self._shown):.0f} ms")
 
   def stop_counting(self) -> None:
-    """Forgets speed and delay."""
+    """Clears frame rate and delay."""
     self._shown.clear()
     self.rate.setText(_DASH)
     self.delay.setText(_DASH)
 
   def show_photo(self, image: QImage, text: str) -> None:
-    """Shows the last photo, and a text beside it."""
+    """Shows the last photo with a text next to it."""
+    # Twice the display size, for high-density screens (pixel ratio 2).
     scaled = image.scaled(
       *(2 * _THUMBNAIL, 2 * _THUMBNAIL),
       Qt.AspectRatioMode.KeepAspectRatio,

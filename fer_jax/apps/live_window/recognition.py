@@ -1,4 +1,4 @@
-"""The thread that finds the faces in the newest picture and says what they express."""
+"""Recognition thread: detects the faces in the newest image and classifies their expressions."""
 
 import logging
 import threading
@@ -18,18 +18,23 @@ from fer_jax.faces.pictures import UnreadablePicture
 from fer_jax.faces.tracking import Tracker
 from fer_jax.predictor import Predictor, stacked
 
-# Programs are compiled for so many faces before the first picture comes; for more, when they are seen.
+# Batch sizes compiled before the first image; larger batches are compiled when they first occur.
 _PREPARED = (1, 2)
 
 
 def live_detector() -> HaarDetector:
-  """Returns the detector that keeps up with a camera: faces of a fifth of the picture's height, from the front."""
+  """Returns a detector fast enough for a camera: frontal faces of at least 18 % of the image's shorter side."""
   return HaarDetector(smallest_face=0.18, longest_side=320, profiles=False)
 
 
 @dataclass(frozen=True)
 class Still:
-  """An order: read a picture from a file and recognise it."""
+  """Order to read an image file and recognise it.
+
+  Attributes:
+    session: Session number for the answer.
+    path: Path of the image file.
+  """
 
   session: int
   path: Path
@@ -37,24 +42,28 @@ class Still:
 
 @dataclass(frozen=True)
 class Run:
-  """An order: from now on use what the run in this folder has learned."""
+  """Order to use the network of another run from now on.
+
+  Attributes:
+    workdir: Folder of the run.
+  """
 
   workdir: Path
 
 
 @dataclass(frozen=True)
 class Recognized:
-  """A picture and what was found in it. Let F be the faces, the largest first, and K the classes.
+  """An image with its F recognised faces, the largest first; K is the number of classes.
 
   Attributes:
-    session: of the picture.
-    image: uint8 [H, W] grey or [H, W, 3] RGB.
-    boxes: F places.
-    tracks: F numbers: a face has that of the same face in the pictures before.
-    probability: of each class, float32 [F, K], smoothed over time.
-    class_names: K names.
-    captured: when the picture was read, on the clock of `time.perf_counter`.
-    finished: when this was known.
+    session: Session number of the image.
+    image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
+    boxes: Boxes of the F faces.
+    tracks: Track numbers of the F faces; a face keeps its number from image to image.
+    probability: Probability of each class, smoothed over time, float32 array of shape [F, K].
+    class_names: Names of the K classes.
+    captured: Time of capture on the clock of `time.perf_counter`.
+    finished: Time at which recognition finished, on the same clock.
   """
 
   session: int
@@ -68,13 +77,18 @@ class Recognized:
 
   @property
   def delay(self) -> float:
-    """Seconds from the picture to what is known of it."""
+    """Seconds from the capture of the image to the end of its recognition."""
     return self.finished - self.captured
 
 
 @dataclass(frozen=True)
 class Ready:
-  """The network is loaded and compiled; the sentence says which it is, and these are its classes."""
+  """Answer that a network is loaded and compiled.
+
+  Attributes:
+    sentence: Description of the network for the user.
+    class_names: Names of its K classes.
+  """
 
   sentence: str
   class_names: tuple[str, ...]
@@ -82,7 +96,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Trouble:
-  """An order could not be carried out; the sentence says why."""
+  """Answer that an order failed.
+
+  Attributes:
+    sentence: Reason, as a sentence for the user.
+  """
 
   sentence: str
 
@@ -92,32 +110,33 @@ Answer = Recognized | Ready | Trouble
 
 
 class Recognizer:
-  """Recognises one picture after another; what it remembers of the last ones are the tracks of their faces.
+  """Recognises the faces in a sequence of images; keeps the face tracks between images as its only state.
 
   Args:
-    predictor: finds and classifies faces.
-    smoothing: half-life in seconds of what a face's earlier pictures count; 0 takes each picture alone.
-    detector: a faster one, for the pictures of a camera or video; None takes the predictor's own for them too.
+    predictor: Predictor that detects and classifies faces.
+    smoothing: Half-life in seconds of the exponential smoothing of a face's probabilities; 0 disables smoothing.
+    detector: Faster detector for cameras and videos; None for the predictor's own detector.
   """
 
   def __init__(self, predictor: Predictor, smoothing: float, detector: Detector | None = None):
     self._predictor, self._smoothing = predictor, smoothing
-    # Of a predictor that takes pictures whole, no detector has anything to find.
+    # A predictor without a detector treats each whole image as one face; `detector` must not change that.
     replaces = detector is not None and predictor.detector is not None
     self._moving = Predictor(predictor.classifier, detector, predictor.views) if replaces else predictor
     self._session: int | None = None
 
   def prepare(self) -> None:
-    """Compiles the network, so that the first picture does not wait for it."""
+    """Compiles the network in advance, so that the first image is not delayed."""
     shape = self._predictor.classifier.shape
     for faces in _PREPARED:
       self._predictor.probability(np.zeros((faces, *shape), np.uint8))
 
   def __call__(self, picture: Picture) -> Recognized:
-    """Returns what is in a picture."""
+    """Detects, classifies and tracks the faces in an image."""
     boxes = (self._predictor if picture.time is None else self._moving).find(picture.image)
     cut = [self._predictor.cut(picture.image, box) for box in boxes]
     probability = self._predictor.probability(stacked(cut, self._predictor.classifier.shape))
+    # Single images (time None) are not tracked or smoothed, and always use the predictor's own detector.
     tracks = list(range(len(boxes)))
     if picture.time is not None:
       if picture.session != self._session:
@@ -138,17 +157,17 @@ class Recognizer:
 
 
 class Recognition:
-  """Carries out orders in a thread of its own, from `start` to `stop`.
+  """Processes orders in a separate thread, from `start` to `stop`.
 
-  Networks are compiled and applied there, and further runs are loaded there; the first predictor comes ready-made.
+  The thread compiles and applies networks and loads further runs; only the first predictor is loaded by the caller.
 
   Args:
-    predictor: what is used until a Run is ordered.
-    load: returns the predictor of a run; raises UserError.
-    orders: what to do; it is closed by `stop`.
-    answers: takes each Recognized, Ready and Trouble.
-    smoothing: see `Recognizer`.
-    detector: see `Recognizer`.
+    predictor: Initial predictor, used until the first `Run` order.
+    load: Function that returns the predictor of a run's folder, or raises UserError.
+    orders: Mailbox of orders; closed by `stop`.
+    answers: Function that is called with each `Recognized`, `Ready` and `Trouble`.
+    smoothing: Half-life in seconds, see `Recognizer`.
+    detector: Faster detector for cameras and videos, see `Recognizer`.
   """
 
   def __init__(
@@ -167,15 +186,22 @@ class Recognition:
     self._thread = threading.Thread(target=self._run, name="recognition", daemon=True)
 
   def start(self) -> None:
-    """Begins: the network is compiled, then orders are carried out."""
+    """Starts the thread, which compiles the network and then processes orders."""
     self._thread.start()
 
   def stop(self) -> None:
-    """Closes the orders and asks the thread to end after the one at hand."""
+    """Closes the mailbox of orders; the thread ends after the current order."""
     self._orders.close()
 
   def join(self, timeout: float | None = None) -> bool:
-    """Waits for the thread, at most so many seconds, and returns whether it has ended."""
+    """Waits for the thread to end.
+
+    Args:
+      timeout: Maximum number of seconds; None for no limit.
+
+    Returns:
+      Whether the thread has ended.
+    """
     self._thread.join(timeout)
     return not self._thread.is_alive()
 
@@ -185,7 +211,7 @@ class Recognition:
       self._answer(lambda order=order: self._carry_out(order))  # type: ignore[misc]
 
   def _answer(self, work: Callable[[], Answer | None]) -> None:
-    """Answers with what the work returns, if anything, and whatever goes wrong, the thread lives on."""
+    """Sends the result of `work`, if any; exceptions become a `Trouble` answer, so the thread keeps running."""
     answer: Answer | None
     try:
       answer = work()
@@ -200,7 +226,7 @@ class Recognition:
   def _carry_out(self, order: Order) -> Answer | None:
     if isinstance(order, Run):
       return self._use(self._load(order.workdir))
-    # A late picture of a source closed since: its answer could take the place of that to a newer order.
+    # Skip a late image of a closed source: its answer could replace that of a newer order in the mailbox.
     if order.session < self._newest:
       return None
     self._newest = order.session
@@ -209,7 +235,7 @@ class Recognition:
     try:
       image = pictures.read(order.path)
     except UnreadablePicture as error:
-      return Trouble(f"{order.path.name} cannot be read ({error}): choose another picture.")
+      return Trouble(f"{order.path.name} cannot be read ({error}): choose another image.")
     return self._recognizer(Picture(order.session, image, None, time.perf_counter()))
 
   def _use(self, predictor: Predictor) -> Answer:

@@ -1,4 +1,4 @@
-"""How the window looks, in light and in dark, as the system's palette is."""
+"""Colours and style sheet of the window, in a light and a dark theme."""
 
 from string import Template
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from PySide6.QtGui import QColor, QPalette
 
 
 class Colours(NamedTuple):
-  """Of one look; each is what Qt reads as a colour's name."""
+  """Colours of one theme, as Qt colour names."""
 
   window: str
   card: str
@@ -27,7 +27,7 @@ LIGHT = Colours(
 DARK = Colours(
   *("#14171b", "#1c2026", "#2d333b", "#e6e9ed", "#98a2b0", "#2a3038", "#34c774", "#08130c", "#5bdc93", "#ff8a7a")
 )
-BOX = QColor("#2ee66b")  # of a face, green on any picture
+BOX = QColor("#2ee66b")  # face boxes, green in both themes
 ON_BOX = QColor("#06210f")
 
 _SHEET = Template("""
@@ -63,16 +63,16 @@ QLabel#sentence[trouble="true"] { color: $trouble; }
 
 
 def is_dark(palette: QPalette) -> bool:
-  """Returns whether a palette writes light on dark."""
+  """Returns whether a palette has light text on a dark background."""
   window, text = palette.color(QPalette.ColorRole.Window), palette.color(QPalette.ColorRole.WindowText)
   return window.lightness() < text.lightness()
 
 
 def colours_of(palette: QPalette) -> Colours:
-  """Returns the colours that go with a palette."""
+  """Returns the theme that matches a palette."""
   return DARK if is_dark(palette) else LIGHT
 
 
 def sheet(colours: Colours) -> str:
-  """Returns Qt's style sheet."""
+  """Returns the Qt style sheet for a theme."""
   return _SHEET.substitute(colours._asdict())

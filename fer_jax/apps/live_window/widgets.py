@@ -1,4 +1,4 @@
-"""What the window is made of: the picture with its boxes, and a bar for each class."""
+"""Widgets of the window: image view, class bars, and source chooser."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,18 @@ from fer_jax.apps.live_window.recognition import Recognized
 from fer_jax.apps.live_window.style import LIGHT, Colours
 
 _RADIUS = 10
-_BAR, _ROW = 10, 34  # heights in pixels, of a bar and of all that belongs to a class
+_BAR, _ROW = 10, 34  # heights in pixels of a bar and of a class's whole row
 
 
 class PictureView(QWidget):
-  """Shows the newest recognised picture, as large as there is room for, with its faces; a click chooses one."""
+  """Shows the newest recognised image and its faces, scaled to the widget; a click chooses a face.
+
+  Args:
+    invitation: Text shown while there is no image.
+  """
 
   face_clicked = Signal(int)
-  """With the track of the face."""
+  """Emitted with the track of the clicked face."""
 
   def __init__(self, invitation: str):
     super().__init__()
@@ -35,28 +39,33 @@ class PictureView(QWidget):
 
   @property
   def found(self) -> Recognized | None:
-    """What is shown."""
+    """Recognised image on display; None if there is none."""
     return self._found
 
   def sizeHint(self) -> QSize:  # noqa: N802
-    """Returns the size of a usual camera's picture."""
+    """Returns a size with the 4:3 aspect ratio of common cameras."""
     return QSize(720, 540)
 
   def show_picture(self, found: Recognized | None, chosen: int | None) -> None:
-    """Shows a picture; None shows the invitation instead."""
+    """Shows a recognised image.
+
+    Args:
+      found: Image and its faces; None shows the invitation instead.
+      chosen: Track of the face with the thicker box; None for no face.
+    """
     if found is not self._found:
       self._image = QImage() if found is None else image_of(found.image)
     self._found, self._chosen = found, chosen
     self.update()
 
   def place_of(self, face: int) -> QRectF:
-    """Returns where the box of a face is, in the widget's pixels."""
+    """Returns the box of a face in widget coordinates."""
     assert self._found is not None
     origin, scale = self._placement()
     return placed(self._found.boxes[face], origin, scale)
 
   def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
-    """Draws the picture and its faces."""
+    """Draws the image and its faces, or the invitation."""
     painter = QPainter(self)
     painter.setRenderHints(QPainter.RenderHint.Antialiasing | QPainter.RenderHint.SmoothPixmapTransform)
     frame = QPainterPath()
@@ -74,16 +83,17 @@ class PictureView(QWidget):
     paint_faces(painter, self._found, self._chosen, origin, scale, 1.0)
 
   def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
-    """Tells which face was clicked; of two that overlap, the smaller."""
+    """Emits `face_clicked` for the clicked face; if boxes overlap, for the smaller one."""
     if self._found is None:
       return
-    # The largest face comes first.
+    # Faces are sorted by size, the largest first.
     for face in reversed(range(len(self._found.boxes))):
       if self.place_of(face).contains(event.position()):
         self.face_clicked.emit(self._found.tracks[face])
         return
 
   def _placement(self) -> tuple[QPointF, float]:
+    # The largest scale at which the whole image fits, centred in the widget.
     scale = min(self.width() / self._image.width(), self.height() / self._image.height())
     return QPointF(
       (self.width() - scale * self._image.width()) / 2, (self.height() - scale * self._image.height()) / 2
@@ -91,7 +101,11 @@ class PictureView(QWidget):
 
 
 class Bars(QWidget):
-  """A bar for the probability of each class, the most probable one in colour."""
+  """Bar chart of the class probabilities, with the most probable class highlighted.
+
+  Args:
+    class_names: Names of the classes.
+  """
 
   def __init__(self, class_names: Sequence[str]):
     super().__init__()
@@ -101,11 +115,16 @@ class Bars(QWidget):
 
   @property
   def probability(self) -> np.ndarray | None:
-    """What is shown, [K]; None where no face is."""
+    """Displayed probabilities, float array of shape [K]; None if there is no face."""
     return self._probability
 
   def show_classes(self, class_names: Sequence[str], probability: np.ndarray | None) -> None:
-    """Shows K classes and their probabilities, [K]; without these, empty bars."""
+    """Shows class names and probabilities.
+
+    Args:
+      class_names: Names of the K classes.
+      probability: Probability of each class, float array of shape [K]; None shows empty bars.
+    """
     self._names, self._probability = tuple(class_names), probability
     self.setFixedHeight(_ROW * len(self._names))
     text = (
@@ -132,6 +151,7 @@ class Bars(QWidget):
       if self._probability is None:
         continue
       share = float(self._probability[k])
+      # The filled part is clipped to the rounded outline of the whole bar.
       filled = QPainterPath()
       filled.addRoundedRect(bar, bar.height() / 2, bar.height() / 2)
       painter.save()
@@ -146,16 +166,21 @@ class Bars(QWidget):
 
 
 class Chooser(QComboBox):
-  """A list to choose from that is folded up; a style sheet leaves it without an arrow, so it has one of its own."""
+  """Drop-down list of sources. It draws its own arrow, because a style sheet removes the default one."""
 
   @property
   def sources(self) -> list[Source]:
-    """What there is to choose from."""
+    """Sources in the list."""
     held = (self.itemData(place) for place in range(self.count()))
     return [source for source in held if source is not None]
 
   def offer(self, sources: Sequence[Source], chosen: Source | None) -> None:
-    """Takes these in the place of all others, each once, and shows the chosen one; where it is not there, the first."""
+    """Replaces the list of sources; duplicates are removed.
+
+    Args:
+      sources: New sources.
+      chosen: Source to select; the first one is selected if it is not in the list.
+    """
     whole = lambda source: source.absolute() if isinstance(source, Path) else source  # noqa: E731
     distinct = list(dict.fromkeys(map(whole, sources)))
     self.clear()
@@ -166,7 +191,7 @@ class Chooser(QComboBox):
     self.setCurrentIndex(distinct.index(whole(chosen)) if whole(chosen) in distinct else 0)
 
   def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
-    """Draws the list's head and the arrow."""
+    """Draws the closed list with its arrow."""
     super().paintEvent(event)
     painter = QPainter(self)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)

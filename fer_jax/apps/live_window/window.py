@@ -1,4 +1,4 @@
-"""The window: four actions, the picture, and what is recognised in it."""
+"""Main window: buttons and menu, the image with its recognised faces, and the threads that feed it."""
 
 import contextlib
 import functools
@@ -34,8 +34,8 @@ from fer_jax.faces.detection import Detector
 from fer_jax.faces.video import Video
 from fer_jax.predictor import Predictor
 
-_SENTENCE_PIXELS = 46  # of two lines, so that nothing moves when a sentence is long
-_PATIENCE = 5.0  # seconds that a thread is given to end
+_SENTENCE_PIXELS = 46  # height of two lines, so the layout does not move for long sentences
+_PATIENCE = 5.0  # timeout in seconds for a thread to end
 _INVITATION = "Open a camera or choose an image"
 _IMAGES = "Images (*.png *.jpg *.jpeg *.webp *.bmp *.gif *.tif *.tiff);;All files (*)"
 _VIDEOS = "Videos (*.mp4 *.avi *.mkv *.mov *.webm);;All files (*)"
@@ -44,30 +44,30 @@ _NO_CAMERA = "No camera was found: connect one and press F5, or open a video or 
 
 @dataclass(frozen=True)
 class Cameras:
-  """The cameras that can be opened."""
+  """Message with the indices of the available cameras."""
 
   indices: list[int]
 
 
 class LiveWindow(QMainWindow):
-  """Shows a camera, a video or an image, and what the faces in it express. It starts the threads; closing ends them.
+  """Shows a camera, a video or an image with its recognised expressions. Starts its threads and ends them on closing.
 
   Args:
-    predictor: what is used until another run is opened.
-    load: returns the predictor of a run; raises UserError.
-    photos: folder of the photos; it is made when the first is taken.
-    smoothing: half-life in seconds, see `Recognition`.
-    detector: for cameras and videos, see `Recognizer`.
-    source: what the chooser offers first.
-    open_source: opens a camera or video, see `Capture`.
-    find_cameras: returns the indices of the cameras, by default `cameras()`; called in a thread of its own.
+    predictor: Initial predictor, used until another run is opened.
+    load: Function that returns the predictor of a run's folder, or raises UserError.
+    photos: Folder for photos; created when the first photo is taken.
+    smoothing: Half-life of the smoothing in seconds, see `Recognizer`.
+    detector: Faster detector for cameras and videos, see `Recognizer`.
+    source: Camera or video that the chooser offers first.
+    open_source: Function that opens a camera or video, see `Capture`.
+    find_cameras: Function that returns the camera indices, called in a separate thread; None for `cameras`.
 
   Attributes:
-    ended: whether all threads had ended when the window was closed.
+    ended: Whether all threads had ended when the window was closed.
   """
 
   arrived = Signal()
-  """Something lies in the answers' mailbox."""
+  """Emitted when the mailbox of answers has a message; connects the worker threads with the GUI thread."""
 
   def __init__(
     self,
@@ -84,10 +84,10 @@ class LiveWindow(QMainWindow):
     self._photos, self._open_source, self._find_cameras = photos, open_source, find_cameras or cameras
     self._class_names = predictor.classifier.class_names
     self._capture: Capture | None = None
-    self._last: Capture | None = None  # perhaps not ended yet
-    self._search: threading.Thread | None = None  # perhaps neither
-    self._asked = False  # whether somebody waits for what is found
-    self._source: Source | None = None  # of this session; None of an image
+    self._last: Capture | None = None  # the previous capture, which may still be running
+    self._search: threading.Thread | None = None  # may still be running too
+    self._asked = False  # whether the user requested the search
+    self._source: Source | None = None  # of the current session; None for an image
     self.ended = False
     self._session = 0
     self._chosen: int | None = None
@@ -102,7 +102,7 @@ class LiveWindow(QMainWindow):
     self._look_for_cameras()
 
   def open_camera(self) -> None:
-    """Opens the camera or video that the chooser shows."""
+    """Opens the selected camera or video."""
     source: Source | None = self.chooser.currentData()
     if source is None:
       self.say(_NO_CAMERA, trouble=True)
@@ -116,17 +116,17 @@ class LiveWindow(QMainWindow):
     self._enable()
 
   def choose_image(self) -> None:
-    """Asks for an image file and recognises the faces in it."""
+    """Shows a file dialog and recognises the faces in the chosen image."""
     if path := self._ask_for("Choose an image", _IMAGES):
       self._begin()
       self.say(f"Reading {path.name} ...")
       self._orders.put(Still(self._session, path))
 
   def take_photo(self) -> None:
-    """Saves the picture that is shown, and beside it the same with its faces marked, and says what was recognised."""
+    """Saves the displayed image and an annotated copy, and shows the predictions as a sentence."""
     found = self.view.found
     if found is None:
-      self.say("There is no picture yet: open a camera or choose an image.", trouble=True)
+      self.say("There is no image yet: open a camera or choose an image.", trouble=True)
       return
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
     plain, marked = self._photos / f"{name}.png", self._photos / f"{name}_faces.png"
@@ -134,8 +134,9 @@ class LiveWindow(QMainWindow):
     try:
       self._photos.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-      self.say(f"The photo was not saved: {self._photos} cannot be made ({error.strerror}).", trouble=True)
+      self.say(f"The photo was not saved: {self._photos} cannot be created ({error.strerror}).", trouble=True)
       return
+    # Both files or none: after a failed save, whatever was written is removed.
     if not (image_of(found.image).save(str(plain)) and image.save(str(marked))):
       for path in (plain, marked):
         with contextlib.suppress(OSError):
@@ -147,7 +148,7 @@ class LiveWindow(QMainWindow):
     self.say(f"{what} \N{MIDDLE DOT} saved in {self._photos} as {plain.name} and {marked.name}")
 
   def close_camera(self) -> None:
-    """Closes the camera or video, or puts the image away."""
+    """Closes the camera, video or image."""
     self._begin()
     self.view.show_picture(None, None)
     self._show_face()
@@ -155,46 +156,47 @@ class LiveWindow(QMainWindow):
     self._enable()
 
   def open_run(self) -> None:
-    """Asks for the folder of a finished run, and recognises with it from then on."""
+    """Shows a folder dialog and switches to the network of the chosen run."""
     if folder := QFileDialog.getExistingDirectory(self, "Open the folder of a finished run"):
       self.say(f"Loading {folder} ...")
       self._orders.put(Run(Path(folder)))
 
   def open_video(self) -> None:
-    """Asks for a video and opens it in the place of a camera."""
+    """Shows a file dialog and opens the chosen video instead of a camera."""
     if path := self._ask_for("Open a video", _VIDEOS):
       self.chooser.offer([*self.chooser.sources, path], path)
       self.open_camera()
 
   def choose_photo_folder(self) -> None:
-    """Asks where photos are to be saved."""
-    if folder := QFileDialog.getExistingDirectory(self, "Where photos are saved", str(self._photos)):
+    """Shows a folder dialog for the folder of saved photos."""
+    if folder := QFileDialog.getExistingDirectory(self, "Folder for photos", str(self._photos)):
       self._photos = Path(folder)
       self.say(f"Photos are saved in {folder}.")
 
   def look_for_cameras(self) -> None:
-    """Puts the cameras that open in the place of those that the chooser has, in a while, and says how many they are."""
+    """Searches for cameras in the background; then updates the chooser and shows the number of cameras found."""
     if self._capture is not None:
-      self.say("Close the camera or video before you look for cameras.", trouble=True)
+      self.say("Close the camera or video before searching for cameras.", trouble=True)
     else:
       self._asked = True
-      self.say("Looking for cameras ...")
+      self.say("Searching for cameras ...")
       if self._search is None or not self._search.is_alive():
         self._look_for_cameras()
 
   def choose_face(self, track: int) -> None:
-    """Shows the bars of this face, as long as it can be followed."""
+    """Shows the probabilities of the face with this track, as long as it is tracked."""
     self._chosen = track
     self._show_face()
 
   def say(self, sentence: str, trouble: bool = False) -> None:
-    """Writes a sentence at the foot of the window."""
+    """Shows a sentence at the bottom of the window, in the error colour if `trouble`."""
     self.sentence.setText(sentence)
     self.sentence.setProperty("trouble", trouble)
+    # Qt evaluates a property selector of the style sheet only when the widget is polished.
     self.sentence.style().polish(self.sentence)
 
   def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
-    """Ends the threads, out of sight; `ended` tells whether it took no longer than they are given."""
+    """Hides the window and ends the threads; sets `ended` to whether they ended within the timeout."""
     self.hide()
     QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
     self._answers.close()
@@ -207,7 +209,7 @@ class LiveWindow(QMainWindow):
     event.accept()
 
   def _begin(self) -> None:
-    """Ends what was open, without waiting for its thread; what still comes of it is not shown."""
+    """Begins a new session: stops the open source without joining its thread; late results are discarded."""
     self._session += 1
     self._chosen = self._source = None
     self.panel.stop_counting()
@@ -219,7 +221,7 @@ class LiveWindow(QMainWindow):
   def _look_for_cameras(self) -> None:
     def search(last: Capture | None = self._last) -> None:
       if last is not None:
-        last.join(_PATIENCE)  # or its camera would seem not to open
+        last.join(_PATIENCE)  # a camera in use would seem unavailable
       self._answers.put(Cameras(self._find_cameras()))
 
     self._search = threading.Thread(target=search, name="search for cameras", daemon=True)
@@ -227,7 +229,7 @@ class LiveWindow(QMainWindow):
 
   def _take_answer(self) -> None:
     answer = self._answers.take()
-    # The box tells of its first message only; of the next before anything can go wrong with this one.
+    # The mailbox notifies only when it was empty: emit for the next message first, in case this one fails.
     if self._answers.waiting:
       self.arrived.emit()
     if isinstance(answer, Recognized):
@@ -242,7 +244,7 @@ class LiveWindow(QMainWindow):
       self.say(answer.sentence, trouble=True)
 
   def _use(self, ready: Ready) -> None:
-    """Forgets what another network said of the picture, and has it recognised anew if no other comes."""
+    """Clears the previous network's results, and recognises the displayed image again if no source is open."""
     self._class_names, self._chosen = ready.class_names, None
     found = self.view.found
     if found is not None:
@@ -258,7 +260,7 @@ class LiveWindow(QMainWindow):
   def _show_cameras(self, indices: list[int]) -> None:
     asked, self._asked = self._asked, False
     files = [source for source in self.chooser.sources if isinstance(source, Path)]
-    # Without being asked, what was named when the program was started is left.
+    # Keep the cameras from the command line in the automatic search at the start, and always the open camera.
     known = [source for source in self.chooser.sources if isinstance(source, int)]
     kept = [source for source in known if not asked or (self._capture is not None and source == self._source)]
     self.chooser.offer([*sorted({*indices, *kept}), *files], self.chooser.currentData())
@@ -295,7 +297,7 @@ class LiveWindow(QMainWindow):
     if found is None or not found.boxes:
       self.panel.show_face(self._class_names, None, "no face")
       return
-    # One that is missed for a moment stays the chosen one.
+    # A chosen face that is not detected for a moment remains chosen; the largest face is shown meanwhile.
     chosen = self._chosen in found.tracks
     face = found.tracks.index(self._chosen) if self._chosen is not None and chosen else 0
     which = "the face you chose" if chosen else "the largest face" if len(found.boxes) > 1 else "one face"
@@ -344,10 +346,10 @@ class LiveWindow(QMainWindow):
     menu.addAction("Open run...", QKeySequence("Ctrl+R"), self.open_run)
     menu.addAction("Open video...", QKeySequence("Ctrl+Shift+O"), self.open_video)
     menu.addAction("Photo folder...", self.choose_photo_folder)
-    menu.addAction("Look for cameras", QKeySequence("F5"), self.look_for_cameras)
+    menu.addAction("Search for cameras", QKeySequence("F5"), self.look_for_cameras)
     menu.addSeparator()
     menu.addAction("Quit", QKeySequence("Ctrl+Q"), self.close)
-    # The widgets hear nothing of it, as they have a style sheet.
+    # A style sheet overrides the palette, so a change between light and dark needs a new style sheet.
     application().paletteChanged.connect(self._dress)
     self._dress()
     self._enable()
@@ -359,7 +361,7 @@ class LiveWindow(QMainWindow):
     self.close_button.setEnabled(self._capture is not None or self.view.found is not None)
 
   def _dress(self) -> None:
-    """Follows the system from light to dark and back."""
+    """Applies the light or dark theme of the system."""
     colours = colours_of(QApplication.palette())
     dressed = sheet(colours)
     if dressed != self.styleSheet():
@@ -368,14 +370,14 @@ class LiveWindow(QMainWindow):
       self.setStyleSheet(dressed)
 
 
-@functools.cache  # Qt does not survive it if nobody holds it
+@functools.cache  # Qt crashes if the object is garbage-collected
 def application() -> QApplication:
-  """Returns the program's one QApplication, made where there is none."""
+  """Returns the QApplication of the process, created if necessary."""
   app = QApplication.instance()
   if isinstance(app, QApplication):
     return app
   made = QApplication(["fer_jax"])
-  made.setStyle("Fusion")  # the one that a style sheet changes alike on every system
+  made.setStyle("Fusion")  # style sheets look the same in this style on every system
   return made
 
 

@@ -1,1 +1,1 @@
-"""The parts of the program that predicts: what it reads, how it goes through it, what it writes."""
+"""Components of `fer_jax.apps.predict`: inputs, face detection and classification, and outputs."""

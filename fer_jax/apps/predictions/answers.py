@@ -1,4 +1,4 @@
-"""From pictures that were looked at to rows: faces of many pictures classified together, those of a video smoothed."""
+"""Classifies the detected faces of many images in batches and returns output rows; smooths predictions in videos."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +11,18 @@ from fer_jax.apps.predictions.rows import NO_FACE, Row
 from fer_jax.faces.tracking import Tracker
 from fer_jax.predictor import Predictor, stacked
 
-_HELD_BYTES = 256 * 2**20  # of images that wait for the others of their batch
+_HELD_BYTES = 256 * 2**20  # limit for images kept in memory until their batch is full
 
 
 @dataclasses.dataclass
 class Counts:
-  """What was seen so far.
+  """Counts of the processed inputs.
 
   Attributes:
-    pictures: photographs and frames.
-    faces: in them.
-    faceless: pictures without one.
-    unreadable: files that could not be read, or not to their end.
+    pictures: Number of images and video frames.
+    faces: Number of faces in them.
+    faceless: Number of images and frames without a face.
+    unreadable: Number of files that could not be read completely.
   """
 
   pictures: int = 0
@@ -32,13 +32,13 @@ class Counts:
 
 
 class Answerer:
-  """Classifies the faces in pictures.
+  """Classifies the detected faces of a stream of images.
 
   Args:
-    predictor: with the classifier.
-    batch_size: faces that go through the network at once.
-    half_life: seconds in which a video's earlier frames lose half their weight; 0 leaves every frame alone.
-    copies: draws what was found; None where nothing is to be drawn.
+    predictor: Predictor whose classifier is used.
+    batch_size: Number of faces per call of the network.
+    half_life: Half-life in seconds of the exponential smoothing over a video's frames; 0 disables smoothing.
+    copies: Writer of annotated copies; None to write none.
   """
 
   def __init__(self, predictor: Predictor, batch_size: int, half_life: float, copies: Copies | None):
@@ -47,13 +47,18 @@ class Answerer:
     self.counts = Counts()
 
   def __call__(self, pictures: Iterable[Looked]) -> Iterator[list[Row]]:
-    """Yields the rows of each picture, in order; a picture waits until those before and after it fill a batch."""
+    """Yields the list of rows of each image, in order; images are buffered until their faces fill a batch.
+
+    Args:
+      pictures: Images with their detected faces.
+    """
     waiting: list[Looked] = []
     faces = held = 0
     for picture in pictures:
       waiting.append(picture)
       faces += len(picture.faces)
       held += 0 if picture.image is None else picture.image.nbytes
+      # Images without faces fill no batch, so the number of images and their memory are limited too.
       if faces >= self._batch_size or held >= _HELD_BYTES or len(waiting) >= 4 * self._batch_size:
         yield from self._answer(waiting)
         waiting, faces, held = [], 0, 0
@@ -63,6 +68,7 @@ class Answerer:
     shape = self._predictor.classifier.shape
     faces = stacked([face for picture in pictures for face in picture.faces], shape)
     probability = self._predictor.probability(faces, self._batch_size)
+    # Rows start:stop of `faces` and `probability` belong to one image.
     start = 0
     for picture in pictures:
       stop = start + len(picture.faces)
@@ -81,6 +87,7 @@ class Answerer:
     self.counts.pictures += 1
     self.counts.faces += len(picture.boxes)
     tracks: Sequence[int | None] = [None] * len(picture.boxes)
+    # A frame without faces also goes through the tracker, which ends tracks that were not seen for a while.
     if source.time is not None:
       tracks, probability = self._smoothed(picture, source.time, probability)
     if not picture.boxes:
@@ -92,7 +99,8 @@ class Answerer:
     ]
 
   def _smoothed(self, picture: Looked, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """Returns the tracks of a frame's faces, and their probabilities over the frames so far."""
+    """Returns the tracks of a frame's faces and their smoothed probabilities, float32 [F, K]."""
+    # Each video has its own tracker.
     if picture.source.file.name != self._tracked:
       self._tracker, self._tracked = Tracker(self._half_life), picture.source.file.name
     tracks = self._tracker.update(time, picture.boxes)

@@ -1,4 +1,4 @@
-"""What was found, drawn on copies of the pictures; on request with what the network looked at."""
+"""Draws the predictions, and optionally Grad-CAM saliency maps, on copies of the images."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ from fer_jax.saliency import Explainer, paint
 
 
 class Copies:
-  """Draws pictures into a gallery.
+  """Writes annotated copies of images to a gallery.
 
   Args:
-    gallery: that they are written to.
-    predictor: whose answers are drawn.
-    batch_size: faces that are explained at once.
-    explain: whether Grad-CAM's map of each face is drawn on it (see `fer_jax.saliency`).
+    gallery: Gallery for the copies.
+    predictor: Predictor whose predictions are drawn.
+    batch_size: Maximum number of faces per call of Grad-CAM.
+    explain: Whether to overlay a Grad-CAM saliency map on each face (see `fer_jax.saliency`).
   """
 
   def __init__(self, gallery: Gallery, predictor: Predictor, batch_size: int, explain: bool):
@@ -31,17 +31,17 @@ class Copies:
     self._explainer = Explainer(predictor.classifier) if explain else None
 
   def add(self, source: Source, image: np.ndarray, rows: Sequence[Row], faces: np.ndarray) -> None:
-    """Draws a picture.
+    """Writes the annotated copy of an image or video frame.
 
     Args:
-      source: where it is.
-      image: uint8 [H, W] or [H, W, 3].
-      rows: of the picture.
-      faces: as they were classified, uint8 [N, h, w, C].
+      source: Origin of the image.
+      image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
+      rows: Output rows of the image.
+      faces: Crops that were classified, uint8 array of shape [N, h, w, C].
     """
     found = [(row.box, row.probability) for row in rows if row.box is not None and row.probability is not None]
     boxes, best = [box for box, _ in found], np.array([int(p.argmax(-1)) for _, p in found], np.int32)
-    canvas = image
+    canvas = image  # `annotated` copies it
     if self._explainer is not None and found:
       canvas = in_channels(image, 3).copy()
       for box, map_ in zip(boxes, self._explainer.explain(faces, best, self._batch_size), strict=True):
@@ -54,8 +54,9 @@ class Copies:
       self._gallery.add_frame(source.file.name, drawn, source.rate)
 
   def _explain(self, canvas: np.ndarray, image: np.ndarray, box: Box, map_: np.ndarray) -> None:
-    """Paints the map of a face, float32 [h, w], onto the canvas, in the resolution of the picture."""
+    """Paints the saliency map of a face, float32 [h, w], onto the canvas, in the resolution of the image."""
     if self._predictor.detector is None:
+      # Without a detector the face is the whole image.
       canvas[:] = _painted(image, map_)
       return
     margin = self._predictor.classifier.margin

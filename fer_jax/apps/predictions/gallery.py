@@ -1,4 +1,4 @@
-"""The folder of annotated copies: files that appear whole or not at all."""
+"""Output folder of annotated copies; files are written atomically."""
 
 import os
 from pathlib import Path
@@ -9,26 +9,27 @@ import numpy as np
 from fer_jax.errors import UserError
 from fer_jax.faces.video import is_utf8
 
-# MPEG-4 counts time in at most 65535 parts of a second: two decimals of a rate up to this one fit in.
+# MPEG-4 has at most 65535 time steps per second, so rates up to this one can have two decimals.
 _LARGEST_RATE = 600.0
 
 
 class Gallery:
-  """A folder of annotated copies: of a picture as NAME.png, of a video as NAME.mp4, NAME being its own with its ending.
+  """Writes annotated copies to a folder: NAME.png for an image, NAME.mp4 for a video.
 
-  A context manager: after an error a video that was being written is gone.
+  NAME is the original file name including its suffix, such as one.jpg.png. Use it as a context manager: after an error,
+  an incomplete video is removed.
 
   Args:
-    folder: made when absent.
+    folder: Output folder; created if it does not exist.
 
   Raises:
-    UserError: it cannot be made.
+    UserError: The folder cannot be created, or its name is not valid UTF-8.
   """
 
   def __init__(self, folder: Path):
     if not is_utf8(folder):
       raise UserError(
-        f"--annotate={folder!r}: a name that is no UTF-8, which videos cannot be written to; choose another"
+        f"--annotate={folder!r}: not valid UTF-8; videos cannot be written to such a folder; choose another name"
       )
     self._folder = folder
     self._film: _Film | None = None
@@ -46,15 +47,23 @@ class Gallery:
 
   @staticmethod
   def ending(is_video: bool) -> str:
-    """Returns what a copy's name has after that of its original."""
+    """Returns the suffix that a copy's name adds to that of the original."""
     return ".mp4" if is_video else ".png"
 
   def add_picture(self, name: str, image: np.ndarray) -> None:
-    """Writes the copy of a picture, uint8 [H, W, 3] RGB; raises UserError where it cannot be written."""
+    """Writes the copy of an image.
+
+    Args:
+      name: Name of the original file below the input folder.
+      image: Annotated image, uint8 array of shape [H, W, 3] (RGB).
+
+    Raises:
+      UserError: The file cannot be written.
+    """
     path = self._place(name + self.ending(False))
     part = self._part(".png")
     try:
-      # OpenCV itself dies of a name that is no UTF-8.
+      # Not cv2.imwrite, which crashes for a file name that is not valid UTF-8.
       part.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
       os.replace(part, path)
     except OSError as error:
@@ -63,11 +72,17 @@ class Gallery:
       part.unlink(missing_ok=True)
 
   def add_frame(self, name: str, image: np.ndarray, frames_per_second: float) -> None:
-    """Adds a frame, uint8 [H, W, 3] RGB, to the copy of a video; those of a video come one after another.
+    """Appends a frame to the copy of a video; the frames of one video must be added consecutively.
+
+    Args:
+      name: Name of the original file below the input folder.
+      image: Annotated frame, uint8 array of shape [H, W, 3] (RGB).
+      frames_per_second: Frame rate of the copy.
 
     Raises:
-      UserError: it cannot be written, or the video before was not written whole.
+      UserError: The copy cannot be written, or the previous video was not written completely.
     """
+    # A new name ends the previous video.
     if name != self._of:
       self._end_film()
       self._film = _Film(self._place(name + self.ending(True)), self._part(".mp4"), image, frames_per_second)
@@ -87,7 +102,7 @@ class Gallery:
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-      raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --annotate") from None
+      raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another --annotate") from None
 
   def _end_film(self) -> None:
     if self._film is not None:
@@ -96,43 +111,46 @@ class Gallery:
 
 
 class _Film:
-  """A video that is being written, as MPEG-4.
+  """Writer of one MPEG-4 video.
 
   Args:
-    path: where it is to stand.
-    part: where it is written.
-    image: its first frame, for the size.
-    rate: frames a second.
+    path: Final path of the video.
+    part: Temporary path to which the video is written.
+    image: First frame, used for the size only, uint8 array of shape [H, W, 3].
+    rate: Frames per second.
   """
 
   def __init__(self, path: Path, part: Path, image: np.ndarray, rate: float):
     self._path, self._part, self._frames = path, part, 0
     height, width = image.shape[:2]
-    # MPEG-4 would cut off the last row or column of an odd size.
+    # MPEG-4 would drop the last row or column of an odd size, so `add` pads it by one.
     self._below, self._beside = height % 2, width % 2
     size = (width + self._beside, height + self._below)
     rounded = round(rate, 2) if rate <= _LARGEST_RATE else round(rate)
     self._writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rounded, size)
     if not self._writer.isOpened():
       self.discard()
-      reason = f"no MPEG-4 of {size[0]}x{size[1]} pixels and {rounded:g} frames a second can be begun there"
+      reason = f"OpenCV cannot open an MPEG-4 file of {size[0]}x{size[1]} pixels at {rounded:g} frames per second"
       raise _cannot_write(path, reason)
 
   def add(self, image: np.ndarray) -> None:
-    """Adds a frame."""
+    """Appends a frame, uint8 [H, W, 3] RGB."""
     image = cv2.copyMakeBorder(image, 0, self._below, 0, self._beside, cv2.BORDER_REPLICATE)
     self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     self._frames += 1
 
   def end(self) -> None:
-    """Puts the video to its place; raises UserError where it was not written whole, of which OpenCV says nothing."""
+    """Moves the finished video to its final path; raises UserError if it is incomplete.
+
+    OpenCV reports no write errors, so the file is opened again and its frames are counted.
+    """
     self._writer.release()
     try:
       video = cv2.VideoCapture(str(self._part), cv2.CAP_FFMPEG)
       frames = round(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
       video.release()
       if frames != self._frames:
-        raise _cannot_write(self._path, f"{frames} of {self._frames} frames are in it; is the disk full?")
+        raise _cannot_write(self._path, f"it has {frames} of {self._frames} frames; is the disk full?")
       os.replace(self._part, self._path)
     except OSError as error:
       raise _cannot_write(self._path, error.strerror or str(error)) from None
@@ -140,10 +158,10 @@ class _Film:
       self._part.unlink(missing_ok=True)
 
   def discard(self) -> None:
-    """Removes what was written."""
+    """Removes the temporary file."""
     self._writer.release()
     self._part.unlink(missing_ok=True)
 
 
 def _cannot_write(path: Path, reason: str) -> UserError:
-  return UserError(f"{path}: cannot be written ({reason}); free the place or choose another --annotate")
+  return UserError(f"{path}: cannot be written ({reason}); free disk space or choose another --annotate")

@@ -1,4 +1,4 @@
-"""What a user names on the command line, as a list of files."""
+"""Expands the inputs on the command line to a list of files."""
 
 import glob
 import os
@@ -13,16 +13,16 @@ PICTURES = frozenset(
   (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 )
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ts"))
-_FOLDER, _LINK = "folders that match", "links to folders"
+_FOLDER, _LINK = "matching folders", "links to folders"
 
 
 class File(NamedTuple):
-  """A file to look at.
+  """An input file.
 
   Attributes:
-    path: of the file.
-    name: its place below the folder that was named; its own name where it was named itself. No two files have the
-      same, a later one has a number at its end.
+    path: Path of the file.
+    name: Path relative to the given folder, or the file name if the file was given itself. Names are unique: a repeated
+      name gets a numeric suffix.
   """
 
   path: Path
@@ -30,22 +30,22 @@ class File(NamedTuple):
 
   @property
   def is_video(self) -> bool:
-    """Whether it is read as a video: its name ends like one."""
+    """Whether the file is read as a video, judged by its suffix."""
     return self.path.suffix.lower() in VIDEOS
 
   @property
   def is_known(self) -> bool:
-    """Whether it ends like a picture or a video, or is a folder that may not be looked into: the row will say so."""
+    """Whether the file has the suffix of an image or video, or is an unreadable folder (reported in its row)."""
     return self.path.suffix.lower() in PICTURES | VIDEOS or os.path.isdir(self.path)
 
 
 class Listing(NamedTuple):
-  """What was found.
+  """The files to process.
 
   Attributes:
-    files: in the order in which they were named; those of a folder by name.
-    passed_over: how many things in folders, or that match a pattern, are not looked at: files that end like neither a
-      picture nor a video, by ending, and folders.
+    files: Files in the order of the arguments; those of a folder sorted by name.
+    passed_over: Number of skipped entries of folders and pattern matches, by kind: files with neither an image nor a
+      video suffix (by suffix), matching folders, and links to folders.
   """
 
   files: list[File]
@@ -53,14 +53,17 @@ class Listing(NamedTuple):
 
 
 def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
-  """Lists the files that arguments name.
+  """Lists the files given by command-line arguments.
 
   Args:
-    arguments: files, folders (with all below them), patterns such as "faces/**/*.jpg", or "-" for `lines`.
-    lines: of the list that is read for "-", a file each; one that does not exist becomes a row that says so.
+    arguments: Files, folders (searched recursively), patterns such as "faces/**/*.jpg", or "-" for `lines`.
+    lines: Lines of the list read for "-", one path per line. Paths that do not exist are kept and get an error row.
+
+  Returns:
+    Files to process, and counts of skipped entries.
 
   Raises:
-    UserError: an argument names nothing, or a folder in which nothing can be looked at.
+    UserError: An argument matches nothing, or a folder contains no image or video.
   """
   files: list[File] = []
   passed_over: Counter[str] = Counter()
@@ -73,28 +76,29 @@ def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
       inside = _below(path, passed_over)
       strange = [file for file in inside if not file.is_known]
       known = [file for file in inside if file.is_known]
-      passed_over.update(file.path.suffix.lower() or "no ending" for file in strange)
+      passed_over.update(file.path.suffix.lower() or "no suffix" for file in strange)
       if not known:
-        raise UserError(f"{argument}: no picture and no video below this folder; expected files such as *.jpg, *.mp4")
+        raise UserError(f"{argument}: no image or video in this folder; expected files such as *.jpg, *.mp4")
       files += known
     elif os.path.exists(path):
       files.append(File(path, path.name))
     else:
+      # Not an existing path: interpret it as a pattern.
       matches = sorted(glob.glob(str(path), recursive=True))
       found = [name for name in matches if not os.path.isdir(name)]
       passed_over[_FOLDER] += len(matches) - len(found)
       if not found:
         raise UserError(
-          f"{argument}: no such file or folder, or no permission to look, and no file matches it as a pattern"
+          f"{argument}: no such file or folder, or no permission to read it; and no file matches it as a pattern"
         )
       files += [File(Path(name), Path(name).name) for name in found]
   if not files:
-    raise UserError("the list on standard input names no file; expected a path on each line")
-  return Listing(_distinct(files), +passed_over)
+    raise UserError("the list on standard input contains no path; expected one path per line")
+  return Listing(_distinct(files), +passed_over)  # unary + drops counts of 0
 
 
 def _distinct(files: Sequence[File]) -> list[File]:
-  """Numbers the files whose names others have before them."""
+  """Makes the names unique: a repeated name gets the suffix _2, _3, ..."""
   taken: set[str] = set()
   numbers: Counter[str] = Counter()
   found = []
@@ -109,10 +113,10 @@ def _distinct(files: Sequence[File]) -> list[File]:
 
 
 def _below(folder: Path, passed_over: Counter[str]) -> list[File]:
-  """Lists what is in a folder and below it, hidden things left out, by name.
+  """Lists all files below a folder, sorted by path, without hidden files and folders.
 
-  Links to folders are counted and not followed, as they may be loops. A folder that may not be looked into is listed
-  itself.
+  Links to folders are counted and not followed because they may form loops. An unreadable folder is listed itself, so
+  it gets an error row.
   """
   found: list[Path] = []
 
@@ -121,6 +125,7 @@ def _below(folder: Path, passed_over: Counter[str]) -> list[File]:
 
   for place, inside, names in os.walk(folder, onerror=note):
     shown = [name for name in inside if not name.startswith(".")]
+    # os.walk descends into the folders that remain in this list.
     inside[:] = [name for name in shown if not os.path.islink(os.path.join(place, name))]
     passed_over[_LINK] += len(shown) - len(inside)
     found += [Path(place, name) for name in names if not name.startswith(".")]

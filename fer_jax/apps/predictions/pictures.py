@@ -1,4 +1,4 @@
-"""The pictures in a list of files, photographs and frames of videos alike, looked at by several threads, in order."""
+"""Reads images and video frames and detects their faces in several threads, in order."""
 
 import collections
 import functools
@@ -16,18 +16,18 @@ from fer_jax.faces.pictures import UnreadablePicture
 from fer_jax.faces.video import Video
 from fer_jax.predictor import Predictor
 
-# The share of a video's frames, of which it only estimates how many it has, that makes it whole.
+# Minimum fraction of the declared frames for a video to count as complete; the declared number is an estimate.
 _WHOLE = 0.95
 
 
 class Source(NamedTuple):
-  """Where a picture is.
+  """Origin of an image.
 
   Attributes:
-    file: that it is in.
-    frame: number of a video's frame, from 0; None for a picture.
-    time: of the frame in seconds.
-    rate: frames a second, of those that are looked at.
+    file: File that contains it.
+    frame: Index of the video frame, from 0; None for an image file.
+    time: Time of the frame in seconds; None for an image file.
+    rate: Processed frames per second of the video; None for an image file.
   """
 
   file: File
@@ -37,14 +37,14 @@ class Source(NamedTuple):
 
 
 class Looked(NamedTuple):
-  """A picture, looked at.
+  """An image with its detected faces.
 
   Attributes:
-    source: where it is.
-    image: uint8 [H, W] or [H, W, 3]; None where it is not needed any more, or cannot be read.
-    boxes: the faces in it.
-    faces: cut for the network, uint8 [h, w, C] each.
-    error: why it cannot be read; "" where it can.
+    source: Origin of the image.
+    image: Image, uint8 array of shape [H, W] or [H, W, 3]; None if it is no longer needed or could not be read.
+    boxes: Boxes of the faces, the largest first.
+    faces: Crops of the faces, uint8 arrays of shape [h, w, C].
+    error: Reason why the image could not be processed; "" if it was.
   """
 
   source: Source
@@ -55,15 +55,15 @@ class Looked(NamedTuple):
 
 
 class Looker:
-  """Reads pictures and finds the faces in them.
+  """Reads images and video frames and detects the faces in them.
 
   Args:
-    predictor: finds and cuts the faces.
-    most_pixels: a picture with more is not read.
-    every: of a video, the first of so many frames is looked at.
-    keep: whether images are handed on.
-    threads: that read and look.
-    announce: told how many pictures a video has, before its first one.
+    predictor: Predictor that detects and crops the faces.
+    most_pixels: Maximum number of pixels of an image; larger images get an error row.
+    every: Frame interval: frames 0, every, 2 * every, ... of a video are processed.
+    keep: Whether to return the pixels of the images.
+    threads: Number of worker threads.
+    announce: Function that is called with the number of frames to process, before the first frame of a video.
   """
 
   def __init__(
@@ -80,7 +80,12 @@ class Looker:
     self._keep, self._threads, self._announce = keep, threads, announce
 
   def __call__(self, files: Iterable[File]) -> Iterator[Looked]:
-    """Yields the pictures in files, in order; at most some pictures a thread are in memory."""
+    """Yields the images and frames of files, in order; at most two per thread are in memory.
+
+    Args:
+      files: Files to read.
+    """
+    # Results are yielded in the order of submission, so the first image in the queue is the next one.
     waiting: collections.deque[Future[Looked]] = collections.deque()
     with ThreadPoolExecutor(self._threads) as pool:
       try:
@@ -90,7 +95,7 @@ class Looker:
             yield waiting.popleft().result()
         while waiting:
           yield waiting.popleft().result()
-      finally:  # Whoever asked has stopped asking.
+      finally:  # after an error, or when the consumer closes the generator
         for future in waiting:
           future.cancel()
 
@@ -104,16 +109,18 @@ class Looker:
   def _frames(self, file: File) -> Iterator[tuple[Source, Callable[[], np.ndarray]]]:
     try:
       with Video(file.path) as video:
-        self._announce(-(-(video.length or 1) // self._every))
+        self._announce(-(-(video.length or 1) // self._every))  # ceil(length / every)
         rate = video.frames_per_second / self._every
         seen = 0
+        # Frames are decoded here, in one thread; only the face detection is parallel.
         for frame in video:
           seen += 1
           if frame.number % self._every == 0:
             yield Source(file, frame.number, frame.time, rate), functools.partial(np.asarray, frame.image)
         if video.length is not None and seen < _WHOLE * video.length:
-          raise UnreadablePicture(f"ends after {seen} of about {video.length} frames; it may be cut short")
+          raise UnreadablePicture(f"ends after {seen} of about {video.length} frames; it may be truncated")
     except UnreadablePicture as error:
+      # Raised again in the worker thread, which turns it into an error row.
       yield Source(file), _raising(error)
 
   def _look(self, source: Source, read: Callable[[], np.ndarray]) -> Looked:
@@ -124,9 +131,9 @@ class Looker:
     try:
       boxes = self._predictor.find(image)
       faces = [self._predictor.cut(image, box) for box in boxes]
-    except (cv2.error, MemoryError) as error:  # one odd picture is not to cost the rows of all others
+    except (cv2.error, MemoryError) as error:  # one bad image must not end the program
       reason = " ".join(str(error).split()) or "out of memory"
-      return Looked(source, error=f"no faces can be looked for in {image.shape[1]}x{image.shape[0]} pixels: {reason}")
+      return Looked(source, error=f"face detection failed on {image.shape[1]}x{image.shape[0]} pixels: {reason}")
     return Looked(source, image if self._keep else None, boxes, faces)
 
 

@@ -1,4 +1,4 @@
-"""The rows that a prediction is written as: CSV or JSON lines, one for each face, and one where there is none."""
+"""Output of predictions as CSV or JSON lines: one row per face, and one for an image without faces."""
 
 import csv
 import json
@@ -15,21 +15,21 @@ from fer_jax.faces.detection import Box
 
 OK = "ok"
 NO_FACE = "no face"
-_PLACES = 6  # of a probability
+_PLACES = 6  # decimals of a probability
 
 
 class Row(NamedTuple):
   """One line of the output.
 
   Attributes:
-    file: as it was named.
-    status: "ok", "no face", or "error: " and the reason.
-    frame: number of a video's frame, from 0; None for a picture.
-    time: of the frame in seconds; None for a picture.
-    face: number of the face in the picture, from 0, the largest first.
-    track: of a video, the number of the person whom the face is taken for.
-    box: of the face.
-    probability: of each class, float [K].
+    file: Path of the file as given.
+    status: Status: "ok", "no face", or "error: " and the reason.
+    frame: Index of the video frame, from 0; None for an image file.
+    time: Time of the frame in seconds; None for an image file.
+    face: Index of the face in the image, from 0, the largest first; None without a face.
+    track: Number of the face's track through the video; None for an image file.
+    box: Box of the face; None without a face.
+    probability: Probability of each class, float array of shape [K]; None without a face.
   """
 
   file: str
@@ -43,30 +43,30 @@ class Row(NamedTuple):
 
 
 class Format(Protocol):
-  """How rows become text."""
+  """Interface of an output format."""
 
   def begin(self) -> None:
-    """Writes what comes before the first row."""
+    """Writes the header, if the format has one."""
 
   def write(self, row: Row) -> None:
-    """Writes a row."""
+    """Writes one row."""
 
 
 class CsvFormat:
-  """Comma-separated values with a line of names; what a row lacks is empty."""
+  """Comma-separated values with a header line; missing values are empty."""
 
   def __init__(self, file: TextIO, class_names: Sequence[str]):
     self._writer, self._names = csv.writer(file, lineterminator="\n"), class_names
 
   def begin(self) -> None:
-    """Writes the names of the columns."""
+    """Writes the header line."""
     place = ("x", "y", "width", "height", "score")
     self._writer.writerow(
       ("file", "frame", "time", "face", "track", *place, "label", *(f"p_{name}" for name in self._names), "status")
     )
 
   def write(self, row: Row) -> None:
-    """Writes a line."""
+    """Writes one line."""
     box = ("",) * 5 if row.box is None else (*(f"{side:.1f}" for side in row.box[:4]), f"{row.box.score:.4f}")
     answer: Sequence[str] = ("",) * (1 + len(self._names))
     if row.probability is not None:
@@ -77,16 +77,16 @@ class CsvFormat:
 
 
 class JsonLinesFormat:
-  """A JSON object a line; what a row lacks is null."""
+  """One JSON object per line; missing values are null."""
 
   def __init__(self, file: TextIO, class_names: Sequence[str]):
     self._file, self._names = file, class_names
 
   def begin(self) -> None:
-    """Writes nothing."""
+    """Writes nothing: the format has no header."""
 
   def write(self, row: Row) -> None:
-    """Writes a line."""
+    """Writes one line."""
     label, probability = None, None
     if row.probability is not None:
       label = self._names[int(row.probability.argmax(-1))]
@@ -110,23 +110,23 @@ FORMATS: dict[str, Callable[[TextIO, Sequence[str]], Format]] = {".csv": CsvForm
 
 
 class Output:
-  """A file of rows that appears when the last one is written, or not at all.
+  """Output file of rows, written atomically: it appears at its path only after the last row.
 
   Args:
-    path: ends in .csv or .jsonl.
-    class_names: of the classes.
+    path: Path of the file, with the suffix .csv or .jsonl.
+    class_names: Names of the K classes.
 
   Raises:
-    UserError: the path ends otherwise, or cannot be written.
+    UserError: The path has another suffix or cannot be written.
   """
 
   def __init__(self, path: Path, class_names: Sequence[str]):
     check_output(path)
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
     self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      # Names of files are bytes to the system: one that is no UTF-8 is written as the bytes that it has.
+      # File names are bytes and may not be valid UTF-8; surrogateescape writes such names byte for byte.
       self._file = self._part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
       raise _cannot_write(path, error) from None
@@ -137,7 +137,7 @@ class Output:
     return self
 
   def write(self, row: Row) -> None:
-    """Writes a row; raises UserError where there is no room."""
+    """Writes one row; raises UserError if the disk is full."""
     try:
       self._format.write(row)
     except OSError as error:
@@ -148,6 +148,7 @@ class Output:
   ) -> None:
     try:
       self._file.close()
+      # After an error the partial file is removed and an earlier output stays.
       if kind is None:
         os.replace(self._part, self._path)
     except OSError as failure:
@@ -158,7 +159,7 @@ class Output:
 
 
 def check_output(path: Path) -> None:
-  """Raises UserError unless a path ends as one of FORMATS and is no folder."""
+  """Raises UserError unless a path has a suffix in FORMATS and is not a folder."""
   if path.is_dir():
     raise UserError(f"--out={path}: is a folder; expected the name of a file")
   if path.suffix.lower() not in FORMATS:
@@ -170,4 +171,4 @@ def _text(value: int | None) -> str:
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
-  return UserError(f"--out={path}: cannot be written ({error.strerror or error}); free the place or choose another")
+  return UserError(f"--out={path}: cannot be written ({error.strerror or error}); free disk space or choose another")

@@ -55,7 +55,7 @@ def test_a_file_is_read_at_its_own_speed_and_a_late_picture_does_not_wait():
   assert [each.captured for each in pictures] == [100.0, 100.5, 101.25, 101.5]
   assert clock.waits == [0.375, 0.25]
   assert [each.time for each in pictures] == [5.0, 5.5, 6.0, 6.5]
-  assert ended == Ended(3, "talk.mp4 has ended; the last picture stays.", expected=True)
+  assert ended == Ended(3, "talk.mp4 has ended; the last image stays.", expected=True)
 
 
 def test_a_camera_sets_its_own_pace():
@@ -68,11 +68,16 @@ def test_a_camera_sets_its_own_pace():
 @pytest.mark.parametrize(
   ("source", "times", "error", "sentence"),
   [
-    (1, (0.0,), None, "Camera 1 was lost; the last picture stays."),
-    (1, (0.0,), "unplugged", "Camera 1 was lost (unplugged); the last picture stays."),
-    (2, (), "no device", "Camera 2 cannot be opened (no device): is it connected, and does no other program use it?"),
+    (1, (0.0,), None, "Camera 1 was lost; the last image stays."),
+    (1, (0.0,), "unplugged", "Camera 1 was lost (unplugged); the last image stays."),
+    (
+      2,
+      (),
+      "no device",
+      "Camera 2 cannot be opened (no device): check that it is connected and not used by another program.",
+    ),
     (Path("a.txt"), (), "not a video", "a.txt cannot be opened (not a video): choose another file."),
-    (Path("a.mp4"), (0.0,), "damaged", "a.mp4 was lost (damaged); the last picture stays."),
+    (Path("a.mp4"), (0.0,), "damaged", "a.mp4 was lost (damaged); the last image stays."),
   ],
 )
 def test_an_end_that_nobody_asked_for_is_a_sentence(source, times, error, sentence):

@@ -111,7 +111,7 @@ class TestTheFourActions:
     assert not window.photo_button.isEnabled() and not window.close_button.isEnabled()
     click(window.open_button)
     assert not window.open_button.isEnabled()
-    until(lambda: said(window) == "talk.avi has ended; the last picture stays.")
+    until(lambda: said(window) == "talk.avi has ended; the last image stays.")
     until(lambda: window.view.found is not None)
     assert window.view.found.image.shape == (240, 320, 3)
     # The larger of the two faces, and its word.
@@ -196,13 +196,13 @@ class TestSentences:
   def test_a_camera_that_does_not_open(self, open_window):
     window = open_window(source=0, open_source=Camera([]))
     click(window.open_button)
-    until(lambda: said(window).startswith("Camera 0 cannot be opened: is it connected"))
+    until(lambda: said(window).startswith("Camera 0 cannot be opened: check that it is connected"))
     assert window.open_button.isEnabled()
 
   def test_a_camera_that_is_lost_leaves_its_last_picture(self, open_window, scenes):
     window = open_window(source=0, open_source=Camera(scenes[:3]))
     click(window.open_button)
-    until(lambda: said(window) == "Camera 0 was lost; the last picture stays.")
+    until(lambda: said(window) == "Camera 0 was lost; the last image stays.")
     until(lambda: window.view.found is not None and (window.view.found.image == scenes[2]).all())
     assert window.sentence.property("trouble")
 
@@ -216,10 +216,10 @@ class TestSentences:
 
     window = open_window(source=0, open_source=Camera(scenes[:1]), classifier=Slow(), ready=False)
     click(window.open_button)
-    until(lambda: said(window) == "Camera 0 was lost; the last picture stays.")
+    until(lambda: said(window) == "Camera 0 was lost; the last image stays.")
     compiled.set()
     until(lambda: window.view.found is not None)
-    assert said(window) == "Camera 0 was lost; the last picture stays."
+    assert said(window) == "Camera 0 was lost; the last image stays."
     assert window.sentence.property("trouble")
 
   def test_a_bad_run_chosen_in_the_window(self, open_window, monkeypatch, tmp_path):
