@@ -1,4 +1,4 @@
-"""State, position of the data and clock, saved and restored as one. The only file that imports orbax."""
+"""Checkpoints of the training state, the data position and the clock. The only file that imports orbax."""
 
 import contextlib
 import dataclasses
@@ -32,19 +32,19 @@ _NOT_MEASURED = -1.0
 
 @dataclasses.dataclass
 class Clock:
-  """Where a run stands, beside its state.
+  """Progress of a run; saved next to the training state.
 
   Attributes:
-    phase: position of the current phase.
-    phase_step: steps taken in it.
-    step: steps taken in all.
-    seconds: spent so far, over all the times the run was started.
-    phase_seconds: `seconds` when the phase began.
-    best_accuracy: the best validation accuracy, -1 before the first.
-    best_step: the last step it was reached at, -1 before the first.
-    worse: evaluations in this phase since it last improved.
-    phase_best: the best of this phase by what it watches, the larger the better; None before the first.
-    rate: what plateaus of this phase have left of the learning rate.
+    phase: Index of the current phase.
+    phase_step: Number of steps taken in the phase.
+    step: Number of steps taken in total.
+    seconds: Seconds spent so far, summed over all processes that resumed the run.
+    phase_seconds: Value of `seconds` at the start of the phase.
+    best_accuracy: Best validation accuracy so far; -1 before the first evaluation.
+    best_step: Step of the best accuracy, the latest in case of a tie; -1 before the first evaluation.
+    worse: Number of evaluations without improvement in this phase.
+    phase_best: Best score of this phase (larger is better, see `Phase.score`); None before the first evaluation.
+    rate: Factor on the learning rate, the product of the plateau reductions in this phase.
   """
 
   phase: int = 0
@@ -60,13 +60,14 @@ class Clock:
 
 
 class Checkpoints:
-  """The checkpoints of a run: the newest two and the best one are kept, written in the background.
+  """Context manager for the checkpoints of a run; keeps the newest two and the best, and writes in the background.
 
-  Use it as a context manager: leaving waits for what is being written. Of several processes all have to call every
-  method, with the same state: each writes a part of it, and all read the whole, however many there were.
+  Leaving the context blocks until all writes are finished. In a multi-process run every method is a collective
+  operation: all processes call it with the same state. Each process writes a part of the state, and each reads all of
+  it, so a run may resume with a different number of processes.
 
   Args:
-    folder: made when absent.
+    folder: Folder of the checkpoints; created if absent.
   """
 
   def __init__(self, folder: Path):
@@ -88,47 +89,49 @@ class Checkpoints:
     self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
   ) -> None:
     if error is not None and processes.lost(error):
-      return  # what is being written would wait for the part of a process that is gone
+      return  # the pending write needs the lost process and would never finish
     try:
       with self._writing():
         self._manager.close()
     except UserError:
-      if not isinstance(error, UserError):  # else that one came first
+      if not isinstance(error, UserError):  # otherwise the earlier error is the cause; do not replace it
         raise
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
-    """Saves under the clock's step; call it before the next batch is taken.
+    """Saves a checkpoint under the step of the clock. Call it before the next batch is taken.
 
     Args:
-      state: of training.
-      iterator: the training data's; its position is saved.
-      clock: where the run stands.
-      accuracy: on the validation split at this very step, if it was measured; the best is kept by it.
+      state: Training state.
+      iterator: Iterator of the training data; its position is saved.
+      clock: Progress of the run.
+      accuracy: Validation accuracy at this step, or None if it was not evaluated; selects the best checkpoint.
 
     Raises:
-      Failure: this checkpoint, or the one before, cannot be written.
+      Failure: This checkpoint or the previous one cannot be written.
     """
     with self._writing():
       self._save(state, iterator, clock, accuracy)
 
   def _save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
     if clock.step in self._manager.all_steps():
+      # Saved before, without an accuracy or by a stop signal: only a checkpoint with an accuracy replaces it.
       if accuracy is None:
         return
-      self._manager.wait_until_finished()  # what is still being written cannot be deleted
+      self._manager.wait_until_finished()  # a checkpoint cannot be deleted while it is being written
       self._manager.delete(clock.step)
-    # A copy: on a CPU the writer would otherwise read the very buffers that the next steps may reuse.
+    # Copied: on a CPU the background writer would otherwise read device buffers that the next steps may reuse.
     state = jax.tree.map(np.array, state)
     position, counted = iterator.get_state(), dataclasses.asdict(clock)
     checksums = _checksums(state, position, counted)
+    # Data-parallel processes must have equal states. Floating-point results differ between kinds of machines.
     if others := processes.differing(" ".join(f"{checksums[each.name]:x}" for each in dataclasses.fields(state))):
       raise Failure(
-        f"process {others[0]} does not have the state of process 0 at step {clock.step}: machines of different "
-        "kinds compute differently; take equal ones"
+        f"process {others[0]} does not have the state of process 0 at step {clock.step}: different kinds of machines "
+        "compute differently; use identical machines"
       )
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state if processes.count() == 1 else of_all_processes(state)),
-      # Not by grain's own handler, which has a file for each process: all are at the same batch.
+      # Not grain's checkpoint handler, which writes one file per process: all processes are at the same batch.
       data=ocp.args.JsonSave(position),
       clock=ocp.args.JsonSave(counted),
       checksums=ocp.args.JsonSave(checksums),
@@ -138,46 +141,47 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Turns what a write, or one in the background before it, ran into, into one line."""
+    """Context manager that converts errors of this write, or of the previous background write, into a `Failure`."""
     try:
       yield
     except (UserError, jax.errors.JaxRuntimeError):
       raise
-    except Exception as error:  # orbax names no common ancestor for what a disk refuses
+    except Exception as error:  # orbax has no common base class for errors of the disk
       if processes.lost(error):
         raise
       said = str(error)
+      # A full disk is reported as RESOURCE_EXHAUSTED.
       reason = os.strerror(errno.ENOSPC) if "RESOURCE_EXHAUSTED" in said else (said.splitlines() or [repr(error)])[0]
       raise unwritable(f"{self._folder}: a checkpoint", reason[:200]) from error
 
   def restore_newest(
     self, state_for: Callable[[Clock], TrainState], iterator: grain.DatasetIterator, warn: Callable[[str], None]
   ) -> tuple[TrainState, Clock] | None:
-    """Restores the newest checkpoint that can be read, and the iterator's position with it.
+    """Restores the newest readable checkpoint, with the position of the iterator; removes newer, damaged ones.
 
     Args:
-      state_for: the shapes of the state at a clock (phases differ in their optimiser's state).
-      iterator: set to the saved position.
-      warn: told of each damaged checkpoint that is passed over and removed.
+      state_for: Function that returns the shapes of the state at a clock; phases differ in their optimiser state.
+      iterator: Iterator of the training data; set to the saved position.
+      warn: Function that is called with a message about each damaged checkpoint.
 
     Returns:
-      the state and the clock; None where nothing was saved.
+      State and clock, or None if there is no checkpoint.
 
     Raises:
-      UserError: every checkpoint is damaged.
+      UserError: All checkpoints are damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
       try:
         state, clock, position = processes.everywhere(functools.partial(self._read, step, state_for))
-      except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+      except Exception as error:  # orbax has no common base class for errors of damaged files
         if processes.lost(error):
           raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        warn(f"checkpoint {self._folder / str(step)} cannot be read and is passed over ({reason})")
+        warn(f"checkpoint {self._folder / str(step)} cannot be read and is skipped ({reason})")
         continue
       iterator.set_state(position)
-      self._remove(steps[: steps.index(step)])  # their numbers must be free when the run gets there again
+      self._remove(steps[: steps.index(step)])  # the run will save under these step numbers again
       return state, clock
     if steps:
       raise UserError(
@@ -186,7 +190,7 @@ class Checkpoints:
     return None
 
   def _read(self, step: int, state_for: Callable[[Clock], TrainState]) -> tuple[TrainState, Clock, dict[str, Any]]:
-    """Returns the state, the clock and the position in the data of a checkpoint; raises where it is damaged."""
+    """Returns the state, the clock and the data position of a checkpoint; raises an exception if it is damaged."""
     clock, position = self._clock(step), self._json(step, "data")
     state = self.restore_state(step, state_for(clock))
     if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(clock)):
@@ -194,6 +198,8 @@ class Checkpoints:
     return state, clock, position
 
   def _remove(self, steps: Sequence[int]) -> None:
+    """Deletes the folders of checkpoints and reloads the list of steps."""
+
     def remove() -> None:
       for step in steps:
         shutil.rmtree(self._folder / str(step), ignore_errors=True)
@@ -202,27 +208,35 @@ class Checkpoints:
     self._manager.reload()
 
   def clocks(self) -> dict[int, Clock]:
-    """Returns the clock of every checkpoint, by its step; those that cannot be read are left out."""
+    """Returns the clocks of all readable checkpoints, by step."""
     found = {}
     for step in self._manager.all_steps():
-      with contextlib.suppress(Exception):  # restore_newest says what is damaged
+      with contextlib.suppress(Exception):  # restore_newest reports damaged checkpoints
         found[step] = self._clock(step)
     return found
 
   def forget_after(self, step: int) -> None:
-    """Deletes the checkpoints of later steps: all of them after -1."""
+    """Deletes the checkpoints after a step; -1 deletes all."""
     for later in [other for other in self._manager.all_steps() if other > step]:
       self._manager.delete(later)
 
   def restore_state(self, step: int, shapes: TrainState) -> TrainState:
-    """Returns the state saved at `step`, as NumPy arrays of the given shapes."""
+    """Returns the state saved at a step.
+
+    Args:
+      step: Step of the checkpoint.
+      shapes: State whose leaves have the saved shapes and dtypes.
+
+    Returns:
+      Saved state, with NumPy arrays.
+    """
     with _reader() as reader:
       return reader.restore(_state_of(self._folder, step), args=ocp.args.StandardRestore(_to_fill(shapes)))
 
   def restore_variables(self, step: int) -> tuple[Any, Any]:
-    """Returns (params, stats) of a checkpoint of any phase, as NumPy arrays; the averages where some were kept.
+    """Returns (params, stats) of a checkpoint, as NumPy arrays; their moving averages if the phase keeps some.
 
-    Where one process cannot read them, none can.
+    If one process cannot read the checkpoint, all processes raise an exception.
     """
     self._manager.wait_until_finished()
     return processes.everywhere(lambda: read_variables(self._folder, step))
@@ -235,16 +249,16 @@ class Checkpoints:
 
   @property
   def newest_step(self) -> int | None:
-    """The step of the newest checkpoint; None where there is none."""
+    """Step of the newest checkpoint, or None."""
     return self._manager.latest_step()
 
 
 def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
-  """Returns (params, stats) of one checkpoint, as `Checkpoints.restore_variables`, and leaves the folder as it is.
+  """Returns (params, stats) of a checkpoint, like `Checkpoints.restore_variables`, without modifying the folder.
 
   Args:
-    folder: of the checkpoints.
-    step: of the one.
+    folder: Folder of the checkpoints.
+    step: Step of the checkpoint.
   """
   path = _state_of(folder, step)
   with _reader() as reader:
@@ -254,10 +268,10 @@ def read_variables(folder: Path, step: int) -> tuple[Any, Any]:
 
 
 def silence_orbax() -> None:
-  """Keeps orbax from printing what it raises too, for a program that says it in one line.
+  """Silences orbax's own logging of the errors it raises, for programs that report them in one line.
 
-  Its threads log it; where a part of a checkpoint cannot be written or read, asyncio complains about the others, and
-  tensorstore about the event loop that they can no longer be reported to.
+  Orbax logs errors from its threads. When a part of a checkpoint cannot be written or read, asyncio also logs the
+  errors of the other parts, and tensorstore raises "Event loop is closed" because these can no longer be reported.
   """
   absl_logging.set_verbosity(absl_logging.FATAL)
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -271,17 +285,17 @@ def silence_orbax() -> None:
 
 
 class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, which does not ask whether to stop: JAX counts those questions, and `processes` asks them."""
+  """Orbax's manager without its check for a stop request; JAX counts these checks, and `processes` makes them."""
 
   def reached_preemption(self, step: int) -> bool:
-    """Says no."""
+    """Returns False."""
     del step
     return False
 
 
 @contextlib.contextmanager
 def _reader() -> Iterator[ocp.StandardCheckpointHandler]:
-  """Yields what reads a state for this process alone: others may fail to, and would be waited for."""
+  """Yields a reader of states for this process alone; by default orbax synchronises all, which hangs if one fails."""
   alone = processes.index()
   options = ocp.options.MultiprocessingOptions(
     primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"reader_{alone}"
@@ -295,12 +309,12 @@ def _state_of(folder: Path, step: int) -> Path:
 
 
 def _to_fill(shapes: Any) -> Any:
-  # NumPy arrays have no devices: a checkpoint may have been written by more of them than there are here.
+  # NumPy arrays carry no sharding: the checkpoint may have been written by more devices than this process has.
   return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
 
 
 def _expect_unchanged(recorded: Path, state: Mapping[str, Any]) -> None:
-  """Raises ValueError where a state, of whose arrays there is a record, is another."""
+  """Raises ValueError if the checksums of a state differ from the recorded ones; passes if none are recorded."""
   if recorded.exists():
     wanted = json.loads(recorded.read_text(encoding="utf-8"))
     changed = [part for part, tree in state.items() if _crc32(tree) != wanted.get(part, 0)]
@@ -309,7 +323,7 @@ def _expect_unchanged(recorded: Path, state: Mapping[str, Any]) -> None:
 
 
 def _checksums(state: TrainState, position: Mapping[str, Any], clock: Mapping[str, Any]) -> dict[str, int]:
-  """Returns CRC-32s of all that a checkpoint holds: the arrays' own format has none for their content."""
+  """Returns the CRC-32 of each part of a checkpoint; orbax's array format has no checksums of the contents."""
   parts = {each.name: _crc32(getattr(state, each.name)) for each in dataclasses.fields(state)}
   return parts | {
     name: zlib.crc32(json.dumps(of, sort_keys=True).encode()) for name, of in (("position", position), ("clock", clock))
@@ -317,9 +331,10 @@ def _checksums(state: TrainState, position: Mapping[str, Any], clock: Mapping[st
 
 
 def _crc32(tree: Any) -> int:
-  """Returns the CRC-32 of all arrays of a tree, with their names, whatever nodes it is made of."""
+  """Returns the CRC-32 of all arrays of a tree and their names, independent of the container types of the tree."""
   found = 0
   named = [(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in jax.tree.leaves_with_path(tree)]
+  # Sorted by name, because container types differ in the order of their leaves (a restored state is nested dicts).
   for name, leaf in sorted(named, key=lambda each: each[0]):
     array = np.ascontiguousarray(leaf)
     found = zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), found))
@@ -327,17 +342,17 @@ def _crc32(tree: Any) -> int:
 
 
 def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:
-  """Returns where trainings that take their steps together can go on together.
+  """Finds the newest checkpoints from which replicas that train in lockstep can resume together.
 
-  A process that is killed while it saves leaves some trainings with a checkpoint that others lack.
+  A process that is killed while saving may leave some replicas without a checkpoint that the others have.
 
   Args:
-    clocks: of each training's checkpoints, by step.
-    waits: whether a training had stopped in its phase, early, and only waits for the others to end it.
+    clocks: Clocks of the checkpoints of each replica, by step.
+    waits: Function that returns whether a replica had stopped early and was idle until the end of its phase.
 
   Returns:
-    a step for each training, all at the same place of the same phase, but for those that wait; None where
-    there is no such place.
+    Step of the checkpoint to resume from, for each replica; all have the same phase and phase step, except replicas
+    that had stopped early, whose phase step may be smaller. None if there is no such set of checkpoints.
   """
   places = {(clock.phase, clock.phase_step) for of in clocks for clock in of.values()}
   for phase, phase_step in sorted(places, reverse=True):
@@ -355,7 +370,7 @@ def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock]
 
 
 def _forget_damaged_metrics(folder: Path) -> None:
-  """Removes metrics that cannot be read: orbax reads those of all checkpoints when it opens a folder."""
+  """Removes unreadable metrics files; orbax reads the metrics of all checkpoints when it opens a folder."""
   for file in folder.glob("*/metrics/metrics"):
     try:
       float(json.loads(file.read_text(encoding="utf-8"))["accuracy"])

@@ -1,4 +1,4 @@
-"""The flags of a training run: a config file with its variant, a folder, overrides of its keys, its processes."""
+"""Command line of a training run: config file and variant, run folder, config overrides, and process addresses."""
 
 import importlib.util
 import inspect
@@ -17,27 +17,29 @@ from fer_jax.processes import Address
 USAGE = """usage: python -m fer_jax.main --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
          [--processes=N --process=I --coordinator=HOST:PORT | --processes=auto]
 
-  --config         the config and its variant, for example configs/hsic.py:demo, which needs no data
+  --config         config file and variant, for example configs/hsic.py:demo, which needs no data
   --workdir        folder of the run; default workdir/<config>_<variant>
-  --config.KEY     overrides a key, for example --config.seed=1 or --config.budget_minutes=8
-  --processes      of one run, each of which is started with the same flags but --process, its number from 0, and with
-                   --coordinator, where number 0 listens; "auto" where a cluster knows these (srun, Kubernetes, mpirun)
+  --config.KEY     override of a config key, for example --config.seed=1 or --config.budget_minutes=8
+  --processes      number of processes of a multi-process run, or "auto" to read the addresses from the cluster (srun,
+                   Kubernetes, mpirun); a number requires the next two flags, and all other flags equal
+  --process        index of this process, from 0
+  --coordinator    HOST:PORT on which process 0 listens
 
-A run that was interrupted goes on when the same command is given again. Exit status: 0 done, 1 the training
-diverged, 2 wrong use or bad input, 128 + signal when it was told to stop.
+Run the same command again to resume an interrupted run. Exit status: 0 success, 1 the training diverged or failed,
+2 wrong usage or invalid input, 128 + signal number if stopped by a signal.
 """
 
 
 class Command(NamedTuple):
-  """What a command line asks for.
+  """A parsed command line.
 
   Attributes:
-    source: of the config, FILE.py or FILE.py:VARIANT.
-    config: with all overrides applied.
-    overrides: as they were written.
-    workdir: folder of the run.
-    several: whether the run is of several processes.
-    address: of this one among them; None where the cluster knows it.
+    source: Config file and variant, FILE.py or FILE.py:VARIANT.
+    config: Config with all overrides applied.
+    overrides: Override arguments as given on the command line.
+    workdir: Folder of the run.
+    several: Whether --processes was given, so that this process joins others.
+    address: Address of this process; None for a single process, or if the cluster provides it.
   """
 
   source: str
@@ -49,18 +51,27 @@ class Command(NamedTuple):
 
 
 def parse(argv: Sequence[str]) -> Command | None:
-  """Parses a command line, the program's name first; None where it asks for help.
+  """Parses a command line.
+
+  Args:
+    argv: Command-line arguments, starting with the program name.
+
+  Returns:
+    Parsed command, or None if help was requested.
 
   Raises:
-    UserError: a flag, the file, the variant or a key does not exist, or a value has the wrong type.
+    UserError: A flag, the config file, its variant or a key does not exist, or a value has the wrong type.
   """
   if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv):
     return None
   source, rest = _take_source(list(argv))
+  # The config file defines which --config.KEY flags exist, so it is loaded before the flags are parsed.
   config = load_config(source)
   overrides = [argument for argument in rest if re.match(r"--?config\.", argument)]
+  # absl reports an unknown --config.KEY without a suggestion; `check_override` names the closest key.
   for override in overrides:
     check_override(config, override)
+  # Not the global flags.FLAGS: the flags would otherwise persist between calls.
   values = flags.FlagValues()
   workdir, *where = (
     flags.DEFINE_string(name, None, "", flag_values=values)
@@ -69,7 +80,7 @@ def parse(argv: Sequence[str]) -> Command | None:
   try:
     holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     unread = values(rest)[1:]
-  except (flags.Error, ValueError) as error:  # ValueError: a key that is no Python name
+  except (flags.Error, ValueError) as error:  # ValueError: a key that is not a Python identifier
     raise UserError(f"{str(error).splitlines()[0]} (--help shows the usage)") from None
   if unread:
     raise UserError(f"{unread[0]!r}: unexpected argument (--help shows the usage)")
@@ -79,7 +90,7 @@ def parse(argv: Sequence[str]) -> Command | None:
 
 
 def _address(processes: str | None, process: str | None, coordinator: str | None) -> Address | None:
-  """Reads where a process stands among others; None where it is alone, or the cluster is to say."""
+  """Returns the address of this process; None for a single process, or if the cluster provides the address."""
   if processes in (None, "auto"):
     for name, value in (("process", process), ("coordinator", coordinator)):
       if value is not None:
@@ -100,7 +111,7 @@ def _given(value: str | None) -> str:
 
 
 def _take_source(argv: list[str]) -> tuple[str, list[str]]:
-  """Returns what --config is set to, and the command line without it."""
+  """Returns the value of --config, and the command line without it."""
   for i, argument in enumerate(argv):
     match = re.fullmatch(r"--?config(?:=(.*))?", argument)
     if match and match[1] is not None:
@@ -111,15 +122,23 @@ def _take_source(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def load_config(source: str) -> ConfigDict:
-  """Returns the config as its file makes it, before any override."""
+  """Returns the config that a file defines, without overrides."""
   return call_in_file(source, "get_config", f"--config={source}")
 
 
 def call_in_file(source: str, function: str, where: str) -> Any:
-  """Returns what a function of FILE.py says of VARIANT, given FILE.py:VARIANT, or FILE.py for no variant.
+  """Calls a function of a config file and returns its result.
+
+  Args:
+    source: FILE.py, for a call without arguments, or FILE.py:VARIANT, for a call with the variant as the only one.
+    function: Name of the function in the file.
+    where: Start of every error message, such as the flag that names the file.
+
+  Returns:
+    Return value of the function.
 
   Raises:
-    UserError: there is no such file, function or variant; the message begins with `where`.
+    UserError: The file, the function or the variant does not exist.
   """
   path, _, variant = source.partition(":")
   file = Path(path)
@@ -145,5 +164,6 @@ def call_in_file(source: str, function: str, where: str) -> Any:
 
 
 def _default_workdir(source: str) -> Path:
+  """Returns workdir/<config>_<variant>."""
   path, _, variant = source.partition(":")
   return Path("workdir") / "_".join([Path(path).stem, *re.findall(r"\w+", variant)])

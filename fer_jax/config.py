@@ -1,7 +1,7 @@
-"""From the ConfigDict that a user writes to the typed settings that the code reads.
+"""Conversion of the ConfigDict that a user writes into the typed `Settings` that the code reads.
 
-Every section is read into a frozen dataclass, so a key that nothing reads cannot exist: it is an error that names
-the key and the nearest one that does. Durations may be steps, epochs or a share of the run.
+Every section is parsed into a frozen dataclass, so an unknown key cannot be ignored: it raises a UserError that names
+the key and the closest existing one. Durations may be steps, epochs or a share of the run.
 """
 
 import dataclasses
@@ -30,7 +30,17 @@ _LARGEST_SEED = 2**31 - 1
 
 
 def parse(config: ConfigDict) -> Settings:
-  """Reads a whole config; raises UserError naming the key that is unknown, missing or wrong."""
+  """Parses a complete config.
+
+  Args:
+    config: Config with all overrides applied.
+
+  Returns:
+    Typed settings of the run.
+
+  Raises:
+    UserError: A key is unknown, missing or has an invalid value.
+  """
   settings = _read(Settings, config.to_dict(), "config")
   if not settings.schedule:
     raise UserError("config.schedule is empty: expected the names of phases, in order")
@@ -39,12 +49,15 @@ def parse(config: ConfigDict) -> Settings:
       raise UserError(f"config.schedule names {name!r}: expected one of {', '.join(settings.phases)} (config.phases)")
   unread = set(settings.phases) - set(settings.schedule)
   if unread:
-    raise UserError(f"config.phases.{min(unread)}: config.schedule does not name it, so nothing would read it")
+    raise UserError(
+      f"config.phases.{min(unread)}: config.schedule does not name this phase; add it to config.schedule or remove it"
+    )
   _check_values(settings)
   return settings
 
 
 def _check_values(settings: Settings) -> None:
+  """Checks values that depend on a registry or on several keys; dataclasses check the rest themselves."""
   choices = [
     ("precision", settings.precision, PRECISIONS),
     ("data.residence", settings.data.residence, RESIDENCES),
@@ -61,42 +74,57 @@ def _check_values(settings: Settings) -> None:
   if settings.view_margin < 0:
     raise UserError(f"config.view_margin={settings.view_margin}: expected pixels, 0 or more")
   if settings.replicas < 0 or (settings.replicas == 0 and not settings.folds.by):
-    raise UserError(f"config.replicas={settings.replicas}: expected 1 or more, or 0 for all folds of config.folds.by")
+    raise UserError(
+      f"config.replicas={settings.replicas}: expected 1 or more, or 0 for all folds (needs config.folds.by)"
+    )
+  # The paper's protocol expands first and splits afterwards, so copies of one image fall into training and test.
   if settings.expansion.protocol == "paper" and not settings.folds.by:
     raise UserError(
-      "config.expansion.protocol='paper' divides what it has expanded, and config.folds.by is empty: expected a "
-      "division, such as config.folds.by='images', or config.expansion.protocol='honest'"
+      "config.expansion.protocol='paper' splits the expanded dataset into folds, but config.folds.by is empty: "
+      "expected folds, such as config.folds.by='images', or config.expansion.protocol='honest'"
     )
   if settings.expansion.protocol == "paper" and settings.data.drop:
     raise UserError(
-      f"config.data.drop={settings.data.drop!r} would leave out what config.expansion.protocol='paper' puts into "
-      "training, copies of test pictures: expected config.data.drop='' or config.expansion.protocol='honest'"
+      f"config.data.drop={settings.data.drop!r} removes the copies of test images that config.expansion.protocol="
+      "'paper' adds to training: expected config.data.drop='' or config.expansion.protocol='honest'"
     )
+  # Replica r uses seed + r, and every seed must fit in an int32.
   if not 0 <= settings.seed <= _LARGEST_SEED - max(settings.replicas, 1):
-    raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, with the replicas after it")
+    raise UserError(f"config.seed={settings.seed}: expected 0 to {_LARGEST_SEED}, including seed + replicas")
   if settings.clock not in CLOCKS:
     raise UserError(f"config.clock={settings.clock!r}: expected one of {', '.join(CLOCKS)}")
   if not 0 <= settings.budget_minutes < math.inf:
-    raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for none")
+    raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for no limit")
 
 
 def parse_model(section: Mapping[str, Any], path: str = "config.model") -> ModelSettings:
-  """Reads a network's section, its name and hyper-parameters; raises UserError naming the key that is wrong."""
+  """Parses the section of a network.
+
+  Args:
+    section: Name and hyper-parameters of the network.
+    path: Path of the section, for error messages.
+
+  Returns:
+    Typed settings of the network.
+
+  Raises:
+    UserError: A key is unknown, missing or has an invalid value.
+  """
   return typing.cast(ModelSettings, _read_named(MODELS, section, path))
 
 
 def plain_model(model: ModelSettings) -> dict[str, Any]:
-  """Returns a network's section, every hyper-parameter included, as `parse_model` reads it."""
+  """Returns the section of a network with all its hyper-parameters, in the form that `parse_model` reads."""
   return typing.cast(dict[str, Any], _plain(model))
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-  """Returns a config with every key that it leaves to its default, so that each can be seen and overridden."""
+  """Returns a config with all defaults filled in, so that every key can be read and overridden."""
   return ConfigDict(_plain(parse(config)))
 
 
 def check_override(config: ConfigDict, argument: str) -> None:
-  """Raises UserError if a command-line override `--config.a.b=value` names a key that the config lacks."""
+  """Raises UserError if the command-line override `--config.a.b=value` names a key that the config lacks."""
   match = re.match(r"--?config\.([^=]*)", argument)
   if match is None:
     return
@@ -110,7 +138,7 @@ def check_override(config: ConfigDict, argument: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-  """Turns settings back into what a config file writes."""
+  """Converts settings back to the plain values of a config file."""
   if isinstance(value, Duration):
     # Always text, so that an override may change the unit: ml_collections keeps the type of a key.
     return str(value.amount) if value.unit == "share" else f"{value.amount:.15g} {value.unit}"
@@ -124,13 +152,26 @@ def _plain(value: Any) -> Any:
 
 
 def _unknown(path: str, key: str, known: list[str]) -> UserError:
+  """Returns the error for an unknown key, with the closest known key as a hint."""
   near = difflib.get_close_matches(key, known, n=1)
-  hint = f"did you mean {path}.{near[0]}?" if near else f"known here: {', '.join(sorted(known)) or 'none'}"
+  hint = f"did you mean {path}.{near[0]}?" if near else f"the keys are: {', '.join(sorted(known)) or 'none'}"
   return UserError(f"{path}.{key}: no such key; {hint}")
 
 
 def _read(cls: type[T], mapping: Any, path: str) -> T:
-  """Builds a dataclass from a mapping with exactly its fields."""
+  """Builds a dataclass from a mapping whose keys are its fields.
+
+  Args:
+    cls: Dataclass to build.
+    mapping: Section of the config.
+    path: Path of the section, for error messages.
+
+  Returns:
+    Instance of `cls`; keys absent from `mapping` keep their defaults.
+
+  Raises:
+    UserError: A key is unknown, missing or has an invalid value.
+  """
   if not isinstance(mapping, Mapping):
     raise UserError(f"{path}={mapping!r}: expected a section with {', '.join(_fields(cls))}")
   hints = typing.get_type_hints(cls)
@@ -145,12 +186,13 @@ def _read(cls: type[T], mapping: Any, path: str) -> T:
   values = {key: _value(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
   try:
     return cls(**values)
+  # `__post_init__` of a section raises ValueError, without the path of the section.
   except ValueError as error:
     raise UserError(f"{path}: {error}") from None
 
 
 def _read_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
-  """Builds the dataclass that a section's `name` chooses."""
+  """Builds the registered dataclass that the key `name` of a section selects."""
   if not isinstance(mapping, Mapping) or "name" not in mapping:
     raise UserError(f"{path}.name is missing: expected one of {', '.join(registry)}")
   rest = dict(mapping)
@@ -161,7 +203,13 @@ def _read_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:
-  """Checks and converts one value to a field's type."""
+  """Checks one value and converts it to the type of its field.
+
+  Args:
+    kind: Annotated type of the field.
+    value: Value in the config.
+    path: Path of the key, for error messages.
+  """
   if kind is ModelSettings:
     return _read_named(MODELS, value, path)
   if kind is ObjectiveSettings:
@@ -172,14 +220,17 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     return _read(typing.cast(type, kind), value, path)
   origin, arguments = typing.get_origin(kind), typing.get_args(kind)
   if origin is tuple:
+    # A single value is accepted as a tuple of length 1: --config.schedule=main.
     items = value if isinstance(value, (tuple, list)) else (value,)
     return tuple(_value(arguments[0], item, path) for item in items)
   if origin is not None and issubclass(origin, Mapping):
     if not isinstance(value, Mapping):
       raise UserError(f"{path}={value!r}: expected a section of named values")
+    # Read-only, because the enclosing dataclass is frozen.
     return types.MappingProxyType({k: _value(arguments[1], v, f"{path}.{k}") for k, v in value.items()})
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
+  # bool is a subclass of int: True would otherwise pass as 1.
   if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
     raise UserError(f"{path}={value!r}: expected {kind.__name__}, not {type(value).__name__}")
   return value

@@ -1,4 +1,4 @@
-"""How a program ends when something other than the code is wrong: one line and an exit status, no traceback."""
+"""Error types and exit statuses: expected failures end a program with one line on stderr, without a traceback."""
 
 import contextlib
 import errno
@@ -9,37 +9,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# A disk that is full or read-only, and one that is broken or somebody else's; others may be a fault of the code.
+# Errors of a full or read-only disk, and of a broken or foreign one. Other OSErrors may be bugs and are not caught.
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _OF_STORAGE = _OF_WRITING | {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
-_MEND = "free or mend the disk, then run the same command again"
+_MEND = "free or repair the disk, then run the same command again"
 
 
 class UserError(Exception):
-  """A mistake that the user can mend: wrong use or bad input; exit status 2.
+  """A mistake that the user can fix: wrong usage or invalid input; exit status 2.
 
-  The message is one line. It names the file and row or the config key, says what was expected and
-  what to do.
+  The message is one line. It names the file and row or the config key, what was expected, and what to do.
   """
 
   status = 2
 
 
 class Failure(UserError):
-  """What was asked for was understood and did not succeed (a training that diverged); exit status 1."""
+  """A valid request that did not succeed, such as a training run that diverged; exit status 1."""
 
   status = 1
 
 
 @contextlib.contextmanager
 def storage(path: Path | None = None) -> Iterator[None]:
-  """Turns what the system says of a full, read-only or broken disk into one line.
+  """Context manager that converts errors of a full, read-only or broken disk into a one-line `Failure`.
 
   Args:
-    path: of what is written; None where that is not known, and the error may name it.
+    path: File that is written inside the context; None if unknown, in which case the file name of the OSError is used.
 
   Raises:
-    Failure: it did; other errors pass.
+    Failure: The disk is full, read-only or broken; other errors propagate unchanged.
   """
   try:
     yield
@@ -47,20 +46,30 @@ def storage(path: Path | None = None) -> Iterator[None]:
     if error.errno not in _OF_STORAGE:
       raise
     what, reason = str(path or error.filename or "a file"), str(error.strerror)
+    # Without a path, only some error codes prove that a write failed.
     if path is not None or error.errno in _OF_WRITING:
       raise unwritable(what, reason) from error
     raise Failure(f"{what} cannot be read or written ({reason}); {_MEND}") from error
 
 
 def unwritable(what: str, reason: str) -> Failure:
-  """Returns the failure of a write that the system refused."""
+  """Returns a `Failure` for a write that the operating system refused.
+
+  Args:
+    what: File or description of what could not be written.
+    reason: Message of the operating system.
+  """
   return Failure(f"{what} cannot be written ({reason}); {_MEND}")
 
 
 def run(program: Callable[[], int | None]) -> NoReturn:
-  """Runs a program and exits with its status (None is 0) or that of the error it raised; after Ctrl-C, with 130.
+  """Runs a program and exits with its status.
 
-  Where nobody reads its output any more, as behind `| head`, it ends in silence with 141.
+  The exit status is that of the program or of the `UserError` it raised, 130 after Ctrl-C, and 141 without a message
+  if the reader of its output has closed the pipe, as in `| head`.
+
+  Args:
+    program: Function that returns an exit status; None means 0.
   """
   try:
     with storage():
@@ -72,6 +81,6 @@ def run(program: Callable[[], int | None]) -> NoReturn:
   except KeyboardInterrupt:
     sys.exit(128 + signal.SIGINT)
   except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at exit
     sys.exit(128 + signal.SIGPIPE)
   sys.exit(status)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, granted at the next safe moment."""
+"""SIGINT and SIGTERM as requests to stop, handled at the next safe point of the training loop."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ from fer_jax import processes
 
 
 class Interrupted(Exception):
-  """The run was told to stop and has saved its state.
+  """Raised when the run was stopped by a signal and has saved its state.
 
   Attributes:
-    signum: of the signal.
+    signum: Number of the signal.
   """
 
   def __init__(self, signum: int, message: str):
@@ -20,9 +20,9 @@ class Interrupted(Exception):
 
 
 class Signals:
-  """Notes SIGINT and SIGTERM while it is entered; a second one has its usual effect.
+  """Context manager that records SIGINT and SIGTERM; a second signal has its original effect.
 
-  Where processes have joined, JAX takes SIGTERM and tells the others; SIGINT is passed on as that.
+  In a multi-process run, JAX handles SIGTERM and propagates it to all processes, and SIGINT is forwarded as SIGTERM.
   """
 
   def __init__(self) -> None:
@@ -39,16 +39,22 @@ class Signals:
       signal.signal(signum, handler)
 
   def asked_to_stop(self) -> int | None:
-    """Returns the signal that came, None before; of several processes all have to ask, equally often."""
+    """Returns the received signal, or None.
+
+    In a multi-process run this is a collective operation: all processes must call it equally often.
+    """
     if not processes.joined():
       return self._signum
     self._asked += 1
+    # JAX needs the same, increasing number in all processes. A process that received no signal reports SIGTERM.
     return (self._signum or signal.SIGTERM) if processes.asked_to_stop(self._asked) else None
 
   def _note(self, signum: int, frame: types.FrameType | None) -> None:
     del frame
     self._signum = signum
+    # A second Ctrl-C ends the process at once.
     for each, handler in self._before.items():
       signal.signal(each, handler)
     if processes.joined():
+      # JAX's preemption handler listens to SIGTERM only.
       os.kill(os.getpid(), signal.SIGTERM)

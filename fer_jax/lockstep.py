@@ -1,4 +1,4 @@
-"""Trainings that take their steps together, from the first to the last: most often one, or several folds or seeds."""
+"""Training loop: trains one or several replicas (folds or seeds) in lockstep, from their first to their last step."""
 
 import dataclasses
 import functools
@@ -27,36 +27,36 @@ from fer_jax.workdir import Workdir
 
 
 class Member:
-  """One of the trainings, and what is its own.
+  """State of one replica in the training loop.
 
   Args:
-    replica: what it trains on.
-    folder: of its run.
-    log: of its metrics.
-    checkpoints: of its state.
-    rig: that it steps on.
+    replica: Seed and data of the replica.
+    folder: Run folder of the replica.
+    log: Metrics log of the replica.
+    checkpoints: Checkpoints of the replica.
+    rig: Compiled programs, shared by all replicas.
   """
 
   def __init__(self, replica: Replica, folder: Workdir, log: RunLog, checkpoints: Checkpoints, rig: Rig):
     self.replica, self.folder, self.log, self.checkpoints = replica, folder, log, checkpoints
     self.iterator = pipeline.training_iterator(rig.batches(replica))
     self.clock = Clock()
-    self.stopped = "finished"  # or why it took fewer steps than the config asks for
-    self.held: TrainState | None = None  # the state that it stopped with, while the others go on
+    self.stopped = "finished"  # or the reason why it took fewer steps than the config specifies
+    self.held: TrainState | None = None  # host copy of its final state, while the other replicas continue
 
   @property
   def label(self) -> str:
-    """How messages speak of it: nothing where it is the whole run."""
+    """Prefix of messages about this replica; empty if it is the only one of the run."""
     return f"{self.replica.name.replace('_', ' ')}: " if self.replica.name else ""
 
 
 @dataclasses.dataclass
 class Tested:
-  """What one training's best parameters did in the end.
+  """Evaluation of one replica's best parameters after training.
 
   Attributes:
-    views: of the splits "validation" and "test", an evaluation of every view in turn, the image itself first.
-    notes: on how it was done.
+    views: Evaluations of the splits "validation" and "test", one per view; the first view is the image itself.
+    notes: Remarks for the report, such as that the best checkpoint was unreadable.
   """
 
   views: dict[str, list[Evaluation]] = dataclasses.field(default_factory=dict)
@@ -64,15 +64,15 @@ class Tested:
 
 
 class Lockstep:
-  """Trainings between their first and their last step; resumed where their folders hold checkpoints.
+  """Trains replicas in lockstep, resuming from the checkpoints in their folders.
 
   Args:
-    rig: that all step on.
-    members: the trainings, as many as the rig's placement is for, or fewer.
-    watch: their common clock.
-    console: for what is said.
-    signals: that may ask to stop.
-    deadlines: Seconds on the clock at which each phase ends at the latest; empty without a time budget.
+    rig: Compiled programs, shared by all replicas.
+    members: Replicas to train; at most as many as the placement of `rig` supports.
+    watch: Stopwatch, shared by all replicas.
+    console: Console for progress lines.
+    signals: Signal handler that requests a stop.
+    deadlines: Seconds on `watch` at which each phase ends at the latest; empty without a time budget.
   """
 
   def __init__(
@@ -87,25 +87,26 @@ class Lockstep:
     self.rig, self.members, self.watch, self.console = rig, tuple(members), watch, console
     self.settings, self.placement, self.phases = rig.settings, rig.placement, rig.phases
     self._signals, self._deadlines = signals, deadlines
-    self._pending: tuple[Sequence[Member], int, float, Any] | None = None  # a step that is not logged yet
+    self._pending: tuple[Sequence[Member], int, float, Any] | None = None  # metrics of a step not logged yet
     self.state = self._restore()
 
   def train(self) -> None:
-    """Runs every phase that is left."""
+    """Runs the remaining phases."""
     while (number := self.members[0].clock.phase) < len(self.phases):
       phase = self.phases[number]
       with self.watch.timing("train"):
         self._run_phase(phase)
-      if any(member.held is not None for member in self.members):
+      if any(member.held is not None for member in self.members):  # back to the states at which they stopped
         self.state = self.placement.place(self._states())
       accuracies = self._validate(phase, self.members)
       self._next_phase()
       self._save(self.members, accuracies)
 
   def test(self) -> list[Tested]:
-    """Reads the test splits, once, with the parameters that did best on validation; returns what each training found.
+    """Evaluates the best parameters of each replica, once, on the test split and on the validation split.
 
-    Validation is read with the same parameters, for whoever has to choose: a way to average views, an ensemble.
+    The best parameters are those of the step with the highest validation accuracy. Their validation probabilities are
+    kept because TTA views and ensembles must be selected without the test split.
     """
     tested = [Tested() for _ in self.members]
     placed = self.placement.place(self._best_variables(tested))
@@ -121,7 +122,7 @@ class Lockstep:
     return tested
 
   def _best_variables(self, tested: Sequence[Tested]) -> list[Any]:
-    """Returns (params, stats) of each training's best step, noting where that cannot be had."""
+    """Returns (params, stats) of each replica's best step, or of its last step if that checkpoint is unreadable."""
     variables: list[Any] = []
     states: list[TrainState] = []
     for number, (member, of) in enumerate(zip(self.members, tested, strict=True)):
@@ -129,9 +130,9 @@ class Lockstep:
         if member.clock.best_step >= 0:
           variables.append(member.checkpoints.restore_variables(member.clock.best_step))
           continue
-      except Exception as error:  # orbax names no common ancestor for what a damaged file raises
+      except Exception as error:  # orbax has no common base class for errors of damaged files
         of.notes.append(
-          f"the best checkpoint, of step {member.clock.best_step}, cannot be read; the last step was tested"
+          f"checkpoint of the best step {member.clock.best_step} cannot be read; the last step was evaluated instead"
         )
         self._event(member, f"warning: {of.notes[0]} ({type(error).__name__})")
       states = states or self._states()
@@ -139,14 +140,14 @@ class Lockstep:
     return variables
 
   def _run_phase(self, phase: Phase) -> None:
-    """Takes the steps of a phase."""
+    """Runs one phase, until its last step, its deadline, early stopping of all replicas, or a stop signal."""
     steps_of = functools.partial(_steps, phase.steps, self.rig.epoch_rows, self.settings.batch_size)
     log_every, evaluate_every, checkpoint_every = map(
       steps_of, (self.settings.log_every, self.settings.evaluate_every, self.settings.checkpoint_every)
     )
     metrics = None
     while active := [member for member in self.members if not self._waits(member.clock)]:
-      clock = active[0].clock  # those that are active are all at the same step of the phase
+      clock = active[0].clock  # all active replicas are at the same step of the phase
       progress = self._progress(phase, clock)
       if progress >= 1:
         break
@@ -154,14 +155,14 @@ class Lockstep:
         self._log_pending(phase)
         self._stop_for_signal(signum, active)
       metrics = self._step(phase, active, progress)
-      self._log_pending(phase)  # a step late: the device has its next step before the host waits
+      self._log_pending(phase)  # one step late: the device already runs the next step when the host blocks on metrics
       if clock.phase_step % log_every == 0 or clock.phase_step == 1:
         self._pending = (active, clock.phase_step, progress, metrics)
       if clock.phase_step % evaluate_every == 0 and clock.phase_step < phase.steps:
-        self._log_pending(phase)  # at the learning rate that it had: what is seen now may lower it
+        self._log_pending(phase)  # before validation, which may lower the learning rate that is logged
         self._save(active, self._validate(phase, active))
         self._hold(phase, active)
-      elif clock.phase_step % checkpoint_every == 0 and clock.phase_step < phase.steps:  # the last is saved evaluated
+      elif clock.phase_step % checkpoint_every == 0 and clock.phase_step < phase.steps:  # `train` saves the last step
         self._require_finite(active, jax.device_get(metrics))
         self._save(active, {})
     self._log_pending(phase)
@@ -172,8 +173,9 @@ class Lockstep:
         member.stopped = "time budget"
 
   def _step(self, phase: Phase, active: Sequence[Member], progress: float) -> Any:
-    """Takes a step of those that are active; the others are given rows to read, and nobody reads what comes of it."""
+    """Takes one step of the active replicas; stopped replicas compute too, and the result is ignored."""
     batches = {member: next(member.iterator) for member in active}
+    # The compiled step has a fixed number of replicas, so stopped ones need a batch too: that of an active one.
     filled = [batches.get(member, batches[active[0]]) for member in self.members]
     moments = [
       Moment(np.float32(progress), np.int32(member.replica.seed), np.float32(member.clock.rate))
@@ -186,14 +188,14 @@ class Lockstep:
     return metrics
 
   def _waits(self, clock: Clock) -> bool:
-    """Whether a training has stopped early in its phase."""
+    """Returns whether a replica has stopped early in its current phase."""
     if clock.phase >= len(self.phases):
       return False
     patience = self.phases[clock.phase].patience
     return bool(patience) and clock.phase_step > 0 and clock.worse >= patience
 
   def _hold(self, phase: Phase, active: Sequence[Member]) -> None:
-    """Puts the states of those that have just stopped early aside, until the others end the phase too."""
+    """Stores the states of replicas that have just stopped early, until the other replicas finish the phase."""
     stopped = [member for member in active if self._waits(member.clock)]
     states = self._states() if stopped else []
     for member in stopped:
@@ -201,16 +203,16 @@ class Lockstep:
       self._event(member, f"phase {phase.name}: early stopping")
 
   def _progress(self, phase: Phase, clock: Clock) -> float:
-    """Returns the share of a phase that is over: by steps, or by the clock where its deadline is the tighter."""
+    """Returns the completed share of a phase in [0, 1]: by steps, or by time if the deadline is closer."""
     by_steps = clock.phase_step / phase.steps
-    if not self._deadlines or not clock.phase_step:  # a phase takes one step at least
+    if not self._deadlines or not clock.phase_step:  # at least one step per phase
       return by_steps
     begin, end = clock.phase_seconds, self._deadlines[clock.phase]
     by_clock = (self.watch.seconds - begin) / max(end - begin, 1e-3)
-    return processes.agreed(max(by_steps, by_clock))  # clocks differ, and all processes have to take the same step
+    return processes.agreed(max(by_steps, by_clock))  # clocks differ, but all processes must take the same steps
 
   def _validate(self, phase: Phase, those: Sequence[Member]) -> dict[Member, float]:
-    """Returns validation accuracies, noting the best; none while no phase has trained the classifier."""
+    """Evaluates the validation split and updates the clocks; returns {} until a phase has trained the classifier."""
     reached = self.phases[: those[0].clock.phase + 1]
     if not any(self.rig.network.classifier in each.trainable for each in reached):
       return {}
@@ -226,7 +228,7 @@ class Lockstep:
       better = clock.phase_best is None or score > clock.phase_best
       clock.worse, clock.phase_best = (0, score) if better else (clock.worse + 1, clock.phase_best)
       clock.rate *= phase.lower_rate(clock.worse)
-      if accuracy >= clock.best_accuracy:  # of equals the later, as the checkpoints' policy keeps it
+      if accuracy >= clock.best_accuracy:  # a tie selects the later step, which is also the one that checkpoints keep
         clock.best_accuracy, clock.best_step = accuracy, clock.step
     self._say_evaluation("validation", max(member.clock.step for member in found), list(found.values()))
     return {member: evaluation.accuracy for member, evaluation in found.items()}
@@ -266,7 +268,7 @@ class Lockstep:
 
   def _say_evaluation(self, split: str, step: int, found: Sequence[Evaluation]) -> None:
     accuracies = [each.accuracy for each in found]
-    spread = f" ({min(accuracies):.4f} to {max(accuracies):.4f}, {len(found)} trainings)" if len(found) > 1 else ""
+    spread = f" ({min(accuracies):.4f} to {max(accuracies):.4f}, {len(found)} runs)" if len(found) > 1 else ""
     loss = statistics.fmean(each.loss for each in found)
     self.console.say(
       f"step {step}  {split} accuracy {statistics.fmean(accuracies):.4f}{spread}  loss {loss:.4f}  "
@@ -277,7 +279,7 @@ class Lockstep:
     return self.placement.take(tree, self.members.index(member))
 
   def _states(self) -> list[TrainState]:
-    """Returns every training's state, on the host."""
+    """Returns the state of every replica, on the host."""
     fetched = jax.device_get(self.state)
     return [self._part(fetched, member) if member.held is None else member.held for member in self.members]
 
@@ -297,7 +299,7 @@ class Lockstep:
     )
 
   def _require_finite_state(self, those: Sequence[Member], states: Sequence[TrainState]) -> None:
-    """The loss is of the parameters before its step: those after it may be no numbers though it is one."""
+    """Raises Failure for non-finite parameters; a finite loss only covers the parameters before its step."""
     for member in those:
       params, stats = states[self.members.index(member)].variables
       for path, leaf in jax.tree.leaves_with_path((params, stats)):
@@ -306,6 +308,7 @@ class Lockstep:
           self._diverged(member, name, leaf[~np.isfinite(leaf)].flat[0])
 
   def _next_phase(self) -> None:
+    """Advances the clocks to the next phase, which starts with a new optimiser state."""
     states = self._states()
     self._require_finite_state(self.members, states)
     for member in self.members:
@@ -328,7 +331,7 @@ class Lockstep:
 
   def _stop_for_signal(self, signum: int, active: Sequence[Member]) -> NoReturn:
     self._save(active, {})
-    text = f"stopped by {signal.Signals(signum).name} at step {active[0].clock.step}; run the same command to go on"
+    text = f"stopped by {signal.Signals(signum).name} at step {active[0].clock.step}; run the same command to resume"
     for member in active:
       member.log.event(member.clock.step, text)
     self.console.say(text)
@@ -339,8 +342,9 @@ class Lockstep:
     self.console.say(f"{member.label}{text}")
 
   def _restore(self) -> Any:
-    """Returns the state that the trainings go on from, with their iterators and clocks set to it."""
+    """Returns the placed state to start from: that of step 0, or a restored one with its iterators and clocks."""
     restored = [self._newest(member) for member in self.members]
+    # A process killed while saving leaves replicas at different steps: go back to the newest step that all have.
     while any(each is not None for each in restored):
       clocks = [{} if each is None else {each[1].step: each[1]} for each in restored]
       if newest_common(clocks, self._waits) is not None:
@@ -368,13 +372,13 @@ class Lockstep:
     return member.checkpoints.restore_newest(self._shapes, member.iterator, warn)
 
   def _shapes(self, clock: Clock) -> TrainState:
-    """Returns the shapes of a training's state at a clock: phases differ in their optimiser's."""
+    """Returns the shapes of a replica's state; phases differ in the shapes of their optimiser state."""
     phase = self.phases[min(clock.phase, len(self.phases) - 1)]
     return jax.eval_shape(functools.partial(phase.begin, 0), *self.rig.beginning.shapes)
 
   def _begin(self) -> Any:
-    """Returns the state of step 0."""
-    for member in self.members:  # what was prepared and compiled before counts for no phase
+    """Returns the placed state of step 0."""
+    for member in self.members:  # time spent on preparation and compilation is not charged to the phase
       member.clock.phase_seconds = self.watch.seconds
     if (loaded := self.rig.beginning.loaded) is not None:
       for member in self.members:

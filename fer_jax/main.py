@@ -18,7 +18,7 @@ def main() -> int:
 
 
 def _train(command: command_line.Command) -> int:
-  # Late, so that a typo in a flag is answered at once.
+  # Imported late, so that a typo in a flag is reported at once, without waiting for JAX to load.
   from fer_jax.checkpoint import silence_orbax
   from fer_jax.interruption import Interrupted
   from fer_jax.train import train_and_evaluate
@@ -29,7 +29,7 @@ def _train(command: command_line.Command) -> int:
   except Interrupted as stop:
     return 128 + stop.signum
   if processes.index() == 0:
-    # Only now: its plots take most of a second to import, which would delay the first step.
+    # Imported only now: the plots take most of a second to import, which would delay the first training step.
     from fer_jax.apps.report import write_report
 
     print(f"test accuracy {result['accuracy']:.4f} on {result['dataset']} in {result['seconds']:.0f} s")

@@ -1,4 +1,4 @@
-"""How fast a run is once its programs are compiled, and how many steps a time budget has room for."""
+"""Speed of a run once its programs are compiled, and the number of steps that fits in a time budget."""
 
 import bisect
 import dataclasses
@@ -10,21 +10,23 @@ from fer_jax.data.views import PROTOCOLS
 from fer_jax.replicas import Replica
 from fer_jax.settings import Settings
 
-_REPORT_SECONDS = 15  # for the files and the report at the end of a run
-_FILES_SECONDS = 2  # for what a wave of runs sets up and writes, beside training and evaluation
-_SLACK = 1.25  # the time that is kept for equal steps over what they took when they were timed
+_REPORT_SECONDS = 15  # reserve for the files and the report at the end of a run
+_FILES_SECONDS = 2  # per wave, for setup and for writing files
+_SLACK = 1.25  # safety factor on the measured times, because steps may later run slower
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-  """What the parts of a run take once its programs are compiled, and what follows from it for a time budget.
+  """Measured times of the parts of a run after compilation, and the time budget derived from them.
+
+  Replicas that train together form a wave; the waves of a run are trained one after the other.
 
   Attributes:
     settings: Settings of the run.
-    epoch_rows: Training rows of an epoch.
-    step: Seconds of a training step of each phase.
-    evaluation: Seconds of one evaluation of the validation split.
-    final: Number of such evaluations that the evaluations after training equal.
+    epoch_rows: Number of training rows in an epoch.
+    step: Seconds per training step, one entry per phase.
+    evaluation: Seconds per evaluation of the validation split.
+    final: Time of the evaluations after training, as a multiple of `evaluation`.
   """
 
   settings: Settings
@@ -34,7 +36,12 @@ class Pace:
   final: float
 
   def phases(self, steps: Sequence[int]) -> list[float]:
-    """Returns the seconds that each phase takes with so many steps, its evaluations included."""
+    """Returns the seconds that each phase takes, evaluations included.
+
+    Args:
+      steps: Number of steps of each phase.
+    """
+    # Evaluation intervals may be shares of the phase, so they depend on its number of steps.
     every = [self.settings.evaluate_every.steps(n, self.epoch_rows, self.settings.batch_size) for n in steps]
     return [
       n * seconds + math.ceil(n / between) * self.evaluation
@@ -42,45 +49,68 @@ class Pace:
     ]
 
   def wave(self, steps: Sequence[int]) -> float:
-    """Returns the seconds that runs side by side take with so many steps, from setting up to their results."""
+    """Returns the seconds that one wave takes, from setup to results.
+
+    Args:
+      steps: Number of steps of each phase.
+    """
     return sum(self.phases(steps)) + self.final * self.evaluation + _FILES_SECONDS
 
   def fitting(self, planned: Sequence[int], left: float, waves: int) -> tuple[tuple[int, ...], bool]:
-    """Returns the steps of each phase that fit in the time left, and whether at least one of each does.
+    """Computes how many steps of each phase fit in the time left.
 
     Args:
-      planned: Steps of each phase without a budget; fewer keep their proportions, and are at least one each.
+      planned: Number of steps of each phase without a budget. Fewer steps keep the proportions of the phases, with at
+        least one step each.
       left: Seconds left of the budget.
-      waves: Number of waves that share them.
+      waves: Number of waves that share `left`.
+
+    Returns:
+      Number of steps of each phase, and whether at least one step of each phase fits.
     """
+    # The report reserve never takes more than half of the time left, however short the budget.
     of_wave = max(left - _REPORT_SECONDS, left / 2) / waves / _SLACK
     whole = sum(planned)
 
     def part(total: int) -> tuple[int, ...]:
       return tuple(max(n * total // whole, 1) for n in planned)
 
+    # `wave` grows with the number of steps, so a binary search finds the largest total that fits.
     more = bisect.bisect_right(range(whole + 1), of_wave, key=lambda total: self.wave(part(total)))
     return part(max(more - 1, 0)), more > 0
 
   def deadlines(self, steps: Sequence[int], left: float, waves: int = 0, begin: float = 0.0) -> tuple[float, ...]:
-    """Returns when each phase of runs that begin now ends at the latest, so that the budget is kept.
+    """Computes the latest end of each phase for replicas that start now, so that the budget is kept.
 
     Args:
-      steps: Steps of each phase.
+      steps: Number of steps of each phase.
       left: Seconds left of the budget.
-      waves: Number of waves that have to take these steps in them; 0 where the clock decides how many it takes.
-      begin: Seconds on the runs' clock now.
+      waves: Number of waves still to train, this one included, each with these steps; 0 if the number of steps is
+        decided by the clock alone.
+      begin: Current time of the replicas' stopwatch, in seconds.
+
+    Returns:
+      Seconds on the replicas' stopwatch, one entry per phase.
     """
-    # One more evaluation ends the last phase; the files and the report follow.
+    # Reserved: one more evaluation that ends the last phase, the final evaluations, files and report.
     reserve = _REPORT_SECONDS + 1.3 * (1 + self.final) * self.evaluation
-    # What later waves need is kept for them. All else is this one's, so that the clock ends it only where it must.
+    # Later waves keep the time that they need. All remaining time is available to this wave, so that its deadline
+    # only applies if its steps are much slower than measured.
     later = max(waves - 1, 0) * self.wave(steps)
     training = max(left - reserve - later, left / 2 / max(waves, 1))
+    # Without planned waves, phases share the time in proportion to their steps.
     weights = self.phases(steps) if waves else steps
     return tuple(begin + training * done / sum(weights) for done in itertools.accumulate(weights))
 
 
 def final_evaluations(settings: Settings, replicas: Sequence[Replica]) -> float:
-  """Returns the number of evaluations of the validation split that those of both splits in all views equal."""
+  """Returns the time of the evaluations after training, as a multiple of one evaluation of the validation split.
+
+  After training, the validation and the test split are evaluated in all views.
+
+  Args:
+    settings: Settings of the run.
+    replicas: Replicas of the run; the largest split of any of them counts.
+  """
   validation, test = (max(len(each.arrays.rows(split)) for each in replicas) for split in ("validation", "test"))
   return PROTOCOLS[settings.views] * (validation + test) / max(validation, 1)

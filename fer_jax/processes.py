@@ -1,7 +1,7 @@
-"""A run of several processes: how they find each other, agree, and end. The only file that says jax.distributed.
+"""Multi-process runs: start-up, collective operations and shutdown. The only file that uses jax.distributed.
 
-Every process runs the same program. The first of them, number 0, is the one that prints, logs and writes results;
-what the others would do, too, and only one may, goes through `first`.
+Every process runs the same program. Process 0 prints, logs and writes results. Actions that only one process may take
+go through `first`. Collective functions must be called by all processes, in the same order.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from fer_jax.errors import Failure, UserError, storage
 
 T = TypeVar("T")
 
-# A process that has not been heard of for so long is gone, and the others end: within a minute, their ends included.
+# Silence after which a process counts as lost and the others end; with their shutdown this takes less than a minute.
 HEARTBEAT_SECONDS = 30
-# Those that are started by hand, or by one script, come at once; pods and nodes come up one after the other.
+# Processes of one script start together (60 s); pods and cluster nodes start one after the other (300 s).
 JOIN_SECONDS, CLUSTER_JOIN_SECONDS = 60, 300
-# How long the others wait at the end for process 0, which still writes the report; one that is gone is missed before.
+# Time that other processes wait at the end for process 0, which writes the report. Heartbeats detect its loss sooner.
 _SHUTDOWN_SECONDS = 600
-_SAID = 256  # bytes of what the processes tell each other
-# How a collective says that the other end is gone: gloo, NCCL and JAX's coordination service, in this order.
+_SAID = 256  # bytes per process in the messages that processes exchange
+# Patterns of the errors that a collective raises if its peer is lost: gloo, NCCL, JAX's coordination service.
 _LOST = re.compile(r"gloo|nccl|UNAVAILABLE|ABORTED|coordination|heartbeat", re.IGNORECASE)
 
 
 class Address(NamedTuple):
-  """Where a process stands among the others.
+  """Address of a process among the others of its run.
 
   Attributes:
-    coordinator: "host:port" of process 0, where it listens.
-    processes: how many there are.
-    process: the number of this one.
+    coordinator: Address "host:port" on which process 0 listens.
+    processes: Number of processes.
+    process: Index of this process, from 0.
   """
 
   coordinator: str
@@ -49,14 +49,14 @@ class Address(NamedTuple):
 
 
 def join(address: Address | None) -> None:
-  """Meets the other processes; call it before any device is touched.
+  """Connects this process to the others. Call it before any device is used.
 
   Args:
-    address: of this process; None where the cluster knows it: under SLURM's srun, in a job of Kubernetes, or Open MPI.
+    address: Address of this process; None to read it from the cluster (SLURM's srun, a Kubernetes job, or Open MPI).
 
   Raises:
-    UserError: nothing is known of a cluster here.
-    Failure: the others have not come.
+    UserError: No cluster was detected.
+    Failure: The other processes did not connect in time.
   """
   seconds = CLUSTER_JOIN_SECONDS if address is None else JOIN_SECONDS
   end = time.monotonic() + seconds
@@ -70,19 +70,19 @@ def join(address: Address | None) -> None:
     if address is None:
       _insist(initialize, end)
     else:
-      # The devices are what the environment says (JAX_LOCAL_DEVICE_IDS), not what a cluster around us would give.
+      # Devices are set by the environment (JAX_LOCAL_DEVICE_IDS); a surrounding cluster must not override them.
       initialize(*address, cluster_detection_method="deactivate")
   except ValueError as error:
     raise UserError(
-      f"--processes=auto: no cluster that JAX knows is around this process ({error}); expected srun, a Kubernetes job "
-      "or mpirun; elsewhere give --processes=N --process=I --coordinator=HOST:PORT"
+      f"--processes=auto: no cluster supported by JAX was detected ({error}); expected srun, a Kubernetes job or "
+      "mpirun; elsewhere give --processes=N --process=I --coordinator=HOST:PORT"
     ) from None
-  except RuntimeError as error:  # JAX's own, or what its detection has to say of the cluster
-    raise Failure(f"the processes have not met within {seconds} s ({_first_line(error)})") from None
+  except RuntimeError as error:  # raised by JAX, or by its cluster detection
+    raise Failure(f"timed out after {seconds} s without a connection to all processes ({_first_line(error)})") from None
 
 
 def _insist(initialize: Callable[[], None], end: float) -> None:
-  """Joins by what the cluster says, whose name service may know process 0 minutes later than JAX has patience for."""
+  """Retries until a deadline, because a cluster's name service may resolve process 0 minutes after JAX gives up."""
   while True:
     try:
       return initialize()
@@ -93,36 +93,40 @@ def _insist(initialize: Callable[[], None], end: float) -> None:
 
 
 def joined() -> bool:
-  """Returns whether this process has joined others, or itself alone."""
+  """Returns whether `join` was called, even if this process is the only one."""
   return bool(jax.distributed.is_initialized())
 
 
 def index() -> int:
-  """Returns the number of this process; touches no device where it is the only one."""
+  """Returns the index of this process; 0, without initialising the devices, if it did not join others."""
   return jax.process_index() if joined() else 0
 
 
 def count() -> int:
-  """Returns how many processes there are; touches no device where there is one."""
+  """Returns the number of processes; 1, without initialising the devices, if this process did not join others."""
   return jax.process_count() if joined() else 1
 
 
 def agreed(value: float) -> float:
-  """Returns the value that process 0 gives, in every process: a clock's, say. All have to call it."""
+  """Returns the value of process 0 in every process, for example a clock's. Collective."""
   if count() == 1:
     return value
-  bits = np.array([value], np.float64).view(np.uint32)  # JAX would round the number itself to 32 bits
+  bits = np.array([value], np.float64).view(np.uint32)  # [2]; as a float64, JAX would round it to 32 bits
   return float(np.asarray(multihost_utils.broadcast_one_to_all(bits), np.uint32).view(np.float64)[0])
 
 
 def everywhere(action: Callable[[], T]) -> T:
-  """Runs an action in every process; where it fails in one of them, it fails in all. All have to call it.
+  """Runs an action in every process; if it fails in one of them, it fails in all. Collective.
+
+  Args:
+    action: Function to run.
 
   Returns:
-    what the action returned here.
+    Return value of the action in this process.
 
   Raises:
-    Exception: the action's; or where it failed in another process alone, a UserError or a Failure that says so.
+    Exception: The action failed in this process, with this error.
+    UserError: The action failed in another process; a `Failure` if it was not a `UserError` there.
   """
   if count() == 1:
     return action()
@@ -130,39 +134,41 @@ def everywhere(action: Callable[[], T]) -> T:
     with storage():
       done = action()
   except Exception as error:
-    if not lost(error):  # else nobody is there to be told
+    if not lost(error):  # otherwise the others can no longer be reached
       status = error.status if isinstance(error, UserError) else Failure.status
       _everyones(f"{status} {_first_line(error)}")
     raise
+  # "" from a process whose action succeeded, else "<exit status> <message>".
   for process, said in enumerate(_everyones("")):
     if said:
       its_status, _, reason = said.partition(" ")
-      raise (UserError if its_status == str(UserError.status) else Failure)(f"process {process} says: {reason}")
+      raise (UserError if its_status == str(UserError.status) else Failure)(f"process {process} failed: {reason}")
   return done
 
 
 def first(action: Callable[[], T]) -> T | None:
-  """Runs an action in process 0 while the others wait; where it fails, it fails in all. All have to call it.
+  """Runs an action in process 0 while the others wait; if it fails, it fails in all processes. Collective.
+
+  Args:
+    action: Function to run.
 
   Returns:
-    what the action returned; None in the other processes.
+    Return value of the action in process 0; None in the other processes.
   """
   return everywhere(action if index() == 0 else lambda: None)
 
 
 def after_first(action: Callable[[], T]) -> T:
-  """Runs an action in process 0, then in the others: what the first has written to a shared disk is there for them."""
+  """Runs an action in process 0 and then in the others, which find what it wrote to a shared disk. Collective."""
   done = first(action)
   return everywhere(lambda: done if index() == 0 else action())  # type: ignore[return-value]
 
 
 def differing(value: str) -> list[int]:
-  """Returns the processes whose value, which should be the same in all, is not that of process 0.
-
-  All have to call it.
+  """Returns the indices of processes whose value differs from that of process 0. Collective.
 
   Args:
-    value: up to 200 letters and digits.
+    value: Value to compare, of up to 200 letters and digits.
   """
   if count() == 1:
     return []
@@ -171,13 +177,14 @@ def differing(value: str) -> list[int]:
 
 
 def lost(error: BaseException) -> bool:
-  """Returns whether an error says that another process is gone, or cannot be reached."""
+  """Returns whether an error indicates that another process has ended or is unreachable."""
   of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
   return count() > 1 and of_jax and _LOST.search(str(error)) is not None
 
 
 def _everyones(text: str) -> list[str]:
-  """Returns what every process says here, cut to _SAID bytes."""
+  """Returns the text of every process, in their order, cut to `_SAID` bytes. Collective."""
+  # Strings cannot be gathered, so they travel as zero-padded uint8 [_SAID] and come back as [processes, _SAID].
   said = np.zeros(_SAID, np.uint8)
   encoded = text.encode()[:_SAID]
   said[: len(encoded)] = np.frombuffer(encoded, np.uint8)
@@ -186,10 +193,10 @@ def _everyones(text: str) -> list[str]:
 
 
 def asked_to_stop(moment: int) -> bool:
-  """Returns whether any process was sent SIGTERM, in all of them at the same moment.
+  """Returns whether any process has received SIGTERM; all processes return True at the same call. Collective.
 
   Args:
-    moment: a number that is the same in all processes, and greater at every call.
+    moment: Number of the call, equal in all processes and increasing.
   """
   return bool(multihost_utils.reached_preemption_sync_point(moment))
 
@@ -197,8 +204,11 @@ def asked_to_stop(moment: int) -> bool:
 def run(program: Callable[[], int]) -> int:
   """Runs the program of a process that has joined others; returns its exit status.
 
-  A process that fails ends at once: to wait for the others, as JAX does at an exit, would be to wait for those that
-  wait for it.
+  A failing process exits at once, without JAX's shutdown barrier: the other processes may be blocked in a collective
+  that needs this one, so they would never reach the barrier.
+
+  Args:
+    program: Function that returns an exit status.
   """
   try:
     with storage():
@@ -214,8 +224,8 @@ def run(program: Callable[[], int]) -> int:
       _leave(1, traceback.format_exc())
     _leave(
       1,
-      f"error: {_whoami()}another process has ended, or cannot be reached any more ({_first_line(error)}); its own "
-      "output says why. Run the same command again: it goes on from the newest checkpoint",
+      f"error: {_whoami()}another process has ended or is unreachable ({_first_line(error)}); see its output for the "
+      "reason. Run the same command again to resume from the newest checkpoint",
     )
 
 
@@ -224,7 +234,7 @@ def _whoami() -> str:
 
 
 def _leave(status: int, last_words: str) -> NoReturn:
-  with contextlib.suppress(OSError):  # nobody may be there to read it
+  with contextlib.suppress(OSError):  # the reader of the output may have ended
     sys.stdout.flush()
   if last_words:
     print(last_words.rstrip(), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Folds or seeds of one configuration as one run: which trainings there are, and how many go side by side."""
+"""Cross-validation folds or seeds of one config as replicas of one run: their data, and how many train together."""
 
 import dataclasses
 import math
@@ -16,18 +16,18 @@ from fer_jax.errors import UserError
 from fer_jax.parallel import free_memory
 from fer_jax.settings import Settings
 
-_SPARE = 0.9  # of the free memory may be planned for; a program's own estimate leaves out the allocator's gaps
+_SPARE = 0.9  # usable share of the free memory; the memory estimate of a program ignores allocator fragmentation
 
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-  """One training of several: what the same configuration alone would be with this seed and fold.
+  """One of several runs of the same config, with its own seed and fold; equal to training that seed and fold alone.
 
   Attributes:
-    name: of its folder within the run's; "" for a training that is the whole run.
-    seed: of parameters, data order and augmentation.
-    fold: that is its test split; None with the dataset's own splits.
-    arrays: the dataset, divided for it.
+    name: Name of the replica's folder in the run folder; "" if it is the only replica.
+    seed: Random seed of parameters, data order and augmentation.
+    fold: Index of the fold that is the test split; None with the dataset's own splits.
+    arrays: Dataset with the splits of this replica.
   """
 
   name: str
@@ -38,13 +38,13 @@ class Replica:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The trainings of a run.
+  """The replicas of a run.
 
   Attributes:
-    replicas: in order, at least one.
-    folds: that the dataset is divided into; None with its own splits.
-    epoch_rows: training rows, augmented copies included, that count as an epoch; of folds the mean, so that all take
-      the same number of steps.
+    replicas: Replicas in order, at least one.
+    folds: Cross-validation folds of the dataset; None with the dataset's own splits.
+    epoch_rows: Number of training rows in an epoch, augmented copies included. With folds it is the mean over the
+      folds, so that all replicas take the same number of steps.
   """
 
   replicas: tuple[Replica, ...]
@@ -53,10 +53,16 @@ class Plan:
 
 
 def plan(settings: Settings) -> Plan:
-  """Loads the dataset and divides it for every training of a run.
+  """Loads the dataset and splits it for every replica of a run.
+
+  Args:
+    settings: Settings of the run.
+
+  Returns:
+    Replicas of the run, which share one copy of the images.
 
   Raises:
-    UserError: the dataset, or its division, is not as the config expects.
+    UserError: The dataset or its splits do not fit the config.
   """
   data = settings.data
   arrays = arrays_lib.load(
@@ -74,7 +80,7 @@ def plan(settings: Settings) -> Plan:
     for i in range(settings.replicas)
   ]
   if not len(arrays.rows("test")):
-    raise UserError(f"{data.name} has no test split of its own: divide it, for example with --config.folds.by=subjects")
+    raise UserError(f"{data.name} has no test split: choose folds, for example with --config.folds.by=subjects")
   names = _names("seed", [seed for seed, _ in divided])
   finish = _finishing(settings, arrays, arrays.rows("train"))
   replicas = tuple(
@@ -84,7 +90,9 @@ def plan(settings: Settings) -> Plan:
 
 
 def _folded(settings: Settings, arrays: Arrays) -> Plan:
+  """Returns the plan of a cross-validation run: one replica per fold."""
   wanted, share, protocol = settings.folds, settings.data.validation_share, settings.expansion.protocol
+  # The paper's protocol expands the dataset before the folds are made; the honest one afterwards, in `_finishing`.
   if protocol == "paper":
     arrays = expansion.expand(arrays, settings.expansion)
   if wanted.file:
@@ -108,12 +116,14 @@ def _folded(settings: Settings, arrays: Arrays) -> Plan:
 
 
 def _finishing(settings: Settings, arrays: Arrays, rows: np.ndarray | None = None) -> Callable[[Arrays], Arrays]:
-  """Returns what is done to a dataset once it is divided: pictures are left out, copies come in. Images are shared.
+  """Returns a function that completes a dataset after it was split: it drops duplicates and adds augmented copies.
+
+  The copies are made once and all replicas share the images.
 
   Args:
-    settings: of the run.
-    arrays: the dataset, however it is divided.
-    rows: that may be in training, int [n]; None for all.
+    settings: Settings of the run.
+    arrays: Dataset with any splits.
+    rows: Rows that may be in training, int [n]; None for all.
   """
   protocol = settings.expansion.protocol
   whole = expansion.expand(arrays, settings.expansion, rows) if protocol == "honest" else arrays
@@ -130,7 +140,7 @@ def _finishing(settings: Settings, arrays: Arrays, rows: np.ndarray | None = Non
 
 
 def _names(kind: str, numbers: Sequence[int]) -> list[str]:
-  """Names folders so that they sort as their numbers; a training that is alone needs none."""
+  """Returns folder names that sort in numeric order; [""] for a single replica, which needs no subfolder."""
   if len(numbers) == 1:
     return [""]
   width = len(str(max(numbers)))
@@ -138,22 +148,22 @@ def _names(kind: str, numbers: Sequence[int]) -> list[str]:
 
 
 class Trial(Protocol):
-  """A step of several trainings side by side, on trial."""
+  """A step of several replicas together, for measuring memory and speed."""
 
   def memory(self) -> int:
-    """Compiles the step; returns the bytes that it takes on a device, 0 where that is not known."""
+    """Compiles the step; returns the memory it needs on a device in bytes, 0 if unknown."""
 
   def seconds(self) -> float:
-    """Takes a few steps; returns the seconds of one."""
+    """Runs a few steps; returns the seconds per step."""
 
 
 class Choice(NamedTuple):
-  """How many trainings go side by side.
+  """Number of replicas that train together.
 
   Attributes:
-    strategy: "loop", a training to a device and the others after it, or "vmap".
-    together: how many trainings take their steps together, over all devices.
-    reason: in words.
+    strategy: Execution on one device: "loop" (one replica per device at a time) or "vmap" (several).
+    together: Number of replicas that train together, over all devices.
+    reason: Explanation of the choice, for the report.
   """
 
   strategy: str
@@ -162,15 +172,19 @@ class Choice(NamedTuple):
 
 
 def choose(strategy: str, count: int, devices: Sequence[Any], try_out: Callable[[int], Trial]) -> Choice:
-  """Decides how many trainings go side by side.
+  """Chooses how many replicas train together.
 
   Args:
-    strategy: `config.replica_strategy`.
-    count: of trainings.
-    devices: that they are dealt over.
-    try_out: makes a trial of so many together.
+    strategy: Value of `config.replica_strategy`.
+    count: Number of replicas.
+    devices: Devices that share the replicas.
+    try_out: Function that returns a trial of the given number of replicas together.
+
+  Returns:
+    Choice with its reason. Strategy "vmap" still yields "loop" if a device has room for only one replica.
   """
   by_turns = min(count, len(devices))
+  # With at most one replica per device there is nothing to batch.
   if strategy == "loop" or count <= len(devices):
     return Choice("loop", by_turns, "one to a device" if count <= len(devices) else "as configured")
   together, trial, reason = _fitting(count, devices, try_out)
@@ -178,32 +192,43 @@ def choose(strategy: str, count: int, devices: Sequence[Any], try_out: Callable[
     return Choice("loop", by_turns, reason)
   if strategy == "vmap":
     return Choice("vmap", together, reason or "as configured")
+  # Compared per replica: the two trials run different numbers of replicas.
   in_turn, beside = try_out(by_turns).seconds() / by_turns, trial.seconds() / together
-  measured = f"a step of one takes {1e3 * in_turn:.1f} ms in turn and {1e3 * beside:.1f} ms side by side"
+  measured = f"a step of one replica takes {1e3 * in_turn:.1f} ms with loop and {1e3 * beside:.1f} ms with vmap"
   if in_turn <= beside:
     return Choice("loop", by_turns, measured)
   return Choice("vmap", together, "; ".join(part for part in (measured, reason) if part))
 
 
 def _fitting(count: int, devices: Sequence[Any], try_out: Callable[[int], Trial]) -> tuple[int, Trial | None, str]:
-  """Finds the most trainings that fit side by side, and says so where they are not all; no trial where none fit."""
+  """Finds the largest number of replicas whose step fits in the device memory.
+
+  Args:
+    count: Number of replicas.
+    devices: Devices that share the replicas.
+    try_out: Function that returns a trial of the given number of replicas together.
+
+  Returns:
+    Number of replicas, their trial (None if not even two fit on a device), and the reason if it is less than `count`.
+  """
   together, reason = count, ""
   while together > len(devices):
     trial = try_out(together)
     needed, free = trial.memory(), _SPARE * free_memory(devices[0])
     if needed <= free:
       return together, trial, reason
-    # As many as the figure says, or one less on each device; then evenly over the turns that this takes.
+    # Memory grows about linearly with the replicas, which bounds the number that fits; but always try at least one
+    # less per device. Then spread the replicas evenly over the number of waves that this bound requires.
     most = max(min(int(together * free / needed), together - len(devices)), 1)
     fewer = math.ceil(count / math.ceil(count / most))
     reason = (
-      f"{together} side by side would take {needed / 2**30:.2g} GiB on a device, of which {free / 2**30:.2g} GiB are "
-      f"free: {fewer} at a time"
+      f"{together} together would take {needed / 2**30:.2g} GiB on a device with {free / 2**30:.2g} GiB free: "
+      f"{fewer} at a time"
     )
     together = fewer
   return together, None, reason
 
 
 def waves(replicas: Sequence[Replica], together: int) -> list[tuple[Replica, ...]]:
-  """Returns the trainings that go side by side, `together` at a time, in order."""
+  """Returns the replicas in order, in groups of `together` that train together; the last may be smaller."""
   return [tuple(replicas[start : start + together]) for start in range(0, len(replicas), together)]

@@ -1,4 +1,4 @@
-"""What a run has found: the result of one training, and of several together."""
+"""Results of a run, as written to result.json and predictions.npz: of one replica, and combined over several."""
 
 import dataclasses
 import resource
@@ -23,17 +23,26 @@ from fer_jax.workdir import Workdir
 
 Result = dict[str, Any]
 
-_WORST = 48  # mistakes kept for the report's gallery
-_SAMPLES = 24  # augmented training images kept for the report
+_WORST = 48  # number of mistakes shown in the report
+_SAMPLES = 24  # number of augmented training images shown in the report
 
 
-# What a training's best parameters did: {split: {protocol of `data.views`: evaluation}}; "single" is always there.
+# Evaluations of one replica's best parameters: {split: {protocol of `data.views`: evaluation}}, always with "single".
 Answers = Mapping[str, Mapping[str, Evaluation]]
 
 
 def answers(member: Member, tested: Tested) -> Answers:
-  """Averages the views that were evaluated, by each protocol that they are enough for."""
+  """Averages the evaluated views, for each TTA protocol.
+
+  Args:
+    member: Replica.
+    tested: Evaluations of its views.
+
+  Returns:
+    Evaluations by split and protocol, for the protocols whose views have all been evaluated.
+  """
   target = pipeline.targets(member.replica.arrays)
+  # A protocol with n views averages the first n of `data.views.TEN_CROP`.
   return {
     split: {
       protocol: views[0] if count == 1 else averaged(views[:count], target[member.replica.arrays.rows(split)])
@@ -45,9 +54,18 @@ def answers(member: Member, tested: Tested) -> Answers:
 
 
 def calibrated(member: Member, tested: Tested) -> Result:
-  """Returns the temperature that validation asks for, and the calibration errors of the test split.
+  """Computes the calibration of a replica: its temperature and calibration errors of the test split.
 
-  Averaged views are scaled one by one, before they are averaged: as `Classifier.probability` does.
+  The temperature is fitted on the validation split. With several views, each view is scaled before the average is
+  taken, as in `Classifier.probability`.
+
+  Args:
+    member: Replica.
+    tested: Evaluations of its views.
+
+  Returns:
+    Temperature, and for each protocol the expected calibration error without ("error") and with ("error_scaled")
+    temperature scaling.
   """
   arrays = member.replica.arrays
   label = {split: np.asarray(arrays.label)[arrays.rows(split)] for split in tested.views}
@@ -68,12 +86,20 @@ def calibrated(member: Member, tested: Tested) -> Result:
 
 
 def of_training(run: Lockstep, number: int, found: Answers, tested: Tested) -> Result:
-  """Returns what one training has found, as result.json holds it, but for where it was run."""
+  """Returns the result of one replica as stored in result.json, without the provenance (config, device, versions).
+
+  Args:
+    run: Training loop.
+    number: Index of the replica in the loop.
+    found: Evaluations of the replica by split and protocol, from `answers`.
+    tested: Evaluations of the replica by split and view.
+  """
   member, rig = run.members[number], run.rig
   test = found["test"]["single"]
   seen = audit.seen_in_training(member.replica.arrays, picture=rig.picture)
   replica, clock = member.replica, member.clock
   together = len(run.members)
+  # A lockstep step trains all replicas, so each is charged its share.
   seconds_a_step = member.log.seconds_a_step and member.log.seconds_a_step / together
   parameters = sum(x.size for x in jax.tree.leaves(rig.beginning.shapes[0]))
   loaded = rig.beginning.loaded
@@ -114,9 +140,15 @@ def of_training(run: Lockstep, number: int, found: Answers, tested: Tested) -> R
 
 
 def write_predictions(member: Member, found: Answers, settings: Settings, picture: np.ndarray) -> None:
-  """Writes a training's predictions.npz: its test rows, their probabilities, the worst mistakes, samples.
+  """Writes predictions.npz of a replica: test probabilities, worst mistakes, and samples of training images.
 
-  What `apps.ensemble` reads is there too: the probabilities on validation, and of averaged views.
+  It also contains the probabilities on the validation split and those of averaged views, for `apps.ensemble`.
+
+  Args:
+    member: Replica.
+    found: Evaluations of the replica by split and protocol, from `answers`.
+    settings: Settings of the run.
+    picture: Index of each row's distinct image, int32 [N], from `audit.number_pictures`; equal images share an index.
   """
   arrays = member.replica.arrays
   rows, validation = arrays.rows("test"), arrays.rows("validation")
@@ -139,12 +171,13 @@ def write_predictions(member: Member, found: Answers, settings: Settings, pictur
 
 
 def _samples(arrays: Arrays, settings: Settings, seed: int) -> np.ndarray:
-  """Returns training images as they are shown to the network, but for their standardisation, uint8 [S, H, W, C]."""
+  """Returns augmented and mixed training images before standardisation, uint8 [S, H, W, C], with S <= 24."""
   rows = arrays.rows("train")[:_SAMPLES]
   image, target = jnp.asarray(arrays.image[rows]), jnp.asarray(pipeline.targets(arrays)[rows])
   augment_key, mix_key, partner_key = jax.random.split(jax.random.key(seed), 3)
   shown = jax.jit(jax.vmap(settings.augmentation))(image, jax.random.split(augment_key, len(rows)))
   if settings.mixing.active:
+    # Mixing needs floats and a partner for each image: [S, H, W, C] float32.
     shown = shown.astype(jnp.float32)
     other = partners(len(rows), partner_key)
     keys = jax.random.split(mix_key, len(rows))
@@ -153,13 +186,14 @@ def _samples(arrays: Arrays, settings: Settings, seed: int) -> np.ndarray:
 
 
 def together(names: Sequence[str], results: Sequence[Result]) -> Result:
-  """Returns what several trainings of one configuration have found: mean, spread, and the sum of their confusions.
+  """Combines the results of several replicas: mean, spread, and the sum of the confusion matrices.
 
   Args:
-    names: of the trainings.
-    results: of each, as `of_training` made them.
+    names: Names of the replicas.
+    results: Results of the replicas, from `of_training`.
   """
   accuracies = [result["accuracy"] for result in results]
+  # [R, K, K] -> [K, K]
   confusion = np.sum([result["confusion_matrix"] for result in results], axis=0)
   validation = statistics.fmean(result["validation"]["accuracy"] for result in results)
   first = results[0]
@@ -198,15 +232,21 @@ def together(names: Sequence[str], results: Sequence[Result]) -> Result:
 
 
 def pool_predictions(folders: Sequence[Workdir], into: Workdir) -> None:
-  """Writes the predictions of several trainings as one predictions.npz, with the number of each row's training."""
+  """Writes the predictions of several replicas as one predictions.npz, with the replica index of each row.
+
+  Args:
+    folders: Run folders of the replicas.
+    into: Run folder that receives the file.
+  """
   loaded = []
   for folder in folders:
     with np.load(folder.path / "predictions.npz") as file:
       loaded.append(dict(file))
   pooled = {key: np.concatenate([each[key] for each in loaded]) for key in ("index", "label", "probability")}
   worst = worst_mistakes(pooled["probability"], pooled["label"], _WORST)
-  # Every training kept the pictures of its own worst, and the worst of all are among those.
+  # Each replica stores only the images of its worst mistakes; the worst mistakes over all replicas are among them.
   starts = np.cumsum([0, *(len(each["label"]) for each in loaded[:-1])])
+  # Key: row in the concatenated arrays, which is the row within the replica plus the replica's first row.
   pictures = {
     start + position: picture
     for start, each in zip(starts.tolist(), loaded, strict=True)
@@ -224,21 +264,22 @@ def pool_predictions(folders: Sequence[Workdir], into: Workdir) -> None:
 
 
 def unequal_steps(runs: Sequence[Mapping[str, Any]], planned: int) -> str:
-  """Returns the note that a time budget gave runs different numbers of steps, and why; "" where it did not.
+  """Returns a note if a time budget led to different numbers of steps, with the reason; "" otherwise.
 
   Args:
-    runs: Entries of the runs, as `together` makes them.
-    planned: Number of steps planned for each; 0 where the clock alone decided.
+    runs: Entries of the replicas, from `together`.
+    planned: Number of steps planned for each replica; 0 if the clock alone decided.
   """
   if len({run["steps"] for run in runs}) == 1 or all(run["stopped"] != "time budget" for run in runs):
     return ""
   taken = ", ".join(f"{run['name']} {run['steps']} ({run['stopped']})" for run in runs)
   late = any(run["stopped"] == "time budget" and run["steps"] < planned for run in runs)
-  why = f"; {planned} were planned, but steps became slower than when they were timed, and the clock ended runs" * late
+  why = f"; {planned} were planned, but steps became slower than measured at the start, and the clock ended runs" * late
   return f"the runs took different numbers of steps: {taken}{why}"
 
 
 def _run(name: str, result: Mapping[str, Any]) -> Result:
+  """Returns the entry of one replica in the result of several."""
   return {
     "name": name,
     "seed": result["seeds"][0],
@@ -256,7 +297,7 @@ def _test_label(member: Member) -> np.ndarray:
 
 
 def _views(member: Member, found: Answers, seen: np.ndarray) -> dict[str, Result]:
-  """Returns the accuracies by protocol, where there are several to compare."""
+  """Returns accuracies and losses by TTA protocol; {} if only "single" was evaluated."""
   if len(found["test"]) == 1:
     return {}
   return {
@@ -271,7 +312,7 @@ def _views(member: Member, found: Answers, seen: np.ndarray) -> dict[str, Result
 
 
 def _mean_views(found: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
-  """Returns the mean of each figure over trainings, and the standard deviation of the accuracy."""
+  """Returns the mean of each value over the replicas, and the standard deviation of the test accuracy."""
   return {
     protocol: {
       **{key: statistics.fmean(each[protocol][key] for each in found) for key in ("validation", "test", "loss")},
@@ -283,6 +324,7 @@ def _mean_views(found: Sequence[Mapping[str, Result]]) -> dict[str, Result]:
 
 
 def _mean_deduplicated(found: Sequence[Mapping[str, Any]]) -> Result:
+  """Returns the mean accuracy, and the total numbers of images with and without a duplicate in training."""
   return {
     "accuracy": _mean_or_none([each["accuracy"] for each in found]),
     **{key: sum(each[key] for each in found) for key in ("images", "seen")},
@@ -290,10 +332,11 @@ def _mean_deduplicated(found: Sequence[Mapping[str, Any]]) -> Result:
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
+  """Returns the mean of the values that are not None; None if there are none."""
   known = [value for value in values if value is not None]
   return statistics.fmean(known) if known else None
 
 
 def _peak_resident_bytes() -> int:
-  """Returns the peak memory of this process: on a CPU, the device's memory too."""
+  """Returns the peak resident memory of this process in bytes; on a CPU it includes the device memory."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines on the console, metrics.jsonl, TensorBoard; and where its time went."""
+"""Output of a run: console lines, metrics.jsonl and TensorBoard events; and a stopwatch that times activities."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from tensorboardX.summary import scalar
 from fer_jax.errors import storage
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-_compile_seconds = 0.0
+_compile_seconds = 0.0  # total of this process; stopwatches take differences of it
 
 
 def _listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -31,11 +31,11 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 class Stopwatch:
-  """How long something takes, and what its time is spent on.
+  """Measures how long something takes, in total and by activity.
 
   Args:
-    seconds_before: that have passed already.
-    now: Clock that counts the seconds. Those of compilation are wall-clock seconds whatever it is.
+    seconds_before: Seconds that had already passed before this stopwatch was created.
+    now: Clock that returns seconds. Compilation is always measured in wall-clock seconds.
   """
 
   def __init__(self, seconds_before: float = 0.0, now: Callable[[], float] = time.monotonic):
@@ -46,7 +46,7 @@ class Stopwatch:
 
   @property
   def seconds(self) -> float:
-    """Seconds since the beginning, those before interruptions included."""
+    """Seconds since the start of the run, those before interruptions included."""
     return self._now() - self._start
 
   @seconds.setter
@@ -55,29 +55,29 @@ class Stopwatch:
 
   @property
   def times(self) -> dict[str, float]:
-    """Seconds of this process by what they were spent on; `compile` is also part of the others."""
+    """Seconds of this process by activity; "compile" overlaps with the other activities."""
     return {**self._times, "compile": _compile_seconds - self._compile_before}
 
   def include(self, other: "Stopwatch") -> None:
-    """Adds what another stopwatch, started after this one, has timed; its compilation is counted here already."""
+    """Adds the times of another stopwatch that was started later; compilation is already counted here."""
     for what, seconds in other._times.items():
       self._times[what] += seconds
 
   @contextlib.contextmanager
   def timing(self, what: str) -> Iterator[None]:
-    """Adds the time spent inside to one of `times`."""
+    """Context manager that adds the time spent inside it to one of `times`."""
     start, before = self._now(), sum(self._times.values())
     try:
       yield
-    finally:  # what was timed inside is counted there alone
+    finally:  # the time of nested activities is counted for these alone
       self._times[what] += self._now() - start - (sum(self._times.values()) - before)
 
 
 class Console:
-  """Lines on standard output: some that stay, and one that tells the progress.
+  """Prints permanent lines and one progress line to standard output.
 
   Args:
-    silent: say nothing: another process does.
+    silent: Whether to print nothing, because another process prints.
   """
 
   def __init__(self, silent: bool = False) -> None:
@@ -87,7 +87,7 @@ class Console:
     self._last_line = -float("inf")
 
   def say(self, text: str) -> None:
-    """Prints a line that stays."""
+    """Prints a permanent line."""
     if self._silent:
       return
     if self._live and self._line_width:
@@ -96,7 +96,7 @@ class Console:
     print(text, flush=True)
 
   def progress(self, text: str) -> None:
-    """Rewrites the progress line of a terminal; elsewhere prints one now and then."""
+    """Overwrites the progress line on a terminal; without a terminal, prints a line at most every 10 seconds."""
     now = time.monotonic()
     if self._silent:
       return
@@ -109,12 +109,12 @@ class Console:
 
 
 class RunLog:
-  """What one training leaves in its folder; use it as a context manager.
+  """Context manager that writes the metrics of one replica to its folder.
 
   Args:
-    workdir: gets metrics.jsonl (appended to, when a run is resumed) and tensorboard/.
-    watch: tells the seconds of each record.
-    silent: leave nothing: another process does.
+    workdir: Folder that receives metrics.jsonl (appended to by a resumed run) and tensorboard/.
+    watch: Stopwatch that provides the time of each record.
+    silent: Whether to write nothing, because another process writes.
   """
 
   def __init__(self, workdir: Path, watch: Stopwatch, silent: bool = False):
@@ -125,10 +125,10 @@ class RunLog:
       self._file = self._path.open("a", encoding="utf-8")
       if not silent:
         (workdir / "tensorboard").mkdir(exist_ok=True)
-    if torn:  # by a full disk: the next line is not to be lost with it
+    if torn:  # a full disk cut the last line short; start a new line, so that the next record stays readable
       self._file.write("\n")
     if not silent:
-      # Not by the package's SummaryWriter: its thread dies of a full disk, and whoever then waits for it, forever.
+      # Not tensorboardX's SummaryWriter: a full disk kills its writer thread, and closing it then blocks forever.
       self._board = EventsWriter(str(workdir / "tensorboard" / "events"), filename_suffix=f".{os.getpid()}")
     self._last_train: tuple[int, float] | None = None
     self._step_seconds: list[float] = []
@@ -145,27 +145,27 @@ class RunLog:
 
   @property
   def seconds_a_step(self) -> float | None:
-    """The median time of a training step in this process; None before two were logged."""
+    """Median seconds of a training step in this process; None until two steps are logged."""
     return statistics.median(self._step_seconds) if self._step_seconds else None
 
   @property
   def images_per_second(self) -> float | None:
-    """Of the steps before the last one logged; None where that is not known."""
+    """Training speed over the steps before the last logged one; None if unknown."""
     return self._rate
 
   def event(self, step: int, text: str) -> None:
-    """Records something that happened once."""
+    """Records a one-time event, such as a resume."""
     self._write({"kind": "event", "step": step, "text": text, "seconds": self._watch.seconds})
 
   def train(self, step: int, epoch: float, phase: str, metrics: Mapping[str, Any], *, batch_size: int) -> None:
     """Records the metrics of one training step.
 
     Args:
-      step: steps taken.
-      epoch: passes over the training rows.
-      phase: its name.
-      metrics: host scalars by name.
-      batch_size: rows of a global batch, for the rate.
+      step: Number of steps taken.
+      epoch: Number of passes over the training rows.
+      phase: Name of the phase.
+      metrics: Scalars on the host, by name.
+      batch_size: Number of rows in a global batch, for the speed.
     """
     now = self._watch.seconds
     self._rate = None
@@ -180,11 +180,19 @@ class RunLog:
     self._board_scalars("train", step, row)
 
   def forget_rate(self) -> None:
-    """Leaves the time until the next step out of images/s: something else was done in it."""
+    """Excludes the time until the next step from the measured speed, because it includes other work."""
     self._last_train = None
 
   def evaluation(self, split: str, step: int, phase: str, accuracy: float, loss: float) -> None:
-    """Records an evaluation of a split."""
+    """Records the evaluation of a split.
+
+    Args:
+      split: Name of the split.
+      step: Number of steps taken.
+      phase: Name of the phase.
+      accuracy: Accuracy in [0, 1].
+      loss: Mean loss.
+    """
     row = {
       "kind": "eval",
       "split": split,
@@ -213,7 +221,7 @@ class RunLog:
 
 
 def _is_torn(path: Path) -> bool:
-  """Returns whether a file ends within a line."""
+  """Returns whether the last line of a file is incomplete."""
   if not path.is_file() or not path.stat().st_size:
     return False
   with path.open("rb") as file:

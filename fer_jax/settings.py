@@ -1,4 +1,4 @@
-"""The typed settings of a run: every section of a config is a frozen dataclass here, whose fields are its keys."""
+"""Typed settings of a run: each section of a config is a frozen dataclass whose fields are the section's keys."""
 
 import dataclasses
 import re
@@ -22,11 +22,11 @@ _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(steps?|epochs?
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-  """A length of training: a number of steps, of epochs, or a share of something longer.
+  """A length of training, as a number of steps, a number of epochs, or a share of a longer duration.
 
   Attributes:
-    amount: how much, 0 or more.
-    unit: "steps", "epochs" or "share".
+    amount: Number of steps or epochs, or the share in [0, 1]; 0 or more.
+    unit: Unit of `amount`: "steps", "epochs" or "share".
   """
 
   amount: float
@@ -34,13 +34,24 @@ class Duration:
 
   @classmethod
   def parse(cls, value: Any, key: str) -> "Duration":
-    """Reads 500 or "500 steps", "10 epochs", or 0.1 (a share, up to 1.0); raises UserError naming the key.
+    """Parses a duration: 500 or "500 steps", "10 epochs", or 0.1 (a share, at most 1.0).
 
-    A bare number may also be text, "500" or "0.1": an override on the command line is.
+    Bare numbers may also be text ("500", "0.1"), because command-line overrides are text.
+
+    Args:
+      value: Value of the config key.
+      key: Full path of the config key, for the error message.
+
+    Returns:
+      Parsed duration.
+
+    Raises:
+      UserError: The value is not a duration.
     """
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is not None and match[2]:
       return cls(float(match[1]), "epochs" if match[2].lower().startswith("epoch") else "steps")
+    # An integer is a number of steps and a float is a share: "1" is one step, "1.0" is the whole.
     number = value if match is None else int(match[1]) if match[1].isdigit() else float(match[1])
     if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
       return cls(number, "steps")
@@ -49,12 +60,12 @@ class Duration:
     raise UserError(f'{key}={value!r}: expected steps (500 or "500 steps"), "10 epochs" or a share such as 0.1')
 
   def steps(self, whole: int, rows: int, batch_size: int) -> int:
-    """Returns the duration in steps, at least 1.
+    """Returns the duration in steps, rounded, at least 1.
 
     Args:
-      whole: steps of what a share is a share of.
-      rows: of an epoch.
-      batch_size: rows of a global batch.
+      whole: Number of steps that a share refers to.
+      rows: Number of training rows in an epoch.
+      batch_size: Number of rows in a global batch.
     """
     steps = {"steps": 1.0, "epochs": rows / batch_size, "share": float(whole)}[self.unit]
     return max(1, round(self.amount * steps))
@@ -62,20 +73,21 @@ class Duration:
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-  """Which data, and how it reaches the device.
+  """The dataset, its preparation, and where its images are stored during training.
 
   Attributes:
-    name: a dataset of `fer_jax.data.builders`, or with one of its configurations, "ck_plus/neutral".
-    data_dir: where it was prepared; empty for TFDS's own default.
-    labels: "original", or for FER2013 with votes "ferplus_hard", "ferplus_soft" or "ferplus_blend".
-    image_size: pixels along each side; 0 keeps the dataset's own.
-    crop: of photographs to the face: "detector", "fixed" (the same part of every picture) or "none"; "auto" is the
-      detector for the datasets that are photographs, and none for those that are faces already.
-    validation_share: of the training rows, held out where the dataset has no validation split.
-    drop: "train_duplicates" leaves out training images that stand in the validation or test split too; "" nothing.
-    residence: "device" keeps the data on the device and sends indices, "host" sends rows, "stream" leaves the images
-      encoded on disk and sends rows that are decoded as they are needed; "auto" chooses by the size of the decoded
-      images: up to 2 GiB the device, up to 32 GiB the host.
+    name: Dataset name in `fer_jax.data.builders`, optionally with a configuration, as in "ck_plus/neutral".
+    data_dir: Directory of the prepared dataset; "" selects the default of TFDS.
+    labels: Label set: "original", or for FER2013 with FER+ votes "ferplus_hard", "ferplus_soft" or "ferplus_blend".
+    image_size: Height and width of the images in pixels; 0 keeps the size of the dataset.
+    crop: Face crop: "detector", "fixed" (the same region of every image), "none", or "auto", which selects the
+      detector for datasets of photographs and no crop for datasets that are already cropped to faces.
+    validation_share: Share of the training rows held out for validation if the dataset has no validation split.
+    drop: Filter of the training split: "train_duplicates" removes training images that also appear in the validation
+      or test split; "" removes nothing.
+    residence: Storage of the images. "device" keeps them in device memory and sends indices; "host" sends rows;
+      "stream" leaves them encoded on disk and sends rows that are decoded on demand; "auto" chooses by the size of
+      the decoded images: device up to 2 GiB, host up to 32 GiB, stream above.
   """
 
   name: str = "fer2013"
@@ -90,15 +102,16 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class FoldSettings:
-  """How the whole dataset is divided for cross-validation, in the place of its own splits.
+  """Cross-validation folds, which replace the dataset's own splits.
 
   Attributes:
-    by: what is kept whole: "images", "groups" (sequences, duplicates), "subjects" (people); "one_subject_out" makes
-      a fold of every person; "file" takes the division that `file` holds; "" is the dataset's own splits.
-    count: of folds; "one_subject_out" and "file" have their own.
-    number: of the fold that is the test split, from 0; with replicas, of the first of them.
-    seed: of the division, apart from that of the training.
-    file: a splits.json that an earlier run has written.
+    by: Unit that is never split between folds: "images", "groups" (sequences, duplicates) or "subjects" (people);
+      "one_subject_out" makes one fold per person; "file" reads the folds from `file`; "" keeps the dataset's own
+      splits.
+    count: Number of folds; ignored for "one_subject_out" and "file", which define their own.
+    number: Index of the fold that is the test split, from 0; with several replicas, index of the first one's fold.
+    seed: Random seed of the fold assignment, independent of the training seed.
+    file: Path of a splits.json that an earlier run wrote.
   """
 
   by: str = ""
@@ -114,19 +127,21 @@ class FoldSettings:
       raise ValueError(f"folds.count={self.count}: expected 2 or more")
     if self.number < 0:
       raise ValueError(f"folds.number={self.number}: expected 0 or more")
+    # A file is required with by="file" and rejected otherwise, where it would be ignored silently.
     if (self.by == "file") != bool(self.file):
       raise ValueError(f"folds.by={self.by!r} and folds.file={self.file!r}: expected a file with by='file', else none")
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedSettings:
-  """Weights to begin with.
+  """Pretrained weights that training starts from.
 
   Attributes:
-    path: a file (.pth, .safetensors, .npz) with torchvision's names, the folder of a finished run or a file made of
-      one, or "default", the network that the package ships; empty for none.
-    required: whether the config makes no sense without.
-    classifier: take the classifier's weights too; otherwise it begins at random.
+    path: Weights to load: a file (.pth, .safetensors, .npz) with torchvision's parameter names, the folder of a
+      finished run, a model file exported from one, or "default" for the network shipped with the package; "" loads
+      nothing.
+    required: Whether the config is meaningless without pretrained weights.
+    classifier: Whether to load the weights of the classifier layer too; otherwise it is initialised at random.
   """
 
   path: str = ""
@@ -136,18 +151,19 @@ class PretrainedSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
-  """One stretch of training.
+  """One phase of training.
 
   Attributes:
-    objective: how a batch becomes gradients.
-    optimizer: how gradients become updates.
-    train: shell-style patterns of the layers that learn; the others stay bit for bit as they are.
-    duration: of the phase; a share is one of the whole run.
-    patience: evaluations without a better result on the validation split before the phase ends early; 0 never.
-    watch: what a better result is: more "accuracy", or less "loss", which is the cross-entropy whatever the objective.
-      The model is chosen by accuracy all the same.
-    average: decay a step of the moving average of parameters and statistics, which is evaluated and kept in the place
-      of the last ones, such as 0.999; 0 for none.
+    objective: Objective that computes gradients from a batch.
+    optimizer: Optimiser that computes updates from gradients.
+    train: Shell-style patterns of the names of trainable layers; all other layers are frozen.
+    duration: Length of the phase; a share refers to the whole run.
+    patience: Number of evaluations without improvement on the validation split before the phase ends; 0 disables
+      early stopping.
+    watch: Validation metric that defines improvement: "accuracy" (higher) or "loss" (lower), which is the
+      cross-entropy whatever the objective. The best checkpoint is selected by accuracy in either case.
+    average: Decay per step of the exponential moving average of parameters and batch statistics, such as 0.999. The
+      averages replace the latest values for evaluation and in the trained model. 0 disables averaging.
   """
 
   objective: ObjectiveSettings
@@ -169,14 +185,14 @@ class PhaseSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-  """What a paper reports, for the report to set beside what was measured.
+  """Results that a paper reports, shown in the report next to the measured ones.
 
   Attributes:
-    title: of the paper.
+    title: Title of the paper.
     reference: DOI or arXiv number.
-    reported: figures by name, e.g. {"test accuracy": 0.97}.
-    by_class: precision, recall and F1 by the name of a class, or the recall alone.
-    note: how to read them.
+    reported: Reported values by quantity, e.g. {"test accuracy": 0.97}.
+    by_class: Reported (precision, recall, F1), or (recall,) alone, by class name.
+    note: Remark on how to interpret the values.
   """
 
   title: str = ""
@@ -193,37 +209,37 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """A whole run.
+  """Settings of a whole run.
 
   Attributes:
-    data: which data.
-    folds: how it is divided for cross-validation.
-    replicas: how many trainings are one run: the folds from `folds.number` on, or, with the dataset's own splits, the
-      seeds from `seed` on; 0 for all folds that are left.
-    replica_strategy: how replicas share a device: in turn ("loop"), side by side in every operation ("vmap"), or
-      whichever a few steps show to be the faster ("auto").
-    model: which network.
-    pretrained: weights to begin with.
-    expansion: of the dataset by augmented copies, before training.
-    augmentation: of training images.
-    mixing: of training images with one another.
-    schedule: the names of the phases, in order.
-    phases: their settings, by name.
-    duration: of the run.
-    batch_size: rows of a global batch, over all devices.
-    eval_batch_size: likewise, in evaluation; splits that have fewer rows are evaluated in smaller batches.
-    views: of an image that are averaged in the end besides the one: "single" for no others, "flip" for its mirror image
-      too, "ten_crop" for centre and corners and their mirror images.
-    view_margin: of "ten_crop", pixels between the centre and a corner.
-    evaluate_every: how often the validation split is read, and a checkpoint saved.
-    checkpoint_every: how often a checkpoint is saved besides.
-    log_every: how often metrics are written.
-    seed: of parameters, data order and augmentation; replica r has seed + r.
-    precision: of activations: "float32" or "bfloat16"; parameters, statistics and losses are float32.
-    budget_minutes: a run with a budget ends in that time, results included; 0 for none.
-    clock: what the seconds of a run are, those of its budget and of its result: "wall", or "cpu", processor time of
-      the process on all its cores, so that other work on the machine does not count. For runs on a CPU.
-    paper: what to compare with.
+    data: Dataset.
+    folds: Cross-validation folds.
+    replicas: Number of replicas that form the run. They use the folds from `folds.number` on, or, with the dataset's
+      own splits, the seeds from `seed` on. 0 selects all remaining folds.
+    replica_strategy: Execution of several replicas on one device: "loop" (one after the other), "vmap" (batched in
+      every operation), or "auto" (the faster of the two, measured on a few steps).
+    model: Network and its hyper-parameters.
+    pretrained: Pretrained weights.
+    expansion: Offline expansion of the dataset by augmented copies, before training.
+    augmentation: Online augmentation of training images.
+    mixing: Mixing of training images with one another.
+    schedule: Names of the phases, in order.
+    phases: Settings of the phases, by name.
+    duration: Length of the run; the shares of the phases refer to it.
+    batch_size: Number of rows in a global batch, over all devices.
+    eval_batch_size: Number of rows in a global evaluation batch; smaller splits are evaluated in smaller batches.
+    views: Test-time augmentation, evaluated after training in addition to the single image: "single" (none), "flip"
+      (the image and its mirror image) or "ten_crop" (centre and four corners, and their mirror images).
+    view_margin: Offset in pixels of the "ten_crop" corners from the centre.
+    evaluate_every: Interval between evaluations of the validation split, each followed by a checkpoint.
+    checkpoint_every: Interval between additional checkpoints.
+    log_every: Interval between logged training metrics.
+    seed: Random seed of parameters, data order and augmentation; replica r uses seed + r.
+    precision: Dtype of activations, "float32" or "bfloat16"; parameters, statistics and losses are always float32.
+    budget_minutes: Time limit of the run in minutes, including evaluation and report; 0 for no limit.
+    clock: Clock of the time budget and of all reported seconds: "wall", or "cpu", the processor time of the process
+      summed over all cores, which excludes other load on the machine. "cpu" is meant for runs on a CPU.
+    paper: Results of a paper, for comparison.
   """
 
   model: ModelSettings

@@ -1,4 +1,4 @@
-"""What a sweep is: trainings that differ in one thing, what a paper says of them, and the figure that shows it."""
+"""Specification of a sweep: the configurations to compare, the results that a paper reports, the figures to draw."""
 
 import re
 from collections.abc import Mapping
@@ -6,28 +6,28 @@ from dataclasses import dataclass, field
 
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
-CHOOSING = tuple(name for name in POINTS if not name.startswith("test"))  # nothing is chosen on the test split
+CHOOSING = tuple(name for name in POINTS if not name.startswith("test"))  # never select on the test split
 COSTS = ("seconds an epoch", "multiply-adds", "milliseconds for an image", "parameters")
-# By a figure's kind.
+# Quantities that a figure can show, by the figure's kind.
 QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",), "scatter": POINTS}
 
 
 @dataclass(frozen=True)
 class Member:
-  """One of the settings that a sweep compares; it is run once for each seed, and a run may be of several folds.
+  """One of the configurations that a sweep compares; trained once per seed.
 
   Attributes:
-    name: by which tables and legends speak of it.
-    config: its config, FILE.py or FILE.py:VARIANT.
-    overrides: of the config's keys, as on the command line: "--config.model.blocks=2".
-    seeds: at least one; figures are their mean, with standard deviation and 95 % interval. Of one run of several folds
-      they are those over the folds.
-    value: of what is swept; None where members differ in more than a value.
-    reported: what the paper prints for it, by quantity, e.g. {"test accuracy": 0.97}.
-    timing: name of its row in the sweep's timings.
-    begins_with: name of an earlier member, whose run with the same seed it takes its first weights from.
-    series: of the members that make one line in a figure of lines.
-    by_class: recall that the paper prints for it, by the name of a class.
+    name: Name in tables and legends.
+    config: Config file and variant, FILE.py or FILE.py:VARIANT.
+    overrides: Overrides of config keys, as on the command line: "--config.model.blocks=2".
+    seeds: Random seeds, at least one. Results are reported as mean, standard deviation and 95 % interval over the
+      seeds, or over the folds if there is a single run of several folds.
+    value: Value of the swept quantity; None if members differ in more than one value.
+    reported: Results reported in the paper, by quantity, e.g. {"test accuracy": 0.97}.
+    timing: Name of the member's row in the timings of the sweep.
+    begins_with: Name of an earlier member whose run with the same seed provides the initial weights.
+    series: Name of the line that this member belongs to in a figure of kind "lines".
+    by_class: Recall reported in the paper, by class name.
   """
 
   name: str
@@ -51,17 +51,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Figure:
-  """A figure of the sweep's page.
+  """A figure on the page of a sweep.
 
   Attributes:
-    kind: "curves" over training steps, a line for each member; "points", a value for each member; "lines" over the
-      members' values, a line for each series; "scatter" over a cost, a point for each member; or "classes", a table
-      with a column for each member.
-    quantity: what is drawn; one of QUANTITIES[kind].
-    note: below its title.
-    title: in place of the quantity.
-    members: names of those to show; all when empty.
-    over: Cost on the horizontal axis of a scatter, one of COSTS.
+    kind: Kind of the figure: "curves" (a line per member over training steps), "points" (a value per member), "lines"
+      (a line per series over the members' values), "scatter" (a point per member over a cost) or "classes" (a table
+      with a column per member).
+    quantity: Quantity to show; one of QUANTITIES[kind].
+    note: Text below the title.
+    title: Title of the figure; defaults to the quantity.
+    members: Names of the members to show; empty for all.
+    over: Cost on the horizontal axis of a scatter plot; one of COSTS.
   """
 
   kind: str
@@ -84,21 +84,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class Sweep:
-  """A comparison of trainings.
+  """A comparison of configurations, with the paper that it reproduces.
 
   Attributes:
-    title: of the page.
-    citation: the paper, and which figure or table of it.
-    claim: what the paper says came out, in words.
-    members: in the order in which they are trained and shown.
-    figures: of the page, in order.
-    swept: name of what the members' values are values of.
-    timings: a benchmark's JSON, whose rows give the members' `seconds_a_step`, or `seconds_1500` for so many images in
-      evaluation, if it was given a config of theirs; otherwise seconds a step are those of the trainings.
-    shown: Names of further quantities in its table, beside accuracies, parameters and seconds a step.
-    reference: name of the member that the others' accuracies are subtracted from, seed by seed; empty for none.
-    choose: where the members are candidates for one value, the quantity of CHOOSING by whose mean one of them is
-      chosen; empty where they are not.
+    title: Title of the page.
+    citation: Citation of the paper, with the number of its figure or table.
+    claim: Summary of the result that the paper reports.
+    members: Configurations, in the order in which they are trained and shown.
+    figures: Figures of the page, in order.
+    swept: Name of the swept quantity, whose values are the members' `value`.
+    timings: Path of a benchmark's JSON file. Its rows provide `seconds_a_step` of the members, or `seconds_1500`, the
+      seconds for evaluating 1,500 images, if the benchmark was given a config of the sweep. Without it, the seconds per
+      step are those measured during training.
+    shown: Names of additional quantities in the table, next to accuracies, parameters and seconds per step.
+    reference: Name of the member whose accuracies are subtracted from those of the others, seed by seed; empty for
+      none.
+    choose: Quantity of CHOOSING whose mean selects one member, if the members are candidates for one value; empty
+      otherwise.
   """
 
   title: str
@@ -120,7 +122,7 @@ class Sweep:
       earlier = {other.name: other.seeds for other in self.members[:position]}
       if member.begins_with and not set(member.seeds) <= set(earlier.get(member.begins_with, ())):
         raise ValueError(
-          f"member {member.name!r} begins with {member.begins_with!r}: expected an earlier member with its seeds"
+          f"member {member.name!r} begins with {member.begins_with!r}: expected an earlier member with the same seeds"
         )
     for figure in self.figures:
       if not set(figure.members) <= set(names):
@@ -128,8 +130,8 @@ class Sweep:
       for member in self.members:
         shown = figure.kind == "lines" and member.name in (figure.members or names)
         if shown and not (member.series and isinstance(member.value, int | float)):
-          raise ValueError(f"member {member.name!r} in a figure of lines: expected a series, and a number as its value")
+          raise ValueError(f"member {member.name!r} in a figure of lines: expected a series and a number as its value")
     if self.reference and self.reference not in names:
       raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")
     if self.choose and self.choose not in CHOOSING:
-      raise ValueError(f"choose={self.choose!r}: expected {' or '.join(CHOOSING)}; the test split has no say")
+      raise ValueError(f"choose={self.choose!r}: expected {' or '.join(CHOOSING)}; never select on the test split")

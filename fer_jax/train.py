@@ -1,4 +1,4 @@
-"""A whole run: data, trainings, evaluation, checkpoints, results; the order of operations and the side effects."""
+"""A complete run: data, training, evaluation, checkpoints and results. Defines the order of all side effects."""
 
 import contextlib
 import copy
@@ -27,9 +27,9 @@ from fer_jax.run_log import Console, RunLog, Stopwatch
 from fer_jax.settings import CLOCKS, Settings
 from fer_jax.workdir import Workdir
 
-REPLICAS = "replicas"  # folder of the trainings of a run that is several
-_CHOICE = "choice.json"
-_BUDGET = "budget.json"  # the steps that each of them takes in a time budget
+REPLICAS = "replicas"  # subfolder that holds the folders of the replicas
+_CHOICE = "choice.json"  # replica strategy, kept so that a resumed run uses the same one
+_BUDGET = "budget.json"  # number of steps of each phase that fits in the time budget
 
 
 def train_and_evaluate(
@@ -39,53 +39,54 @@ def train_and_evaluate(
   overrides: Sequence[str] = (),
   devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
-  """Trains a config to its end, evaluates the test split once and writes the results.
+  """Trains a config to completion, evaluates the test split once and writes the results.
 
-  Called again with the same config and folder it resumes from the newest checkpoint; after the end it
-  returns the result again. With replicas, each has a folder of its own within `workdir/replicas`, the same
-  as if it had been trained alone.
+  A call with the config and folder of an interrupted run resumes from the newest checkpoint; a call with those of a
+  finished run returns its result. Each of several replicas has its own folder in `workdir/replicas`, with the same
+  contents as if it had been trained alone.
 
   Args:
-    config: see `fer_jax.settings.Settings`.
-    workdir: folder of the run; made when absent.
-    source: where the config was read from, for the record.
-    overrides: from the command line, for the record.
-    devices: to train on; default all, of all processes.
+    config: Config of the run; see `fer_jax.settings.Settings`.
+    workdir: Folder of the run; created if absent.
+    source: Config file and variant that the config was read from; recorded in the results.
+    overrides: Command-line overrides already applied to the config; recorded in the results.
+    devices: Devices to train on; default all devices of all processes.
 
   Returns:
-    the content of result.json.
+    Content of result.json.
 
   Raises:
-    UserError: the config, the data or the folder is not as expected; nothing has been written.
-    Failure: the training diverged.
-    Interrupted: SIGINT or SIGTERM came; everything is saved.
+    UserError: The config, the data or the folder is invalid; nothing has been written.
+    Failure: The training diverged.
+    Interrupted: SIGINT or SIGTERM was received; the state is saved.
   """
   settings = parse(config)
   now = CLOCKS[settings.clock]
   started = now()
   xla.prepare()
   with Workdir(workdir, writes=processes.index() == 0) as folder:
-    processes.first(lambda: folder.check(config))  # before data is prepared for a run that may not be
+    processes.first(lambda: folder.check(config))  # fails before the data is prepared, which may take long
     if folder.result is not None:
-      Console(silent=not folder.writes).say(f"{workdir} holds a finished run; its result is shown again")
+      Console(silent=not folder.writes).say(f"{workdir} contains a finished run; returning its result")
       return folder.result
-    # Before the plan, which may touch the devices to make augmented copies: afterwards no core can be made one.
+    # Must precede `replicas.plan`, which may initialise the backend to augment images: the number of virtual CPU
+    # devices (one per core) cannot be changed afterwards.
     found = list(devices or all_devices(settings.replicas or provenance.cores()))
     plan = processes.after_first(lambda: replicas.plan(settings))
     data = plan.replicas[0].arrays.fingerprint
     if others := processes.differing(data):
       raise UserError(
-        f"{settings.data.name} is not the same for all processes: process {others[0]} has other data than process 0; "
-        "prepare it alike on all machines, or on a disk that all of them see"
+        f"{settings.data.name} differs between processes: process {others[0]} has other data than process 0; prepare "
+        "identical data on all machines, or use a shared disk"
       )
     if processes.count() > 1 and len(plan.replicas) > 1:
       raise UserError(
-        f"config.replicas: {len(plan.replicas)} trainings are dealt over the devices of one process, and here are "
-        f"{processes.count()}; start one process with all devices, or take a training at a time (launch/sweep.py)"
+        f"config.replicas: {len(plan.replicas)} replicas require a single process, but there are {processes.count()}; "
+        "start one process with all devices, or one run per replica (launch/sweep.py)"
       )
     one_fold = devices is None and len(plan.replicas) == 1 and not settings.replicas
     if one_fold and found[0].platform == "cpu" and processes.count() == 1:
-      found = found[:1]  # there was only one fold left, and its steps keep all cores busy
+      found = found[:1]  # a single remaining fold: its steps already use all cores
     run = _Run(config, settings, plan, found, source, overrides, folder)
     processes.first(lambda: folder.claim(config, source, overrides, provenance.device(found), data))
     if plan.folds is not None and folder.writes:
@@ -96,7 +97,7 @@ def train_and_evaluate(
 
 
 class _Run:
-  """A run of one training or of several, with everything checked that can be before anything is written."""
+  """A run of one or several replicas; the constructor validates the config before anything is written."""
 
   def __init__(
     self,
@@ -117,11 +118,11 @@ class _Run:
       data_parallel.check_batch(settings.eval_batch_size, "config.eval_batch_size")
     axis_name = data_parallel.axis_name if len(plan.replicas) == 1 else None
     self.beginning = initialize(settings, arrays.image.shape[1:], arrays.num_classes, axis_name)
-    # Raises what is wrong with a phase.
+    # Built here only to raise errors in phase settings early, and for the planned number of steps.
     self.steps = [
       phase.steps for phase in phases.plan(settings, self.beginning.network, data_parallel, plan.epoch_rows)
     ]
-    # At the start: a checkout may move on.
+    # Recorded at the start, because the checkout may change during the run.
     self.origin = {
       "config": source,
       "device": provenance.device(devices),
@@ -131,7 +132,7 @@ class _Run:
     }
 
   def alone(self, signals: Signals, watch: Stopwatch) -> dict[str, Any]:
-    """Trains the one training over all devices."""
+    """Trains the only replica, data-parallel over all devices; returns its result."""
     with watch.timing("prepare"):
       rig = self._rig(Devices(self.devices))
       pace = self._measure(rig, self.plan.replicas, watch)
@@ -141,7 +142,7 @@ class _Run:
     return result
 
   def together(self, signals: Signals, watch: Stopwatch) -> dict[str, Any]:
-    """Trains all replicas, as many side by side as pays, and sums up."""
+    """Trains all replicas, several at a time where that is faster; returns their combined result."""
     console = Console()
     places = {each.name: Workdir(self.folder.path / REPLICAS / each.name) for each in self.plan.replicas}
     with contextlib.ExitStack() as stack, RunLog(self.folder.path, watch) as log:
@@ -153,7 +154,7 @@ class _Run:
 
       with watch.timing("prepare"):
         choice, rig = self._choose()
-      say(f"{len(self.plan.replicas)} trainings, {choice.together} at a time ({choice.strategy}: {choice.reason})")
+      say(f"{len(self.plan.replicas)} runs, {choice.together} at a time ({choice.strategy}: {choice.reason})")
       waves = replicas.waves(self.plan.replicas, choice.together)
       prepared = self._in_waves(rig, waves, folders, watch, console, signals, say)
       result = results.together(list(folders), [each.result or {} for each in folders.values()])
@@ -161,6 +162,7 @@ class _Run:
       if unequal := results.unequal_steps(result["runs"], sum(planned["steps"])):
         say(unequal)
     results.pool_predictions(list(folders.values()), self.folder)
+    # Of replicas trained together, the slowest counts once; waves run one after the other, so their times add up.
     seconds = prepared + sum(_seconds(each, folders) for each in waves)
     folds = self.plan.folds
     result |= {
@@ -174,7 +176,7 @@ class _Run:
     result["notes"] = [*result["notes"], *filter(None, notes)]
     self.folder.write_json("result.json", result)
     console.say(
-      f"{len(folders)} trainings: mean accuracy {result['mean']:.4f}, standard deviation "
+      f"{len(folders)} runs: mean accuracy {result['mean']:.4f}, standard deviation "
       f"{statistics.stdev(each['accuracy'] for each in result['runs']):.4f}"
     )
     return result
@@ -189,7 +191,20 @@ class _Run:
     signals: Signals,
     say: Callable[[str], None],
   ) -> float:
-    """Trains the waves that are not finished, one after the other; returns the seconds until the first began."""
+    """Trains the unfinished waves one after the other.
+
+    Args:
+      rig: Compiled programs for replicas that train together.
+      waves: Groups of replicas that train together, in order.
+      folders: Run folders of the replicas, by replica name.
+      watch: Stopwatch of the whole run.
+      console: Console for progress lines.
+      signals: Signal handler that requests a stop.
+      say: Function that logs and prints a line.
+
+    Returns:
+      Seconds of preparation before the first wave.
+    """
     left = [wave for wave in waves if any(folders[each.name].result is None for each in wave)]
     with watch.timing("prepare"):
       pace = self._measure(rig, left[0], watch) if left else None
@@ -197,11 +212,13 @@ class _Run:
     if pace and several:
       rig = _with_phases(rig, self._fit(rig.phases, pace, len(waves), watch, say))
     prepared, steps = watch.seconds, [phase.steps for phase in rig.phases]
+    # Waves that an earlier process finished are skipped but counted in the displayed number.
     for number, wave in enumerate(left):
       names = ", ".join(each.name.replace("_", " ") for each in wave)
       console.say(f"{names}  ({len(waves) - len(left) + number + 1} of {len(waves)})")
       for each in wave:
         self._claim(each, folders[each.name])
+      # A single wave is limited by its deadlines alone; with several, `_fit` has reduced the steps to fit the budget.
       waiting = len(left) - number if several else 0
       deadlines = pace.deadlines(steps, self._left(watch), waiting) if pace else ()
       its_watch = Stopwatch(now=CLOCKS[self.settings.clock])
@@ -219,7 +236,20 @@ class _Run:
     signals: Signals,
     deadlines: Sequence[float],
   ) -> list[dict[str, Any]]:
-    """Takes trainings from their first step to their results, side by side."""
+    """Trains a group of replicas together, from their first step to their results.
+
+    Args:
+      rig: Compiled programs for this group.
+      group: Replicas to train.
+      folders: Run folder of each replica.
+      watch: Stopwatch of the group.
+      console: Console for progress lines.
+      signals: Signal handler that requests a stop.
+      deadlines: Seconds on `watch` at which each phase ends at the latest; empty without a time budget.
+
+    Returns:
+      Results of the replicas, in the order of `group`.
+    """
     with contextlib.ExitStack() as stack:
       members = []
       for each, folder in zip(group, folders, strict=True):
@@ -228,7 +258,7 @@ class _Run:
         members.append(Member(each, folder, log, checkpoints, rig))
         stack.callback(members[-1].iterator.close)
         if [phase.steps for phase in rig.phases] != self.steps:
-          members[-1].stopped = "time budget"
+          members[-1].stopped = "time budget"  # `_fit` has shortened the phases
       run = Lockstep(rig, members, watch, console, signals, deadlines)
       run.train()
       found = []
@@ -236,6 +266,7 @@ class _Run:
         answers = results.answers(member, tested)
         results.write_predictions(member, answers, self.settings, rig.picture)
         found.append(results.of_training(run, number, answers, tested) | self.origin)
+      # All results are computed before the first one is written: a failure leaves the whole group unfinished.
       for member, result in zip(members, found, strict=True):
         member.folder.write_json("result.json", result)
     return found
@@ -244,7 +275,7 @@ class _Run:
     return Rig(self.settings, self.beginning, placement, self.plan.replicas[0].arrays, self.plan.epoch_rows)
 
   def _choose(self) -> tuple[Choice, Rig]:
-    """Decides how many replicas go side by side, or as many as before where the run goes on."""
+    """Chooses how many replicas train together; a resumed run keeps the recorded choice."""
     tried: dict[int, Rig] = {}
 
     def rig_of(together: int) -> Rig:
@@ -267,7 +298,7 @@ class _Run:
     return choice, rig_of(choice.together)
 
   def _claim(self, replica: Replica, folder: Workdir) -> None:
-    """Makes a replica's folder that of a run of its own, which could be trained alone."""
+    """Claims the folder of a replica, with the config under which the replica could be trained alone."""
     config = self.config.copy_and_resolve_references()
     with config.unlocked():
       config.replicas, config.seed = 1, replica.seed
@@ -279,19 +310,22 @@ class _Run:
     folder.claim(config, self.source, [*self.overrides, *own], device, data)
 
   def _left(self, watch: Stopwatch) -> float:
-    """Returns the seconds that are left of the time budget."""
+    """Returns the seconds left of the time budget, at least 1."""
     return max(60 * self.settings.budget_minutes - watch.seconds, 1.0)
 
   def _measure(self, rig: Rig, group: Sequence[Replica], watch: Stopwatch) -> Pace | None:
-    """Compiles what runs side by side do and times it, on states that nothing is kept of; None without a budget.
+    """Compiles and times the steps and evaluations of replicas that train together; the resulting state is discarded.
 
-    So that compilation is over when the first run begins: it counts for no run and no phase.
+    Compilation therefore happens before the first step and is not charged to any replica or phase.
+
+    Returns:
+      Measured pace, or None without a time budget.
     """
     if not self.settings.budget_minutes:
       return None
     step = tuple(Trial(_with_phases(rig, [phase]), group).seconds() for phase in rig.phases)
     variables = rig.begin(group).variables
-    rig.evaluate(variables, group, "validation")  # compiles
+    rig.evaluate(variables, group, "validation")  # the first call compiles; the second is timed
     before = watch.seconds
     rig.evaluate(variables, group, "validation")
     evaluation = watch.seconds - before
@@ -301,14 +335,14 @@ class _Run:
   def _fit(
     self, planned: Sequence[Phase], pace: Pace, waves: int, watch: Stopwatch, say: Callable[[str], None]
   ) -> list[Phase]:
-    """Returns the phases with the steps that the time budget has room for: the same in all waves, also when resumed."""
+    """Returns the phases with the number of steps that fits the time budget, equal for all waves and after a resume."""
     found = self._planned()
     if found is None:
       minutes, runs, whole = self.settings.budget_minutes, len(self.plan.replicas), sum(self.steps)
       steps, fits = pace.fitting(self.steps, self._left(watch), waves)
       fit = f"all {whole} steps fit" if list(steps) == self.steps else f"{sum(steps)} of {whole} steps fit"
       text = f"time budget: {fit} for each of {runs} runs; preparation and compilation took {watch.seconds:.0f} s"
-      if not fits:
+      if not fits:  # not even one step of each phase
         text = f"config.budget_minutes={minutes:g} is too short for {runs} runs: each takes one step of each phase"
       say(text)
       found = {"steps": steps, "note": "" if fits else text}
@@ -316,17 +350,17 @@ class _Run:
     return [dataclasses.replace(phase, steps=n) for phase, n in zip(planned, found["steps"], strict=True)]
 
   def _planned(self) -> dict[str, Any] | None:
-    """Returns what `_fit` has decided before, in this process or another; None where it has not."""
+    """Returns the steps that `_fit` recorded, in this process or an earlier one; None before it did."""
     return Workdir(self.folder.path / REPLICAS).read_json(_BUDGET)
 
 
 def _with_phases(rig: Rig, phases: Sequence[Phase]) -> Rig:
-  """Returns a rig of the same programs and data with other phases."""
-  found = copy.copy(rig)
+  """Returns a copy of a rig with the same programs and data, and other phases."""
+  found = copy.copy(rig)  # shallow: the compiled programs are shared
   found.phases = tuple(phases)
   return found
 
 
 def _seconds(group: Sequence[Replica], folders: dict[str, Workdir]) -> float:
-  """Returns the seconds of trainings that went side by side."""
+  """Returns the training time of a group of replicas that train together: that of the slowest."""
   return max((folders[each.name].result or {})["seconds"] for each in group)

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, who runs in it, and its files. Every file appears whole or not at all."""
+"""The folder of a run: its config, lock and files. Files are written atomically, so none is ever incomplete."""
 
 import contextlib
 import json
@@ -15,19 +15,19 @@ from fer_jax import locks, provenance
 from fer_jax.errors import UserError, storage
 
 _LOCK = "lock"
-# What a process that is killed before config.json stands leaves behind.
+# Files that a process killed before it has written config.json may leave.
 _BEFORE_CONFIG = {_LOCK, "config.json.part"}
 
 
 class Workdir:
-  """A run's folder.
+  """Context manager for the folder of a run.
 
-  `check` and `claim` lock the folder of a run that is not finished: nobody else runs in it until the process ends,
-  however it ends, or this context manager is left.
+  `check` and `claim` lock the folder of an unfinished run, so that no other process runs in it. The lock is released
+  when the context is left or the process ends.
 
   Args:
-    path: of the folder.
-    writes: whether this process is the one that writes its files.
+    path: Path of the folder.
+    writes: Whether this process writes the files of the folder; in a multi-process run only process 0 does.
   """
 
   def __init__(self, path: Path, writes: bool = True):
@@ -45,17 +45,24 @@ class Workdir:
       self._lock = None
 
   def check(self, config: ConfigDict) -> bool:
-    """Says whether the folder already is one of a run of this config; False where there is none yet.
+    """Checks that a run with this config may use the folder.
+
+    Args:
+      config: Config of the run.
+
+    Returns:
+      True if the folder already contains a run of this config, False if it is new.
 
     Raises:
-      UserError: the folder belongs to another config (naming the key that differs), is no run's folder, cannot be
-        written, or another process is running in it.
+      UserError: The folder contains a run of another config (the message names the key that differs), contains
+        something else, cannot be written, or is in use by another process.
     """
     recorded = self._recorded()
     if recorded is not None:
       for key, there, here in _differences(recorded["config"], _plain(config), "config"):
         raise UserError(
-          f"{self.path} holds a run of another config: {key} is {there} there and {here} here; choose another --workdir"
+          f"{self.path} contains a run of another config: {key} is {there} there and {here} here; choose another "
+          "--workdir"
         )
       if self.result is None:
         self._expect_writable()
@@ -69,25 +76,25 @@ class Workdir:
     return False
 
   def claim(self, config: ConfigDict, source: str, overrides: Sequence[str], device: str, data: str = "") -> None:
-    """Makes the folder and writes config.json, unless it is there already.
+    """Creates the folder and writes config.json, if they do not exist.
 
     Args:
-      config: of the run.
-      source: where it was read from.
-      overrides: from the command line.
-      device: that it runs on, in words.
-      data: fingerprint of the dataset, `Arrays.fingerprint`; "" where it is not known.
+      config: Config of the run.
+      source: Config file and variant that the config was read from.
+      overrides: Overrides from the command line.
+      device: Description of the devices, from `provenance.device`.
+      data: Fingerprint of the dataset, `Arrays.fingerprint`; "" if unknown.
 
     Raises:
-      UserError: as `check` does, or the dataset is not the one that the run began with.
+      UserError: The folder cannot be used (see `check`), or the dataset is not the one that the run started with.
     """
     if not self.check(config):
       try:
         self.path.mkdir(parents=True, exist_ok=True)
       except OSError as error:
-        raise UserError(f"{self.path}: cannot be made ({error.strerror}); choose another --workdir") from None
+        raise UserError(f"{self.path}: cannot be created ({error.strerror}); choose another --workdir") from None
       self._take_lock()
-    if self.check(config):  # now that nobody else can begin a run here
+    if self.check(config):  # repeated under the lock: another process may have claimed the folder in the meantime
       self._expect_data(data)
       return
     self.write_json(
@@ -104,7 +111,7 @@ class Workdir:
     )
 
   def _recorded(self) -> dict[str, Any] | None:
-    """Returns what config.json holds; None where there is none."""
+    """Returns the content of config.json, or None if there is no such file."""
     path = self.path / "config.json"
     if not os.path.exists(path):
       return None
@@ -118,48 +125,51 @@ class Workdir:
     return recorded
 
   def _expect_writable(self) -> None:
-    """Raises UserError where files cannot be made in the folder, or the folder cannot be made."""
+    """Raises UserError if the folder cannot be created or written to."""
+    # The folder itself, or the closest existing parent in which it would be created.
     place = next(path for path in (self.path, *self.path.absolute().parents) if os.path.exists(path))
     if not place.is_dir():
-      raise UserError(f"{self.path}: cannot be made ({place} is a file); choose another --workdir")
+      raise UserError(f"{self.path}: cannot be created ({place} is a file); choose another --workdir")
     if not os.access(place, os.W_OK | os.X_OK):
       raise UserError(f"{place}: cannot be written to; make it writable or choose another --workdir")
 
   def _expect_data(self, data: str) -> None:
+    """Raises UserError if the dataset has another fingerprint than when the run started."""
     recorded = self._recorded() or {}
     began = recorded.get("data", "")
     if began and data and began != data:
       name = recorded["config"].get("data", {}).get("name", "the dataset")
       raise UserError(
-        f"{self.path}: {name} has changed since this run began: its arrays' checksum is {data}, and was {began}; "
+        f"{self.path}: {name} has changed since this run started: its arrays' checksum is {data}, and was {began}; "
+        "prepare the data as it was, or choose another --workdir"
         "prepare the data as it was, or choose another --workdir"
       )
 
   def _take_lock(self) -> None:
-    """Locks the folder, once; the system lets go of it when the process ends."""
+    """Locks the folder, once; the operating system releases the lock when the process ends."""
     if self._lock is not None or not self.writes:
       return
     self._lock = locks.take(self.path / _LOCK)
 
   @property
   def result(self) -> dict[str, Any] | None:
-    """What a finished run found; None while there is no result.json."""
+    """Content of result.json; None if the run is not finished."""
     return self.read_json("result.json")
 
   def read_json(self, name: str) -> dict[str, Any] | None:
-    """Reads a JSON file that `write_json` wrote; None where there is none."""
+    """Returns the content of a JSON file written by `write_json`; None if there is no such file."""
     path = self.path / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
   def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file."""
+    """Writes a JSON file, if this process writes files."""
     if not self.writes:
       return
     with self._whole(name) as file:
       file.write((json.dumps(content, indent=2) + "\n").encode())
 
   def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
-    """Writes a compressed .npz file."""
+    """Writes a compressed .npz file, if this process writes files."""
     if not self.writes:
       return
     with self._whole(name) as file:
@@ -167,23 +177,24 @@ class Workdir:
 
   @contextlib.contextmanager
   def _whole(self, name: str) -> Iterator[BinaryIO]:
-    """Opens a file that takes its name when all of it is on the disk."""
+    """Opens a temporary file for writing and renames it to its final name once its content is on the disk."""
     part = self.path / f"{name}.part"
     with storage(part):
       with part.open("wb") as file:
         yield file
+        # Without fsync, a power failure could leave an empty file under the final name.
         file.flush()
         os.fsync(file.fileno())
       os.replace(part, self.path / name)
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:
-  """Returns a config as JSON will give it back: lists for tuples."""
+  """Returns a config in the form in which JSON restores it: tuples become lists."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def _differences(there: Any, here: Any, path: str) -> list[tuple[str, str, str]]:
-  """Lists (key, value there, value here) of the leaves that differ."""
+  """Returns (key, value there, value here) for each leaf that differs."""
   if isinstance(there, dict) and isinstance(here, dict):
     found = []
     for key in sorted(set(there) | set(here)):

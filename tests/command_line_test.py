@@ -150,7 +150,7 @@ class TestOverrides:
         "config.phases.bottleneck.optimizer.learing_rate: no such key; "
         "did you mean config.phases.bottleneck.optimizer.learning_rate?",
       ),
-      ("seed.x=1", "config.seed.x: no such key; known here: none"),
+      ("seed.x=1", "config.seed.x: no such key; the keys are: none"),
     ],
   )
   def test_a_typo_names_the_nearest_key(self, override, message):

@@ -177,7 +177,7 @@ class TestUnknownKeys:
 
   def test_with_nothing_near_lists_what_is_known(self):
     message = message_of(config.parse, small_config(data={"zzz": 1}))
-    assert message.startswith("config.data.zzz: no such key; known here: crop, data_dir, ")
+    assert message.startswith("config.data.zzz: no such key; the keys are: crop, data_dir, ")
 
   @pytest.mark.parametrize("path", LEAVES, ids=".".join)
   def test_override_reaches_every_key_and_no_other(self, path):
@@ -230,14 +230,14 @@ class TestWrongValues:
         {"expansion": {"augmentation": {"flip": 2.0}}},
         "config.expansion.augmentation: augmentation.flip=2.0: expected",
       ),
-      ({"expansion": {"protocol": "paper", "factor": 2}}, "config.expansion.protocol='paper' divides what it has "),
+      ({"expansion": {"protocol": "paper", "factor": 2}}, "config.expansion.protocol='paper' splits the expanded "),
       (
         {
           "expansion": {"protocol": "paper", "by_class": {"sad": 2}},
           "folds": {"by": "images"},
           "data": {"drop": "train_duplicates"},
         },
-        "config.data.drop='train_duplicates' would leave out what config.expansion.protocol='paper' puts into",
+        "config.data.drop='train_duplicates' removes the copies of test images that config.expansion.protocol='paper'",
       ),
       ({"model": {"name": "nobody"}}, "config.model.name='nobody': expected one of hsic_dense"),
       ({"model": {"blocks": 3}}, "config.model.name is missing: expected one of hsic_dense"),

@@ -58,8 +58,8 @@ def test_what_is_no_variant_is_named_with_all_that_are(word):
   [
     ("depth=deep", ValueError, "depth=deep: expected a whole number"),
     ("folds=", ValueError, "folds=: expected a whole number"),
-    ("depth=20,depth=38", ValueError, "says one thing twice"),
-    ("images,small,subjects", ValueError, "says one thing twice: expected one of images, groups, subjects"),
+    ("depth=20,depth=38", ValueError, "repeated variants"),
+    ("images,small,subjects", ValueError, "repeated variants: expected one of images, groups, subjects"),
     ("depth=21", UserError, r"model\.depth=21: expected 6n \+ 2"),
     ("kind=dense", UserError, r"model\.kind='dense': expected one of residual, plain"),
     ("folds=1", UserError, r"folds\.count=1: expected 2 or more"),
@@ -92,4 +92,4 @@ def test_a_note_says_whether_the_same_people_stand_in_training_and_test():
   for variant, here in (("", True), ("groups", False), ("subjects", False)):
     note = parse(resnet.get_config(f"{variant},depth=20")).paper.note
     assert note.startswith("The paper's folds are drawn over images")
-    assert ("So they do here" in note) == here
+    assert ("The same applies here" in note) == here

@@ -90,7 +90,7 @@ def test_every_order_of_words_gives_the_same():
   [
     ("jaffe,ck_plus", f"ck_plus and jaffe exclude one another; expected one of {', '.join(DATASETS)}"),
     ("paper,honest", "paper and honest exclude one another"),
-    ("jaffe,demo", "a demo is of drawn people"),
+    ("jaffe,demo", "demo uses drawn people"),
     ("affectnet", "has no variant 'affectnet'"),
   ],
 )

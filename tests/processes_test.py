@@ -73,7 +73,7 @@ class TestRun:
     monkeypatch.setattr(processes, "count", lambda: 2)
     assert status(lambda: refuse(kind(reason + "\nmore"))) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: another process has ended, or cannot be reached any more (")
+    assert said.startswith("error: another process has ended or is unreachable (")
     assert reason in said and "more)" not in said and said.count("\n") == 1
 
   @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_no_cluster_is_said_in_a_line(monkeypatch):
     raise ValueError("coordinator_address should be defined.")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  with pytest.raises(UserError, match="--processes=auto: no cluster that JAX knows"):
+  with pytest.raises(UserError, match="--processes=auto: no cluster supported by JAX"):
     processes.join(None)
 
 

@@ -118,11 +118,12 @@ def test_an_example_runs_by_itself(
   exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
-def test_every_config_and_program_is_in_the_readme() -> None:
+def test_every_config_and_program_is_on_a_page() -> None:
   configs = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
   apps = {path.stem for path in (ROOT / "fer_jax" / "apps").glob("*.py")} - {"__init__"}
-  assert {name for name in configs if f"(configs/{name}.py)" not in README} == set()
-  assert {name for name in apps if f"python -m fer_jax.apps.{name}" not in README} == set()
+  text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+  assert {name for name in configs if f"configs/{name}.py" not in text} == set()
+  assert {name for name in apps if f"python -m fer_jax.apps.{name}" not in text} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -137,8 +138,12 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     assert (page.parent / link.split("#")[0]).exists(), link
 
 
-def test_the_tree_in_the_readme_is_there() -> None:
-  tree = README.split("```\nconfigs/", 1)[1].split("```")[0]
+def test_the_readme_is_short() -> None:
+  assert len(README.splitlines()) <= 120
+
+
+def test_the_tree_in_contributing_is_there() -> None:
+  tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```\nconfigs/", 1)[1].split("```")[0]
   names = re.findall(r"\b(\w+\.py|\w+\.sh|\w+/)", f"configs/{tree}")
   here = {path.name + "/" * path.is_dir() for path in (*ROOT.iterdir(), *ROOT.glob("launch/*"))}
   here |= {path.name + "/" * path.is_dir() for path in ROOT.glob("fer_jax/*")}

@@ -60,7 +60,7 @@ class TestChoose:
   def test_the_faster_is_kept(self, beside, expected):
     choice = Trials(beside=beside).choose("auto", 10)
     assert choice[:2] == expected
-    assert choice.reason == f"a step of one takes 1000.0 ms in turn and {1000 * beside:.1f} ms side by side"
+    assert choice.reason == f"a step of one replica takes 1000.0 ms with loop and {1000 * beside:.1f} ms with vmap"
 
   def test_time_is_counted_by_training(self):
     # Two devices: a step in turn is of two trainings, one side by side of ten.
@@ -82,7 +82,7 @@ class TestChoose:
   def test_where_not_even_two_fit_they_go_in_turn(self):
     choice = Trials(bytes_each=6 * GIB).choose("auto", 4)
     assert choice[:2] == ("loop", 1)
-    assert "4 side by side would take 24 GiB on a device, of which 9 GiB are free: 1 at a time" in choice.reason
+    assert "4 together would take 24 GiB on a device with 9 GiB free: 1 at a time" in choice.reason
 
   def test_where_nothing_is_known_of_memory_all_go(self):
     assert Trials(bytes_each=0).choose("vmap", 50)[:2] == ("vmap", 50)
@@ -145,7 +145,8 @@ class TestExpansion:
       assert not audit.seen_in_training(arrays).any()
       assert arrays.notes[: len(before.arrays.notes)] == before.arrays.notes
       assert f"the {len(pictures)} training examples became {len(train)} (a " in arrays.notes[-2]
-      assert " test examples 0 have the same picture, or a copy of it, in training" in arrays.notes[-1]
+      test = len(arrays.rows("test"))
+      assert arrays.notes[-1].startswith(f"0 of the {test} test examples also appear in training, as the same image")
     sizes = [len(each.arrays.rows("train")) for each in plan.replicas]
     if plan.folds is None:
       assert plan.epoch_rows == sizes[0]
@@ -181,8 +182,8 @@ class TestExpansion:
       assert 0.5 < seen.mean() < 1
       assert f"the 101 examples became {n} (a 34 x 4 = 136, b 34 x 2 = 68, c 33 x 4 = 132)" in arrays.notes[-2]
       assert arrays.notes[-1].startswith(
-        f"of the {len(test)} test examples {seen.sum()} have the same picture, or a copy of it, in training: this is "
-        "the paper's protocol, not a measure of new faces; "
+        f"{seen.sum()} of the {len(test)} test examples also appear in training, as the same image or as a copy of it: "
+        "this is the paper's protocol, not a measure of new faces; "
       )
     assert plan.epoch_rows == round(np.mean([len(each.arrays.rows("train")) for each in plan.replicas]))
     plan.folds.save(tmp_path / "splits.json")

@@ -60,7 +60,7 @@ def test_a_stopped_and_resumed_run_ends_bit_for_bit_as_one_that_never_stopped(wh
   folder, result = whole
   stop_after(monkeypatch, stop_at + 1)
   every_step = config(**{"log_every": "1 steps"})
-  with pytest.raises(Interrupted, match="run the same command to go on"):
+  with pytest.raises(Interrupted, match="run the same command to resume"):
     run(tmp_path / "parts", every_step)
   resumed = run(tmp_path / "parts", every_step)
   assert_same(final_state(folder), final_state(tmp_path / "parts"))
@@ -212,7 +212,7 @@ def test_weights_that_do_not_fit_leave_nothing(whole, tmp_path):
   folder, _ = whole
   unfit = obsr.get_config("demo")
   unfit.pretrained.path = str(folder)
-  with pytest.raises(UserError, match="seems to be of another architecture"):
+  with pytest.raises(UserError, match="seems to have another architecture"):
     run(tmp_path / "run", unfit)
   assert not (tmp_path / "run").exists()
 

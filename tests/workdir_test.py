@@ -79,7 +79,7 @@ class TestClaim:
     file.write_text("precious")
     with pytest.raises(UserError, match="not the folder of a run"):
       claim(file)
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
       claim(file / "run")
     assert file.read_text() == "precious"
 
@@ -107,7 +107,7 @@ class TestClaim:
     claim(tmp_path, config, data="0a0b0c0d")
     claim(tmp_path, config, data="0a0b0c0d")
     claim(tmp_path, config)
-    with pytest.raises(UserError, match="fer2013 has changed since this run began: .* 11111111, and was 0a0b0c0d"):
+    with pytest.raises(UserError, match="fer2013 has changed since this run started: .* 11111111, and was 0a0b0c0d"):
       claim(tmp_path, config, data="11111111")
 
 
@@ -200,7 +200,7 @@ class TestWriting:
 
   def test_a_full_disk_is_a_failure_in_one_line(self, tmp_path):
     (tmp_path / "result.json.part").symlink_to("/dev/full")
-    message = r"result\.json\.part cannot be written \(No space left on device\); free or mend the disk, then run"
+    message = r"result\.json\.part cannot be written \(No space left on device\); free or repair the disk, then run"
     with pytest.raises(Failure, match=message):
       Workdir(tmp_path).write_json("result.json", {"accuracy": 0.5})
     assert not (tmp_path / "result.json").exists()

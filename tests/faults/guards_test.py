@@ -98,7 +98,7 @@ class TestCheckpoints:
         raise ValueError("RESOURCE_EXHAUSTED: Error writing\nmore lines")
 
       monkeypatch.setattr(checkpoints._manager, "save", refuse)
-      with pytest.raises(Failure, match=r"a checkpoint cannot be written \(No space left on device\); free or mend"):
+      with pytest.raises(Failure, match=r"a checkpoint cannot be written \(No space left on device\); free or repair"):
         checkpoints.save(state_at(1), make_iterator(), clock_at(1), None)
 
 
@@ -111,7 +111,7 @@ class TestErrors:
 
   def test_what_may_have_been_read_is_not_said_to_be_written(self):
     broken = OSError(errno.EIO, os.strerror(errno.EIO), "/data/faces")
-    message = r"/data/faces cannot be read or written \(Input/output error\); free or mend"
+    message = r"/data/faces cannot be read or written \(Input/output error\); free or repair"
     with pytest.raises(Failure, match=message), errors.storage():
       raise broken
     with pytest.raises(Failure, match=r"^log cannot be written \(Input/output error\)"), errors.storage(Path("log")):

@@ -94,7 +94,7 @@ def told_to_stop(world: World, chance: random.Random) -> dict[str, float | str]:
     seconds = time.monotonic() - sent
   if last_step(workdir) < STEPS:
     assert done.status == 128 + signal.SIGTERM, done
-    assert "run the same command to go on" in done.out
+    assert "run the same command to resume" in done.out
     assert saved_steps(workdir)[-1] >= last_step(workdir)
   else:  # it came after the last step, and the run ends in the same time
     assert done.status in (0, 128 + signal.SIGTERM), done

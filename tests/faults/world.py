@@ -252,7 +252,7 @@ def lost_after(world: World, workdir: Path, **how: Any) -> int:
   done = world.restart(workdir, **how)
   same_run(world.whole, workdir)
   if finished:
-    assert "holds a finished run" in done.out
+    assert "contains a finished run" in done.out
     return 0
   began = resumed_from(done)
   assert began == (saved[-1] if saved else 0), (began, saved)

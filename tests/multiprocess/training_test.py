@@ -96,8 +96,8 @@ def test_what_one_refuses_ends_all(tmp_path, launch):
   (tmp_path / "run" / "result.json").unlink()
   first, second = launch(tmp_path / "run", 2, devices=1).end()
   assert (first.status, second.status) == (2, 2)
-  assert first.complained.splitlines()[-1].startswith(f"error: {tmp_path / 'run'} holds a run of another config")
-  assert "error: process 1 of 2: process 0 says: " in second.complained
+  assert first.complained.splitlines()[-1].startswith(f"error: {tmp_path / 'run'} contains a run of another config")
+  assert "error: process 1 of 2: process 0 failed: " in second.complained
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_the_others_end_when_one_is_killed(tmp_path, launch):
 def test_several_trainings_take_one_process(tmp_path, launch):
   ended = launch(tmp_path / "run", 2, devices=1, flags=("--config.replicas=3",)).end()
   assert [each.status for each in ended] == [2, 2]
-  assert "config.replicas: 3 trainings are dealt over the devices of one process, and here are 2" in ended[0].complained
+  assert "config.replicas: 3 replicas require a single process, but there are 2" in ended[0].complained
   assert not (tmp_path / "run").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_one_cannot_read_is_passed_over_by_all(tmp_path, launc
   assert [each.status for each in ended] == [2, 2], ended
   assert "none of the checkpoints [13, 10] can be read" in ended[0].complained
   assert (
-    "process 1 says: a file cannot be read or written (Input/output error)"
+    "process 1 failed: a file cannot be read or written (Input/output error)"
     in (tmp_path / "run" / "metrics.jsonl").read_text()
   )
   ended = launch(tmp_path / "run", 2, devices=1).end()

@@ -1,0 +1,91 @@
+"""The English of docstrings: entries begin with what a value is, and the field's terms are used."""
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "fer_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
+SECTIONS = ("Args:", "Attributes:")
+ENTRY = re.compile(r"( *)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?: (\S+)")
+# Words that an entry does not begin with: it would say how a value is used before what it is.
+BEGINNINGS = {"of", "that", "what", "which", "whose", "from", "how", "as", "likewise", "in", "by", "with", "on"}
+# Terms that no JAX engineer uses, by the term to write instead.
+TERMS = {
+  r"trainings\b(?!:)": "runs or replicas",
+  r"\breckon": "compute",
+  r"\bmend(s|ed|ing)?\b": "fix or repair",
+  r"\bwhoever\b": "a user, or the subject itself",
+  r"\b(nobody|everybody|everyone)\b": "no one, all, or the subject itself",
+  r"\bleft alone\b": "unchanged or skipped",
+  r"\bdealt (over|out)\b": "distributed over",
+  r"\bstands? still\b": "does not improve",
+}
+
+
+def entries(docstring: str) -> Iterator[tuple[str, str]]:
+  """Yields (name, first word) of the entries of a docstring's sections."""
+  section = depth = None
+  for line in docstring.splitlines():
+    indent = len(line) - len(line.lstrip())
+    if line.strip() in SECTIONS:
+      section, depth = indent, None
+    elif section is not None and line.strip() and indent <= section:
+      section = None
+    elif section is not None and (found := ENTRY.match(line)):
+      depth = indent if depth is None else depth
+      if indent == depth:  # deeper lines continue an entry
+        yield found[2], found[3]
+
+
+def docstrings(path: Path) -> Iterator[str]:
+  """Yields the docstrings of a file's module, classes and functions."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      text = ast.get_docstring(node)
+      if text:
+        yield inspect.cleandoc(text)
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+  """Yields (line, text) of a file's comments and of its strings that contain a space."""
+  source = path.read_text(encoding="utf-8")
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    kind = tokenize.tok_name[token.type]
+    if kind == "COMMENT" or (kind in ("STRING", "FSTRING_MIDDLE") and " " in token.string.strip()):
+      yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_entries_begin_with_what_the_value_is(path: Path) -> None:
+  wrong = [
+    f"{name}: {word}"
+    for docstring in docstrings(path)
+    for name, word in entries(docstring)
+    if word.lower() in BEGINNINGS or (word[0].islower() and len(word) > 1)  # x and y are coordinates
+  ]
+  assert not wrong, f"expected noun phrases that begin with a capital letter: {wrong}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_field_s_terms_are_used(path: Path) -> None:
+  wrong = [
+    f"line {line}: {found[0]!r}: write {instead}"
+    for line, text in prose(path)
+    for pattern, instead in TERMS.items()
+    if (found := re.search(pattern, text, re.IGNORECASE))
+  ]
+  assert not wrong
+
+
+def test_a_wrong_entry_is_seen() -> None:
+  docstring = (
+    "Does.\n\nArgs:\n  rate: of it.\n  steps, rows: Numbers of both,\n    kept: of them.\n\nReturns:\n  x: of y."
+  )
+  assert list(entries(docstring)) == [("rate", "of"), ("steps, rows", "Numbers")]
