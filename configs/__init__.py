@@ -1,13 +1,21 @@
-"""One file a paper; `configs/FILE.py:VARIANT` chooses a variant. Sweeps stand in configs/sweeps."""
+"""Configs, one file per paper; `configs/FILE.py:VARIANT` selects a variant. Sweeps are in configs/sweeps."""
 
 from collections.abc import Sequence
 
 
 def chosen_variants(variant: str, known: Sequence[str], file: str) -> tuple[str, ...]:
-  """Returns the variants that a comma-separated list names, in the order of `known`, whatever order they stand in.
+  """Parses a comma-separated list of variants.
+
+  Args:
+    variant: Names of variants, separated by commas.
+    known: All variants of the config.
+    file: Path of the config, for the error message.
+
+  Returns:
+    The named variants in the order of `known`, so that the order on the command line does not matter.
 
   Raises:
-    ValueError: one of them is not known; `file` is named as the config that lacks it.
+    ValueError: A name is not in `known`.
   """
   names = [name for name in variant.split(",") if name]
   for name in names:

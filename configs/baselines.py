@@ -1,15 +1,16 @@
-"""Well-known networks, each trained as the back-propagated twin of configs/hsic.py is, for comparison with it.
+"""Standard networks for comparison with configs/hsic.py, trained by back-propagation.
 
-Data, augmentation, optimiser and durations are those of configs/hsic.py:backprop; only the network is another. Han et
-al. 2023 (doi:10.12677/sea.2023.122019) compare theirs so with AlexNet, Inception v2 and ResNet-50 (fig. 15, table 1).
+Data, augmentation, optimiser and durations are those of configs/hsic.py:backprop; only the network differs. Han et al.
+2023 (doi:10.12677/sea.2023.122019) compare their network with AlexNet, Inception v2 and ResNet-50 in this way (fig. 15,
+table 1).
 
   python -m fer_jax.main --config=configs/baselines.py:resnet50               # FER2013, for a GPU
   python -m fer_jax.main --config=configs/baselines.py:resnet50,small --config.budget_minutes=8   # two CPU cores
   python -m fer_jax.main --config=configs/baselines.py:mini_xception,demo     # minutes, built-in data
 
-A variant is a network's name, and "small" (a narrower network, a shorter run) or "demo" (that network on the built-in
-faces). VGG-19 has batch normalisation, as it is trained nowadays; AlexNet has none in any form, and may need a lower
-learning rate than the 0.005 that all share: --config.phases.backprop.optimizer.learning_rate=0.0005.
+A variant is the name of a network, optionally with "small" (narrower, shorter run) or "demo" (the same network
+on the built-in faces). VGG-19 uses batch normalisation, as is usual today. AlexNet has none and may need a lower
+learning rate than the common 0.005: --config.phases.backprop.optimizer.learning_rate=0.0005.
 """
 
 from typing import Any, NamedTuple
@@ -23,11 +24,11 @@ SIZES = ("small", "demo")
 
 
 class Baseline(NamedTuple):
-  """A network.
+  """Settings of a network.
 
   Attributes:
-    model: its `config.model`.
-    narrower: what differs in it for two CPU cores.
+    model: Value of `config.model`.
+    narrower: Changes to it for two CPU cores.
   """
 
   model: dict[str, Any]
@@ -50,7 +51,7 @@ BASELINES = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Returns the config of a network's name with one of SIZES or none, joined by a comma."""
+  """Returns the config of a network in BASELINES, optionally with one of SIZES, separated by a comma."""
   words = [word for word in variant.split(",") if word]
   names = [word for word in words if word not in SIZES]
   sizes = [word for word in words if word in SIZES]

@@ -1,7 +1,7 @@
-"""The residual network with coordinate and mixed attention on FER2013: the paper's recipe, and one of ours.
+"""Residual network with coordinate and mixed attention on FER2013: the paper's recipe, and ours.
 
-Li & Pan, "Facial expression recognition with an improved residual network and mixed attention". Its 73.7 % on the
-private test set are the claim; docs/fer2013.md says what was measured of both, and what was not.
+Li & Pan, "Facial expression recognition with an improved residual network and mixed attention". It claims 73.7 %
+on the private test set; docs/fer2013.md lists what was measured of both recipes, and what was not.
 
   python -m fer_jax.main --config=configs/ca_resnet.py             # the paper: 300 epochs, for a GPU
   python -m fer_jax.main --config=configs/ca_resnet.py:best        # our recipe, for a GPU
@@ -12,21 +12,21 @@ private test set are the claim; docs/fer2013.md says what was measured of both, 
   python -m fer_jax.main --config=configs/ca_resnet.py:demo        # a minute, built-in data, nothing to prepare
 
 Variants, joined by commas:
-  paper     the default, by its name
-  step      the paper's other schedule: times 0.9 after each epoch from the 50th on
-  named     the blocks of ResNet-34, (3, 4, 6, 3), which the text names; the default is (2, 2, 2, 2), as drawn
-  best      maps of twice the side, cutmix, mild geometry, SGD, averaged weights
-  speedrun  the same for a tenth of the time; on two cores, of ResNet-18
-  small     a narrow network and few epochs, for a CPU
-  demo      a little network on the built-in faces
-  resnet18, resnet34, vgg19, densenet121, se_resnet18   a network of table 2 in the place of the paper's
-  plain     no augmentation at all
+  paper     the default
+  step      the paper's other schedule: learning rate times 0.9 after each epoch from the 50th on
+  named     the blocks of ResNet-34, (3, 4, 6, 3), named in the text; the default is (2, 2, 2, 2), as in the figure
+  best      our recipe: feature maps of twice the height and width, cutmix, mild geometry, SGD, averaged weights
+  speedrun  our recipe in a tenth of the time; with `small`, with a ResNet-18
+  small     narrow network and few epochs, for a CPU
+  demo      small network on the built-in faces
+  resnet18, resnet34, vgg19, densenet121, se_resnet18   a network of table 2 instead of the paper's
+  plain     no augmentation
 
-As printed: batches of 128 (256 elsewhere in the paper), 300 epochs, Adam at 0.001 with weight decay 5e-4 (in PyTorch:
-coupled), cosine annealing, the focal loss of eq. 4, label smoothing, dropout 0.3, an end after 10 epochs without a
-lower validation loss. Silent, and ours: alpha 0.25 and gamma 2, smoothing 0.1, and how often each augmentation of table
-1 is done. The paper adds augmented copies to the training set; here each of them changes an image with probability 1/4
-whenever it is seen, so that 3/4 of the images stay upright.
+As printed: batches of 128 (256 elsewhere in the paper), 300 epochs, Adam at 0.001 with weight decay 5e-4 (coupled, as
+in PyTorch), cosine annealing, the focal loss of eq. 4, label smoothing, dropout 0.3, early stopping after 10 epochs
+without a lower validation loss. Unspecified in the paper: alpha and gamma (here 0.25 and 2), smoothing (here 0.1), and
+the frequency of each augmentation of table 1. The paper adds augmented copies to the training set; here each
+augmentation is applied with probability 1/4 whenever an image is read, so that 3/4 of the images remain upright.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ FILE = "configs/ca_resnet.py"
 NETWORKS = ("resnet18", "resnet34", "vgg19", "densenet121", "se_resnet18")
 VARIANTS = ("paper", "best", "speedrun", "step", "named", *NETWORKS, "small", "demo", "plain")
 
-# Table 2, private test accuracy in percent. The parallel network is not described, so it is not here.
+# Table 2: private test accuracy in percent. The parallel network is omitted, because the paper does not describe it.
 TABLE2 = {
   "resnet18": 66.7,
   "resnet34": 70.61,
@@ -51,9 +51,9 @@ TABLE2 = {
   "": 73.7,
 }
 VALIDATION = 72.86
-# Figure 13: recall in percent of the two classes that the text speaks of.
+# Figure 13: recall in percent of the two classes that the text discusses.
 RECALL = {"happy": 89.0, "fear": 57.0}
-# Table 1, as printed; `erase` and `flip` are in the text.
+# Table 1, as printed; `erase` and `flip` are mentioned in the text.
 TABLE1 = {
   "flip": 0.5,
   "rotation": (30.0, 90.0),
@@ -64,12 +64,16 @@ TABLE1 = {
   "probability": 0.25,
 }
 PLAIN = {"flip": 0.0, "shift": 0}
-# Small changes of the kind that a face detector makes, too.
+# Small changes of a magnitude that a face detector also causes.
 BEST_AUGMENTATION = {"flip": 0.5, "shift": 3, "rotation": (0.0, 15.0), "scale": (0.85, 1.15), "erase": 0.25}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Returns the config of a comma-separated list of VARIANTS."""
+  """Returns the config for a comma-separated list of VARIANTS, with at most one recipe and one network.
+
+  Raises:
+    ValueError: A variant is unknown, or there are several recipes or networks.
+  """
   chosen = chosen_variants(variant, VARIANTS, FILE)
   networks = [name for name in chosen if name in (*NETWORKS, "named")]
   recipes = [name for name in chosen if name in ("paper", "best", "speedrun")]
@@ -80,7 +84,7 @@ def get_config(variant: str = "") -> ConfigDict:
     _MAKE[name](config)
   if {"speedrun", "small"} <= set(chosen):
     _speedrun_on_two_cores(config)
-    if not networks:  # in the first steps it learns more than the network with attention, and each takes less time
+    if not networks:  # a ResNet-18 learns faster in the first steps than the network with attention, and is cheaper
       config.model = {"name": "resnet", "depth": 18, "stem": "imagenet", "width": 32}
   if config.data.name == "fer2013" and "speedrun" not in chosen:
     _compare(config, next((name for name in networks if name in NETWORKS), ""))
@@ -165,6 +169,8 @@ def _named(config: ConfigDict) -> None:
 
 
 def _network(name: str) -> Callable[[ConfigDict], None]:
+  """Returns a function that selects a network of configs/baselines.py."""
+
   def choose(config: ConfigDict) -> None:
     config.model = dict(BASELINES[name].model)
 
@@ -213,13 +219,13 @@ def _plain(config: ConfigDict) -> None:
 
 
 def _compare(config: ConfigDict, network: str) -> None:
-  """Says what the paper reports of the network."""
+  """Adds the paper's figures for the network to the config."""
   reported = {"test accuracy": TABLE2[network] / 100}
   config.paper = {
     "title": "Li & Pan, improved residual network and mixed attention" + (f": {network} in table 2" if network else ""),
     "reported": reported if network else {**reported, "validation accuracy": VALIDATION / 100},
     "by_class": {} if network else {name: (recall / 100,) for name, recall in RECALL.items()},
-    "note": "The paper does not say whether its network was chosen on validation or on the private test set itself.",
+    "note": "The paper does not state whether its network was chosen on validation or on the private test set itself.",
   }
 
 

@@ -1,15 +1,16 @@
-"""FER2013 on two CPU cores: one recipe for every network of this project, and a long training of the best.
+"""FER2013 on two CPU cores: one recipe for every network of this project, and a long run of the best one.
 
   python -m fer_jax.main --config=configs/fer2013.py                    # 150 epochs, 17 hours of processor time
   python -m fer_jax.main --config=configs/fer2013.py:league,densenet    # 30 minutes of processor time
   python -m fer_jax.main --config=configs/fer2013.py:demo               # built-in faces, a minute
 
 Variants, joined by commas:
-  league    a short recipe, in which networks are compared at equal processor time
-  demo      a little of it on the built-in faces
-  a network of NETWORKS, in place of the default one
+  league    short recipe that compares networks at equal processor time
+  demo      a few steps on the built-in faces
+  NAME      a network of NETWORKS instead of the default one
 
-docs/results.md has the league's table and how the recipe was chosen; docs/model_card.md, what the package ships.
+docs/results.md contains the table of the league and the selection of the recipe; docs/model_card.md describes the
+network that the package ships.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from configs import chosen_variants
 from fer_jax.config import complete
 
 FILE = "configs/fer2013.py"
-# Widths for 48x48 pixels and at most 5 minutes of processor time an epoch.
+# Widths are chosen for 48x48 pixels and at most 5 minutes of processor time per epoch.
 NETWORKS: dict[str, dict[str, Any]] = {
   "resnet20": {"name": "cifar_resnet", "depth": 20},
   "plain20": {"name": "cifar_resnet", "depth": 20, "kind": "plain"},
@@ -35,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
   "mini_xception": {"name": "mini_xception"},
   "resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32},
   "se_resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32, "squeeze_excite": True},
-  # Wider, with fewer blocks where parameters are many: 2.7 MB in 8 bits.
+  # Wider, with fewer blocks in the stages that have most parameters: 2.7 MB in 8 bits.
   "se_resnet": {
     "name": "resnet",
     "depth": 18,
@@ -49,12 +50,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
   "mobilenet_v3": {"name": "mobilenet_v3", "size": "small"},
 }
 DEFAULT = "se_resnet"
-SHIPPED = "se_resnet18"  # in the package now, after 30 minutes of processor time; DEFAULT is to follow
+SHIPPED = "se_resnet18"  # currently in the package, trained for 30 minutes of processor time; DEFAULT will replace it
 VARIANTS = ("league", "demo", *NETWORKS)
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Returns the config of a comma-separated list of VARIANTS, with at most one network."""
+  """Returns the config for a comma-separated list of VARIANTS, with at most one network.
+
+  Raises:
+    ValueError: A variant is unknown, or there are several networks.
+  """
   chosen = chosen_variants(variant, VARIANTS, FILE)
   networks = [name for name in chosen if name in NETWORKS]
   if len(networks) > 1:
@@ -102,7 +107,7 @@ def _default() -> ConfigDict:
 
 
 def transfer(config: ConfigDict) -> None:
-  """Makes the config of a small set of faces fine-tune the shipped network: its classifier first, then all of it."""
+  """Changes the config of a small dataset to fine-tune the shipped network: first its classifier, then all layers."""
   config.data.image_size = 48
   config.model = dict(NETWORKS[SHIPPED])
   config.pretrained = {"path": "default", "required": True}
@@ -126,8 +131,8 @@ def transfer(config: ConfigDict) -> None:
 
 
 def _league(config: ConfigDict) -> None:
-  """Sets what a short training needs: little augmentation, and a budget."""
-  config.data.labels = "original"  # as the papers have them
+  """Adapts the recipe to a short run: little augmentation, and a time budget."""
+  config.data.labels = "original"  # as in the papers
   config.budget_minutes = 30.0
   config.duration = "30 epochs"
   config.evaluate_every = "1 epoch"

@@ -1,26 +1,28 @@
 """The HSIC bottleneck: a dense network with a feature pyramid, trained without back-propagation.
 
 Han et al. 2023, "Facial expression recognition based on convolutional neural network" (doi:10.12677/sea.2023.122019),
-after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Two phases: every hidden layer learns from its own dependence on the
-label and on the input; then the attentive classifier alone, on frozen features.
+after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Training has two phases. In the first, every hidden layer has a local
+loss: the dependence of its activations on the label and on the input. In the second, only the attentive classifier is
+trained, on frozen features.
 
   python -m fer_jax.main --config=configs/hsic.py              # 7 M parameters, FER2013, for a GPU
   python -m fer_jax.main --config=configs/hsic.py:small --config.budget_minutes=8     # for two CPU cores
   python -m fer_jax.main --config=configs/hsic.py:demo         # minutes, built-in data, nothing to prepare
 
 Variants, joined by commas:
-  paper     7 M parameters, the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
+  paper     7 M parameters and the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
   small     0.17 M parameters and short runs, for a CPU
-  demo      a little network on the built-in faces, with units of a block, as `blockwise` has them
-  blockwise a layer's loss reaches the earlier layers of its block too: more accurate, and dearer
-  backprop  the twin: the same network and data by back-propagation of the cross-entropy
+  demo      small network on the built-in faces, with the units of `blockwise`
+  blockwise the gradient of a layer's loss also reaches the earlier layers of its block: more accurate and slower
+  backprop  same network and data, trained by back-propagation of the cross-entropy
 
-The default differs from `paper` where the printed form does not learn: after batch normalisation the trace form
-of a Gaussian kernel can be lowered by making rows alike or far apart, whatever the label. Centred kernel alignment of
-centred, pooled, cosine-normalised activations is free of scale; a label kernel with equal weight for every class keeps
-disgust (1.5 % of FER2013) in sight. Layers that are aligned over a 6x6 grid know where things are, which a global
-average forgets: the classifier reads a 3x3 grid of each pyramid level. It learns beside the hidden layers, by its
-own cross-entropy, which reaches no other layer: so the validation accuracy can be watched from the first epoch on.
+The default differs from `paper` where the printed form does not learn. After batch normalisation, the trace form with a
+Gaussian kernel can be lowered by moving all rows together or all rows apart, independently of the label. Centred kernel
+alignment (CKA) of centred, pooled, cosine-normalised activations is scale-invariant. A label kernel with equal weight
+per class preserves the signal of disgust (1.5 % of FER2013). Alignment over a 6x6 grid preserves positions, which
+global average pooling discards; the classifier therefore reads a 3x3 grid of each pyramid level. The classifier is
+trained together with the hidden layers by its own cross-entropy, whose gradient reaches no other layer. Validation
+accuracy is therefore meaningful from the first epoch.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +34,7 @@ VARIANTS = ("paper", "small", "demo", "blockwise", "backprop")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Returns the config of a comma-separated list of VARIANTS."""
+  """Returns the config for a comma-separated list of VARIANTS."""
   config = _default()
   for name in chosen_variants(variant, VARIANTS, "configs/hsic.py"):
     _MAKE[name](config)
@@ -89,8 +91,8 @@ def _default() -> ConfigDict:
 
 
 def _adamw(learning_rate: float, weight_decay: float) -> dict[str, str | float]:
-  # The gradient's norm is 20 to 70 as a rule. A rare spike in one layer, unclipped, swells Adam's second moment
-  # and holds the layer still for hundreds of steps (docs/hsic.md).
+  # The gradient norm is usually 20 to 70. Without clipping, a rare spike in one layer inflates Adam's second moment
+  # and stalls the layer for hundreds of steps (docs/hsic.md).
   return {
     "name": "adamw",
     "learning_rate": learning_rate,
@@ -121,8 +123,8 @@ def _demo(config: ConfigDict) -> None:
   config.data = {"name": "synthetic_faces", "data_dir": "", "labels": "original"}
   config.model.update({"convs": 3, "growth": 16, "stem": 24, "transition": 32, "pyramid": 32})
   config.augmentation = {"flip": 0.5, "shift": 2}
-  # Units of a block reach in 300 steps the accuracy that single layers reach in 700. One vmap for all layers compiles
-  # to a third fewer fusions, which load in half the time; the memory that it costs is little here.
+  # Blocks as units reach in 300 steps the accuracy that single layers reach in 700. One vmap over all layers compiles
+  # to a third fewer fusions, which load in half the time; the additional memory is small at this size.
   config.phases.bottleneck.objective.update({"unit": "block", "group": "network"})
   config.duration = "300 steps"
   config.evaluate_every = "100 steps"

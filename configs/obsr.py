@@ -1,29 +1,29 @@
-"""OBSR-Net: a bilinear ResNet-34 that starts from ImageNet's weights and learns with gradient centralization.
+"""OBSR-Net: bilinear ResNet-34 with ImageNet weights, trained with gradient centralization.
 
 Lyu et al. 2024, "Facial Expression Recognition via Optimized Bilinear ResNet34", Computer Systems & Applications
-33(11), 27-37. Pretrained extractors are frozen while the new head learns; then everything learns.
+33(11), 27-37. The pretrained extractors are frozen while the new head is trained; then all layers are trained.
 
   python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=resnet34-b627a593.pth    # FER2013, for a GPU
-  python -m fer_jax.main --config=configs/obsr.py:votes                 # without ImageNet: first a ResNet-34 on votes,
-  python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=workdir/obsr_votes       # then from there
+  python -m fer_jax.main --config=configs/obsr.py:votes                 # without ImageNet: pretrain on votes,
+  python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=workdir/obsr_votes       # then fine-tune it
   python -m fer_jax.main --config=configs/obsr.py:small,scratch         # two CPU cores
   python -m fer_jax.main --config=configs/obsr.py:demo                  # minutes, built-in data, nothing to prepare
 
-The weights of torchvision's ResNet-34 are a file that you bring: https://download.pytorch.org/models/resnet34-b627a593.pth
+Download the weights of torchvision's ResNet-34 first: https://download.pytorch.org/models/resnet34-b627a593.pth
 
 Variants, joined by commas:
-  resnet34, pretrained, bilinear   the first three rows of table 5: the bare ResNet-34; started from weights; with
-                                   bilinear pooling. The fourth, with gradient centralization, is the default
-  votes    what takes ImageNet's place where it is not at hand: the bare ResNet on the soft votes of FER+
-  scratch  any row from random weights
-  ck_plus  CK+ by Adam in the place of FER2013 by AdamW; ten folds over images, which --config.folds.by=subjects
-           makes folds over people (the paper does not say how it divides CK+)
-  small    width 16 and depth 18 on faces of 48 pixels and short runs, for a CPU
-  demo     a little network on the built-in faces, from random weights
+  resnet34, pretrained, bilinear   first three rows of table 5: plain ResNet-34; with pretrained weights; with bilinear
+                                   pooling. The fourth row, with gradient centralization, is the default
+  votes    pretraining if the ImageNet weights are not available: plain ResNet on the soft votes of FER+
+  scratch  any row with random initial weights
+  ck_plus  CK+ with Adam instead of FER2013 with AdamW; ten folds over images, or over people with
+           --config.folds.by=subjects (the paper does not specify how CK+ is split)
+  small    width 16 and depth 18 on images of 48 pixels and short runs, for a CPU
+  demo     small network on the built-in faces, with random initial weights
 
-As printed: batches of 16, learning rate 1e-4, 200 epochs, cross-entropy. The paper does not say how faces of 48 pixels
-become images of 224, whether they are augmented, which parameters decay, or for how long the head learns alone: here
-they are enlarged bilinearly, mirrored and shifted, kernels decay by AdamW's usual 0.01, and the head has a twentieth.
+As printed: batches of 16, learning rate 1e-4, 200 epochs, cross-entropy. Unspecified in the paper: resizing from 48 to
+224 pixels (here bilinear), augmentation (here mirroring and shifts), parameters with weight decay (here the kernels,
+with AdamW's usual 0.01), and duration of the phase that trains only the head (here a twentieth of the run).
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ from fer_jax.config import complete
 
 VARIANTS = ("ck_plus", "small", "demo", "resnet34", "pretrained", "bilinear", "votes", "scratch")
 
-# Table 5 in percent, by dataset: the rows in order.
+# Table 5: accuracy in percent, by dataset and variant, in the order of the rows.
 TABLE5 = {
   "fer2013": {"resnet34": 70.55, "pretrained": 74.29, "bilinear": 75.61, "": 77.65},
   "ck_plus": {"resnet34": 97.81, "pretrained": 97.98, "bilinear": 98.31, "": 98.82},
 }
-# Tables 1 and 2: precision, recall, F1 of each class, of the whole system.
+# Tables 1 and 2: precision, recall and F1 of each class for the complete system.
 CLASSES = {
   "fer2013": {
     "angry": (0.870, 0.790, 0.828),
@@ -62,15 +62,15 @@ CLASSES = {
   },
 }
 NOTES = {
-  "fer2013": "Nobody has shown 77.65 % on the private test again. Disgust, with 55 test images, is the best class of "
-  "table 1 and sad the worst; elsewhere the order is another.",
+  "fer2013": "77.65 % on the private test set has not been reproduced. In table 1, disgust (55 test images) is the "
+  "best class and sad the worst; elsewhere the order differs.",
   "ck_plus": "The split is random over images, the last three of each sequence: near-identical frames of one person "
-  "stand on both sides of it.",
+  "are in both training and test.",
 }
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  """Returns the config of a comma-separated list of VARIANTS."""
+  """Returns the config for a comma-separated list of VARIANTS."""
   chosen = chosen_variants(variant, VARIANTS, "configs/obsr.py")
   config = _default()
   for name in chosen:
@@ -169,13 +169,14 @@ def _votes(config: ConfigDict) -> None:
 
 
 def _scratch(config: ConfigDict) -> None:
+  """Removes the pretrained weights, and with them the phase that trains only the head."""
   config.pretrained.required = False
   config.schedule = ("whole",)
   config.phases = {"whole": {**config.phases.whole.to_dict(), "duration": 1.0}}
 
 
 def _compare(config: ConfigDict, chosen: Sequence[str]) -> None:
-  """Says what the paper reports, where it reports something."""
+  """Adds the figures of the paper to the config, if it reports any for this row and dataset."""
   row = next((name for name in ("resnet34", "pretrained", "bilinear") if name in chosen), "")
   dataset = config.data.name
   if "votes" in chosen or dataset not in TABLE5:

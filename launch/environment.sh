@@ -1,15 +1,15 @@
-# Sourced by the scripts beside it, with `set -euo pipefail`: finds a Python, makes the virtual environment and
-# installs into it what is not there yet. Two variables change what it does:
-#   PYTHON        the interpreter to use; otherwise the newest of PYTHONS that is found and works
-#   FER_JAX_VENV  the environment's folder; otherwise .venv in the repository
+# Sourced by the other scripts in this folder, under `set -euo pipefail`: finds a Python interpreter, creates the
+# virtual environment and installs missing packages into it. Two environment variables configure it:
+#   PYTHON        interpreter to use (default: the newest of PYTHONS that is found and works)
+#   FER_JAX_VENV  folder of the virtual environment (default: .venv in the repository)
 
 PYTHONS="3.13 3.12 3.11"
 
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${FER_JAX_VENV:-$root/.venv}"
 [[ "$venv" == /* ]] || venv="$PWD/$venv"
-# Ours to remove and make anew, because this file is in it. Its lines are the finished installs; it is empty while
-# one is on, so an install that was interrupted is seen.
+# This file marks an environment that the scripts created and may delete and recreate. Each line identifies a finished
+# installation. It is empty during an installation, so an interrupted one is detected.
 finished="$venv/.fer_jax_installs"
 
 fail() { # STATUS MESSAGE
@@ -17,7 +17,7 @@ fail() { # STATUS MESSAGE
   exit "$1"
 }
 
-# Prints an interpreter's version, such as 3.12; nothing where it does not run (a pyenv shim of no version, say).
+# Prints the version of an interpreter, such as 3.12; nothing if it does not run (a pyenv shim without a version).
 version_of() { # PYTHON
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null || true
 }
@@ -31,16 +31,17 @@ can_make_environments() { # PYTHON
 }
 
 fail_without_venv() { # PYTHON VERSION
-  fail 2 "$1 (Python $2) has no module venv: install it (Debian, Ubuntu: apt install python$2-venv) or set PYTHON=PATH to another Python"
+  fail 2 "$1 (Python $2) has no module venv: install it (Debian, Ubuntu: apt install python$2-venv) or set PYTHON=PATH to another interpreter"
 }
 
-# Lists interpreters that may be of this version: those on PATH, then pyenv's, active or not, the newest first.
+# Lists interpreters that may have this version: those on PATH, then all of pyenv's, newest first.
 list_pythons() { # VERSION
   type -aP "python$1" python3 python || true
   printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1".*/bin/python | sort -rV
 }
 
-# Sets `python` to the first interpreter that works, version by version; fails, with status 1, where there is none.
+# Sets `python` to the first working interpreter, in the order of the versions; returns 1 if there is none. If the only
+# interpreters lack the module venv, `without_venv` is the first of them.
 find_python() { # "VERSIONS"
   local candidate version
   python="" without_venv="" without_venv_version=""
@@ -57,7 +58,7 @@ find_python() { # "VERSIONS"
   return 1
 }
 
-# Sets `python` to the interpreter that the environment is made with.
+# Sets `python` to the interpreter from which the environment is created.
 choose_python() {
   local version expected="Python ${PYTHONS// /, Python }"
   if [[ -n "${PYTHON:-}" ]]; then
@@ -72,12 +73,12 @@ choose_python() {
   fi
 }
 
-# Says which installation of Python an interpreter belongs to; a virtual environment's says its parent's.
+# Prints an identifier of the Python installation of an interpreter; the same for a virtual environment and its parent.
 origin_of() { # PYTHON
   "$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null </dev/null || true
 }
 
-# Whether the environment was installed to an end, still runs, and is of the Python that PYTHON asks for, if any.
+# Succeeds if the environment is completely installed, its interpreter runs, and it is from PYTHON if that is set.
 is_whole() {
   [[ -s "$finished" ]] || return 1
   is_one_of "$(version_of "$venv/bin/python")" "$PYTHONS" || return 1
@@ -87,15 +88,16 @@ is_whole() {
 make_environment() {
   choose_python
   if [[ -e "$venv" && ! -e "$finished" ]] && [[ ! -d "$venv" || -n "$(ls -A "$venv")" ]]; then
-    fail 2 "$venv exists and these scripts did not make it: remove it, or set FER_JAX_VENV=FOLDER to another"
+    fail 2 "$venv exists but was not created by these scripts: remove it, or set FER_JAX_VENV=FOLDER to another folder"
   fi
-  echo "Making $venv with $python (Python $(version_of "$python"))"
-  mkdir -p "$venv" && : >"$finished" || fail 2 "cannot write $venv: set FER_JAX_VENV=FOLDER to another"
+  echo "Creating $venv with $python (Python $(version_of "$python"))"
+  mkdir -p "$venv" && : >"$finished" || fail 2 "cannot write to $venv: set FER_JAX_VENV=FOLDER to another folder"
+  # Empty the folder but keep the marker file.
   find "$venv/" -mindepth 1 -maxdepth 1 ! -name "${finished##*/}" -exec rm -rf {} +
-  "$python" -m venv "$venv" || fail 1 "$venv could not be made (Python's own message is above)"
+  "$python" -m venv "$venv" || fail 1 "cannot create $venv (see Python's message above)"
 }
 
-# Prints one word that changes when what has to be installed changes.
+# Prints a hash of everything that determines an installation: its arguments and the requirements files.
 install_of() { # REQUIREMENTS EXTRA
   "$venv/bin/python" -c '
 import hashlib, pathlib, sys
@@ -104,12 +106,12 @@ print(hashlib.sha256(b"\0".join([repr(sys.argv[1:]).encode(), *(file.read_bytes(
 ' "$root" "$1" "$2"
 }
 
-# Makes sure that the environment holds the package, its requirements and one of its extras.
+# Creates the environment if necessary, and installs the package, its requirements and one of its extras.
 prepare_environment() { # [EXTRA]
-  local extra="${1:-}" requirements=requirements-cpu.txt why="no working nvidia-smi: for the CPU" wanted base
+  local extra="${1:-}" requirements=requirements-cpu.txt why="no working nvidia-smi: CPU version" wanted base
   is_whole || make_environment
   if nvidia-smi >/dev/null 2>&1 </dev/null; then
-    requirements=requirements.txt why="nvidia-smi works: for the GPU"
+    requirements=requirements.txt why="nvidia-smi works: GPU version"
   fi
   wanted="$(install_of "$requirements" "$extra")"
   base="$(install_of "$requirements" "")"
@@ -121,7 +123,7 @@ prepare_environment() { # [EXTRA]
   if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
     -r "$root/$requirements" -e "$root${extra:+[$extra]}" >"$venv/pip.log" 2>&1; then
     tail -n 6 "$venv/pip.log" >&2
-    fail 1 "the packages could not be installed (pip's last words are above, all of them in $venv/pip.log): is there a network? Run the same command to try again"
+    fail 1 "the packages could not be installed (end of pip's output above, all of it in $venv/pip.log): check the network connection, then run the same command again"
   fi
   printf '%s\n' "$base" "$wanted" >"$finished"
 }

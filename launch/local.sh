@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains over several processes on this machine, each with its own devices; what is needed is installed first.
+# Trains with several processes on this machine, each with its own devices; missing packages are installed first.
 #   bash launch/local.sh --processes=2 --devices=2 -- --config=configs/hsic.py:demo [flags of fer_jax.main]
-#   --processes=N   how many processes; one just runs fer_jax.main
-#   --devices=D     devices of each process (default 1): GPUs where nvidia-smi works, otherwise CPU devices;
-#                   with JAX_PLATFORMS=cpu in the environment CPU devices in any case
-#   --port=P        where the processes meet (default: a free port)
-#   --dry-run       prints the commands, one a line, and ends
-# Ctrl-C or SIGTERM: all save their state and end, with status 130 or 143, and the same command goes on; a second one
-# ends them at once. Where a process fails, the others have FER_JAX_PATIENCE seconds (60) to end by themselves, and the
-# status is that of the one that failed first. PYTHON and FER_JAX_VENV: see environment.sh.
+#   --processes=N   number of processes; with one process the script only runs fer_jax.main
+#   --devices=D     number of devices of each process (default 1): GPUs if nvidia-smi works, otherwise CPU devices;
+#                   always CPU devices with JAX_PLATFORMS=cpu in the environment
+#   --port=P        port of the coordinator, process 0 (default: a free port)
+#   --dry-run       print the commands, one per line, and exit
+# On Ctrl-C or SIGTERM all processes save their state and end with status 130 or 143; the same command resumes. A second
+# signal kills them. If a process fails, the others have FER_JAX_PATIENCE seconds (60) to end, and the exit status is
+# that of the first failed process. PYTHON and FER_JAX_VENV: see environment.sh.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -26,26 +26,26 @@ read_flags() { # ARGUMENT...
       --devices=*) devices="${1#*=}" ;;
       --port=*) port="${1#*=}" ;;
       --dry-run) dry_run=1 ;;
-      *) fail 2 "$1: unknown; expected --processes=N [--devices=D] [--port=P] [--dry-run] -- flags of fer_jax.main" ;;
+      *) fail 2 "$1: unknown flag; expected --processes=N [--devices=D] [--port=P] [--dry-run] -- flags of fer_jax.main" ;;
     esac
     shift
   done
-  is_count "$processes" || fail 2 "--processes=$processes: expected a number from 1, such as --processes=2"
-  is_count "$devices" || fail 2 "--devices=$devices: expected a number from 1, such as --devices=2"
+  is_count "$processes" || fail 2 "--processes=$processes: expected a number of at least 1, such as --processes=2"
+  is_count "$devices" || fail 2 "--devices=$devices: expected a number of at least 1, such as --devices=2"
   [[ -z "$port" ]] || { is_count "$port" && ((port < 65536)); } || fail 2 "--port=$port: expected a number from 1 to 65535"
   [[ "$patience" =~ ^(0|[1-9][0-9]{0,4})$ ]] || fail 2 "FER_JAX_PATIENCE=$patience: expected seconds, such as 60"
-  [[ $# -gt 1 ]] || fail 2 "nothing to train: give the flags of fer_jax.main after --, such as -- --config=configs/hsic.py:demo"
+  [[ $# -gt 1 ]] || fail 2 "no flags after --: expected the flags of fer_jax.main, such as -- --config=configs/hsic.py:demo"
   shift
   main_flags=("$@")
   for flag in "$@"; do
     case "$flag" in
       --processes* | --process=* | --process | --coordinator*)
-        fail 2 "$flag: this script sets it; give --processes=N before --" ;;
+        fail 2 "$flag: set by this script; give --processes=N before --" ;;
     esac
   done
 }
 
-# Prints how many GPUs a process that is started here would see; 0 where there are to be CPU devices.
+# Prints the number of GPUs that are visible to processes started here; 0 to use CPU devices.
 count_gpus() {
   local listed
   if [[ "${JAX_PLATFORMS:-}" != cpu ]] && listed="$(nvidia-smi -L 2>/dev/null </dev/null)"; then
@@ -58,15 +58,16 @@ count_gpus() {
   fi
 }
 
-# Prints a port of this machine that nobody listens at, below those that systems hand out by themselves.
+# Prints a free port of this machine, below the range of ephemeral ports.
 free_port() {
   local candidate
   while candidate=$((20000 + RANDOM % 12000)); (: <>"/dev/tcp/127.0.0.1/$candidate") 2>/dev/null; do :; done
   echo "$candidate"
 }
 
-# Sets `command` to how a process is started: variables, the program, its flags. One process joins itself, too: its
-# CPU devices then talk through gloo like those of several, which makes the same sums to the bit.
+# Sets `command` to the command line of a process: environment variables, program, flags. A single process initializes
+# the distributed runtime as well. Its CPU devices then communicate through gloo like those of several processes, which
+# makes sums bitwise identical.
 set_command() { # PROCESS
   local ids="" i
   for ((i = $1 * devices; i < ($1 + 1) * devices; i++)); do ids+="${ids:+,}$i"; done
@@ -89,13 +90,14 @@ print_commands() {
   done
 }
 
+# Prefixes each line of stdin with the number of the process.
 prefix() { # PROCESS
   local line
   while IFS= read -r line || [[ -n "$line" ]]; do printf '[%s] %s\n' "$1" "$line"; done
 }
 
-# Starts the processes and the readers of what they say, each in a group of its own: Ctrl-C in a terminal reaches this
-# script alone, which passes it on.
+# Starts the processes and the readers of their output, each in its own process group. Ctrl-C in a terminal therefore
+# reaches only this script, which forwards it.
 start() {
   local process
   pipes="$(mktemp -d)"
@@ -117,13 +119,14 @@ start() {
   set +m
 }
 
+# Requests all processes to save their state and end.
 ask() {
   local process
   for process in "${!pids[@]}"; do kill -TERM "${pids[process]}" 2>/dev/null || true; done
 }
 
-# Ends all at once, with the workers that read data for them: those are no business of `ask`'s, a process that saves
-# its state still has need of them.
+# Kills all processes and their data loading workers. `ask` does not signal the workers, because a process that saves
+# its state still needs them.
 kill_all() {
   local process
   for process in "${!pids[@]}"; do kill -KILL -- "-${pids[process]}" 2>/dev/null || true; done
@@ -139,14 +142,14 @@ stop() { # SIGNAL-NUMBER
   fi
 }
 
-# Takes the status of each process that has ended; notes the first failure and when it was.
+# Collects the status of each process that has ended; records the first failure and its time.
 collect() {
   local process code
   for process in "${!pids[@]}"; do
     kill -0 "${pids[process]}" 2>/dev/null && continue
     code=0
     wait "${pids[process]}" 2>/dev/null || code=$?
-    kill -KILL -- "-${pids[process]}" 2>/dev/null || true # what it may have left behind
+    kill -KILL -- "-${pids[process]}" 2>/dev/null || true # its remaining child processes
     unset "pids[process]"
     ((code != 0)) || continue
     [[ -n "$stopped" ]] || echo "process $process ended with status $code" >&3
@@ -154,7 +157,7 @@ collect() {
   done
 }
 
-# Ends those that are still there when their time is over: asks first, then kills.
+# After a failure: requests the remaining processes to end after FER_JAX_PATIENCE seconds, and kills them 10 s later.
 urge() {
   ((status != 0)) || return 0
   local waited=$((SECONDS - failed_at))
@@ -169,7 +172,7 @@ urge() {
 read_flags "$@"
 gpus="$(count_gpus)"
 if ((gpus > 0 && processes * devices > gpus)); then
-  fail 2 "--processes=$processes --devices=$devices needs $((processes * devices)) GPUs, and there are $gpus: ask for fewer, or set JAX_PLATFORMS=cpu"
+  fail 2 "--processes=$processes --devices=$devices needs $((processes * devices)) GPUs, and there are $gpus: give lower numbers, or set JAX_PLATFORMS=cpu"
 fi
 [[ -n "$port" ]] || port="$(free_port)"
 if [[ -n "$dry_run" ]]; then
@@ -184,6 +187,7 @@ if ((processes == 1)); then
 fi
 
 pids=() status=0 failed_at=0 stopped="" urged="" early=""
+# Signals that arrive before all processes are started are handled afterwards.
 trap 'early=2' INT
 trap 'early=15' TERM HUP
 start
@@ -195,9 +199,9 @@ while
   ((${#pids[@]} > 0))
 do
   urge
-  sleep 0.2 || true # a Ctrl-C ends it too
-done 3>&2 2>/dev/null # bash has its own words for a process that was killed
-wait # for what the readers still have to pass on
-# They were told by SIGTERM whatever came here.
+  sleep 0.2 || true # Ctrl-C ends sleep, too
+done 3>&2 2>/dev/null # hides bash's own messages about killed processes
+wait # until the readers have forwarded all output
+# The processes were stopped by SIGTERM whichever signal this script received.
 if [[ -n "$stopped" ]] && ((status == 143)); then status=$((128 + stopped)); fi
 exit "$status"

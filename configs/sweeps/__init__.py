@@ -1,6 +1,6 @@
-"""One file an experiment of a paper; `python launch/sweep.py configs/sweeps/FILE.py:VARIANT` runs it.
+"""Sweeps, one file per experiment of a paper; `python launch/sweep.py configs/sweeps/FILE.py:VARIANT` runs one.
 
-Each has `get_sweep(variant)`, and all have the same three variants, which are here.
+Each file defines `get_sweep(variant)`. All have the same three variants, the keys of SIZES.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from fer_jax.sweep import Member
 
 
 class Size(NamedTuple):
-  """How long an experiment's trainings are.
+  """Size of the networks and duration of the runs of a sweep.
 
   Attributes:
-    variant: of the members' configs.
-    overrides: of the members' configs.
-    seeds: of each member.
+    variant: Variant of the configs, such as "small".
+    overrides: Command-line overrides of the configs.
+    seeds: Seeds of each run.
   """
 
   variant: str
@@ -33,7 +33,18 @@ class Size(NamedTuple):
     timing: str = "",
     begins_with: str = "",
   ) -> Member:
-    """Returns a member of this size; the arguments are what it differs in."""
+    """Returns one configuration of a sweep at this size.
+
+    Args:
+      name: Name in tables and figures.
+      config: Path of the config.
+      variant: Variants of the config, in addition to that of the size.
+      overrides: Command-line overrides, in addition to those of the size.
+      value: Value of the swept quantity.
+      reported: Figures of the paper, by quantity.
+      timing: Row of the sweep's benchmark file that contains the timings.
+      begins_with: Name of an earlier member whose run with the same seed provides the initial parameters.
+    """
     variants = ",".join(part for part in (self.variant, variant) if part)
     source = f"{config}:{variants}" if variants else config
     return Member(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing, begins_with)
@@ -42,9 +53,9 @@ class Size(NamedTuple):
 SIZES = {
   # As printed: 10,000 steps; for a GPU.
   "": Size("", (), (0, 1, 2)),
-  # Small networks, for two CPU cores: some minutes a member. --config.budget_minutes sets how many.
+  # Small networks, for two CPU cores: a few minutes per run, limited by --config.budget_minutes.
   "small": Size("small", ("--config.duration=400 steps", "--config.evaluate_every=50 steps"), (0,)),
-  # Built-in faces, a handful of steps: shows that it runs.
+  # Built-in faces and a few steps, to test that the sweep runs.
   "demo": Size(
     "demo",
     ("--config.duration=12 steps", "--config.evaluate_every=3 steps", "--config.log_every=1 steps"),
@@ -54,7 +65,7 @@ SIZES = {
 
 
 def size_of(variant: str) -> Size:
-  """Returns the size that a variant names; raises ValueError where there is none."""
+  """Returns the size of a variant; raises ValueError if there is no such variant."""
   if variant not in SIZES:
     raise ValueError(f"no variant {variant!r}: expected {' or '.join(name for name in SIZES if name)}, or none")
   return SIZES[variant]

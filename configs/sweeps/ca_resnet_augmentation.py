@@ -1,11 +1,11 @@
-"""What each augmentation is worth to a residual network on FER2013: Li & Pan, section 4.2.
+"""Effect of each augmentation on a residual network on FER2013: Li & Pan, section 4.2.
 
   python launch/sweep.py configs/sweeps/ca_resnet_augmentation.py           # ResNet-34, three seeds, for a GPU
   python launch/sweep.py configs/sweeps/ca_resnet_augmentation.py:small     # ResNet-18, 400 steps, two CPU cores
-  python launch/sweep.py configs/sweeps/ca_resnet_augmentation.py:demo      # built-in faces, a handful of steps
+  python launch/sweep.py configs/sweeps/ca_resnet_augmentation.py:demo      # built-in faces, a few steps
 
-Augmentation is against fitting the training set too well. A short run of a narrow network does not get that far: at the
-small size every augmentation makes the task harder, and nothing is to be gained from it.
+Augmentation reduces overfitting. A short run of a narrow network does not overfit: at the small size every augmentation
+only makes the task harder, so no gain is expected.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from configs.ca_resnet import BEST_AUGMENTATION, FILE, TABLE1
 from configs.sweeps import size_of
 from fer_jax.sweep import Figure, Member, Sweep
 
-# One of table 1's at a time, as often as all of them together are done.
+# Augmentations of table 1, applied one at a time with the probability that they have together.
 ALONE = ("flip", "crop", "rotation", "noise", "gamma", "erase")
-BELOW, ALL_SIX = 0.60, 0.68  # validation accuracy, as the text has it
+BELOW, ALL_SIX = 0.60, 0.68  # validation accuracy stated in the text
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   network = "resnet18" if variant else "resnet34"
 

@@ -1,10 +1,10 @@
-"""What each part of our recipe for FER2013 is worth: everything but one thing, and one thing more.
+"""Ablation of our recipe for FER2013: each run removes, replaces or adds one part.
 
   python launch/sweep.py configs/sweeps/ca_resnet_recipe.py           # three seeds, for a GPU
   python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:small     # narrow, halved images, 400 steps, two CPU cores
-  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:demo      # built-in faces, a handful of steps
+  python launch/sweep.py configs/sweeps/ca_resnet_recipe.py:demo      # built-in faces, a few steps
 
-A short run is hampered by what keeps a long one from fitting the training set too well; only the first says what to do.
+Regularisation hampers a short run and helps a long one, so only the full size is a guide for the recipe.
 """
 
 from configs.ca_resnet import FILE
@@ -13,7 +13,7 @@ from fer_jax.sweep import Figure, Sweep
 
 PHASE = "--config.phases.whole"
 HALVED = "halved images"
-# What differs from configs/ca_resnet.py:best, by the member's name.
+# Name of the run -> overrides of configs/ca_resnet.py:best.
 CHANGES = {
   "without cutmix": ("--config.mixing.cutmix=0.0",),
   "mixup in its place": ("--config.mixing.cutmix=0.0", "--config.mixing.mixup=0.2"),
@@ -38,15 +38,15 @@ CHANGES = {
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   whole = "our recipe"
   changes = dict(CHANGES)
-  always = (*changes.pop(HALVED), "--config.views=single") if variant else ()  # short of time
+  always = (*changes.pop(HALVED), "--config.views=single") if variant else ()  # cheaper, for two CPU cores
   return Sweep(
     title="Our recipe, part by part",
     citation="ours",
-    claim="No paper's: what was chosen, and what each choice gives on the validation set.",
+    claim="Not from a paper: effect of each choice of our recipe on validation accuracy.",
     members=(
       size.member(whole, FILE, "best", always),
       *(size.member(name, FILE, "best", (*always, *overrides)) for name, overrides in changes.items()),

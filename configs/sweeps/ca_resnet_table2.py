@@ -1,10 +1,10 @@
-"""The network with coordinate and mixed attention and well-known ones on the same data: Li & Pan, table 2.
+"""Network with coordinate and mixed attention against standard networks on the same data: Li & Pan, table 2.
 
   python launch/sweep.py configs/sweeps/ca_resnet_table2.py           # the paper's recipe, three seeds; for a GPU
   python launch/sweep.py configs/sweeps/ca_resnet_table2.py:small     # narrow networks, 400 steps, two CPU cores
-  python launch/sweep.py configs/sweeps/ca_resnet_table2.py:demo      # built-in faces, a handful of steps
+  python launch/sweep.py configs/sweeps/ca_resnet_table2.py:demo      # built-in faces, a few steps
 
-The paper's first row, a "parallel convolutional network" with 65.6 %, is of another work and is not described.
+The paper's first row, a "parallel convolutional network" with 65.6 %, is from another publication and is not described.
 """
 
 from configs.ca_resnet import FILE, NETWORKS, TABLE2
@@ -16,7 +16,7 @@ TITLES = {**NAMES, "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   ours = "coordinate and mixed attention"
   return Sweep(

@@ -1,11 +1,11 @@
-"""The networks of the five papers and well-known ones on FER2013, each with 30 minutes of processor time.
+"""Networks of the five papers and standard ones on FER2013, each with 30 minutes of processor time.
 
-  python launch/sweep.py configs/sweeps/fer2013_league.py             # on two idle CPU cores, 15 minutes a network
-  python launch/sweep.py configs/sweeps/fer2013_league.py:demo        # built-in faces, a handful of steps
+  python launch/sweep.py configs/sweeps/fer2013_league.py             # on two idle CPU cores, 15 minutes per network
+  python launch/sweep.py configs/sweeps/fer2013_league.py:demo        # built-in faces, a few steps
   python -m fer_jax.apps.bench --what=inference --config=configs/fer2013.py:league --out=results/fer2013_networks.json
 
-The last command measures multiply-adds and latency, which the table takes from its file. There is no larger form, and
-`small` is the same.
+The last command measures multiply-adds and latency; the table reads them from its output file. The default size and
+`small` are identical.
 """
 
 from configs.fer2013 import DEFAULT, FILE, NETWORKS
@@ -14,7 +14,7 @@ from fer_jax.sweep import COSTS, Figure, Member, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the league at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   words = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
 
   def member(name: str) -> Member:
@@ -24,7 +24,7 @@ def get_sweep(variant: str = "") -> Sweep:
   return Sweep(
     title="Networks on FER2013 at equal cost",
     citation="one recipe, 30 minutes of processor time for each network, one seed",
-    claim="None: each paper reports its network with a recipe of its own.",
+    claim="None: each paper uses a different recipe for its network.",
     members=tuple(map(member, NETWORKS)),
     figures=(
       Figure("scatter", "test accuracy", over="seconds an epoch"),

@@ -8,7 +8,7 @@ from fer_jax.sweep import Figure, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   return Sweep(
     title="Activation function",

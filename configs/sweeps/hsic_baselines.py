@@ -1,4 +1,4 @@
-"""The dense network and well-known ones: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 15, and five more.
+"""Dense network against standard networks: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 15, and five more.
 
 python launch/sweep.py configs/sweeps/hsic_baselines.py
 """
@@ -7,7 +7,7 @@ from configs.sweeps import size_of
 from configs.sweeps.hsic_table1 import PRINTED
 from fer_jax.sweep import Figure, Sweep
 
-# By the names of configs.baselines.BASELINES.
+# Key of configs.baselines.BASELINES -> name in tables.
 NAMES = {
   "alexnet": "AlexNet",
   "bn_inception": "Inception v2",
@@ -21,7 +21,7 @@ NAMES = {
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   return Sweep(
     title="The dense network and well-known ones at equal steps",

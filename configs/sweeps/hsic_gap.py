@@ -1,4 +1,4 @@
-"""How far the HSIC bottleneck stays behind back-propagation: one network, equal epochs and augmentation, three seeds.
+"""Accuracy gap between HSIC bottleneck and back-propagation: same network, epochs and augmentation, three seeds.
 
 python launch/sweep.py configs/sweeps/hsic_gap.py
 """
@@ -10,13 +10,13 @@ TWIN = "back-propagation"
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`, with three seeds at least."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`, always with three seeds."""
   size = size_of(variant)._replace(seeds=(0, 1, 2))
   return Sweep(
     title="The gap to back-propagation",
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
-    claim="Without back-propagation the network reaches 0.97 on the test images and 0.9946 in training, and has "
-    "converged after about 2,500 steps, which its back-propagated twin has not after 10,000.",
+    claim="Without back-propagation the network reaches 0.97 on the test images and 0.9946 in training, and converges "
+    "after about 2,500 steps; with back-propagation it has not converged after 10,000.",
     members=(
       size.member("HSIC bottleneck", overrides=("--config.phases.bottleneck.objective.unit=layer",)),
       size.member("HSIC bottleneck, units of a block", variant="blockwise"),
@@ -24,7 +24,7 @@ def get_sweep(variant: str = "") -> Sweep:
     ),
     figures=(
       Figure("curves", "validation accuracy"),
-      Figure("curves", "training accuracy", "Of the batch that is learned from."),
+      Figure("curves", "training accuracy", "On the training batches."),
       Figure("points", "test accuracy"),
     ),
     reference=TWIN,

@@ -8,23 +8,25 @@ from fer_jax.sweep import Figure, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   return Sweep(
     title="HSIC bottleneck and back-propagation",
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019, figures 10 and 11",
-    claim="The HSIC bottleneck has converged after about 2,500 steps, to an accuracy of 0.9946; back-propagation of "
-    "the same network has not after 10,000. The text does not say of which images; figures of training images are "
-    "set beside it here.",
+    claim="The HSIC bottleneck converges after about 2,500 steps, to an accuracy of 0.9946; back-propagation of the "
+    "same network has not converged after 10,000. The text does not state which images are meant; here the figures are "
+    "compared with training accuracy.",
     members=(
       size.member("HSIC bottleneck", reported={"training accuracy": 0.9946, "steps to converge": 2500}),
       size.member("HSIC bottleneck as printed", variant="paper"),
       size.member("back-propagation", variant="backprop"),
     ),
     figures=(
-      Figure("curves", "validation accuracy", "The classifier of the printed form learns in its second phase only."),
+      Figure(
+        "curves", "validation accuracy", "In the printed form, the classifier is trained only in the second phase."
+      ),
       Figure("curves", "validation loss"),
-      Figure("curves", "training accuracy", "Of the batch that is learned from."),
-      Figure("curves", "training loss", "Cross-entropy of the classifier, whatever the hidden layers learn from."),
+      Figure("curves", "training accuracy", "On the training batches."),
+      Figure("curves", "training loss", "Cross-entropy of the classifier, for any objective of the hidden layers."),
     ),
   )

@@ -1,4 +1,4 @@
-"""Seconds a step, parameters and accuracy: Han et al. 2023 (doi:10.12677/sea.2023.122019), table 1.
+"""Seconds per step, parameters and accuracy: Han et al. 2023 (doi:10.12677/sea.2023.122019), table 1.
 
 python -m fer_jax.apps.bench --what=table1 --config=configs/hsic.py --out=results/table1.json    # the seconds
 python launch/sweep.py configs/sweeps/hsic_table1.py
@@ -7,7 +7,7 @@ python launch/sweep.py configs/sweeps/hsic_table1.py
 from configs.sweeps import size_of
 from fer_jax.sweep import Figure, Sweep
 
-# As printed: seconds a step on an RTX 2080 at batch 128, parameters, accuracy in test.
+# As printed: seconds per step on an RTX 2080 at batch 128, parameters, test accuracy.
 PRINTED = {
   "alexnet": (0.243178, 60e6, 0.89),
   "bn_inception": (0.565114, 11e6, 0.93),
@@ -17,7 +17,7 @@ PRINTED = {
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   printed = {
     name: dict(zip(("seconds a step", "parameters", "test accuracy"), of, strict=True)) for name, of in PRINTED.items()

@@ -1,12 +1,12 @@
-"""What each part of OBSR-Net adds on FER2013: Lyu et al. 2024 (Computer Systems & Applications 33(11)), table 5.
+"""Effect of each part of OBSR-Net on FER2013: Lyu et al. 2024 (Computer Systems & Applications 33(11)), table 5.
 
-  python launch/sweep.py configs/sweeps/obsr_ablation.py:imagenet=resnet34-b627a593.pth    # as the paper has it
+  python launch/sweep.py configs/sweeps/obsr_ablation.py:imagenet=resnet34-b627a593.pth    # as in the paper
   python launch/sweep.py configs/sweeps/obsr_ablation.py                                   # without ImageNet's weights
   python launch/sweep.py configs/sweeps/obsr_ablation.py:small                             # two CPU cores
 
-Without a file of weights a ResNet is trained on the soft votes of FER+ first, with each seed, and the rows begin with
-it. They have then seen more updates than the bare network, and cleaner labels: hence a row of the bare network for
-twice as long.
+Without a file of weights, a ResNet is first trained on the soft votes of FER+ with each seed, and the rows start from
+its parameters. They then have more updates and cleaner labels than the plain network; as a control, another row trains
+the plain network for twice as long.
 """
 
 from configs import obsr
@@ -15,19 +15,20 @@ from fer_jax.sweep import Figure, Sweep
 
 CONFIG = "configs/obsr.py"
 VOTES, WHOLE = "ResNet on FER+ votes", "+ gradient centralization (OBSR-Net)"
-# Table 5's rows but the first, as variants of configs/obsr.py.
+# Rows of table 5 except the first -> variant of configs/obsr.py.
 ROWS = {"+ pretrained": "pretrained", "+ bilinear": "bilinear", WHOLE: ""}
+# Size -> duration of the control run.
 TWICE = {"": "400 epochs", "small": "6 epochs", "demo": "24 steps"}
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`, with "imagenet=FILE" or without, joined by a comma."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`, optionally with "imagenet=FILE", separated by a comma."""
   words = [word for word in variant.split(",") if word]
   files = [word.removeprefix("imagenet=") for word in words if word.startswith("imagenet=")]
   name = ",".join(word for word in words if not word.startswith("imagenet="))
   size = size_of(name)
   if name != "demo":
-    size = size._replace(overrides=(), seeds=(0, 1, 2))  # as long as configs/obsr.py says
+    size = size._replace(overrides=(), seeds=(0, 1, 2))  # the duration of configs/obsr.py
   weights = tuple(f"--config.pretrained.path={file}" for file in files)
   twice = (f"--config.duration={TWICE[name]}",)
   instead_of_imagenet = (

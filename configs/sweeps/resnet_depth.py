@@ -1,11 +1,11 @@
-"""Depth, with shortcut branches and without: Lu et al., deep residual network on KDEF and CK+, figure 9 and table 4.
+"""Depth, with and without shortcut branches: Lu et al., deep residual network on KDEF and CK+, figure 9 and table 4.
 
   python launch/sweep.py configs/sweeps/resnet_depth.py           # ten folds of each, 128 pixels; for a GPU
   python launch/sweep.py configs/sweeps/resnet_depth.py:small     # three depths, two CPU cores
   python launch/sweep.py configs/sweeps/resnet_depth.py:demo      # minutes, drawn people
 
-The paper's folds are drawn over images, and so are half of the members'. The other half are the same trainings on folds
-over people: what the network makes of somebody whom it has not seen. The paper has no figures of these.
+Half of the runs use folds over images, as in the paper. The other half use folds over people, which measures the
+performance on unseen people; the paper has no figures for these.
 """
 
 from configs.resnet import FIG9, TABLE4, TABLE4_DEPTH
@@ -18,7 +18,7 @@ DEPTHS = {"": tuple(FIG9["residual"]), "small": (8, 14, 20), "demo": (8, 14)}
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`; each run is of all folds."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
   depths = DEPTHS[variant]
   members = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in DIVISIONS}
@@ -35,12 +35,12 @@ def get_sweep(variant: str = "") -> Sweep:
           "lines",
           "test accuracy",
           title=f"Test accuracy, {division}",
-          note="As the paper divides." if unit == "images" else "Nobody is in training and test.",
+          note="Split as in the paper." if unit == "images" else "No person is in both training and test.",
           members=tuple(member.name for member in members[unit]),
         )
         for unit, division in DIVISIONS.items()
       ),
-      Figure("classes", "recall", "Of the deepest network, over the test images of all folds.", members=deepest),
+      Figure("classes", "recall", "Deepest network, over the test images of all folds.", members=deepest),
     ),
     swept="layers",
   )

@@ -1,13 +1,13 @@
-"""How much of the texture, how much of the image: the fusion coefficient of Li et al.'s two channels, chosen.
+"""Fusion coefficient of the two channels of Li et al., texture and image, chosen by validation accuracy.
 
   python launch/sweep.py configs/sweeps/separable_se_fusion.py           # ten folds of each; for a GPU
   python launch/sweep.py configs/sweeps/separable_se_fusion.py:small     # five folds, narrow networks, two CPU cores
   python launch/sweep.py configs/sweeps/separable_se_fusion.py:demo      # minutes, three folds of drawn people
 
-The paper chooses the coefficient by cross-validation, and says neither between which, nor which it was. Here each
-candidate is trained on all folds over people, as replicas of one run, and chosen is the one of the highest validation
-accuracy, mean over the folds: nobody in it is in the training part. At 1 there are the features of the local binary
-patterns alone, at 0 those of the image.
+The paper chooses the coefficient by cross-validation, but states neither the candidates nor the result. Here each
+candidate is trained on all folds over people, as replicas of one run; the one with the highest mean validation accuracy
+is chosen. No person is in both the validation and the training part. A coefficient of 1 uses only the features of the
+local binary patterns, 0 only those of the image.
 """
 
 from configs.sweeps import SIZES, size_of
@@ -15,7 +15,7 @@ from fer_jax.sweep import Figure, Member, Sweep
 
 CONFIG = "configs/separable_se.py"
 CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# What makes all folds of five members bearable on two cores: fewer folds, and fewer copies of a picture.
+# Fewer folds and fewer copies per image, so that all folds of five candidates are feasible on two cores.
 SHORTER = {
   "": (),
   "small": ("--config.folds.count=5", "--config.expansion.factor=3"),
@@ -24,7 +24,7 @@ SHORTER = {
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`; each run is of all folds."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
   ends = "0: the image alone; 1: its local binary patterns alone."
   return Sweep(

@@ -1,12 +1,12 @@
-"""The separable network on three datasets, expanded before they are divided and after: Li et al., table 4.
+"""Separable network on three datasets, expanded before and after they are split: Li et al., table 4.
 
   python launch/sweep.py configs/sweeps/separable_se_protocols.py           # real photographs, three seeds; for a GPU
   python launch/sweep.py configs/sweeps/separable_se_protocols.py:small     # narrow networks, two CPU cores
   python launch/sweep.py configs/sweeps/separable_se_protocols.py:demo      # five folds of drawn people, two CPU cores
 
-As the paper has it, a dataset is expanded by augmented copies and then divided, so that nearly every test picture has
-copies in training. Honestly, it is divided into ten folds over people, and then the training side alone is expanded.
-Between the two figures of a dataset lies what the copies, and the people, give away.
+In the paper, a dataset is expanded by augmented copies and then split, so nearly every test image has copies in
+training. In the honest protocol, it is split into ten folds over people, and then only the training part is expanded.
+The difference between the two figures of a dataset is the effect of shared copies and shared people.
 """
 
 from configs.separable_se import FILE, TABLE4
@@ -14,22 +14,22 @@ from configs.sweeps import SIZES, size_of
 from fer_jax.sweep import Figure, Member, Sweep
 
 TITLES = {"ck_plus": "CK+", "jaffe": "JAFFE", "oulu_casia": "Oulu-CASIA", "drawn": "drawn people"}
-PROTOCOLS = {"paper": "as in the paper", "honest": "nobody on both sides"}
-# As many copies of a picture as in the paper, or they would give little away.
+PROTOCOLS = {"paper": "as in the paper", "honest": "no person on both sides"}
+# As many copies per image as in the paper; with fewer, the leak has little effect.
 MORE = ("--config.expansion.factor=20", "--config.duration=4 epochs")
 DEMO = {"paper": MORE, "honest": (*MORE, "--config.folds.count=5")}
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size_of(variant)
   datasets = ("drawn",) if variant == "demo" else tuple(TABLE4)
   return Sweep(
     title="Expanded before the division, and after it",
     citation="Li et al., depthwise separable convolution with squeeze and excitation, table 4",
-    claim="After expansion and division over pictures, 97.57 % on CK+, 96.24 % on JAFFE and 94.09 % on Oulu-CASIA.",
+    claim="After expansion, then splitting over images, 97.57 % on CK+, 96.24 % on JAFFE and 94.09 % on Oulu-CASIA.",
     members=tuple(_member(variant, dataset, protocol) for dataset in datasets for protocol in PROTOCOLS),
-    figures=(Figure("points", "test accuracy", "As in the paper, test pictures have copies in training."),),
+    figures=(Figure("points", "test accuracy", "As in the paper, test images have copies in training."),),
   )
 
 
@@ -41,7 +41,7 @@ def _member(variant: str, dataset: str, protocol: str) -> Member:
     f"{TITLES[dataset]}, {PROTOCOLS[protocol]}",
     f"{FILE}:{','.join(word for word in (dataset, protocol, variant) if word)}",
     demo,
-    # A run over people is of ten trainings, and its figures are their mean: it has one seed.
+    # A run over people is the mean over ten folds already, so one seed is enough.
     size.seeds if protocol == "paper" else size.seeds[:1],
     reported={"test accuracy": round(TABLE4[dataset] / 100, 4)} if printed else {},
   )

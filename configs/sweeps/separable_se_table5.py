@@ -1,14 +1,15 @@
-"""The separable network and known ones on CK+: accuracy, parameters, seconds for 1,500 images. Li et al., table 5.
+"""Separable network against standard networks on CK+: accuracy, parameters, speed. Li et al., table 5.
 
   python -m fer_jax.apps.bench --what=inference --config=configs/separable_se.py --out=results/inference.json
   python launch/sweep.py configs/sweeps/separable_se_table5.py           # CK+, three seeds; for a GPU
   python launch/sweep.py configs/sweeps/separable_se_table5.py:small     # narrow networks, two CPU cores
   python launch/sweep.py configs/sweeps/separable_se_table5.py:demo      # minutes, drawn people
 
-All are trained alike and on the same rows, divided as in the paper. The paper does not say which Inception it has (its
-parameters are a third of Inception v2's) nor whether its networks were trained alike; "parallel CNN" and FaceNet2ExpNet
-are of other works. Mini-Xception, which is small and usual for faces, is not in the paper. The seconds are those of the
-first command, all networks by turns in one process: their ratios are what can be compared.
+All networks are trained in the same way on the same rows, split as in the paper. The paper specifies neither its
+Inception version (its parameters are a third of Inception v2's) nor whether its networks were trained in the same way;
+"parallel CNN" and FaceNet2ExpNet are from other publications. Mini-Xception, which is small and common for faces, is
+not in the paper. The first command measures the seconds for 1,500 images, with all networks interleaved in one process;
+only their ratios are comparable with the paper.
 """
 
 from configs.separable_se import FILE, TABLE4, TABLE5
@@ -16,7 +17,7 @@ from configs.sweeps import SIZES, size_of
 from configs.sweeps.hsic_baselines import NAMES
 from fer_jax.sweep import Figure, Member, Sweep
 
-# Title, and what table 5 prints besides the accuracy: seconds for 1,500 samples, parameters.
+# Variant -> title, and figures of table 5 other than accuracy: seconds for 1,500 samples, parameters.
 NETWORKS: dict[str, tuple[str, dict[str, float]]] = {
   "bn_inception": (NAMES["bn_inception"], {"seconds for 1,500 images": 16.37, "parameters": 3_807_300}),
   "xception": ("Xception", {"seconds for 1,500 images": 114.75, "parameters": 33_452_455}),
@@ -27,7 +28,7 @@ NETWORKS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 def get_sweep(variant: str = "") -> Sweep:
-  """Returns the sweep at one of `configs.sweeps.SIZES`."""
+  """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size_of(variant)
   return Sweep(
     title="The separable network and known ones",

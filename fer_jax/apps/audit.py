@@ -1,10 +1,10 @@
-"""Audits a prepared dataset: duplicates, conflicting labels, images that stand in training and test, class balance.
+"""Audits a prepared dataset: duplicates, conflicting labels, train/test overlap, class balance.
 
 Examples:
   python -m fer_jax.apps.audit --dataset=fer2013 --out=audit_fer2013
   python -m fer_jax.apps.audit --dataset=kdef_ck_plus --splits=WORKDIR/splits.json --out=audit_folds
 
-It writes audit.json, with the rows of everything found, and index.html, one page with the pictures.
+Writes audit.json, with the row numbers of all findings, and index.html, a self-contained page with the images.
 """
 
 import argparse
@@ -24,7 +24,14 @@ from fer_jax.errors import UserError, run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the program; raises UserError where a flag is wrong or the dataset is not prepared."""
+  """Runs the audit from the command line.
+
+  Args:
+    arguments: Command-line arguments; None for `sys.argv`.
+
+  Raises:
+    UserError: A flag is invalid, or the dataset is not prepared.
+  """
   flags = _parser().parse_args(arguments)
   if not 0 <= flags.near <= BITS // 2:
     raise UserError(f"--near={flags.near}: expected a number of bits from 0 to {BITS // 2}; the default is {NEAR}")
@@ -54,16 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _near_lines(content: Record) -> list[str]:
   near = content["near"]
   if not near["pairs"]:
-    return [f"no near duplicates (hashes {near['threshold']} of {BITS} bits apart or fewer)"]
+    return [f"no near duplicates (hash distance at most {near['threshold']} of {BITS} bits)"]
   lines = [
-    f"{len(near['pairs'])} pairs of near duplicates (hashes {near['threshold']} of {BITS} bits apart or fewer) in "
+    f"{len(near['pairs'])} pairs of near duplicates (hash distance at most {near['threshold']} of {BITS} bits) in "
     f"{near['groups']} groups, {near['conflicting_groups']} of them with conflicting labels"
   ]
   for found in content["overlaps"]:
     if found["near"]:
       lines.append(
         f"{found['near']} of the {found['examples']} {found['of']} images have a near duplicate in {found['among']}, "
-        "and no equal picture"
+        "but no identical image"
       )
   return lines
 
@@ -71,9 +78,9 @@ def _near_lines(content: Record) -> list[str]:
 def _fold_lines(content: Record) -> list[str]:
   folds = content.get("folds", [])
   counted = {what: sum(bool(fold[what]) for fold in folds) for what in ("picture", "near", "subject", "group")}
-  names = {"picture": "an equal picture", "near": "a near duplicate", "subject": "a person", "group": "a group"}
+  names = {"picture": "an identical image", "near": "a near duplicate", "subject": "a person", "group": "a group"}
   return [
-    f"{number} of the {len(folds)} folds have {names[what]} in training and test alike"
+    f"{number} of the {len(folds)} folds share {names[what]} between training and test"
     for what, number in counted.items()
     if number
   ]
@@ -82,25 +89,25 @@ def _fold_lines(content: Record) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.audit",
-    description="Finds equal and similar pictures, conflicting labels and overlaps of the splits in a prepared "
-    "dataset, and writes a page that shows them.",
+    description="Find identical and similar images, conflicting labels and overlaps between the splits of a prepared "
+    "dataset, and write a page that shows them.",
   )
   parser.add_argument("--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())}")
   parser.add_argument(
     "--data_dir",
     metavar="DIR",
-    help="where prepared datasets are kept (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+    help="folder of the prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
-  parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write into")
+  parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
   parser.add_argument(
     "--near",
     type=int,
     default=NEAR,
     metavar="BITS",
-    help=f"bits in which the hashes of near duplicates may differ, of {BITS} (default: {NEAR})",
+    help=f"maximum Hamming distance between the {BITS}-bit hashes of near duplicates (default: {NEAR})",
   )
   parser.add_argument(
-    "--splits", type=Path, metavar="FILE", help="the splits.json of a cross-validation: its folds are audited too"
+    "--splits", type=Path, metavar="FILE", help="splits.json of a cross-validation; its folds are audited as well"
   )
   return parser
 

@@ -1,4 +1,4 @@
-"""Measures what the project claims, as ratios inside one process: `python -m fer_jax.apps.bench --what=objectives`."""
+"""Measures the project's claims as ratios within one process: `python -m fer_jax.apps.bench --what=objectives`."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ from fer_jax.apps.benchmarks.table1 import table1
 from fer_jax.apps.report_page.run_files import write_text
 from fer_jax.errors import UserError
 
-# Each takes a config, FILE.py:VARIANT, and the number of rounds; some take flags of their own as well.
+# Each function takes a config, FILE.py:VARIANT, and the number of rounds; some also take the flags of FLAGS.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "objectives": objectives,
   "parts": parts,
@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "startup": startup,
   "shipped": shipped,
 }
+# Flags that only one benchmark accepts -> that benchmark.
 FLAGS = {"examples": "streaming", "data_dir": "streaming", "image_size": "torch", "batch_size": "torch"}
 
 
@@ -54,31 +55,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one benchmark, prints its table and writes its JSON."""
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.bench",
-    description="Measure a claim of the project; ratios come from one process. objectives: a step of the HSIC "
-    "bottleneck against its back-propagated twin; parts: where the time of both goes; "
-    "table1: the dense network against known ones; torch: a training step and inference against PyTorch, for a "
-    "residual, bilinear or CA-ResNet network; pipeline: batches a second; "
-    "replicas: folds as one program against runs in sequence; "
-    "strategies: a step of several trainings in turn, side by side, on all devices; "
-    "layouts: what gradient centralization leaves of each unit's mean gradient; gc: what it costs; "
-    "inference: latency, images a second and bytes of weights of every network, beside that of --config; "
-    "predict: photographs a second, and whether the batch size changes an answer; live: frames a second and "
-    "delay of the live window, and of its threads alone; memory: the peak of a short training, of predict and of the "
-    "live window, each in a process of its own; streaming: images a second and memory where a large set is "
-    "decoded from its records; scaling: bytes that a step sends, and what they leave of the speed of 2 to 64 devices; "
-    "startup: seconds from the start of a process to the first step, of the five demos; shipped: accuracy and "
-    "calibration of the network of the package on FER2013.",
+    description="Run one benchmark; all ratios are measured within one process. objectives: training step of the HSIC "
+    "bottleneck against its back-propagated twin; parts: time of each part of these two steps; "
+    "table1: dense network against AlexNet, Inception v2 and ResNet-50; torch: training step and inference against "
+    "PyTorch, for a residual, bilinear or CA-ResNet network; pipeline: images per second of the input pipeline; "
+    "replicas: folds as one program against separate runs; "
+    "strategies: training step of several replicas run sequentially, vectorised, or on all devices; "
+    "layouts: mean gradient per unit that remains after gradient centralization; gc: cost of gradient centralization; "
+    "inference: latency, images per second and weight bytes of every network, compared with that of --config; "
+    "predict: photographs per second, and the effect of the batch size on the predictions; live: frames per second and "
+    "delay of the live window, and of its threads alone; memory: peak memory of a short training run, predict and "
+    "the live window, each in a separate process; streaming: images per second and memory when a large dataset is "
+    "decoded from its records; scaling: bytes sent per step, and the predicted efficiency on 2 to 64 devices; "
+    "startup: seconds from process start to the first step of the five demos; shipped: accuracy and "
+    "calibration on FER2013 of the network shipped with the package.",
   )
-  parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="which benchmark")
+  parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="benchmark to run")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=10, help="repetitions of each measurement (default: %(default)s)")
-  parser.add_argument("--examples", type=int, help=f"streaming: faces that are written and read (default: {EXAMPLES})")
   parser.add_argument(
-    "--data_dir", type=Path, help="streaming: the folder to write them to, where the next run finds them again"
+    "--examples", type=int, help=f"streaming: number of faces to write and read (default: {EXAMPLES})"
   )
-  parser.add_argument("--image_size", type=int, help="torch: pixels of a side of an image (default: the config's)")
-  parser.add_argument("--batch_size", type=int, help="torch: images in a training step (default: the config's)")
-  parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
+  parser.add_argument(
+    "--data_dir", type=Path, help="streaming: folder for the faces, reused by later runs (default: temporary)"
+  )
+  parser.add_argument("--image_size", type=int, help="torch: image height and width in pixels (default: the config's)")
+  parser.add_argument("--batch_size", type=int, help="torch: images per training step (default: the config's)")
+  parser.add_argument("--out", type=Path, help="JSON file to write the rows to, in addition to printing them")
   options = parser.parse_args(arguments)
   for key in ("rounds", "image_size", "batch_size"):
     if (number := getattr(options, key)) is not None and number < 1:
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   its_own = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
   for key in its_own:
     if FLAGS[key] != options.what:
-      raise UserError(f"--{key}: expected with --what={FLAGS[key]} alone")
+      raise UserError(f"--{key}: only valid with --what={FLAGS[key]}; leave it out")
   xla.prepare()
   headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
   content = {
@@ -98,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "seeds": [0],
     "rounds": options.rounds,
     "headline": headline,
+    # The headline's figures are repeated at the top level, where scripts read them without searching the rows.
     **{key: value for row in rows if row["name"] == headline for key, value in row.items() if key != "name"},
     "rows": rows,
   }

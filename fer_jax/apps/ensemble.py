@@ -1,9 +1,9 @@
-"""Averages the probabilities of finished runs, of different configs too; nothing is trained or evaluated again.
+"""Averages the probabilities of finished runs, also of different configs, without training or evaluating again.
 
 Usage:
   python -m fer_jax.apps.ensemble --out=FILE.json [--views=single|flip|ten_crop] [--choose=N|best] RUN [RUN ...]
 
-A run of several trainings counts as all of them. What is to be chosen is chosen on the validation split; the test
+A run with several replicas contributes each replica as one network. All choices use the validation split; the test
 split is only reported.
 """
 
@@ -26,9 +26,10 @@ from fer_jax.errors import UserError, run
 from fer_jax.evaluate import Evaluation, averaged, deduplicated, per_class
 
 ALL, BEST = "all", "best"
-_ROUNDS = 50  # of the forward selection: weights as fine as 2 %
+_ROUNDS = 50  # rounds of the forward selection; weights are multiples of 1/50 = 2 % or coarser
+# Keys that a run's result.json must have.
 _RESULT = ("class_names", "commit", "config", "dataset", "device", "parameters", "seconds", "seeds", "steps")
-# What averaged networks must share of predictions.npz, as a message says it.
+# Arrays of predictions.npz that all averaged networks must share -> their name in error messages.
 _SHARED = {
   "index": "test images",
   "label": "test labels",
@@ -39,14 +40,14 @@ _SHARED = {
 
 @dataclass(frozen=True)
 class Network:
-  """A training that has ended, and what it answered; N test rows, M validation rows, K classes.
+  """A finished training run or replica with its predictions: N test rows, M validation rows, K classes.
 
   Attributes:
-    name: by which tables speak of it.
-    folder: of the training.
-    result: its result.json.
-    arrays: of its predictions.npz: `index`, `label`, `seen` `[N]`; `validation_index`, `validation_label` `[M]`; and by
-      protocol `test_<protocol>` `[N, K]`, `validation_<protocol>` `[M, K]`.
+    name: Name in tables.
+    folder: Folder of the run or replica.
+    result: Content of its result.json.
+    arrays: Arrays of its predictions.npz: `index`, `label`, `seen` `[N]`; `validation_index`, `validation_label` `[M]`;
+      and for each TTA protocol `test_<protocol>` `[N, K]`, `validation_<protocol>` `[M, K]`.
   """
 
   name: str
@@ -56,60 +57,66 @@ class Network:
 
   @property
   def protocols(self) -> list[str]:
-    """The ways to average views of an image that it was evaluated in, by their number of views."""
+    """TTA protocols that the network was evaluated with, by increasing number of views."""
     return [each for each in PROTOCOLS if {f"test_{each}", f"validation_{each}"} <= self.arrays.keys()]
 
 
 def forward_selection(probabilities: Sequence[np.ndarray], label: np.ndarray, rounds: int = _ROUNDS) -> list[int]:
-  """Chooses networks one by one, whichever makes the mean better, with replacement.
+  """Selects networks greedily with replacement, and returns the best of the nested ensembles.
 
-  Caruana et al. 2004, "Ensemble selection from libraries of models", ICML: the best of the nested ensembles is
-  returned. Better is a higher accuracy; of equals, a lower loss; of equals, the earlier.
+  Each round adds the network that improves the mean of the probabilities most: Caruana et al. 2004, "Ensemble selection
+  from libraries of models", ICML. Higher accuracy is better; ties go to the lower loss, then to the earlier network.
 
   Args:
-    probabilities: of each network, [M, K].
-    label: int [M].
-    rounds: how many are chosen before the best beginning of them is taken.
+    probabilities: Validation probabilities of each network, float [M, K].
+    label: Validation labels, int [M].
+    rounds: Number of networks that are added before the best prefix is chosen.
 
   Returns:
-    positions in `probabilities`, some of them perhaps more than once.
+    Positions in `probabilities`, possibly repeated.
   """
   taken: list[int] = []
   merits: list[tuple[float, float]] = []
   total = np.zeros(probabilities[0].shape)
   for size in range(1, rounds + 1):
+    # Merit of the mean [M, K] after adding each of the networks.
     found = [_merit(_evaluated([(total + each) / size], label)) for each in probabilities]
     merits.append(max(found))
     taken.append(found.index(merits[-1]))
     total += probabilities[taken[-1]]
+  # The shortest prefix that reaches the maximum.
   return taken[: merits.index(max(merits)) + 1]
 
 
 def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, choose: str = ALL) -> Record:
-  """Averages finished runs and writes what they answer together as a run's result.json would say it.
+  """Averages finished runs and writes the ensemble's result in the format of result.json.
 
   Args:
-    runs: workdirs.
-    out: the file to write.
-    views: a protocol of `fer_jax.data.views`; None for the largest that all have.
-    choose: "all"; a number N for the N that do best on validation; "best" for a forward selection.
+    runs: Workdirs of the runs.
+    out: Path of the file to write.
+    views: TTA protocol of `fer_jax.data.views`; None for the one with the most views that all networks have.
+    choose: "all" for all networks; a number N for the N with the best validation accuracy; "best" for a forward
+      selection.
 
   Returns:
-    what was written.
+    Content of the written file.
 
   Raises:
-    UserError: a run is not finished, of an older version or given twice, the runs do not share dataset, classes and
-      rows, one lacks the views, there are fewer than are to be chosen, or the file cannot be written.
+    UserError: A run is unfinished, was written by an older version or is given twice; the runs differ in dataset,
+      classes or rows; a network lacks the views; fewer networks are given than are to be chosen; or the file cannot be
+      written.
   """
   number = _number(choose)
   networks, seconds = _read_runs(runs)
   for folder in (*runs, *(network.folder for network in networks)):
     if out.resolve() == (folder / "result.json").resolve():
-      raise UserError(f"--out={out}: expected a file of its own, but it is the result of a run; give another")
+      raise UserError(f"--out={out}: expected a new file, but this is the result of a run; give another path")
   _check_shared(networks)
   protocol = _protocol(networks, views)
   if number is not None and number > len(networks):
-    raise UserError(f"--choose={number}: expected at most {len(networks)}, the networks given; give more runs, or less")
+    raise UserError(
+      f"--choose={number}: expected at most {len(networks)}, the networks given; give more runs or a smaller number"
+    )
   validation = [each.arrays[f"validation_{protocol}"] for each in networks]
   label = networks[0].arrays["validation_label"]
   if choose == BEST:
@@ -122,7 +129,7 @@ def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, ch
   record = _record(networks, chosen, protocol) | {
     "config": " ".join(["apps.ensemble", *flags, *configs]),
     "seconds": seconds,
-    # The time is that of the trainings, so the device is theirs.
+    # `seconds` is training time, so `device` is where the networks were trained.
     "device": ", ".join(dict.fromkeys(str(each.result["device"]) for each in networks)),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
@@ -133,7 +140,7 @@ def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, ch
 
 
 def table(record: Mapping[str, Any]) -> str:
-  """Returns, as text, the members of an ensemble and the ensemble, with what is worth saying below."""
+  """Returns a text table of the networks and the ensemble, with the accuracy without train/test overlap below."""
   rows = [("network", "weight", "validation", "test")]
   for member in record["members"]:
     weight = f"{member['weight']:.2f}" if member["weight"] else "-"
@@ -147,14 +154,14 @@ def table(record: Mapping[str, Any]) -> str:
   fresh = record["deduplicated"]
   if fresh["images"] and fresh["seen"]:
     lines.append(
-      f"without the {count(fresh['seen'])} test images that stand in training: {percent(fresh['accuracy'])} over "
+      f"without the {count(fresh['seen'])} test images that also appear in training: {percent(fresh['accuracy'])} over "
       f"{count(fresh['images'])}"
     )
   return "\n".join(lines)
 
 
 def _read_runs(runs: Sequence[Path]) -> tuple[list[Network], float]:
-  """Returns every training of the runs, and the seconds that the runs took; trainings side by side share theirs."""
+  """Returns the networks of all runs, and the total seconds of the runs; replicas of one run share its time."""
   last = [folder.resolve().name for folder in runs]
   networks: list[Network] = []
   seconds = 0.0
@@ -173,7 +180,9 @@ def _read_runs(runs: Sequence[Path]) -> tuple[list[Network], float]:
 def _read_result(folder: Path) -> Record:
   path = folder / "result.json"
   if not path.is_file():
-    raise UserError(f"{folder}: has no result.json, so no run has finished there; expected the workdir of one that has")
+    raise UserError(
+      f"{folder}: has no result.json, so no run has finished there; expected the workdir of a finished run"
+    )
   result = read_json(path)
   missing = [key for key in _RESULT if key not in result]
   if missing:
@@ -185,7 +194,7 @@ def _read(name: str, folder: Path) -> Network:
   result, path = _read_result(folder), folder / "predictions.npz"
   rows = ("index", "label", "seen")
   try:
-    # Given a path, np.load would leave the file of a damaged archive open.
+    # Given a path, np.load does not close the file of a damaged archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
       arrays = {key: saved[key] for key in saved.files if key in rows or key.startswith(("test_", "validation_"))}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -194,7 +203,7 @@ def _read(name: str, folder: Path) -> Network:
   missing = [key for key in (*rows, *_SHARED, "test_single", "validation_single") if key not in arrays]
   if missing:
     raise UserError(
-      f"{path}: has no {', '.join(dict.fromkeys(missing))}, as an older version wrote it; train the run again with this"
+      f"{path}: has no {', '.join(dict.fromkeys(missing))}: written by an older version; train the run again"
     )
   return Network(name, folder, result, arrays)
 
@@ -203,7 +212,9 @@ def _check_shared(networks: Sequence[Network]) -> None:
   """Raises UserError unless the networks classify the same images of one dataset."""
   first, *others = networks
   if not len(first.arrays["validation_label"]):
-    raise UserError(f"{first.folder}: has no validation images, by which networks are compared; give runs that have")
+    raise UserError(
+      f"{first.folder}: has no validation images, which are needed to compare networks; give runs with some"
+    )
   for other in others:
     for key in ("dataset", "class_names"):
       if other.result[key] != first.result[key]:
@@ -215,12 +226,12 @@ def _check_shared(networks: Sequence[Network]) -> None:
       if not np.array_equal(other.arrays[key], first.arrays[key]):
         raise UserError(
           f"{other.folder}: expected the {what} of {first.folder}, found others; give runs that share both splits, not "
-          "folds, nor seeds that each draw a validation split"
+          "folds or seeds that each draw their own validation split"
         )
 
 
 def _protocol(networks: Sequence[Network], views: str | None) -> str:
-  """Returns the way to average views that was asked for, or the largest that all have."""
+  """Returns the requested TTA protocol, or the one with the most views that all networks have."""
   if views is None:
     return _common(networks)[-1]
   for network in networks:
@@ -233,11 +244,12 @@ def _protocol(networks: Sequence[Network], views: str | None) -> str:
 
 
 def _common(networks: Sequence[Network]) -> list[str]:
+  """Returns the TTA protocols that all networks have, by increasing number of views."""
   return [each for each in PROTOCOLS if all(each in network.protocols for network in networks)]
 
 
 def _number(choose: str) -> int | None:
-  """Returns how many are to be chosen, None where no number says it."""
+  """Returns the number of networks to choose; None for "all" and "best"."""
   if choose in (ALL, BEST):
     return None
   if not (choose.isascii() and choose.isdigit() and int(choose)):
@@ -246,24 +258,30 @@ def _number(choose: str) -> int | None:
 
 
 def _evaluated(probabilities: Sequence[np.ndarray], label: np.ndarray) -> Evaluation:
-  """Evaluates the mean of probabilities [N, K] of the same rows by their labels."""
+  """Evaluates the mean of several networks' probabilities, each [N, K], against labels [N]."""
   classes = probabilities[0].shape[1]
-  # Of what is averaged only the probabilities are read.
+  # `averaged` reads only the probabilities, so loss and confusion matrix are placeholders.
   each = [Evaluation(math.nan, np.zeros((classes, classes), np.int64), one) for one in probabilities]
   return averaged(each, np.eye(classes)[label])
 
 
 def _merit(evaluation: Evaluation) -> tuple[float, float]:
-  """Returns what is the greater, the better an evaluation is: by accuracy, of equals by loss."""
+  """Returns a sort key that increases with accuracy, then with decreasing loss."""
   return evaluation.accuracy, -evaluation.loss
 
 
 def _record(networks: Sequence[Network], chosen: Sequence[int], protocol: str) -> Record:
-  """Returns what the chosen networks have found together, and every network for itself."""
+  """Returns the record of the ensemble of the chosen networks, and the figures of every single network.
+
+  Args:
+    networks: All networks.
+    chosen: Positions in `networks`; a repeated position has a larger weight.
+    protocol: TTA protocol whose probabilities are averaged.
+  """
   weights = np.bincount(chosen, minlength=len(networks)) / len(chosen)
   picked = [networks[position] for position in chosen]
   used = [network for network, weight in zip(networks, weights, strict=True) if weight]
-  seen = np.any([each.arrays["seen"] for each in used], axis=0)  # by any of them
+  seen = np.any([each.arrays["seen"] for each in used], axis=0)  # bool [N]: in the training set of any network used
   names = networks[0].result["class_names"]
   test = _test(picked, protocol)
   common = _common(networks)
@@ -304,7 +322,7 @@ def _validation(networks: Sequence[Network], protocol: str) -> Evaluation:
 
 
 def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Record:
-  """Returns the figures of one way to average views, as a run's result has them."""
+  """Returns the figures of one TTA protocol, in the format of a run's result."""
   test = _test(networks, protocol)
   return {
     "validation": _validation(networks, protocol).accuracy,
@@ -315,19 +333,19 @@ def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Re
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the command line; prints the members, the ensemble and the file's path."""
+  """Runs the command line; prints the networks, the ensemble and the path of the file."""
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.ensemble",
-    description="Average the probabilities of finished runs; validation decides what is to be decided.",
+    description="Average the probabilities of finished runs; all choices use the validation split.",
   )
   parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a finished run")
-  parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="where the result is written")
-  parser.add_argument("--views", choices=tuple(PROTOCOLS), help="how views are averaged (default: the most all have)")
+  parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="file to write the result to")
+  parser.add_argument("--views", choices=tuple(PROTOCOLS), help="TTA protocol (default: most views that all have)")
   parser.add_argument(
     "--choose",
     default=ALL,
     metavar="N|best",
-    help="the N that do best on validation; or best: those, and as often, as do best together (default: all)",
+    help="number of networks, by validation accuracy; or best: forward selection with weights (default: all)",
   )
   given = parser.parse_args(arguments)
   record = write_ensemble(given.runs, given.out, given.views, given.choose)

@@ -1,4 +1,4 @@
-"""Prepares a dataset: checks the raw files, writes them as a TFDS dataset, and shows what is in it.
+"""Prepares a dataset: checks the raw files, writes them as a TFDS dataset, and prints a summary.
 
 Example:
   python -m fer_jax.apps.prepare --dataset=fer2013 --manual_dir=/data/fer2013
@@ -20,7 +20,7 @@ from fer_jax.data import arrays, builders
 from fer_jax.data.audit import audit
 from fer_jax.errors import run
 
-# The config that trains on a dataset, and the name that it has of its own.
+# Dataset -> config that trains on it, and that config's own `config.data.name`.
 _CONFIGS = {
   "fer2013": ("configs/hsic.py", "fer2013"),
   "synthetic_faces": ("configs/hsic.py:demo", "synthetic_faces"),
@@ -35,12 +35,19 @@ _CONFIGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the program; raises UserError where the user's files or flags are wrong."""
+  """Runs the preparation from the command line.
+
+  Args:
+    arguments: Command-line arguments; None for `sys.argv`.
+
+  Raises:
+    UserError: A flag or a raw file is invalid.
+  """
   flags = _parser().parse_args(arguments)
   start = time.monotonic()
   builder = builders.make_builder(flags.dataset, flags.data_dir)
   if builders.is_prepared(builder) and not flags.overwrite:
-    print(f"{flags.dataset} is already prepared in {builder.data_dir} (--overwrite prepares it anew)")
+    print(f"{flags.dataset} is already prepared in {builder.data_dir} (use --overwrite to prepare it again)")
   else:
     print(f"Reading and checking {flags.dataset}, and writing it to {builder.data_dir} ...", flush=True)
     builder = builders.prepare(flags.dataset, flags.data_dir, flags.manual_dir, overwrite=flags.overwrite)
@@ -58,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def class_table(dataset: arrays.Arrays) -> str:
-  """Returns the table class x split, with totals, as text."""
+  """Returns the number of examples by class and split, with totals, as a text table."""
   splits = [split for split in arrays.SPLITS if len(dataset.rows(split))]
   counts = np.array(
     [np.bincount(dataset.label[dataset.rows(split)], minlength=dataset.num_classes) for split in splits]
   )
+  # [splits, classes] -> [classes, splits + 1], with the total of each class as the last column.
   counts = np.column_stack([counts.T, counts.sum(axis=0)])
   rows = [("class", *splits, "total")]
   rows += [(name, *map(str, line)) for name, line in zip(dataset.class_names, counts, strict=True)]
@@ -74,28 +82,28 @@ def class_table(dataset: arrays.Arrays) -> str:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.prepare",
-    description="Checks a dataset's files, writes them as a TFDS dataset and shows what is in it. "
-    "Do this once for each dataset, before training.",
+    description="Check a dataset's files, write them as a TFDS dataset and print a summary. "
+    "Run this once per dataset, before training.",
     epilog=_files_help(),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    "--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())} (more below)"
+    "--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())} (details below)"
   )
-  parser.add_argument("--manual_dir", metavar="DIR", help="the folder with the files you downloaded (see below)")
+  parser.add_argument("--manual_dir", metavar="DIR", help="folder with the files you downloaded (see below)")
   parser.add_argument(
     "--data_dir",
     metavar="DIR",
-    help="where prepared datasets are kept (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+    help="folder of the prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
-  parser.add_argument("--overwrite", action="store_true", help="prepare anew a dataset that is prepared already")
+  parser.add_argument("--overwrite", action="store_true", help="prepare the dataset again, replacing the prepared one")
   return parser
 
 
 def _files_help() -> str:
-  lines = ["what --manual_dir must hold:"]
+  lines = ["files required in --manual_dir:"]
   for name in builders.names():
-    files = builders.required_files(name) or "nothing: the dataset is built in, leave --manual_dir out"
+    files = builders.required_files(name) or "none: the dataset is built in, leave --manual_dir out"
     others = builders.configurations(name)[1:]
     also = f" (also {', '.join(f'{name}/{config}' for config in others)})" if others else ""
     lines += textwrap.wrap(f"{name}{also}: {files}", 90, initial_indent="  ", subsequent_indent="    ")
@@ -105,7 +113,7 @@ def _files_help() -> str:
 
 
 def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
-  """Says where a dataset came from and, of FER2013, whether FER+ was found."""
+  """Returns lines with the source of a dataset and, for FER2013, whether the FER+ votes were found."""
   origin = (builder.info.metadata or {}).get("origin")
   if not origin:
     return []
@@ -113,13 +121,14 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
   if "contents" in origin:
     lines.append(f"found: {origin['contents']}")
   if builder.name == "fer2013":
-    found = "found: labels=ferplus_hard and ferplus_soft can be used"
-    lost = "not found; for FER+ labels put fer2013new.csv beside the CSV file and prepare again with --overwrite"
+    found = "found: labels=ferplus_hard and ferplus_soft are available"
+    lost = "not found; for FER+ labels copy fer2013new.csv next to the CSV file and prepare again with --overwrite"
     lines.append(f"FER+ votes: {found if 'ferplus_sha256' in origin else lost}")
   return lines
 
 
 def _next_command(name: str, data_dir: str | None) -> str:
+  """Returns the command that trains on a prepared dataset; absolute paths make it work from any folder."""
   config, own_name = _CONFIGS[name.partition("/")[0]]
   dataset = f" --config.data.name={name}" if name != own_name else ""
   place = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
@@ -127,6 +136,6 @@ def _next_command(name: str, data_dir: str | None) -> str:
 
 
 if __name__ == "__main__":
-  # A scheduler's signal to stop ends the program like Ctrl-C, so that the temporary folder is removed.
+  # Exit on a scheduler's SIGTERM as on Ctrl-C, so that the temporary folder is removed.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   run(main)

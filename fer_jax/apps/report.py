@@ -1,4 +1,4 @@
-"""Writes the report of a training run: one page that needs nothing outside itself.
+"""Writes the report of a training run: one self-contained HTML page.
 
 Usage:
   python -m fer_jax.apps.report --workdir=W [--beside=W2 ...] [--explain]
@@ -41,25 +41,27 @@ def _page(
 
 
 def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = False) -> Path:
-  """Writes `workdir/report/index.html`, whole or not at all, and returns its path.
+  """Writes `workdir/report/index.html` atomically and returns its path.
 
-  An interrupted run gets a page of what it logged, which says so. Of a run of several trainings, each that has begun
-  gets a page of its own in its own folder, too.
+  The page of an interrupted run shows what it logged, under a notice. In a run with several replicas, each replica that
+  has started also gets a page in its own folder.
 
   Args:
-    workdir: a training run's workdir, with at least `config.json` and `metrics.jsonl`.
-    beside: workdirs of runs to compare with; their validation accuracy joins the curves.
-    explained: load what the run has learned, and show where it found its reasons for its worst mistakes.
+    workdir: Workdir of a training run, with at least `config.json` and `metrics.jsonl`.
+    beside: Workdirs of runs to compare with; their validation accuracy is added to the curves.
+    explained: Whether to load the trained network and add Grad-CAM heat maps to the worst mistakes.
 
   Raises:
-    UserError: a workdir is none, a file in one is damaged, or the page cannot be written; the run is to be explained,
-      and has not finished or is not there whole. No page is written before that is known.
+    UserError: A folder is not the workdir of a run, a file in it is damaged, or the page cannot be written; or
+      `explained` is set and the run has not finished or lacks files. All inputs are checked before the first page is
+      written.
   """
   others = [read_run(other) for other in beside]
   whole = read_run(workdir)
   explanations: Mapping[Path, Explanation] = {}
   if explained:
-    from fer_jax.apps.report_page.explanations import explain  # JAX, which no other part of a page needs
+    # Imported here because it imports JAX, which no other part of the page needs.
+    from fer_jax.apps.report_page.explanations import explain
 
     explanations = explain(whole)
   for replica in whole.replicas:
@@ -73,7 +75,7 @@ def _path(workdir: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the command line; prints the page's path."""
+  """Runs the command line and prints the page's path."""
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.report", description="Write the report page of a training run."
   )
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--explain",
     action="store_true",
-    help="load what the run has learned, and show what speaks for its worst mistakes in each picture (Grad-CAM)",
+    help="load the trained network and add Grad-CAM heat maps to the worst mistakes",
   )
   given = parser.parse_args(arguments)
   print(write_report(given.workdir, given.beside, given.explain))

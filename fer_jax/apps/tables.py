@@ -1,16 +1,23 @@
-"""Writes the tables of the README and of docs/ from the measured results, so that no figure is typed by hand.
+"""Generates the tables of the README and of docs/ from the measured results, so that no figure is typed by hand.
 
 Usage:
   python -m fer_jax.apps.tables --add=WORKDIR --name=NAME     keep a run's result as results/NAME.json
   python -m fer_jax.apps.tables [--results=results] [--readme=README.md]     rewrite the tables
   python -m fer_jax.apps.tables --check     exit with status 1 where a table differs from the results
 
-The pages are the README and, of the `docs/*.md` beside it, those that hold a marker. A table stands between
-`<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`. `accuracy` has a row for each result `results/a.json`,
-`results/b.json`, and `views` one for each way to average views of an image in them; `bench` has a table for each of
-these files that a benchmark wrote, whole or with the columns of `columns=key,key` and the rows that have any of them,
-`sweep` for each that `launch/sweep.py --name=a` kept, with a.svg beside the page where it has a scatter plot. Without
-`rows`, all files of the kind are shown, by name; a file that is named and absent shows as "not yet measured".
+The pages are the README and those files of the `docs/` folder next to it that contain a marker. A table is placed
+between `<!-- results:accuracy rows=a,b -->` and `<!-- /results -->`; `rows` names the files `results/a.json` and
+`results/b.json`. The word after `results:` selects the table:
+
+  accuracy  one row for each run.
+  views     one row for each run and TTA protocol.
+  claims    one row for each config `configs/a.py`: what its paper claims, next to the run `b` in `rows=a:b,c`.
+  bench     one table for each benchmark; `columns=key,key` restricts it to these columns, and to rows with any of them.
+  sweep     one table for each sweep kept by `launch/sweep.py --name=a`; its scatter plot, if any, is written as a.svg
+            next to the page.
+
+Without `rows`, all files of the kind are shown, sorted by name. A named file that does not exist is shown as "not yet
+measured".
 """
 
 import argparse
@@ -34,6 +41,7 @@ from fer_jax.apps.report_page.quantities import (
 from fer_jax.apps.report_page.run_files import Record, read_json, write_text
 from fer_jax.apps.sweeps.figures import points_of
 from fer_jax.apps.sweeps.table import class_table, member_table
+from fer_jax.command_line import load_config
 from fer_jax.errors import UserError, run
 
 _BLOCK = re.compile(
@@ -65,12 +73,16 @@ _HEADINGS = {
 
 
 def load_results(folder: Path) -> dict[str, Record]:
-  """Reads every `*.json` of the results folder, by the file's name without its suffix.
+  """Reads every `*.json` of the results folder.
 
-  An absent folder holds no results.
+  Args:
+    folder: Results folder; a folder that does not exist has no results.
+
+  Returns:
+    Content of each file, by file name without suffix.
 
   Raises:
-    UserError: a file is neither a run's result nor a benchmark's nor a sweep's.
+    UserError: A file is neither the result of a run, nor of a benchmark, nor of a sweep.
   """
   results = {}
   for path in sorted(folder.glob("*.json")):
@@ -85,23 +97,31 @@ def load_results(folder: Path) -> dict[str, Record]:
 
 
 def add_result(workdir: Path, name: str, folder: Path) -> Path:
-  """Keeps a run's `result.json` as `folder/name.json`, whole, with its config's overrides; returns the path.
+  """Copies a run's `result.json` to `folder/name.json` and adds the overrides of its config.
+
+  Args:
+    workdir: Workdir of a finished run.
+    name: Name of the new file, without suffix.
+    folder: Results folder.
+
+  Returns:
+    Path of the new file.
 
   Raises:
-    UserError: the run has no test accuracy yet, or the name is not one word.
+    UserError: The run has no test accuracy yet, or the name contains other characters than allowed.
   """
   if not _NAME.fullmatch(name):
     raise UserError(f"--name={name}: expected letters, digits, '_', '-' and '.'; give another")
   source = workdir / "result.json"
   if not source.is_file():
-    raise UserError(f"{source}: expected the result of a finished run, but there is none; let the training end first")
+    raise UserError(f"{source}: expected the result of a finished run, but there is none; finish the run first")
   result = read_json(source)
   if result.get("accuracy") is None:
     raise UserError(f"{source}: expected the key accuracy, but it is missing; evaluate the run on its test split")
   config = workdir / "config.json"
   if "overrides" not in result and config.is_file():
     overrides = read_json(config).get("overrides") or []
-    # Where a machine keeps its data is no part of what was measured.
+    # The location of the data on one machine does not affect the measurement.
     result["overrides"] = [o for o in overrides if not re.match(r"--?config\.data\.data_dir=", o)]
   path = folder / f"{name}.json"
   write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -109,14 +129,14 @@ def add_result(workdir: Path, name: str, folder: Path) -> Path:
 
 
 def _kind(result: Mapping[str, Any]) -> str | None:
-  """Returns which table shows a result; None where none does."""
+  """Returns the kind of table that shows a result; None if the content is not a result."""
   if isinstance(result.get("rows"), list):
     return "bench" if "what" in result else "sweep" if "sweep" in result else None
   return None if result.get("accuracy") is None else "accuracy"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> str:
-  """Returns a Markdown table; the columns at `texts` are aligned left, the others right."""
+  """Returns a Markdown table; the columns at positions `texts` are left-aligned, the others right-aligned."""
   rule = [":---" if position in texts else "---:" for position in range(len(head))]
   lines = [head, rule, *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -152,12 +172,12 @@ def _accuracy_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
 
 
 def _views_rows(name: str, result: Mapping[str, Any] | None) -> list[list[str]]:
-  """Returns a row for each way to average views of an image, those of several trainings with their deviation."""
+  """Returns one row for each TTA protocol; with several replicas, the accuracy has a standard deviation."""
   if result is None:
     return [[name, "", "", NOT_MEASURED, "", "", "", "", ""]]
   if not result.get("views"):
     raise UserError(f"results/{name}.json: expected the key views for a table of views; name another file")
-  # A process counts its own start; a run that was resumed, the processes before as well.
+  # `process_seconds` includes the start of the process; `seconds` of a resumed run includes its earlier processes.
   seconds = max((result[key] for key in ("process_seconds", "seconds") if result.get(key)), default=None)
   rows = []
   for protocol, figures in result["views"].items():
@@ -203,7 +223,7 @@ def _bench_table(name: str, bench: Record | None, columns: Sequence[str] = ()) -
 
 
 def _figure(key: str, row: Record) -> str:
-  # What a paper does not print, or one row does not have to be compared with, could not be measured either.
+  # Missing figures of a paper, and ratios without a counterpart, are left blank: there is nothing to measure.
   optional = key.startswith("paper_") or "_over_" in key
   return "" if optional and key not in row else quantity(key, row.get(key))
 
@@ -232,7 +252,7 @@ def _sweep_table(name: str, sweep: Record | None) -> str:
 
 
 def _scatters(sweep: Record) -> list[Record]:
-  """Returns the scatter plot of a sweep, in a list; none where it has no point yet."""
+  """Returns a list with the scatter plot of a sweep; empty if the plot has no points yet."""
   figures = [figure for figure in sweep.get("figures", ()) if figure["kind"] == "scatter"]
   return [figure for figure in figures[:1] if points_of(figure["quantity"], figure["over"], sweep["rows"])]
 
@@ -242,7 +262,7 @@ def _plot_title(figure: Record) -> str:
 
 
 def plots(page: str, results: Mapping[str, Record]) -> dict[str, str]:
-  """Returns the plots that a page shows, as SVG by the name of the file beside it."""
+  """Returns the plots that a page contains, as SVG text by file name."""
   found = {}
   for name, result in results.items():
     for figure in _scatters(result) if _kind(result) == "sweep" else ():
@@ -252,13 +272,28 @@ def plots(page: str, results: Mapping[str, Record]) -> dict[str, str]:
   return found
 
 
+def _claims_table(names: Sequence[str], results: Mapping[str, Record]) -> str:
+  """Returns the claim of the paper of each config next to a run of it; a name is `CONFIG` or `CONFIG:RESULT`."""
+  rows = []
+  for config, _, name in (each.partition(":") for each in names):
+    paper = load_config(f"configs/{config}.py")
+    claim = f"{percent(paper.paper.reported['test accuracy'])} on {paper.data.name}"
+    result = results.get(name)
+    estimate = accuracy_estimate(result) if result is not None else None
+    measured = NOT_MEASURED
+    if result is not None and estimate is not None:
+      measured = f"{percent(estimate.value)} by `{result['config']}`"
+    rows.append([f"[{config}](configs/{config}.py)", paper.paper.title, claim, measured])
+  return _markdown(["system", "paper", "claim", "measured here"], rows, texts=(0, 1, 2, 3))
+
+
 def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -> str:
   given = re.fullmatch(r"\s*(?:rows=(\S+))?(?:\s+columns=(\S+))?\s*", options)
   of_all = {"accuracy": _accuracy_table, "views": _views_table}
-  if kind not in (*of_all, "bench", "sweep") or given is None or (given[2] and kind != "bench"):
+  if kind not in (*of_all, "bench", "sweep", "claims") or given is None or (given[2] and kind != "bench"):
     raise UserError(
-      f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or views, bench or sweep in place of accuracy, found "
-      f"`results:{kind}{options}`; correct the marker"
+      f"{where}: expected `<!-- results:accuracy rows=a,b -->`, or views, bench, sweep or claims instead of accuracy, "
+      f"found `results:{kind}{options}`; correct the marker"
     )
   if given[1]:
     names = [name for name in given[1].split(",") if name]
@@ -270,6 +305,8 @@ def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -
     return f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}."
   if kind in of_all:
     return of_all[kind](names, results)
+  if kind == "claims":
+    return _claims_table(names, results)
   if kind == "sweep":
     return "\n\n".join(_sweep_table(name, results.get(name)) for name in names)
   columns = [key for key in (given[2] or "").split(",") if key]
@@ -277,40 +314,40 @@ def _table(kind: str, options: str, results: Mapping[str, Record], where: str) -
 
 
 def render(page: str, results: Mapping[str, Record], where: str = "README.md") -> str:
-  """Returns a page's text with every marked table made anew from the results.
+  """Returns the text of a page with every marked table regenerated from the results.
 
   Args:
-    page: the text, with at least one pair of markers.
-    results: each results file's content by name, as `load_results` reads them.
-    where: the page's name in messages.
+    page: Text with at least one pair of markers.
+    results: Content of each results file by name, from `load_results`.
+    where: Name of the page in error messages.
 
   Raises:
-    UserError: no marker, one that is not closed or not known, or a row that names a file of the other kind.
+    UserError: The page has no marker, an unclosed or unknown one, or a marker names a file of another kind.
   """
   blocks = list(_BLOCK.finditer(page))
-  # A start without its end swallows the next block: then a block holds a second start.
+  # A start without an end makes the regular expression match up to the end of the next block, so counts differ.
   if len(blocks) != page.count(_START) or len(blocks) != page.count(_END):
     raise UserError(
-      f"{where}: expected each `<!-- results:NAME -->` on a line of its own before its own `{_END}`, found "
+      f"{where}: expected each `<!-- results:NAME -->` on a separate line, followed by `{_END}`, found "
       f"{page.count(_START)} starts and {page.count(_END)} ends; pair them"
     )
   if not blocks:
-    raise UserError(f"{where}: expected a marker `<!-- results:NAME -->`, found none; put one where a table belongs")
+    raise UserError(f"{where}: expected a marker `<!-- results:NAME -->`, found none; add one where a table belongs")
 
   def remade(block: re.Match[str]) -> str:
     line = page.count("\n", 0, block.start()) + 1
     made = _table(block["table"], block["options"], results, f"{where}:{line}")
-    # Markdown needs an empty line between a comment and a table.
+    # Markdown requires an empty line between a comment and a table.
     return f"{block['start']}\n{made}\n\n{block['end']}"
 
   return _BLOCK.sub(remade, page)
 
 
 def _pages(readme: Path) -> dict[Path, str]:
-  """Returns the README's text, and that of each page of the docs beside it that holds a marker.
+  """Returns the text of the README, and of each page of the docs/ folder next to it that contains a marker.
 
   Raises:
-    UserError: a page cannot be read.
+    UserError: A page cannot be read.
   """
   pages = {}
   for path in (readme, *sorted((readme.parent / "docs").glob("*.md"))):
@@ -325,19 +362,24 @@ def _pages(readme: Path) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns 1 where `--check` finds a difference, else 0."""
+  """Runs the command line; returns 1 if `--check` finds a difference, otherwise 0."""
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.tables",
     description="Write the tables of the README and of docs/ from the measured results.",
   )
   parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results' JSON files")
   parser.add_argument(
-    "--readme", type=Path, default=Path("README.md"), help="beside it stands docs/, whose tables are made too"
+    "--readme",
+    type=Path,
+    default=Path("README.md"),
+    help="README file; the pages of the docs/ folder next to it are included",
   )
   action = parser.add_mutually_exclusive_group()
-  action.add_argument("--check", action="store_true", help="compare only; status 1 where they differ")
-  action.add_argument("--add", type=Path, metavar="WORKDIR", help="keep this run's result under --name")
-  parser.add_argument("--name", help="with --add: the results file's name, without .json")
+  action.add_argument("--check", action="store_true", help="compare only; exit with status 1 if a table differs")
+  action.add_argument(
+    "--add", type=Path, metavar="WORKDIR", help="copy the result of this run to the results, as --name"
+  )
+  parser.add_argument("--name", help="name of the results file for --add, without .json")
   given = parser.parse_args(arguments)
   if (given.add is None) != (given.name is None):
     raise UserError("--add and --name: expected both or neither; give the run's workdir and its results file's name")
@@ -348,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   present = _pages(given.readme)
   made = {path: render(text, results, str(path)) for path, text in present.items()}
   drawn = {path.parent / name: svg for path, text in made.items() for name, svg in plots(text, results).items()}
-  # What a plot looks like to the byte depends on the version of matplotlib: it is only looked whether it is there.
+  # The bytes of a plot depend on the version of matplotlib, so --check only tests whether the file exists.
   stale = [path for path in made if made[path] != present[path]] + [path for path in drawn if not path.is_file()]
   if given.check:
     for path in stale:

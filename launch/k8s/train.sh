@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Trains on Kubernetes as a JobSet, one pod a node; needs kubectl here and the JobSet controller in the cluster.
+# Trains on Kubernetes as a JobSet, one pod per node; needs kubectl here and the JobSet controller in the cluster.
 #   bash launch/k8s/train.sh --name=faces --image=REGISTRY/fer_jax:1 --nodes=2 --gpus=8 -- --config=configs/hsic.py
-#   --name=NAME            of all that is made; at most 40 lower-case letters, digits and dashes
-#   --image=IMAGE          made from launch/k8s/Dockerfile
-#   --nodes=N              pods (default 1)
-#   --gpus=G               GPUs of each pod (default 0: one CPU device)
-#   --cpus=C --memory=M    what each pod asks for besides (default 4 and 16Gi)
-#   --storage=SIZE         of the volume for data and runs, which all pods write to (default 100Gi)
-#   --storage-class=CLASS  of that volume, able to ReadWriteMany (default: the cluster's own)
-#   --claim=CLAIM          a volume claim that is there already, in place of making one
-#   --namespace=NAMESPACE  (default: kubectl's own)
-#   --restarts=N           how often the set may begin again (default 20)
-#   --dry-run              prints the manifests, and ends
-# Without --workdir among the flags of fer_jax.main it is /storage/workdir/NAME. See docs/clusters.md.
+#   --name=NAME            name of all objects; at most 40 lower-case letters, digits and dashes
+#   --image=IMAGE          image built from launch/k8s/Dockerfile
+#   --nodes=N              number of pods (default 1)
+#   --gpus=G               number of GPUs of each pod (default 0: one CPU device)
+#   --cpus=C --memory=M    CPUs and memory that each pod requests (default 4 and 16Gi)
+#   --storage=SIZE         size of the volume for data and runs, to which all pods write (default 100Gi)
+#   --storage-class=CLASS  storage class of that volume; must support ReadWriteMany (default: that of the cluster)
+#   --claim=CLAIM          existing volume claim to use instead of creating one
+#   --namespace=NAMESPACE  namespace of all objects (default: that of kubectl)
+#   --restarts=N           maximum number of restarts of the JobSet (default 20)
+#   --dry-run              print the manifests, and exit
+# The default --workdir of fer_jax.main is /storage/workdir/NAME. See docs/clusters.md.
 set -euo pipefail
 
 name="" image="" nodes=1 gpus=0 cpus=4 memory=16Gi storage=100Gi storage_class="" claim="" namespace="" restarts=20
@@ -42,24 +42,24 @@ read_flags() { # ARGUMENT...
       --namespace=*) namespace="${1#*=}" ;;
       --restarts=*) restarts="${1#*=}" ;;
       --dry-run) dry_run=1 ;;
-      *) fail 2 "$1: unknown; expected --name=NAME --image=IMAGE [--nodes=N] [--gpus=G] [--dry-run] ... -- flags of fer_jax.main" ;;
+      *) fail 2 "$1: unknown flag; expected --name=NAME --image=IMAGE [--nodes=N] [--gpus=G] [--dry-run] ... -- flags of fer_jax.main" ;;
     esac
     shift
   done
   check_flags
-  [[ $# -gt 1 ]] || fail 2 "nothing to train: give the flags of fer_jax.main after --, such as -- --config=configs/hsic.py:demo"
+  [[ $# -gt 1 ]] || fail 2 "no flags after --: expected the flags of fer_jax.main, such as -- --config=configs/hsic.py:demo"
   shift
   read_main_flags "$@"
 }
 
 check_flags() {
   local label='[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?' size='[1-9][0-9]*([KMGTP]i?)?'
-  # What Kubernetes makes of it, such as NAME-trainer-0-15-x2k4q, has to fit into 63 letters.
-  expect name "$name" '[a-z]([-a-z0-9]{0,38}[a-z0-9])?' "at most 40 lower-case letters, digits and dashes that begin with a letter, such as --name=faces"
-  expect image "$image" '[^[:space:][:cntrl:]"\]+' "the image's name, such as --image=registry.example/fer_jax:1 (launch/k8s/Dockerfile makes one)"
-  expect nodes "$nodes" '[1-9][0-9]{0,3}' "a number from 1, such as --nodes=2"
+  # The names that Kubernetes derives, such as NAME-trainer-0-15-x2k4q, have at most 63 characters.
+  expect name "$name" '[a-z]([-a-z0-9]{0,38}[a-z0-9])?' "at most 40 lower-case letters, digits and dashes, starting with a letter, such as --name=faces"
+  expect image "$image" '[^[:space:][:cntrl:]"\]+' "the image's name, such as --image=registry.example/fer_jax:1 (built from launch/k8s/Dockerfile)"
+  expect nodes "$nodes" '[1-9][0-9]{0,3}' "a number of at least 1, such as --nodes=2"
   expect gpus "$gpus" '0|[1-9][0-9]?' "a number, such as --gpus=8, or 0 to train on the CPU"
-  expect cpus "$cpus" '[1-9][0-9]{0,3}' "a number from 1, such as --cpus=4"
+  expect cpus "$cpus" '[1-9][0-9]{0,3}' "a number of at least 1, such as --cpus=4"
   expect memory "$memory" "$size" "a size, such as --memory=16Gi"
   expect storage "$storage" "$size" "a size, such as --storage=100Gi"
   expect restarts "$restarts" '0|[1-9][0-9]{0,5}' "a number, such as --restarts=20"
@@ -73,17 +73,17 @@ read_main_flags() { # FLAG...
   for flag in "$@"; do
     case "$flag" in
       --processes* | --process=* | --process | --coordinator*)
-        fail 2 "$flag: this script sets it; give --nodes=N before --" ;;
+        fail 2 "$flag: set by this script; give --nodes=N before --" ;;
       --workdir | --workdir=*) workdir="" ;;
     esac
-    [[ "$flag" != *[[:cntrl:]]* ]] || fail 2 "a flag of fer_jax.main has a line break or another control character in it"
+    [[ "$flag" != *[[:cntrl:]]* ]] || fail 2 "a flag of fer_jax.main contains a line break or another control character; remove it"
   done
   main_flags=("$@")
   [[ -z "$workdir" ]] || main_flags+=("$workdir")
   if ((nodes > 1)); then main_flags+=(--processes=auto); fi
 }
 
-# Prints the metadata of an object of ours.
+# Prints the metadata of an object.
 metadata() {
   echo "metadata:"
   echo "  name: \"$name\""
@@ -91,7 +91,8 @@ metadata() {
   echo "  labels: {app.kubernetes.io/name: fer-jax, app.kubernetes.io/instance: \"$name\"}"
 }
 
-# What JAX asks the cluster about, to find the coordinator, the number of pods and a pod's own number.
+# Prints the account of the pods, with the permissions that JAX needs to find the coordinator, the number of pods and
+# the index of a pod.
 print_account() {
   cat <<YAML
 apiVersion: v1
@@ -129,7 +130,7 @@ YAML
   echo "---"
 }
 
-# Prints words as a YAML list; Kubernetes takes $(NAME) in them for a variable, and $$ for a dollar sign.
+# Prints words as a YAML list. Kubernetes expands $(NAME) as a variable, so dollar signs are written as $$.
 print_arguments() { # WORD...
   local word
   for word in "$@"; do
@@ -139,8 +140,8 @@ print_arguments() { # WORD...
   done
 }
 
-# The set makes the headless service by itself, named by `subdomain`: JAX looks for the coordinator at
-# NAME-trainer-0-0.NAME, and at a time when no pod is ready yet.
+# Prints the JobSet. Its controller creates the headless service, which is named by `subdomain`. JAX looks up the
+# coordinator at NAME-trainer-0-0.NAME before any pod is ready, which publishNotReadyAddresses permits.
 print_jobset() {
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -148,10 +149,10 @@ kind: JobSet
 $(metadata)
 spec:
   network: {enableDNSHostnames: true, subdomain: "$name", publishNotReadyAddresses: true}
-  failurePolicy: # all pods begin again, from their last checkpoint, when one was lost or stopped
+  failurePolicy: # if a pod is lost or stopped, all pods restart from the last checkpoint
     maxRestarts: $restarts
-    restartStrategy: BlockingRecreate # never two sets in one run's folder
-    rules: # but not after wrong use, which the Job's own policy below tells apart
+    restartStrategy: BlockingRecreate # never two sets of pods in the folder of a run
+    rules: # no restart after exit status 2 (wrong use), which the Job's podFailurePolicy below detects
     - {name: wrongUse, action: FailJobSet, onJobFailureReasons: [PodFailurePolicy]}
   replicatedJobs:
   - name: trainer
@@ -171,7 +172,7 @@ spec:
             restartPolicy: Never
             serviceAccountName: "$name"
             terminationGracePeriodSeconds: 60
-            shareProcessNamespace: true # as a namespace's first process, Python would not hear SIGTERM while it starts
+            shareProcessNamespace: true # as PID 1 of its namespace, Python would ignore SIGTERM while it starts
 $(if ((gpus > 0)); then echo "            tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]"; fi)
             containers:
             - name: trainer
@@ -206,9 +207,9 @@ if [[ -n "$dry_run" ]]; then
   exit 0
 fi
 kubectl=(kubectl ${namespace:+"--namespace=$namespace"})
-type -P kubectl >/dev/null || fail 2 "found no kubectl: install it, or pipe what --dry-run prints into kubectl apply -f - elsewhere"
+type -P kubectl >/dev/null || fail 2 "found no kubectl: install it, or pipe the output of --dry-run into kubectl apply -f - on another machine"
 there="$("${kubectl[@]}" get jobset "$name" --ignore-not-found --output=name)" ||
-  fail 1 "the cluster did not answer, or has no JobSet controller (kubectl's own message is above)"
-[[ -z "$there" ]] || fail 2 "$there is there already: remove it by ${kubectl[*]} delete jobset --cascade=foreground $name, which keeps its volume, and give the same command again"
-print_all | "${kubectl[@]}" apply -f - || fail 1 "not everything could be made (kubectl's own message is above)"
-echo "What it says: ${kubectl[*]} logs --follow --selector=jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0"
+  fail 1 "the cluster did not respond, or has no JobSet controller (see kubectl's message above)"
+[[ -z "$there" ]] || fail 2 "$there exists already: delete it with ${kubectl[*]} delete jobset --cascade=foreground $name, which keeps its volume, and run the same command again"
+print_all | "${kubectl[@]}" apply -f - || fail 1 "not all objects could be created (see kubectl's message above)"
+echo "To follow the log: ${kubectl[*]} logs --follow --selector=jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0"

@@ -63,13 +63,13 @@ def test_it_prints_what_it_found(data_dir, tmp_path, capsys):
   printed = capsys.readouterr().out.splitlines()
   assert printed == [
     "Comparing the 12 images of fer2013 ...",
-    "9 distinct images in 12 rows: 2 stand more than once",
+    "9 distinct images in 12 rows: 2 appear more than once",
     "1 of these groups of duplicates have conflicting labels",
-    "2 of the 4 validation images stand in train as well",
-    "1 of the 4 test images stand in train as well",
+    "2 of the 4 validation images also appear in train",
+    "1 of the 4 test images also appear in train",
     "1 images are constant (all pixels equal)",
-    "1 pairs of near duplicates (hashes 6 of 64 bits apart or fewer) in 1 groups, 1 of them with conflicting labels",
-    "1 of the 4 test images have a near duplicate in train, and no equal picture",
+    "1 pairs of near duplicates (hash distance at most 6 of 64 bits) in 1 groups, 1 of them with conflicting labels",
+    "1 of the 4 test images have a near duplicate in train, but no identical image",
     f"Page: {tmp_path / 'out' / 'index.html'}",
   ]
 
@@ -101,7 +101,7 @@ def test_the_json_names_every_row(written, data_dir):
 
 def test_the_page_shows_the_counts_and_stands_alone(written):
   page = Page(written / "index.html")
-  assert "2 of the 4 validation images stand in the training split, pixel by pixel." in page.text
+  assert "2 of the 4 validation images also appear in the training split, pixel for pixel." in page.text
   assert ["test in train", "4", "1", "1", "not stated", "1"] in page.rows
   assert ["total", "4", "4", "4", "12"] in page.rows
   assert ["happy", "1 25.0 %", "0 0.0 %", "1 25.0 %", "2"] in page.rows
@@ -156,11 +156,11 @@ def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
   assert sum(fold["picture"] for fold in folds) > 0
   assert [str(k) for k in range(2)] == [row[0] for row in Page(tmp_path / "out" / "index.html").rows if row[1] == "6"]
   printed = capsys.readouterr().out
-  assert "of the 2 folds have an equal picture in training and test alike" in printed
+  assert "of the 2 folds share an identical image between training and test" in printed
   make_folds(loaded, "groups", 2, 0).save(tmp_path / "groups.json")
   main([*flags, f"--splits={tmp_path / 'groups.json'}"])
   assert [(fold["picture"], fold["group"]) for fold in content_of(tmp_path / "out")["folds"]] == [(0, 0), (0, 0)]
-  assert "equal picture in training" not in capsys.readouterr().out
+  assert "identical image between" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("splits", [["train"] * 4, ["train"] * 2 + ["test"] * 2])
@@ -170,7 +170,7 @@ def test_what_the_columns_mean_is_said_once(splits):
   made = {"dataset": "x", "dataset_version": "1", "origin": None, "commit": "unknown", "versions": {}}
   folds = {"splits_file": "splits.json", "folds": fold_overlaps(four, duplicates, np.array([0, 1, 0, 1]))}
   source = audit_page.audit_page(made | audit_content(four, duplicates, 6) | folds, four.image)
-  assert source.count("have a like on the other side") == 1
+  assert source.count("have a match on the other side") == 1
   assert "splits.json" in section(source, "folds")
 
 
@@ -193,7 +193,7 @@ def test_people_on_both_sides_are_named_and_text_is_escaped(written):
   assert "&lt;ann&gt;: train, test" in section(source, "splits")
   assert "train &lt;b&gt;" in section(source, "equal")
   assert "<b>" not in source
-  assert "2 of the 4 test images are of people who are in the training split too" in source
+  assert "2 of the 4 test images show people who are also in the training split" in source
   assert "1 in more than one split" in source
 
 

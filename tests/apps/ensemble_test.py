@@ -169,7 +169,7 @@ class TestAverage:
       assert line.split() == [member["name"], weight, *" ".join(shares).split()]
     assert lines[3].split()[0] == "ensemble"
     assert f"{100 * record['accuracy']:.2f} %" in lines[3]
-    assert "without the 2 test images that stand in training" in lines[4]
+    assert "without the 2 test images that also appear in training" in lines[4]
     assert lines[5] == "Written: out.json"
     assert len({len(line) for line in lines[:4]}) == 1
 
@@ -325,7 +325,7 @@ REFUSED: dict[str, tuple[Break, list[str], str]] = {
   "older version": (
     lambda run: change_arrays(run, seen=None, validation_single=None),
     [],
-    "1/predictions.npz: has no seen, validation_single, as an older version wrote it; train the run again",
+    "1/predictions.npz: has no seen, validation_single: written by an older version; train the run again",
   ),
   "dataset": (lambda run: change(run, dataset="kdef"), [], "1: expected the dataset of 0, fer2013, found kdef"),
   "classes": (lambda run: change(run, class_names=["a", "b", "c"]), [], "1: expected the class_names of 0, "),
@@ -350,9 +350,9 @@ REFUSED: dict[str, tuple[Break, list[str], str]] = {
   "a word": (lambda run: None, ["--choose=worst"], "--choose=worst: expected a number of networks"),
   "twice": (lambda run: None, ["0/"], "0: given twice; give each run once"),
   "twice by another way": (lambda run: None, ["1/../0"], "1/../0: given twice; give each run once"),
-  "own result": (lambda run: None, ["--out=1/result.json"], "--out=1/result.json: expected a file of its own"),
-  "a folder": (lambda run: run.with_name("sub").mkdir(), ["--out=sub"], "sub: expected to write here"),
-  "under a file": (lambda run: None, ["--out=0/result.json/x.json"], "x.json: expected to write here"),
+  "own result": (lambda run: None, ["--out=1/result.json"], "--out=1/result.json: expected a new file"),
+  "a folder": (lambda run: run.with_name("sub").mkdir(), ["--out=sub"], "sub: cannot be written"),
+  "under a file": (lambda run: None, ["--out=0/result.json/x.json"], "x.json: cannot be written"),
 }
 
 

@@ -75,7 +75,7 @@ def test_kaggle_folders_show_two_splits_and_the_warning(capsys, tmp_path):
     capsys, "--dataset=fer2013", f"--manual_dir={tmp_path / 'manual'}", f"--data_dir={tmp_path / 'data'}"
   )
   assert table_of(output)["class"] == ["train", "test", "total"]
-  assert "warning: the public and the private test images cannot be told apart" in output
+  assert "warning: this form of FER2013 does not distinguish public from private test images" in output
 
 
 @pytest.mark.usefixtures("few_faces")
@@ -109,14 +109,14 @@ def test_photographs_show_source_rejects_and_the_comparison_with_the_paper(capsy
     "total": ["70", "70"],
   }
   comparison = output[output.index("paper's table 3") :].splitlines()
-  assert flat(comparison[1]).startswith("angry 10 740 KDEF has 10 where the paper has 700; CK+ has 0 where")
+  assert flat(comparison[1]).startswith("angry 10 740 KDEF has 10, the paper has 700; CK+ has 0, the")
   assert flat(comparison[8]) == "total 70 5170"
   text = flat(output)
   assert f"source: {trees} (form: KDEF and CK+; SHA-256 " in text
   assert "8 sequences of 1 people; 7 have a label, 1 have none" in text
   assert "AF01ANFL.JPG): AF01/AF01V.JPG" in text
   assert "(empty (0 bytes)): cohn-kanade-images/S005/001/S005_001_00000006.png" in text
-  assert "5 left out, so that every class is a multiple of ten" in text
+  assert "5 left out to make every class a multiple of ten" in text
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,13 @@ def test_the_config_that_is_named_trains_on_what_is_said(config, dataset, monkey
     (["--dataset=fer2013"], "error: fer2013 needs --manual_dir=DIR"),
     (
       ["--dataset=fer2014"],
-      "error: dataset 'fer2014' is unknown; known are ck_plus, drawn_jaffe, drawn_kdef_ck_plus, ",
+      "error: dataset 'fer2014' is unknown; expected one of ck_plus, drawn_jaffe, drawn_kdef_ck_plus, ",
     ),
-    (["--dataset=ck_plus/first", "--manual_dir=MANUAL"], "the configurations of ck_plus are: default, neutral, last"),
-    (["--dataset=kdef", "--manual_dir=MANUAL"], "holds no KDEF; looked for folders of sessions such as AF01/"),
+    (
+      ["--dataset=ck_plus/first", "--manual_dir=MANUAL"],
+      "expected one of the configurations of ck_plus: default, neutral, last",
+    ),
+    (["--dataset=kdef", "--manual_dir=MANUAL"], "does not contain KDEF; expected session folders such as AF01/"),
     (["--dataset=fer2013", "--manual_dir=MANUAL"], "fer2013.csv, row 4: 2 columns, expected 3"),
     (["--dataset=fer2013", "--manual_dir=absent"], "error: --manual_dir=absent does not exist"),
   ],

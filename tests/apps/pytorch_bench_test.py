@@ -84,7 +84,7 @@ def test_flags_take_the_place_of_the_config_s_sizes(torch, config, tmp_path):
 
 @pytest.mark.parametrize("flag", ["image_size", "batch_size"])
 def test_sizes_are_this_benchmark_s_and_counts(config, flag):
-  with pytest.raises(UserError, match=f"--{flag}: expected with --what=torch alone"):
+  with pytest.raises(UserError, match=f"--{flag}: only valid with --what=torch"):
     bench.main(["--what=pipeline", f"--config={config}", f"--{flag}=8"])
   with pytest.raises(UserError, match=f"--{flag}=0: expected 1 or more"):
     bench.main(["--what=torch", f"--config={config}", f"--{flag}=0"])

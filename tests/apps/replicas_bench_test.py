@@ -74,7 +74,7 @@ def test_all_folds_once_in_one_process_and_each_in_its_own(processes, config):
 
 
 def test_one_training_is_nothing_to_compare(processes):
-  with pytest.raises(UserError, match="has one training; expected replicas"):
+  with pytest.raises(UserError, match="has a single replica; expected several"):
     benchmark.replicas(CONFIG, rounds=1)
   assert processes.commands == []
 

@@ -71,8 +71,8 @@ def check(page: Path, saved: dict[str, np.ndarray], row_of: Callable[[int], int]
   for i, position in enumerate(saved["worst"].tolist()):
     true, said = int(saved["label"][position]), int(saved["probability"][position].argmax())
     (left, predicted), (middle, face), (right, truth) = shown[3 * i : 3 * i + 3]
-    assert left == f"what speaks for {NAMES[said]}"
-    assert right == f"what speaks for {NAMES[true]}"
+    assert left == f"evidence for {NAMES[said]}"
+    assert right == f"evidence for {NAMES[true]}"
     assert middle == f"{NAMES[true]} \N{RIGHTWARDS ARROW} {NAMES[said]}"
     np.testing.assert_array_equal(face[..., :1], saved["worst_image"][i])
     assert hot(predicted) == expected(row_of(position), said)
@@ -89,14 +89,14 @@ def test_each_mistake_stands_between_its_maps_if_asked_for(workdir: Path, loads:
   page = workdir / "report" / "index.html"
   main([f"--workdir={workdir}"])
   assert loads == []
-  assert "speaks for" not in page.read_text()
+  assert "evidence for" not in page.read_text()
   assert len(pictures(page)) == 24
   main([f"--workdir={workdir}", "--explain"])
   assert loads == [workdir]
   check(page, predictions(workdir), lambda _: 3)
   read = Page(page)  # which sees that its elements nest
   assert REFERENCE in read.text
-  assert "strongest place" in read.text
+  assert "strongest position" in read.text
   assert "extension of the paper's single layer" in read.text
 
 
@@ -122,13 +122,13 @@ def test_trainings_that_have_ended_are_explained_before_the_others_do(workdir: P
   own = workdir / "replicas" / "fold_0"
   assert loads == [own]
   check(own / "report" / "index.html", predictions(own), lambda _: 0)
-  assert "speaks for" not in (workdir / "report" / "index.html").read_text()
+  assert "evidence for" not in (workdir / "report" / "index.html").read_text()
 
 
 def test_a_training_whose_folder_is_gone_is_named(workdir: Path, loads: list[Path]) -> None:
   write_folds(workdir)
   shutil.rmtree(workdir / "replicas" / "fold_2")
-  with pytest.raises(UserError, match=r"replicas: expected the folders of all trainings, but fold_2 is not"):
+  with pytest.raises(UserError, match=r"replicas: expected the folders of all replicas, but fold_2 is missing"):
     write_report(workdir, explained=True)
   assert not list(workdir.rglob("index.html"))
 
@@ -137,7 +137,9 @@ def test_predictions_of_another_run_are_refused(workdir: Path, loads: list[Path]
   write_run(workdir)
   saved = predictions(workdir)
   np.savez(workdir / "predictions.npz", **{**saved, "worst_image": saved["worst_image"][:, :40]})
-  with pytest.raises(UserError, match=r"run: its checkpoint is not that of its predictions.npz \(faces are") as caught:
+  with pytest.raises(
+    UserError, match=r"run: the checkpoint and predictions.npz are not from the same run \(faces are"
+  ) as caught:
     write_report(workdir, explained=True)
   assert "\n" not in str(caught.value)
   assert not (workdir / "report").exists()

@@ -301,20 +301,20 @@ def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
   assert "55.00 \N{EN DASH} 75.00 %" in page.text
   assert "mean of 2 seeds, standard deviation 7.07 %" in page.text
   assert ["seed 1", "1", "70.00 %"] in [row[:3] for row in page.rows]
-  assert "The trainings differ in their seed alone" in page.text
+  assert "The replicas differ only in their seed" in page.text
 
 
 def test_images_that_stand_in_training_are_left_out_beside(workdir: Path) -> None:
   result = write_run(workdir)
   for seen, said in (
-    (288, "without the 288 test images that stand in training: 71.30 % over 3,301"),
-    (3589, "all 3,589 test images stand in training, themselves or as copies"),
+    (288, "without the 288 test images that also appear in training: 71.30 % over 3,301"),
+    (3589, "all 3,589 test images also appear in training, themselves or as copies"),
     (0, None),
   ):
     fresh = {"accuracy": 0.713 if seen < 3589 else None, "images": 3589 - seen, "seen": seen}
     (workdir / "result.json").write_text(json.dumps(result | {"deduplicated": fresh}))
     page = Page(write_report(workdir))
-    assert said in page.text if said else "stand in training" not in page.text
+    assert said in page.text if said else "appear in training" not in page.text
 
 
 def test_a_recall_that_is_printed_alone_stands_at_the_recall(workdir: Path) -> None:

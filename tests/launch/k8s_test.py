@@ -252,13 +252,13 @@ class TestWrongUse:
       ([*NEEDED, "--storage-class=A_B"], "--storage-class=A_B"),
       ([*NEEDED, "--namespace=a.b"], "--namespace=a.b"),
       ([*NEEDED, "--pods=2"], "--pods=2: unknown"),
-      ([*NEEDED], "nothing to train"),
-      ([*NEEDED, "--", CONFIG, "--processes=2"], "--processes=2: this script sets it"),
+      ([*NEEDED], "no flags after --"),
+      ([*NEEDED, "--", CONFIG, "--processes=2"], "--processes=2: set by this script"),
       ([*NEEDED, "--", CONFIG, "a\nb"], "line break"),
     ],
   )
   def test_it_is_one_line(self, arguments: list[str], part: str) -> None:
-    done = train(*arguments, *([] if "--" in arguments or "nothing" in part else ["--", CONFIG]))
+    done = train(*arguments, *([] if "--" in arguments or "no flags" in part else ["--", CONFIG]))
     assert_one_line(done, 2, part)
     assert done.stdout == ""
 
@@ -288,7 +288,7 @@ class TestApply:
     self.add(kubectl, "echo jobset.jobset.x-k8s.io/faces")
     done = train(*NEEDED, "--", CONFIG, path=str(kubectl))
     assert_one_line(
-      done, 2, "jobset.jobset.x-k8s.io/faces is there already", "kubectl delete jobset --cascade=foreground faces"
+      done, 2, "jobset.jobset.x-k8s.io/faces exists already", "kubectl delete jobset --cascade=foreground faces"
     )
     assert not (kubectl / "applied").exists()
 

@@ -226,11 +226,11 @@ class TestDryRun:
     (["--processes=2", "--port=70000", "--", CONFIG], "--port=70000"),
     (["--processes=2", "--nodes=2", "--", CONFIG], "--nodes=2: unknown"),
     (["--processes=2", CONFIG], f"{CONFIG}: unknown"),
-    (["--processes=2"], "nothing to train"),
-    (["--processes=2", "--"], "nothing to train"),
-    (["--processes=2", "--", CONFIG, "--processes=3"], "--processes=3: this script sets it"),
-    (["--processes=2", "--", CONFIG, "--process", "1"], "--process: this script sets it"),
-    (["--processes=2", "--", CONFIG, "--coordinator=a:1"], "--coordinator=a:1: this script sets it"),
+    (["--processes=2"], "no flags after --"),
+    (["--processes=2", "--"], "no flags after --"),
+    (["--processes=2", "--", CONFIG, "--processes=3"], "--processes=3: set by this script"),
+    (["--processes=2", "--", CONFIG, "--process", "1"], "--process: set by this script"),
+    (["--processes=2", "--", CONFIG, "--coordinator=a:1"], "--coordinator=a:1: set by this script"),
   ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path: Path, arguments: list[str], part: str) -> None:

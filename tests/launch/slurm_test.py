@@ -164,7 +164,7 @@ class TestRequeue:
     done = job.run(STATUS="143", nodes=2)
     assert done.returncode == 143
     assert job.calls("scontrol") == ["--oneliner show job 4242", "requeue 4242"]
-    assert "in the queue again (1 of 50)" in done.stdout
+    assert "the job was requeued (1 of 50)" in done.stdout
 
   @pytest.mark.parametrize("status", [0, 1, 2, 130, 137])
   def test_not_after_anything_else(self, job: Job, status: int) -> None:
@@ -187,7 +187,7 @@ class TestRequeue:
     (job.folder / "bin" / "scontrol").write_text(f"#!{BASH}\nexit 1\n")
     done = job.run(STATUS="143")
     assert done.returncode == 143
-    assert "the same sbatch command goes on" in done.stderr
+    assert "run the same sbatch command to resume" in done.stderr
 
   def test_the_log_says_where_a_new_start_begins(self, job: Job) -> None:
     assert "begins again" not in job.run(SLURM_RESTART_COUNT="0").stdout
@@ -196,7 +196,7 @@ class TestRequeue:
   def test_where_slurm_refuses_it_is_said(self, job: Job) -> None:
     done = job.run(STATUS="143", REQUEUE_STATUS="1")
     assert done.returncode == 143
-    assert "SLURM did not requeue it" in done.stderr
+    assert "SLURM did not requeue the job" in done.stderr
 
   def test_a_signal_to_the_script_itself_waits_for_the_processes(self, job: Job) -> None:
     python = job.venv / "bin" / "python"
@@ -216,8 +216,8 @@ class TestWrongUse:
       (["--restarts=x", "--", CONFIG], "--restarts=x"),
       (["--restarts=08", "--", CONFIG], "--restarts=08"),
       ([CONFIG], "unknown"),
-      (["--"], "nothing to train"),
-      (["--", CONFIG, "--processes=2"], "--processes=2: this script sets it"),
+      (["--"], "no flags after --"),
+      (["--", CONFIG, "--processes=2"], "--processes=2: set by this script"),
       (["--per=gpu", "--", CONFIG], "--per=gpu: the job has no GPUs"),
       (["--venv=/nowhere", "--", CONFIG], "no Python at /nowhere/bin/python"),
     ],
@@ -237,14 +237,14 @@ class TestWrongUse:
   def test_an_environment_that_not_all_nodes_see(self, job: Job) -> None:
     srun = job.folder / "bin" / "srun"
     srun.write_text(f"#!{BASH}\necho node002\n")
-    assert_one_line(job.run(nodes=2), 2, "not seen on node002", str(job.venv), "share")
+    assert_one_line(job.run(nodes=2), 2, "not found on node002", str(job.venv), "share")
 
   def test_no_job_at_all(self, tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(
       ["bash", SCRIPT, "--", CONFIG], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert_one_line(done, 2, "no SLURM job", "sbatch")
+    assert_one_line(done, 2, "not in a SLURM job", "sbatch")
 
 
 class TestDryRun:

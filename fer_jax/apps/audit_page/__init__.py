@@ -1,1 +1,1 @@
-"""The parts of the page that `fer_jax.apps.audit` writes."""
+"""Parts of the page that `fer_jax.apps.audit` writes."""

@@ -1,4 +1,4 @@
-"""What an audit found, as the JSON that stands beside its page."""
+"""Findings of an audit, as the content of audit.json."""
 
 from collections.abc import Sequence
 
@@ -18,15 +18,20 @@ from fer_jax.data.audit import (
 
 
 def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
-  """Gathers what is to be said of a dataset. A row is an example's place in the prepared dataset, from 0.
+  """Returns all findings of an audit but those of folds, ready for JSON.
+
+  Every `rows` entry is a list of zero-based row numbers in the prepared dataset.
 
   Args:
-    arrays: the dataset.
-    duplicates: of it.
-    near: the threshold that they were found with.
+    arrays: Dataset of N examples.
+    duplicates: Exact and near duplicates of the dataset.
+    near: Maximum hash distance, in bits, that defined the near duplicates.
+
+  Returns:
+    Record with counts, and with the rows, labels and splits of each finding.
   """
   shown = _Shown(arrays, duplicates)
-  groups = duplicates.near_group[duplicates.picture]
+  groups = duplicates.near_group[duplicates.picture]  # [N]: group of near duplicates of each example
   return {
     "examples": len(arrays),
     "image_shape": list(arrays.image.shape[1:]),
@@ -52,10 +57,11 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
 
 
 class _Shown:
-  """Describes a distinct picture: the rows that show it, with the label and the split of each."""
+  """Describes a distinct image: the rows that contain it, with the label and the split of each."""
 
   def __init__(self, arrays: Arrays, duplicates: Duplicates):
     self._arrays = arrays
+    # Group the rows by distinct image: sort by image number, then split where the number changes.
     order = np.argsort(duplicates.picture, kind="stable")
     ends = np.cumsum(np.bincount(duplicates.picture))
     self._rows = np.split(order, ends[:-1])
@@ -70,9 +76,17 @@ class _Shown:
 
 
 def _near_groups(duplicates: Duplicates, conflicts: np.ndarray) -> Record:
-  """Counts the groups of two or more near pictures, those with different labels too, and their pictures."""
+  """Counts the groups of two or more near-duplicate images.
+
+  Args:
+    duplicates: Exact and near duplicates of the dataset.
+    conflicts: Numbers of the groups that contain more than one label.
+
+  Returns:
+    Record with the number of groups, of those with conflicting labels, and of images in the largest group.
+  """
   size = np.bincount(duplicates.near_group)
-  several = size > 1
+  several = size > 1  # a conflict within one distinct image is an exact duplicate, not a near one
   return {
     "groups": int(several.sum()),
     "conflicting_groups": int(several[conflicts].sum()),
@@ -81,7 +95,7 @@ def _near_groups(duplicates: Duplicates, conflicts: np.ndarray) -> Record:
 
 
 def _overlaps(arrays: Arrays, duplicates: Duplicates) -> list[Record]:
-  """Counts, for each two splits, which of the later's examples have a like in the earlier."""
+  """Counts, for each pair of splits, the examples of the later one that have a match in the earlier one."""
   rows = {split: arrays.rows(split) for split in SPLITS if len(arrays.rows(split))}
   pairs = [(of, among) for of in rows for among in rows if SPLITS.index(of) > SPLITS.index(among)]
   return [
@@ -90,12 +104,15 @@ def _overlaps(arrays: Arrays, duplicates: Duplicates) -> list[Record]:
 
 
 def fold_overlaps(arrays: Arrays, duplicates: Duplicates, fold: np.ndarray) -> list[Record]:
-  """Counts, for each fold, which of its test examples have a like in the rest of the dataset.
+  """Counts, for each fold, the test examples that have a match in the rest of the dataset.
 
   Args:
-    arrays: the dataset; its own splits do not count.
-    duplicates: of it.
-    fold: int32 [N], the fold in which each example is tested.
+    arrays: Dataset of N examples; its own splits are ignored.
+    duplicates: Exact and near duplicates of the dataset.
+    fold: Number of the fold in which each example is tested, int32 [N].
+
+  Returns:
+    One record per fold, with the counts of `Overlap`.
   """
   found: list[tuple[int, Overlap]] = [
     (number, overlap(arrays, duplicates, np.flatnonzero(fold == number), np.flatnonzero(fold != number)))
@@ -105,10 +122,10 @@ def fold_overlaps(arrays: Arrays, duplicates: Duplicates, fold: np.ndarray) -> l
 
 
 def labels_differ(pictures: Sequence[Record]) -> bool:
-  """Says whether the examples that show some pictures have more than one label."""
+  """Returns whether the examples of these images have more than one label."""
   return len({label for picture in pictures for label in picture["labels"]}) > 1
 
 
 def splits_differ(pictures: Sequence[Record]) -> bool:
-  """Says whether the examples that show some pictures stand in more than one split."""
+  """Returns whether the examples of these images belong to more than one split."""
   return len({split for picture in pictures for split in picture["splits"]}) > 1

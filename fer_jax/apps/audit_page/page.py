@@ -1,4 +1,4 @@
-"""The page of an audit: counts in tables, and the pictures that they count."""
+"""HTML page of an audit: tables of counts, and the images that were counted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,22 +13,26 @@ from fer_jax.apps.report_page.quantities import count, percent, short_commit
 from fer_jax.apps.report_page.run_files import Record
 from fer_jax.data.records import Images
 
-_CONFLICTS_SHOWN = 64  # of the groups of equal pictures
-_GROUPS_SHOWN = 32  # of each other kind of them
-_PAIRS_SHOWN = 32  # of each kind of pair
-_SAMPLE = 16  # of the pairs at each distance
-_ROWS_SHOWN = 4  # in a caption
+# Maximum number of items shown on the page.
+_CONFLICTS_SHOWN = 64  # groups of identical images with different labels
+_GROUPS_SHOWN = 32  # groups in any other gallery
+_PAIRS_SHOWN = 32  # near-duplicate pairs of each kind
+_SAMPLE = 16  # near-duplicate pairs at each distance
+_ROWS_SHOWN = 4  # row numbers in a caption
 _SUBJECTS_SHOWN = 40
-_PIXELS = 96  # along a picture's longer side, at most
+_PIXELS = 96  # maximum length of an image's longer side
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def audit_page(content: Record, image: Images) -> str:
-  """Returns the page of an audit, which needs nothing outside itself.
+  """Returns the page of an audit as self-contained HTML.
 
   Args:
-    content: of its audit.json.
-    image: uint8 [N, H, W, C], the dataset's images.
+    content: Content of audit.json.
+    image: Images of the dataset, uint8 [N, H, W, C].
+
+  Returns:
+    HTML document without external resources.
   """
   parts = [
     _classes(content),
@@ -50,14 +54,14 @@ def _header(content: Record) -> str:
   listed = facts(
     [
       ("Images", count(content["examples"]), kind),
-      ("Distinct pictures", count(content["pictures"]), f"{count(repeated)} stand more than once"),
-      ("Conflicting labels", count(content["conflicting_duplicates"]), "groups of equal pictures"),
+      ("Distinct images", count(content["pictures"]), f"{count(repeated)} appear more than once"),
+      ("Conflicting labels", count(content["conflicting_duplicates"]), "groups of identical images"),
       *(
         (f"{found['of'].capitalize()} images in {found['among']}", count(found["picture"]), _share(found))
         for found in content["overlaps"]
         if found["among"] == "train"
       ),
-      ("Near duplicates", count(pairs), f"pairs, {content['near']['threshold']} of 64 bits or fewer apart"),
+      ("Near duplicates", count(pairs), f"pairs, hash distance at most {content['near']['threshold']} of 64 bits"),
       ("Constant images", count(constants), "all pixels equal"),
       ("Subjects", count(subjects) if subjects else "not stated", _shared_subjects(content)),
     ]
@@ -79,23 +83,23 @@ def _shared_subjects(content: Record) -> str:
 
 
 def notices(content: Record) -> list[str]:
-  """Returns what a reader must know before believing an accuracy on this dataset, as plain sentences."""
+  """Returns warnings about leaks that inflate accuracy on this dataset, as plain sentences."""
   found = []
   for each in content["overlaps"]:
     if each["among"] == "train" and each["picture"]:
       found.append(
-        f"{count(each['picture'])} of the {count(each['examples'])} {each['of']} images stand in the training split, "
-        "pixel by pixel. config.data.drop=train_duplicates leaves them out of training."
+        f"{count(each['picture'])} of the {count(each['examples'])} {each['of']} images also appear in the training "
+        "split, pixel for pixel. config.data.drop=train_duplicates removes them from training."
       )
     if each["among"] == "train" and each["subject"]:
       found.append(
-        f"{count(each['subject'])} of the {count(each['examples'])} {each['of']} images are of people who are in the "
-        "training split too: accuracy on them is not that on strangers."
+        f"{count(each['subject'])} of the {count(each['examples'])} {each['of']} images show people who are also in "
+        "the training split: accuracy on them does not measure performance on unseen people."
       )
-  for name, what in (("subject", "people"), ("picture", "equal pictures")):
+  for name, what in (("subject", "people"), ("picture", "identical images")):
     shared = [each for each in content.get("folds", []) if each[name]]
     if shared:
-      found.append(f"In {len(shared)} of the {len(content['folds'])} folds, {what} are in training and test alike.")
+      found.append(f"In {len(shared)} of the {len(content['folds'])} folds, training and test share {what}.")
   return found
 
 
@@ -107,7 +111,7 @@ def _classes(content: Record) -> Section:
     for label, name in enumerate(content["classes"])
   ]
   rows.append(["total", *(count(total) for total in totals.values()), count(sum(totals.values()))])
-  lead = '<p class="lead">Images of each class, and their share of the split.</p>'
+  lead = '<p class="lead">Number of images of each class, and share of the split.</p>'
   return Section("classes", "Classes", lead + table(["class", *counts, "all"], rows, marked=len(rows) - 1))
 
 
@@ -132,13 +136,13 @@ def _between_splits(content: Record) -> Section | None:
 
 
 _OVERLAP_LEAD = (
-  '<p class="lead">How many images have a like on the other side: an equal picture; a near duplicate and no equal '
-  "picture; the same person; the same group (frames of one sequence, or equal pictures).</p>"
+  '<p class="lead">Number of images that have a match on the other side: an identical image; a near duplicate but no '
+  "identical image; the same person; the same group (frames of one sequence, or identical images).</p>"
 )
 
 
 def _overlap_head(first: str) -> list[str]:
-  return [first, "images", "equal picture", "near duplicate", "same person", "same group"]
+  return [first, "images", "identical image", "near duplicate", "same person", "same group"]
 
 
 def _overlap_cells(found: Record) -> list[str]:
@@ -151,8 +155,8 @@ def _folds(content: Record) -> Section | None:
     return None
   rows = [[str(each["fold"]), *_overlap_cells(each)] for each in content["folds"]]
   file = f"<code>{escape(content['splits_file'])}</code>"
-  lead = f'<p class="lead">Of {file}: the test images of each fold against all others.</p>'
-  explained = "" if content["overlaps"] else _OVERLAP_LEAD  # else it stands above, between the splits
+  lead = f'<p class="lead">Test images of each fold of {file}, compared with all other images.</p>'
+  explained = "" if content["overlaps"] else _OVERLAP_LEAD  # printed once, in the first of the two sections
   return Section("folds", "Folds", lead + explained + table(_overlap_head("fold"), rows))
 
 
@@ -164,15 +168,15 @@ def _equal(content: Record, image: Images) -> Section | None:
   leaks = [each for each in groups if splits_differ([each]) and not labels_differ([each])]
   others = [each for each in groups if not splits_differ([each]) and not labels_differ([each])]
   lead = (
-    '<p class="lead">Pictures that stand in the dataset more than once, pixel by pixel. Below each: the splits and '
-    "labels of the examples that show it, and their rows in the prepared dataset, from 0.</p>"
+    '<p class="lead">Images that appear in the dataset more than once, pixel for pixel. Below each: splits and labels '
+    "of its examples, and their zero-based rows in the prepared dataset.</p>"
   )
   shown = (
     _gallery("Different labels", conflicts, image, _CONFLICTS_SHOWN),
     _gallery("One label, different splits", leaks, image),
     _gallery("One label, one split", others, image),
   )
-  return Section("equal", "Equal pictures", lead + "".join(shown))
+  return Section("equal", "Identical images", lead + "".join(shown))
 
 
 def _gallery(title: str, groups: Sequence[Record], image: Images, limit: int = _GROUPS_SHOWN) -> str:
@@ -188,10 +192,10 @@ def _similar(content: Record, image: Images) -> Section | None:
   if not pairs:
     return None
   lead = (
-    f'<p class="lead">Different pictures whose perceptual hashes are at most {near["threshold"]} of 64 bits apart. In '
-    "a collection from the web this is the same photograph in another crop or tone, mostly; posed faces in one framing "
-    "may be this much alike without being duplicates. The samples at each distance show which. Taken together, the "
-    f"pairs are {count(near['groups'])} groups (the largest of {count(near['largest_group'])} pictures), of which "
+    f'<p class="lead">Different images whose perceptual hashes differ in at most {near["threshold"]} of 64 bits. In '
+    "images collected from the web, most of these are one photograph with another crop or tone; posed faces in one "
+    "framing can be as similar without being duplicates. The samples at each distance show which applies. The pairs "
+    f"form {count(near['groups'])} groups (the largest has {count(near['largest_group'])} images), of which "
     f"{count(near['conflicting_groups'])} have different labels.</p>"
   )
   rows, samples = [], ""
@@ -205,11 +209,11 @@ def _similar(content: Record, image: Images) -> Section | None:
   conflicts = [pair for pair in pairs if labels_differ(pair["pictures"])]
   leaks = [pair for pair in pairs if splits_differ(pair["pictures"]) and not labels_differ(pair["pictures"])]
   body += _pairs("Different labels", conflicts, image) + _pairs("One label, different splits", leaks, image)
-  return Section("similar", "Similar pictures", body + samples)
+  return Section("similar", "Similar images", body + samples)
 
 
 def _pairs(title: str, pairs: Sequence[Record], image: Images, limit: int = _PAIRS_SHOWN) -> str:
-  """Shows pairs, evenly drawn from them all where they are more than the limit."""
+  """Returns HTML of at most `limit` pairs, sampled evenly over all of them."""
   if not pairs:
     return ""
   drawn = np.unique(np.linspace(0, len(pairs) - 1, min(limit, len(pairs))).round().astype(int)).tolist()
@@ -222,12 +226,12 @@ def _constant(content: Record, image: Images) -> Section | None:
   if not found:
     return None
   number = sum(len(each["rows"]) for each in found)
-  lead = f'<p class="lead">Of one grey level or colour: {count(number)} in all, with no face to recognise.</p>'
-  return Section("constant", "Constant images", lead + _gallery("Distinct pictures", found, image))
+  lead = f'<p class="lead">{count(number)} images consist of a single grey level or colour and show no face.</p>'
+  return Section("constant", "Constant images", lead + _gallery("Distinct images", found, image))
 
 
 def _item(pictures: Sequence[Record], image: Images, distance: int | None = None) -> str:
-  """Shows pictures one above the other; below, what their examples are, in the same order."""
+  """Returns a list item of one or two images, with splits, labels and rows below them in the same order."""
   drawn = "".join(picture(_small(image[each["rows"][0]]), _caption(each)) for each in pictures)
   said = [f'{escape(_caption(each))} <span class="muted">{_rows(each)}</span>' for each in pictures]
   said += [] if distance is None else [f'<span class="muted">distance {distance}</span>']
@@ -235,7 +239,7 @@ def _item(pictures: Sequence[Record], image: Images, distance: int | None = None
 
 
 def _caption(shown: Record) -> str:
-  """Says "train fear 2x, sad; test sad" of the examples that show a picture."""
+  """Returns a caption such as "train fear 2x, sad; test sad", from the examples of an image."""
   labels: dict[str, Counter[str]] = {}
   for split, label in zip(shown["splits"], shown["labels"], strict=True):
     labels.setdefault(split, Counter())[label] += 1
@@ -253,17 +257,18 @@ def _rows(shown: Record) -> str:
 
 
 def _small(image: np.ndarray) -> np.ndarray:
-  """Returns a picture of at most `_PIXELS` along its longer side."""
+  """Returns an image [H, W, C] shrunk to at most `_PIXELS` along its longer side."""
   height, width = image.shape[:2]
   scale = _PIXELS / max(height, width)
   if scale >= 1:
     return image
   size = max(1, round(width * scale)), max(1, round(height * scale))
+  # OpenCV takes (width, height), and drops the channel axis of grey images.
   return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1)
 
 
 def _of(title: str, shown: int, total: int) -> str:
-  """Says how many of how many are shown."""
+  """Returns a heading with the number of items, and of how many are shown if not all are."""
   numbers = count(total) if shown == total else f"{count(shown)} of {count(total)} shown"
   return f'{escape(title)} <span class="muted">{numbers}</span>'
 

@@ -1,1 +1,1 @@
-"""One file a benchmark; `fer_jax.apps.bench` runs them. Each compares its candidates inside one process."""
+"""Benchmarks, one per file, run by `fer_jax.apps.bench`. Each compares its candidates inside one process."""

@@ -1,4 +1,4 @@
-"""What benchmarks share: the form of their findings, a step on random data, and timing by turns."""
+"""Parts shared by the benchmarks: result type, training step on random data, interleaved timing."""
 
 import statistics
 import time
@@ -26,16 +26,16 @@ from fer_jax.step import Moment, Resident, TrainState, make_train_step
 
 Row = dict[str, Any]
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-FER2013 = (28709, 48, 48, 1)  # the training split's size
+FER2013 = (28709, 48, 48, 1)  # shape [N, H, W, C] of the training split
 CLASSES = len(EXPRESSIONS)
 
 
 class Benchmark(NamedTuple):
-  """What a benchmark found.
+  """Result of a benchmark.
 
   Attributes:
-    headline: the name of the row that stands for the rest: the project as it is configured.
-    rows: a dict for each candidate, its `name` first.
+    headline: Name of the most important row, usually the project as configured.
+    rows: One dict per candidate, with the key `name` first.
   """
 
   headline: str
@@ -43,14 +43,14 @@ class Benchmark(NamedTuple):
 
 
 class Rig(NamedTuple):
-  """A network with random parameters and faces, ready to step.
+  """A network with random parameters and random faces, ready for a training step.
 
   Attributes:
-    network: as `config.model` builds it.
-    state: at step 0, every layer trainable.
-    resident: faces and labels on the device.
-    batch: which of them make a batch.
-    moment: halfway through the phase, of seed 0.
+    network: Network built from `config.model`.
+    state: Training state at step 0, with every layer trainable.
+    resident: Faces and labels on the device.
+    batch: Row indices of one batch.
+    moment: Step context halfway through the phase, with seed 0.
   """
 
   network: Network
@@ -61,23 +61,30 @@ class Rig(NamedTuple):
 
   @property
   def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
-    """What a training step is called with."""
+    """Arguments of a training step."""
     return self.state, self.resident, self.batch, self.moment
 
   @property
   def parameters(self) -> int:
-    """How many numbers the network learns."""
+    """Number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
 
 def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> Rig:
-  """Returns a network on the first device, with random grey faces of `image_size` pixels along each side."""
+  """Builds a network with random parameters and random grey faces on the first device.
+
+  Args:
+    model: Settings of the network.
+    batch_size: Images per batch; the device stores four batches.
+    precision: "float32" or "bfloat16"; dtype of the activations.
+    image_size: Height and width of an image in pixels.
+  """
   devices = Devices(jax.local_devices()[:1])
   network = model.build(CLASSES, jnp.dtype(precision), None)
   shape = (4 * batch_size, image_size, image_size, FER2013[3])
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, shape, dtype=np.uint8)
-  target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]
+  target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]  # one-hot [4 * B, K]
   params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
   state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
@@ -86,13 +93,18 @@ def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: 
 
 
 def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
-  """Returns parameters and statistics that keep activations finite.
+  """Returns random parameters and statistics that keep activations finite.
 
-  They are drawn here, as compiling the initialisers of all networks would take longer than the benchmark.
+  They are drawn with NumPy, because compiling the initialisers of all networks takes longer than the benchmark.
+
+  Args:
+    network: Network to draw the variables of.
+    shape: Shape [B, H, W, C] of the images.
   """
   generator = np.random.default_rng(0)
 
   def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    # Kernels: He initialisation, with all axes but the last as fan-in. Vectors: unit scale and variance, zero bias.
     if len(leaf.shape) > 1:
       deviation = np.float32(np.sqrt(2 / max(1, np.prod(leaf.shape[:-1]))))
       return jnp.asarray(deviation * generator.standard_normal(leaf.shape, np.float32), leaf.dtype)
@@ -104,9 +116,11 @@ def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tr
 
 
 def random_classifier(config: str, crop: str = "face") -> Classifier:
-  """Returns the network of a config, FILE.py:VARIANT, with random parameters, for grey faces as `crop` says.
+  """Returns the network of a config with random parameters; its speed does not depend on the parameters.
 
-  What a face takes does not depend on what the network has learned.
+  Args:
+    config: Config of the network, FILE.py:VARIANT.
+    crop: Cropping of the training images: "face" for cropped faces, "detector" for photographs; see `Classifier`.
   """
   settings = settings_of(config)
   network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
@@ -117,7 +131,7 @@ def random_classifier(config: str, crop: str = "face") -> Classifier:
 
 
 def step_of(objective: Objective) -> Callable[..., Any]:
-  """Returns the training step that takes an objective's gradients to new parameters by AdamW."""
+  """Returns a training step with an objective's gradients, AdamW and the default augmentation."""
   return make_train_step(objective, Optimizer().build(), Augmentation())
 
 
@@ -125,8 +139,8 @@ class Program(NamedTuple):
   """A compiled program.
 
   Attributes:
-    run: runs it once and waits for it.
-    temporary_bytes: the peak of its temporary memory.
+    run: Function that runs the program once and blocks until the result is ready.
+    temporary_bytes: Peak temporary memory in bytes.
   """
 
   run: Callable[[], Any]
@@ -134,24 +148,32 @@ class Program(NamedTuple):
 
 
 def compile_program(function: Callable[..., Any], arguments: tuple) -> Program:
-  """Compiles a function for its arguments and runs it once."""
+  """Compiles a function for its arguments and runs it once.
+
+  Raises:
+    UserError: The backend does not report the memory of a program.
+  """
   compiled = jax.jit(function).lower(*arguments).compile()
   memory = compiled.memory_analysis()
   if memory is None:
-    raise UserError(f"{jax.default_backend()}: this backend does not say how much memory a program takes")
+    raise UserError(
+      f"{jax.default_backend()}: this backend does not report the memory of compiled programs; use another"
+    )
   run = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
   run()
   return Program(run, memory.temp_size_in_bytes)
 
 
 def time_by_turns(programs: Mapping[str, Program], rounds: int, calls: int = 0) -> dict[str, float]:
-  """Returns the median seconds of each program; they take turns, so that a slow moment meets all.
+  """Returns the median seconds of each program, with interleaved runs.
+
+  The programs run in round-robin order, so that a temporary slowdown of the machine affects all of them.
 
   Args:
     programs: Programs by name.
     rounds: Turns of each program.
-    calls: Timed runs in a turn, following one that is not timed and brings the parameters back into the cache; 0 for
-      turns of a single, timed run.
+    calls: Timed runs per turn, after one untimed run that brings the parameters back into the cache; 0 for a single
+      timed run per turn.
   """
   seconds: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(rounds):
@@ -171,8 +193,12 @@ def settings_of(config: str) -> Settings:
 
 
 def bottleneck_of(config: str, settings: Settings) -> HsicBottleneck:
-  """Returns the HSIC bottleneck that a config trains with; raises UserError where it does not."""
+  """Returns the HSIC bottleneck objective of a config.
+
+  Raises:
+    UserError: No phase of the config has this objective.
+  """
   for phase in settings.phases.values():
     if isinstance(phase.objective, HsicBottleneck):
       return phase.objective
-  raise UserError(f"--config={config}: has no phase whose objective is hsic_bottleneck")
+  raise UserError(f"--config={config}: has no phase whose objective is hsic_bottleneck; give another config")

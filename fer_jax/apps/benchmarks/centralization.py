@@ -1,4 +1,4 @@
-"""Gradient centralization: what it leaves of each unit's mean gradient, by layout, and what it costs."""
+"""Gradient centralization: the mean gradient per unit that remains, by kernel layout, and its cost."""
 
 import dataclasses
 import statistics
@@ -36,23 +36,23 @@ Loss = Callable[[jax.Array], jax.Array]
 CONV = "linen Conv"
 ADAMW, DIRECTION, GRADIENT = "adamw update", "gc_adamw update, direction", "gc_adamw update, gradient"
 STEP, GC_STEP = "whole step, adamw", "whole step, gc_adamw, direction"
-UPDATES = 20  # updates are timed so many times as often as whole steps, beside which they are short
-_ROWS, _WIDTH, _UNITS = 32, 16, 12
+UPDATES = 20  # timed optimizer updates per timed whole step; updates are much shorter
+_ROWS, _WIDTH, _UNITS = 32, 16, 12  # batch size, input features, output features
 
 
 def layouts(config: str, rounds: int) -> Benchmark:
-  """Measures the mean gradient per output unit that `optax.centralize` leaves, and that ours leaves.
+  """Measures the mean gradient per output unit that remains after `optax.centralize`, and after ours.
 
-  Every gradient is that of a loss of a freshly initialised layer on rectified random inputs. The axes of a unit's
-  inputs are written down here for each layer, whatever the transforms take them to be.
+  Each gradient comes from a freshly initialised layer on rectified random inputs. The input axes of each kernel are
+  listed here explicitly, independently of the axes that the transformations choose.
 
   Args:
-    config: not used.
-    rounds: not used.
+    config: Not used.
+    rounds: Not used.
 
   Returns:
-    a row for each layer: `before`, `optax_centralize` and `ours`, each the largest |mean| over the output units;
-    in the last row, the share of a bias's gradient that is lost.
+    One row per layer with `before`, `optax_centralize` and `ours`: the maximum |mean gradient| over the output units.
+    The last row has the share of a bias's gradient that is lost.
 
   Raises:
     UserError: Equinox is not installed.
@@ -67,16 +67,18 @@ def layouts(config: str, rounds: int) -> Benchmark:
 def gc(config: str, rounds: int) -> Benchmark:
   """Times AdamW's update with and without gradient centralization, alone and within a whole training step.
 
-  The difference is small beside the noise of either time. So it is taken turn by turn, and reported as its median and
-  the median's 95 % interval; an interval that holds zero says that no difference was seen.
+  The difference is small compared with the noise of either time. It is therefore measured within each turn and
+  reported as the median with its 95 % interval; an interval that contains zero means that no difference was detected.
 
   Args:
-    config: whose network, size of image, batch, precision and first phase's objective are taken, FILE.py:VARIANT.
-    rounds: timed whole steps of each; updates are timed UPDATES times as often.
+    config: Config, FILE.py:VARIANT, that provides network, image size, batch size, precision and the objective of the
+      first phase.
+    rounds: Timed whole steps per program; updates are timed UPDATES times as often.
 
   Returns:
-    a row for each program: `seconds`; `time_ratio`, over the same without centralization; `share_of_step`, the extra
-    seconds as a share of the whole step without; `share_low` and `share_high`, the interval of that.
+    One row per program: `seconds`; `time_ratio`, relative to the same program without centralization; `share_of_step`,
+    the additional seconds as a share of the whole step without centralization; `share_low` and `share_high`, the
+    interval of that share.
   """
   settings = settings_of(config)
   size = settings.data.image_size or FER2013[1]
@@ -96,6 +98,7 @@ def gc(config: str, rounds: int) -> Benchmark:
 
 
 def _kernels_of_one_output_axis() -> list[Row]:
+  """Returns the rows of kernels [..., in, out], with one output axis."""
   conv, depthwise = nn.Conv(_UNITS, (3, 3)), nn.Conv(_WIDTH, (3, 3), feature_group_count=_WIDTH)
   dense, head = nn.Dense(_UNITS), nn.Dense(CLASSES)
   maps, vectors = _inputs(8, 8, _WIDTH), _inputs(_WIDTH)
@@ -109,7 +112,7 @@ def _kernels_of_one_output_axis() -> list[Row]:
 
 
 def _kernels_of_several() -> list[Row]:
-  """Returns the rows of kernels whose inputs or outputs have several axes, or that are stacked."""
+  """Returns the rows of kernels with several input or output axes, or with a leading axis of stacked layers."""
 
   class Layer(nn.Module):
     @nn.compact
@@ -145,6 +148,7 @@ def _kernels_of_several() -> list[Row]:
 
 
 def _equinox_layers(eqx: Any) -> list[Row]:
+  """Returns the rows of Equinox layers, whose weights are [out, in, ...]."""
   conv, linear = eqx.nn.Conv2d(_WIDTH, _UNITS, 3, key=_key(0)), eqx.nn.Linear(_WIDTH, _UNITS, key=_key(0))
 
   def gradients(layer: Any, inputs: jax.Array) -> Any:
@@ -152,6 +156,7 @@ def _equinox_layers(eqx: Any) -> list[Row]:
 
   of_conv, of_linear = gradients(conv, _inputs(_WIDTH, 8, 8)), gradients(linear, _inputs(_WIDTH))
   ours = centralize_gradients("output_first")
+  # Equinox biases are [out, 1, 1]: `optax.centralize` centres them over axes of size 1, which sets them to zero.
   bias = of_conv.bias
   kept = {name: _norm(_after(change, of_conv).bias) / _norm(bias) for name, change in _both(ours).items()}
   return [
@@ -166,9 +171,18 @@ def _equinox_layers(eqx: Any) -> list[Row]:
 
 
 def _row(name: str, gradients: Any, kernel: Leaf, inputs: tuple[int, ...], ours: optax.GradientTransformation) -> Row:
-  """Returns a layer's row; `inputs` are the axes of its kernel over which a unit's inputs lie."""
+  """Returns the row of one layer.
+
+  Args:
+    name: Name of the row.
+    gradients: Gradients of the layer's parameters.
+    kernel: Function that selects the kernel from such a tree.
+    inputs: Axes of the kernel that index the inputs of a unit.
+    ours: Centralization to compare with `optax.centralize`.
+  """
 
   def largest_mean(tree: Any) -> float:
+    # float64, so that rounding of the mean itself does not hide a remainder of the order of float32 epsilon.
     return float(np.abs(np.asarray(kernel(tree), np.float64).mean(inputs)).max())
 
   after = {column: largest_mean(_after(transform, gradients)) for column, transform in _both(ours).items()}
@@ -188,7 +202,7 @@ def _squares(outputs: jax.Array) -> jax.Array:
 
 
 def _gradients(module: nn.Module, inputs: jax.Array, loss: Loss = _squares) -> Any:
-  """Returns the gradient of a linen module's parameters at their initial values."""
+  """Returns the gradient of a loss with respect to the initial parameters of a linen module."""
 
   def loss_of(params: Any) -> jax.Array:
     outputs: Any = module.apply({"params": params}, inputs)
@@ -202,7 +216,7 @@ def _kernel(tree: Any) -> jax.Array:
 
 
 def _inputs(*shape: int) -> jax.Array:
-  """Returns a batch of what a layer behind a rectifier sees: not negative, so that the mean gradient is not zero."""
+  """Returns random inputs [_ROWS, *shape] as after a ReLU: non-negative, so that the mean gradient is not zero."""
   return nn.relu(jax.random.normal(_key(1), (_ROWS, *shape)))
 
 
@@ -219,7 +233,7 @@ def _key(seed: int) -> jax.Array:
 
 
 def _update(optimizer: optax.GradientTransformation, rig: Rig) -> Program:
-  """Compiles an update that returns new parameters and moments, for random gradients."""
+  """Compiles an optimizer update with random gradients; it returns new parameters and a new optimizer state."""
   params = rig.state.params
   generator = np.random.default_rng(0)
   gradients = jax.tree.map(lambda p: jnp.asarray(generator.normal(size=p.shape), p.dtype), params)
@@ -238,12 +252,20 @@ def _step(objective: Objective, optimizer: optax.GradientTransformation, rig: Ri
 
 
 def _turns(programs: Mapping[str, Program], rounds: int) -> list[dict[str, float]]:
-  """Returns the seconds of each program, turn by turn."""
+  """Returns the seconds of each program in each turn."""
   return [time_by_turns(programs, 1) for _ in range(rounds)]
 
 
 def _cost(name: str, without: str, turns: Sequence[Mapping[str, float]], step_seconds: float) -> Row:
-  """Returns the row of a program, set against the same one without centralization in each turn."""
+  """Returns the row of a program, compared in each turn with the program without centralization.
+
+  Args:
+    name: Name of the program.
+    without: Name of the same program without centralization.
+    turns: Seconds by program name, for each turn.
+    step_seconds: Median seconds of the whole step without centralization.
+  """
+  # Paired differences cancel slow drifts of the machine, which a difference of two medians would not.
   extra = sorted(turn[name] - turn[without] for turn in turns)
   low, high = _median_interval(extra)
   return {
@@ -257,6 +279,10 @@ def _cost(name: str, without: str, turns: Sequence[Mapping[str, float]], step_se
 
 
 def _median_interval(ordered: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the interval of a median between two order statistics (the sign test's); for few values, all of them."""
+  """Returns the confidence interval of a median between two order statistics (inverted sign test).
+
+  The number of values below the median is binomial with p = 1/2, so the ranks are its quantiles. For few values, the
+  interval is the whole range.
+  """
   rank = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)), 1)
   return ordered[rank - 1], ordered[-rank]

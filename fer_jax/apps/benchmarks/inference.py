@@ -1,4 +1,4 @@
-"""What a face costs when a network is used: latency alone, images a second in batches, bytes of weights."""
+"""Cost of inference: latency at batch 1, images per second in batches, bytes of weights."""
 
 import importlib
 import statistics
@@ -17,7 +17,7 @@ from fer_jax.models.network import Network, Tree
 from fer_jax.quantization import bytes_of, cast, dequantize, quantize
 from fer_jax.settings import Settings
 
-# Every network at its published size, on images of the size that its config says.
+# Every network at its published size, with the image size of its config.
 NETWORKS = {
   "separable_se": "configs/separable_se.py",
   "two_channel": "configs/separable_se.py:two_channel",
@@ -37,30 +37,30 @@ NETWORKS = {
   "ca_resnet": "configs/ca_resnet.py",
   "bilinear": "configs/obsr.py",
 }
-# Beside a config of this file, its own networks.
+# A config of this file is compared with the networks of this file instead of NETWORKS.
 LEAGUE = "configs/fer2013.py"
-# Beside the headline, the networks that are also measured with smaller weights, and how these are made.
+# Networks that are also measured with compressed weights, in addition to the headline; and the compressions.
 SHRUNK = ("resnet34", "mini_xception", "xception")
 FORMS: dict[str, Callable[[Any], Any]] = {"bfloat16 weights": cast, "int8 weights": quantize}
 
 BATCH = 128
-SAMPLES = 1500  # as the paper times them
-CALLS = 10  # at batch 1, one after another in each turn
-# A program takes no further turn once it has run for so long; a heavy one has then had a single run.
+SAMPLES = 1500  # as in the timings of the paper
+CALLS = 10  # consecutive calls at batch 1 per turn
+# Time limit per program: no further turn after that many seconds, so a slow program may run only once.
 LATENCY_SECONDS, THROUGHPUT_SECONDS = 2.5, 6.0
 
 Run = Callable[[], Any]
 
 
 class _Printed(NamedTuple):
-  """What table 5 of the paper prints of a network: seconds for 1,500 samples, accuracy on CK+, parameters."""
+  """Figures of table 5 of the paper: seconds for 1,500 samples, accuracy on CK+, number of parameters."""
 
   seconds: float
   accuracy: float
   parameters: int
 
 
-# The paper does not say which Inception; its parameters are a third of Inception v2's, which stands for it here.
+# The paper does not specify its Inception version; ours is Inception v2, with three times as many parameters.
 PRINTED = {
   "separable_se": _Printed(19.94, 0.9757, 5_835_265),
   "bn_inception": _Printed(16.37, 0.9458, 3_807_300),
@@ -70,19 +70,19 @@ THEIRS = "separable_se"
 
 
 class _Candidate(NamedTuple):
-  """A network and the side of its images, in pixels."""
+  """A network and the height and width of its images, in pixels."""
 
   model: ModelSettings
   image_size: int
 
 
 class _Served(NamedTuple):
-  """A network that is ready to classify.
+  """A compiled network.
 
   Attributes:
-    alone: classifies an image.
-    together: classifies BATCH images.
-    facts: image_size, parameters, weight_bytes and multiply_adds.
+    alone: Function that classifies one image.
+    together: Function that classifies BATCH images.
+    facts: Columns image_size, parameters, weight_bytes and multiply_adds.
   """
 
   alone: Run
@@ -91,20 +91,21 @@ class _Served(NamedTuple):
 
 
 def inference(config: str, rounds: int) -> Benchmark:
-  """Times every network of the project, from uint8 images on the host to probabilities, by turns in one process.
+  """Times inference of every network, from uint8 images on the host to probabilities, interleaved in one process.
 
-  Weights are random. Where they are smaller they are brought back to full size inside the program, whenever it runs:
-  the ratios of such a row say what that costs, and what it saves.
+  Weights are random. Compressed weights are decompressed inside the program on every call; the ratios of such a row
+  show both the cost and the savings.
 
   Args:
-    config: of the headline, FILE.py:VARIANT; its precision is that of all networks.
-    rounds: turns of each program, fewer where they take long: CALLS calls at batch 1, and a run at batch BATCH.
+    config: Config of the headline network, FILE.py:VARIANT; its precision applies to all networks.
+    rounds: Maximum turns per program, each of CALLS calls at batch 1 or of one run at batch BATCH; slow programs have
+      fewer.
 
   Returns:
-    a row for each network, the headline's first. Latencies are the median and the 95th percentile of `latency_calls`
-    calls; `images_per_second` is by the median of `batch_runs`, the first of which counts only if there is no other;
-    `seconds_1500` follows from it, as do the paper's figures from its own. Ratios without another name are over the
-    headline, those `over_float32` over the same network with float32 weights.
+    One row per network, the headline's first. Latencies are the median and the 95th percentile of `latency_calls`
+    calls. `images_per_second` uses the median of `batch_runs` runs, without the first unless it is the only one;
+    `seconds_1500` is derived from it. Columns with the suffix `_ratio` are relative to the headline
+    (`paper_seconds_ratio`: to THEIRS), columns with `_over_float32` to the same network with float32 weights.
   """
   settings = settings_of(config)
   candidates = _candidates(config, settings)
@@ -130,7 +131,7 @@ def inference(config: str, rounds: int) -> Benchmark:
 
 
 def _candidates(config: str, settings: Settings) -> dict[str, _Candidate]:
-  """Returns the networks by name, the config's own first; it has the name of the published one that it equals."""
+  """Returns the networks by name, the config's own first, under the name of an identical published one if any."""
   file = config.partition(":")[0]
   if file == LEAGUE:
     sources = {name: f"{LEAGUE}:{name}" for name in importlib.import_module("configs.fer2013").NETWORKS}
@@ -151,7 +152,13 @@ def _shrunk(name: str, form: str) -> str:
 
 
 def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]]) -> dict[str, _Served]:
-  """Compiles a network for each form of its weights, for one grey image and for BATCH."""
+  """Compiles a network for one and for BATCH grey images, with each form of its weights.
+
+  Args:
+    network: Network to compile.
+    size: Height and width of an image in pixels.
+    forms: Compression of the parameters, by name of the row.
+  """
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, (BATCH, size, size, FER2013[3]), dtype=np.uint8)
   params, stats = random_variables(network, image[:1].shape)
@@ -164,7 +171,7 @@ def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]
     program = jax.jit(classify).lower(weights, stats, image).compile()
     return lambda: jax.block_until_ready(program(weights, stats, image))
 
-  # Half of the operations that XLA counts for an image: activations and normalisation are a small part of them.
+  # XLA counts a multiply-add as two operations; activations and normalisation contribute little.
   lowered = jax.jit(network.apply).lower(params, stats, standardize(jnp.asarray(image[:1])))
   operations = (lowered.cost_analysis() or {})["flops"]
 
@@ -179,14 +186,14 @@ def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]
 
 
 def _by_turns(runs: Mapping[str, Run], turns: int, enough: float, calls: int = 0) -> dict[str, list[float]]:
-  """Returns the seconds of each program's runs; a slow moment of the machine meets all.
+  """Returns the seconds of each program's runs, interleaved so that a slow phase of the machine affects all.
 
   Args:
-    runs: by name.
-    turns: of each, fewer where it has run for `enough` seconds.
-    enough: seconds.
-    calls: timed in a turn, after one that is not: it brings the weights back into the cache. With 0 a turn is a timed
-      run, and the first turn is left out where there are others.
+    runs: Programs by name.
+    turns: Maximum turns of each program.
+    enough: Total seconds after which a program has no further turns.
+    calls: Timed runs per turn, after one untimed run that brings the weights back into the cache. With 0, a turn is one
+      timed run, and the first turn is discarded if there are others.
   """
   seconds: dict[str, list[float]] = {name: [] for name in runs}
   for _ in range(turns):
@@ -224,5 +231,6 @@ def _row(name: str, facts: Row, calls: list[float], runs: list[float]) -> Row:
 
 
 def _compare(row: Row, other: Row, name: str) -> None:
+  """Adds the latency and throughput ratios over another row, as columns with this suffix."""
   row[f"latency_{name}"] = row["latency_ms"] / other["latency_ms"]
   row[f"seconds_{name}"] = row["seconds_1500"] / other["seconds_1500"]

@@ -1,4 +1,4 @@
-"""How fast a camera's pictures are recognised and shown, and how late: the live window's threads, and the window."""
+"""Frame rate and delay of live recognition: the threads of the live window, and the window itself."""
 
 import contextlib
 import functools
@@ -25,24 +25,25 @@ from fer_jax.faces.video import Frame
 from fer_jax.predictor import Predictor
 
 WIDTH, HEIGHT, SIDE = 640, 480, 200
-RATE = 30.0  # pictures a second of a camera
-SECONDS = 3.0  # of each of a round's two runs
+RATE = 30.0  # frames per second of the simulated camera
+SECONDS = 3.0  # duration of each of the two runs in a round
 SMOOTHING = 0.5
-_SCENES = 90  # different pictures; they repeat
+_SCENES = 90  # distinct frames, shown in a loop
 
 
 def live(config: str, rounds: int) -> Benchmark:
-  """Runs capture and recognition on a drawn scene: as fast as it goes, and at a camera's pace.
+  """Runs capture and recognition on a drawn scene, at full speed and at the rate of a camera.
 
   Args:
-    config: FILE.py:VARIANT; its network is used with random parameters.
-    rounds: of SECONDS seconds at either pace.
+    config: Config of the network, FILE.py:VARIANT; the parameters are random.
+    rounds: Number of rounds, each of SECONDS seconds at full speed and SECONDS seconds at camera rate.
 
   Returns:
-    a row for the config's network, one for detection alone and, where Qt is there, one for the network with the window.
-    `frames_per_second` are those recognised at full speed, or shown at RATE pictures a second; `delay_p50_ms` and
-    `delay_p95_ms` are from the picture's capture to the result, or until it is painted, at RATE pictures a second, of
-    which the share `dropped` gave way to newer ones; `faces` is the share of pictures in which one was found.
+    One row for the config's network, one for detection alone and, if Qt is available, one for the network with the
+    window. `frames_per_second` counts frames recognised at full speed; with the window, frames painted at RATE frames
+    per second. `delay_p50_ms` and `delay_p95_ms` measure from capture to result (with the window: to painting) at RATE
+    frames per second; `dropped` is the share of these frames that was replaced by newer ones, and `faces` the share
+    of frames in which a face was found.
   """
   pictures = [scene(number) for number in range(_SCENES)]
   classifier = random_classifier(config)
@@ -60,11 +61,12 @@ def live(config: str, rounds: int) -> Benchmark:
 
 
 def scene(number: int) -> np.ndarray:
-  """Draws a picture of a camera, uint8 [HEIGHT, WIDTH, 3]: a face of SIDE pixels that moves, before a blurred room."""
+  """Draws a camera frame, uint8 [HEIGHT, WIDTH, 3]: a moving face of SIDE pixels in front of a blurred background."""
   random = np.random.default_rng(0)
   coarse = random.integers(60, 180, (HEIGHT // 40, WIDTH // 40, 3), dtype=np.uint8)
   image = np.array(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR))
   image += random.integers(0, 12, image.shape, dtype=np.uint8)
+  # The face moves along a Lissajous curve that closes after _SCENES frames.
   angle = 2 * np.pi * number / _SCENES
   x = round((WIDTH - SIDE) / 2 * (1 + 0.8 * np.sin(angle)))
   y = round((HEIGHT - SIDE) / 2 * (1 + 0.8 * np.cos(2 * angle)))
@@ -94,7 +96,7 @@ def _measured(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int)
 
 
 class _Asking(Mailbox[Order]):
-  """Orders that ask for the next picture when one was fetched, so that one lies ready and none is dropped."""
+  """Mailbox that requests the next frame as soon as one is taken, so that one is always ready and none is dropped."""
 
   def __init__(self, wanted: threading.Semaphore):
     super().__init__()
@@ -108,7 +110,7 @@ class _Asking(Mailbox[Order]):
 
 
 class _Watch:
-  """Runs the threads of the live window and notes what they answer, over all rounds at one pace."""
+  """Runs the threads of the live window and collects their results, over all rounds at one frame rate."""
 
   def __init__(self, predictor: Predictor):
     self._predictor = predictor
@@ -117,7 +119,11 @@ class _Watch:
     self.wanted = threading.Semaphore(0)
 
   def run(self, frames: Callable[["_Watch"], Iterator[Frame]]) -> None:
-    """Captures and recognises until the frames end."""
+    """Captures and recognises until the source has no more frames.
+
+    Raises:
+      UserError: The recognition failed.
+    """
     self.wanted = threading.Semaphore(0)
     orders = _Asking(self.wanted)
     ready, ended = threading.Event(), threading.Event()
@@ -143,7 +149,7 @@ class _Watch:
 
     recognition = Recognition(self._predictor, _no_run, orders, answered, SMOOTHING)
     recognition.start()
-    ready.wait()
+    ready.wait()  # compilation is not timed
     capture = Capture(0, 0, captured, finished, opened)
     began = time.perf_counter()
     capture.start()
@@ -152,7 +158,7 @@ class _Watch:
     self.dropped += orders.dropped
     capture.stop()
     recognition.stop()
-    self.wanted.release()  # after a failure nobody fetches the next
+    self.wanted.release()  # after a failure, the source would block on the next acquire
     capture.join()
     recognition.join()
     if trouble:
@@ -160,7 +166,7 @@ class _Watch:
 
 
 def _as_asked(pictures: Sequence[np.ndarray], watch: _Watch) -> Iterator[Frame]:
-  """Yields a picture whenever one was fetched, and so has the next one lie ready all the time."""
+  """Yields a frame whenever one was taken, so that the next one is always ready."""
   end = time.perf_counter() + SECONDS
   number = 0
   while (now := time.perf_counter()) < end:
@@ -170,7 +176,7 @@ def _as_asked(pictures: Sequence[np.ndarray], watch: _Watch) -> Iterator[Frame]:
 
 
 def _by_the_clock(pictures: Sequence[np.ndarray]) -> Iterator[Frame]:
-  """Yields RATE pictures a second, as a camera does."""
+  """Yields RATE frames per second, as a camera does."""
   began = time.perf_counter()
   for number in range(max(1, round(SECONDS * RATE))):
     time.sleep(max(0.0, began + number / RATE - time.perf_counter()))
@@ -196,7 +202,7 @@ def _detection(pictures: Sequence[np.ndarray], rounds: int) -> Row:
 
 
 def has_window() -> bool:
-  """Returns whether the window can be opened here, on no screen where there is none; warns where it cannot."""
+  """Returns whether the window can be opened, off-screen if there is no display; logs a warning if it cannot."""
   from fer_jax.apps.live import check_display
 
   if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -204,23 +210,23 @@ def has_window() -> bool:
   try:
     check_display()
   except UserError as error:
-    logging.getLogger(__name__).warning("no row with the window: %s", error)
+    logging.getLogger(__name__).warning("the row with the window is skipped: %s", error)
     return False
   return True
 
 
 def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) -> Row:
-  """Measures the real window at a camera's pace, each picture until Qt has painted it."""
+  """Measures the real window at camera rate, from capture of each frame until Qt has painted it."""
   from PySide6.QtCore import QEvent, QEventLoop, QObject, QTimer
 
   from fer_jax.apps.live_window.window import LiveWindow, application
 
-  painted: dict[float, tuple[float, bool]] = {}  # by the moment of capture: delay in ms, and whether it has a face
+  painted: dict[float, tuple[float, bool]] = {}  # capture time -> (delay in ms, whether a face was found)
 
   class Painted(QObject):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
       if event.type() == QEvent.Type.Paint and (found := window.view.found) is not None:
-        # The filter comes before the painting, what is due at once after it.
+        # The event filter runs before the frame is painted; a timer of 0 ms runs after it.
         delay = lambda: 1000 * (time.perf_counter() - found.captured)  # noqa: E731
         QTimer.singleShot(0, lambda: painted.setdefault(found.captured, (delay(), bool(found.boxes))))
       return False
@@ -251,7 +257,7 @@ def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) ->
     window.close()
     window.deleteLater()
   if not painted:
-    raise UserError(f"the window showed no picture: {window.sentence.text()}")
+    raise UserError(f"the window painted no frame: {window.sentence.text()}")
   delays, faces = zip(*painted.values(), strict=True)
   return {
     "frames_per_second": len(delays) / seconds,
@@ -264,4 +270,4 @@ def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) ->
 
 
 def _no_run(workdir: Path) -> Predictor:
-  raise UserError(f"{workdir}: the benchmark opens no run")
+  raise UserError(f"{workdir}: the benchmark does not open runs")

@@ -1,4 +1,4 @@
-"""How much memory the programs take that users start: the peak of each, in a process of its own."""
+"""Peak memory of the main programs, each in a separate process."""
 
 import os
 import signal
@@ -16,27 +16,27 @@ from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.errors import Failure
 
-STEPS = 20  # of the training, which reaches its peak at its first evaluations
-LIVE_SECONDS = 20.0  # of the window: by then it has shown recognised pictures for ten seconds at least
+STEPS = 20  # training steps; memory peaks at the first evaluations
+LIVE_SECONDS = 20.0  # duration of the window, of which at least ten seconds show recognised frames
 
 
 def memory(config: str, rounds: int) -> Benchmark:
-  """Measures the peak of resident memory of a short training, of `apps.predict` and of `apps.live` on what it learned.
+  """Measures peak resident memory of a short training run, and of `apps.predict` and `apps.live` on its checkpoint.
 
-  `predict` reads drawn photographs of KDEF's size, 562x762 in colour; `live` shows a drawn video, on no screen where
-  there is none.
+  `predict` reads drawn photographs of KDEF's size, 562x762 in colour; `live` shows a drawn video, off-screen if there
+  is no display.
 
   Args:
-    config: that is trained, FILE.py:VARIANT; its data must be at hand. Of a run of several trainings, the first one is
-      what `predict` and `live` use.
-    rounds: how often each is started.
+    config: Config of the training run, FILE.py:VARIANT; its data must be available. If the run has several replicas,
+      `predict` and `live` use the first one.
+    rounds: Number of starts of each program.
 
   Returns:
-    a row for each program, `main` first: `peak_bytes`, the largest of its rounds, in resident memory; on a CPU it holds
-    the device's arrays too. There is none for `live` where Qt is not installed.
+    One row per program, `main` first, with `peak_bytes`: the maximum over the rounds; on a CPU it includes the arrays
+    of the device. The row of `live` is omitted if Qt is not installed.
 
   Raises:
-    Failure: a program ended with an error.
+    Failure: A program ended with an error.
   """
   with tempfile.TemporaryDirectory() as folder:
     place = Path(folder)
@@ -60,19 +60,29 @@ def _training(config: str, workdir: Path) -> int:
 
 
 def _peak(module: str, arguments: Sequence[str], seconds: float | None = None) -> int:
-  """Returns the peak of resident memory of a program in bytes; it is told to end after so many seconds, if any."""
+  """Returns the peak resident memory of a program in bytes.
+
+  Args:
+    module: Module to run with `python -m`.
+    arguments: Command-line arguments of the program.
+    seconds: Seconds after which the program is interrupted; None lets it run to its end.
+
+  Raises:
+    Failure: The program ended with an error.
+  """
   with tempfile.TemporaryFile() as errors:
     child = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, stderr=errors)
     if seconds is not None:
       time.sleep(seconds)
       child.send_signal(signal.SIGINT)
+    # wait4 returns the resource usage of this child alone; RUSAGE_CHILDREN would be the maximum of all children.
     _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)  # so that nobody waits for it again
+    child.returncode = os.waitstatus_to_exitcode(status)  # the child is reaped: Popen must not wait for it again
     if child.returncode not in ((0, 128 + signal.SIGINT, -signal.SIGINT) if seconds is not None else (0,)):
       errors.seek(0)
       said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
       raise Failure(f"python -m {module} {' '.join(arguments)} ended with status {child.returncode}: {''.join(said)}")
-  return usage.ru_maxrss * 1024
+  return usage.ru_maxrss * 1024  # Linux reports KiB
 
 
 def _write_video(path: Path) -> None:

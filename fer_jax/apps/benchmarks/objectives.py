@@ -1,4 +1,4 @@
-"""The HSIC bottleneck's training step against its back-propagated twin's: time, memory, parts."""
+"""Training step of the HSIC bottleneck against its back-propagated twin: time, memory, and time per part."""
 
 import dataclasses
 from typing import Any
@@ -26,14 +26,18 @@ BLOCKWISE = "hsic_bottleneck, unit=block"
 
 
 def objectives(config: str, rounds: int) -> Benchmark:
-  """Times a step of the HSIC bottleneck, by every grouping and by units of a block, against its back-propagated twin.
+  """Times a step of the HSIC bottleneck, with every grouping and with blocks as units, against back-propagation.
 
   Args:
-    config: whose network, batch size and precision are taken, FILE.py:VARIANT; it must have an hsic_bottleneck phase.
-    rounds: timed steps of each.
+    config: Config, FILE.py:VARIANT, that provides network, batch size and precision; it must have an hsic_bottleneck
+      phase.
+    rounds: Timed steps per candidate.
 
   Returns:
-    a row for each candidate, with `time_ratio` and `memory_ratio` (peak temporary memory) over the twin's.
+    One row per candidate, with `time_ratio` and `memory_ratio` (peak temporary memory) relative to back-propagation.
+
+  Raises:
+    UserError: The config has no hsic_bottleneck phase.
   """
   settings = settings_of(config)
   local = bottleneck_of(config, settings)
@@ -63,29 +67,33 @@ def objectives(config: str, rounds: int) -> Benchmark:
 
 
 def parts(config: str, rounds: int) -> Benchmark:
-  """Says where the time of a training step goes, for the HSIC bottleneck and for its twin.
+  """Measures the time of each part of a training step, for the HSIC bottleneck and for back-propagation.
 
-  Programs that each do one part more than the last are timed by turns; a part is the difference. A compiler that
-  fuses across parts blurs them, and a difference of two noisy times may come out below zero.
+  The programs are cumulative: each computes one part more than the previous one, and the time of a part is the
+  difference. Fusion across parts blurs the boundaries, and a difference of two noisy times can be negative.
 
   Args:
-    config: see `objectives`.
-    rounds: timed runs of each program.
+    config: Config, FILE.py:VARIANT; see `objectives`.
+    rounds: Timed runs per program.
 
   Returns:
-    a row for each part: its seconds in either step, and its share of the twin's whole step.
+    One row per part: seconds in each of the two steps, and share of the whole step of back-propagation.
+
+  Raises:
+    UserError: The config has no hsic_bottleneck phase.
   """
   settings = settings_of(config)
   local = bottleneck_of(config, settings)
   rig = make_rig(settings.model, settings.batch_size, settings.precision)
   network, trainable = rig.network, frozenset(rig.network.layers)
   key = jax.random.key(0)
-  # One vmap over the whole network waits for no gradient, so that all gradients fall away where none is asked for.
+  # With group="network", no measure depends on a gradient. XLA then removes all gradients from `measured`, which does
+  # not return them.
   dependence = dataclasses.replace(local, group="network").build(network, trainable, None)
   local_gradients, twin_gradients = local.build(network, trainable, None), Backprop().build(network, trainable, None)
 
   def examples(resident: Any, batch: Any) -> Examples:
-    image, target = rows_of(resident, batch)
+    image, target = rows_of(resident, batch)  # uint8 [B, H, W, C], float32 [B, K]
     image = jax.vmap(Augmentation())(image, jax.random.split(key, len(image)))
     return Examples(standardize(image), target)
 
@@ -112,6 +120,7 @@ def parts(config: str, rounds: int) -> Benchmark:
   programs = {name: compile_program(function, rig.arguments) for name, function in functions.items()}
   t = time_by_turns(programs, rounds)
   whole = t["backprop step"]
+  # Part -> (HSIC bottleneck, back-propagation), as differences of cumulative times.
   table = {
     "rows, augmentation, standardisation": (t["examples"], t["examples"]),
     "forward pass": (t["forward"] - t["examples"],) * 2,

@@ -1,4 +1,4 @@
-"""How fast photographs become rows, and whether the batch size changes what they say."""
+"""Throughput of `apps.predict` on photographs, and the effect of the batch size on the predictions."""
 
 import tempfile
 import time
@@ -18,22 +18,22 @@ from fer_jax.predictor import SMALLEST_FACE, Predictor
 
 PHOTOGRAPHS = 1000
 BATCH_SIZES = (64, 1, 7, 256)
-_OF_A_PERSON = 70  # photographs in KDEF's tree
+_OF_A_PERSON = 70  # photographs per person in KDEF
 
 
 def prediction(config: str, rounds: int) -> Benchmark:
-  """Measures `apps.predict` on 1,000 drawn photographs of KDEF's size, 562x762 in colour, with `HaarDetector`;
-  only the writing of the rows is left out.
+  """Measures `apps.predict` on 1,000 drawn photographs of KDEF's size, 562x762 in colour, with `HaarDetector`.
 
-  The network has random parameters; that changes neither the time nor whether batches agree.
+  Everything but writing the rows is included. The network has random parameters, which affect neither the time nor the
+  agreement between batch sizes.
 
   Args:
-    config: whose network classifies, FILE.py:VARIANT.
-    rounds: how many times the photographs are gone through with each batch size.
+    config: Config of the network, FILE.py:VARIANT.
+    rounds: Timed passes over the photographs with each batch size, after one untimed pass that compiles.
 
   Returns:
-    a row for each batch size, the first of which is the headline: `images_per_second` of the fastest round, the time of
-    compiling left out; `faces`; the largest difference of a probability from the headline's; how many labels differ.
+    One row per batch size, the headline first: `images_per_second` of the fastest round; number of `faces`;
+    `largest_difference` of a probability from the headline's; number of `labels_that_differ` from the headline's.
   """
   classifier = random_classifier(config, crop="detector")
   predictor = Predictor(classifier, HaarDetector(smallest_face=SMALLEST_FACE))
@@ -53,7 +53,7 @@ def prediction(config: str, rounds: int) -> Benchmark:
 
 
 def _probabilities(predictor: Predictor, files: list[File], batch_size: int) -> np.ndarray:
-  """Returns the probabilities of all faces, float32 [F, K], as `apps.predict` finds them."""
+  """Returns the probabilities of all F detected faces, float32 [F, K], computed as by `apps.predict`."""
   look = Looker(
     predictor,
     most_pixels=MOST_PIXELS,

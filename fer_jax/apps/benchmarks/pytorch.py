@@ -1,4 +1,4 @@
-"""A training step and inference against the same network in PyTorch."""
+"""Training step and inference, compared with the same network in PyTorch."""
 
 import importlib.util
 from collections.abc import Callable
@@ -30,23 +30,23 @@ from fer_jax.models.resnet import ResNet
 from fer_jax.objectives.backprop import Backprop
 
 OURS = "ours"
-# PyTorch's networks by memory format; for each measurement, ours is compared with the faster one.
+# Row name -> whether PyTorch uses channels-last memory; each measurement of ours is compared with the faster format.
 THEIRS = {"PyTorch": False, "PyTorch, channels last": True}
 SUPPORTED = "resnet without squeeze_excite, bilinear or ca_resnet"
-BATCHES = (1, 128)  # of inference
-# In a channels-last 1x1 convolution with stride 2 of fewer channels, PyTorch 2.13 writes beyond its memory on a CPU.
+BATCHES = (1, 128)  # batch sizes of inference
+# With fewer channels, a channels-last 1x1 convolution with stride 2 writes out of bounds in PyTorch 2.13 on a CPU.
 LEAST_WIDTH = 8
-CALLS = 10  # at batch 1, one after another in each turn
+CALLS = 10  # consecutive calls at batch 1 per turn
 
 
 class _Task(NamedTuple):
-  """What both libraries are given.
+  """Input that both libraries receive.
 
   Attributes:
     model: Settings of the network.
     image_size: Height and width of an image in pixels.
-    batch_size: Images in a training step.
-    precision: "float32" or "bfloat16", in which both compute; parameters stay float32.
+    batch_size: Images per training step.
+    precision: Dtype of the computation, "float32" or "bfloat16"; parameters stay float32.
   """
 
   model: ModelSettings
@@ -65,8 +65,8 @@ class _Side(NamedTuple):
 
   Attributes:
     parameters: Number of learned parameters.
-    training: A training step.
-    inference: Logits of a batch, by the batch's size.
+    training: Program of one training step.
+    inference: Programs that compute the logits of a batch, by batch size.
   """
 
   parameters: int
@@ -75,29 +75,29 @@ class _Side(NamedTuple):
 
 
 def pytorch(config: str, rounds: int, *, image_size: int | None = None, batch_size: int | None = None) -> Benchmark:
-  """Times a training step and inference, here and in PyTorch, on the same network and device, by turns.
+  """Times training and inference here and in PyTorch, with the same network on the same device, interleaved.
 
-  A training step is forward and backward pass, batch statistics and AdamW. Ours is the project's own, which also reads
-  its uint8 images by index, mirrors and standardises them. Inference maps float32 images to logits in evaluation mode.
-  PyTorch runs eagerly, with as many threads as there are cores, in `torch.inference_mode` where it does not train. Its
-  threads wait for each other by spinning: on a CPU, run nothing else meanwhile, or PyTorch takes many times as long.
+  A step is forward and backward pass, batch statistics and AdamW. Ours is the project's training step, which also
+  gathers uint8 images by index, mirrors and standardises them. Inference maps float32 images to logits in
+  evaluation mode. PyTorch runs eagerly, with as many threads as there are cores, and in `torch.inference_mode` for
+  inference. Its threads synchronise by spinning: keep the CPU otherwise idle, or PyTorch becomes many times slower.
 
   Args:
     config: Config of the network, FILE.py:VARIANT; also gives the precision.
-    rounds: Turns of each program: a training step, CALLS inferences at batch 1, an inference at batch 128.
+    rounds: Turns of each program; one turn is a training step, CALLS inferences at batch 1, or one at batch 128.
     image_size: Height and width of an image in pixels; by default the config's.
-    batch_size: Images in a training step; by default the config's.
+    batch_size: Images per training step; by default the config's.
 
   Returns:
-    A row for each side, with medians; the ratios are over the faster memory format of PyTorch.
+    One row per library and memory format, with medians; ratios are relative to the faster memory format of PyTorch.
 
   Raises:
-    UserError: PyTorch is not installed, or the config's network has no twin in it or is narrower than LEAST_WIDTH.
+    UserError: PyTorch is not installed, or the network has no PyTorch counterpart or is narrower than LEAST_WIDTH.
   """
   settings = settings_of(config)
   _check(config, settings.model)
   if importlib.util.find_spec("torch") is None:
-    raise UserError("PyTorch is not installed, and is what this benchmark compares with: pip install torch")
+    raise UserError("--what=torch: PyTorch is not installed; install it by `pip install torch`")
   task = _Task(
     settings.model,
     image_size or settings.data.image_size or FER2013[1],
@@ -113,15 +113,15 @@ def pytorch(config: str, rounds: int, *, image_size: int | None = None, batch_si
 
 
 def _check(config: str, model: ModelSettings) -> None:
-  """Raises UserError unless the network has a twin in PyTorch that PyTorch can run."""
+  """Raises UserError unless the network has a PyTorch counterpart that runs without memory errors."""
   gated = isinstance(model, ResNet) and model.squeeze_excite
   if gated or not isinstance(model, ResNet | Bilinear | CaResNet):
     found = next(name for name, kind in MODELS.items() if isinstance(model, kind)) + gated * " with squeeze_excite"
-    raise UserError(f"--config={config}: expected a network that has a twin in PyTorch ({SUPPORTED}), found {found}")
+    raise UserError(f"--config={config}: expected a network with a PyTorch counterpart ({SUPPORTED}), found {found}")
   if model.width < LEAST_WIDTH:
     raise UserError(
-      f"--config={config}: model.width={model.width}: expected {LEAST_WIDTH} or more, as PyTorch 2.13 corrupts its "
-      "memory in narrower networks"
+      f"--config={config}: model.width={model.width}: expected {LEAST_WIDTH} or more, because PyTorch 2.13 "
+      "corrupts memory in narrower networks"
     )
 
 
@@ -161,7 +161,8 @@ def _theirs(task: _Task, channels_last: bool) -> _Side:
   layout = torch.channels_last if channels_last else torch.contiguous_format
 
   def images(batch: int) -> Any:
-    # With one channel, `Tensor.to` would keep the strides, and these decide how the first convolution computes.
+    # With one channel, `Tensor.to(memory_format=...)` keeps the strides, which select the kernel of the first
+    # convolution. Allocating in the format and copying sets them. [B, H, W, C] -> [B, C, H, W]
     image = torch.empty((batch, FER2013[3], *2 * (task.image_size,)), device=device, memory_format=layout)
     return image.copy_(torch.from_numpy(task.images(batch)).permute(0, 3, 1, 2))
 
@@ -175,13 +176,13 @@ def _theirs(task: _Task, channels_last: bool) -> _Side:
       if device == "cuda":
         torch.cuda.synchronize()
 
-    run_and_wait()
+    run_and_wait()  # warm-up: PyTorch selects and caches its kernels
     return Program(run_and_wait, 0)
 
-  # One network for each mode: `train` and `eval` visit every module, which takes time.
+  # One network per mode: switching with `train` and `eval` visits every module, which would be timed.
   trained, evaluated = (_twin(task.model).to(device=device, memory_format=layout) for _ in range(2))
   evaluated.eval()
-  # In one kernel: the fastest of PyTorch's implementations.
+  # The fused implementation of AdamW is PyTorch's fastest.
   optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
   label = torch.randint(CLASSES, (task.batch_size,), device=device)
 
@@ -199,7 +200,7 @@ def _theirs(task: _Task, channels_last: bool) -> _Side:
 
 
 def _twin(model: ModelSettings) -> Any:
-  """Returns PyTorch's network of the same layers, with random parameters, in training mode."""
+  """Returns the same network in PyTorch, with random parameters, in training mode."""
   from fer_jax.apps.benchmarks import torch_ca_resnet, torch_resnet
 
   channels = FER2013[3]

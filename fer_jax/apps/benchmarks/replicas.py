@@ -1,4 +1,4 @@
-"""Ten folds as one program against ten runs in sequence: the whole time of the processes, start and compilation too."""
+"""Ten folds as one program against ten separate runs: total process time, including start and compilation."""
 
 import json
 import os
@@ -19,24 +19,28 @@ ONE, SEQUENCE = "one program", "runs in sequence"
 
 
 def replicas(config: str, rounds: int) -> Benchmark:
-  """Trains all replicas of a config in one process, then each in a process of its own, from start to report.
+  """Trains all replicas of a config in one process, then each in a separate process, from start to report.
 
-  The data are prepared before, so that neither pays for that.
+  Preparing the data is not included.
 
   Args:
-    config: with `replicas`, FILE.py:VARIANT.
-    rounds: repetitions of both, by turns.
+    config: Config with several replicas, FILE.py:VARIANT.
+    rounds: Repetitions of both variants, interleaved.
 
   Returns:
-    a row for each way: median seconds, `time_ratio` over one program, the mean accuracy, and how it was done.
+    One row per variant: median seconds, `time_ratio` relative to one program, mean accuracy, and the number of replicas
+    that were trained together.
 
   Raises:
-    UserError: the config is of one training.
-    Failure: a training did not end well.
+    UserError: The config has a single replica.
+    Failure: A run failed.
   """
   trainings = replicas_lib.plan(settings_of(config)).replicas
   if len(trainings) == 1:
-    raise UserError(f"--config={config}: has one training; expected replicas, such as configs/resnet.py:demo,folds=10")
+    raise UserError(
+      f"--config={config}: has a single replica; expected several, such as configs/resnet.py:demo,folds=10"
+    )
+  # Flags that turn the config into a run of one replica.
   each = [
     [f"--config.seed={one.seed}", "--config.replicas=1"]
     + ([f"--config.folds.number={one.fold}"] if one.fold is not None else [])
@@ -69,7 +73,11 @@ def replicas(config: str, rounds: int) -> Benchmark:
 
 
 def _train(config: str, workdir: Path, flags: Sequence[str]) -> dict[str, Any]:
-  """Trains in a process of its own; returns the result."""
+  """Trains in a separate process; returns the content of result.json.
+
+  Raises:
+    Failure: The run failed.
+  """
   command = [sys.executable, "-m", "fer_jax.main", f"--config={config}", f"--workdir={workdir}", *flags]
   ended = subprocess.run(command, check=False, env=os.environ, capture_output=True, text=True)
   if ended.returncode:

@@ -1,4 +1,4 @@
-"""What a training step sends from device to device, and what that leaves of the speed of many devices."""
+"""Bytes that a training step sends between devices, and the parallel efficiency predicted from them."""
 
 import contextlib
 import dataclasses
@@ -25,31 +25,33 @@ from fer_jax.phases import Phase, plan
 from fer_jax.settings import Settings
 from fer_jax.step import Moment, Resident
 
-COUNTED = (2, 4, 8)  # numbers of devices that programs are compiled for
-PREDICTED = (2, 4, 8, 16, 64)
-NODE = 8  # GPUs of a node
+COUNTED = (2, 4, 8)  # numbers of devices for which programs are compiled
+PREDICTED = (2, 4, 8, 16, 64)  # numbers of devices for which times are predicted
+NODE = 8  # GPUs per node
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# A line of HLO text such as `%all-gather.1 = f32[8,128]{1,0} all-gather(...)`.
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%\S+ = (?P<result>.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+# An array type such as `f32[8,128]`, or `pred[8]`, whose elements take one byte.
 _ARRAY = re.compile(r"\b([a-z]+)(\d+)\w*\[([\d,]*)\]|\bpred\[([\d,]*)\]")
-# A host program's executable code does not matter here, and at level 0 takes a fraction of the time to make.
+# The programs are not executed; level 0 compiles them in a fraction of the time.
 _COMPILER = {"xla_backend_optimization_level": 0}
 
 
 class Link(NamedTuple):
-  """What joins devices: an assumption, not a measurement.
+  """Interconnect between devices: an assumption, not a measurement.
 
   Attributes:
-    bandwidth: bytes a second that a GPU sends, in one direction.
-    latency: seconds that a collective takes beyond its bytes.
+    bandwidth: Bytes per second that a GPU sends, in one direction.
+    latency: Seconds per collective, in addition to the transfer time.
   """
 
   bandwidth: float
   latency: float
 
 
-# Data sheets: NVLink 4 of an H100, 900 GB/s in both directions together; a 400 Gb/s NDR port a GPU; one 100 Gb/s port a
-# node, shared by its GPUs. What is reached is less. The latencies are round numbers, of the order of NCCL's for small
-# messages.
+# Data sheet values, which real transfers do not reach: NVLink 4 of an H100, 900 GB/s in both directions together; one
+# 400 Gb/s NDR port per GPU; one 100 Gb/s port per node, shared by its GPUs. Latencies are rounded, of the order of
+# NCCL's for small messages.
 NVLINK = Link(450e9, 20e-6)
 NETWORKS = {"ndr": Link(50e9, 40e-6), "100gbe": Link(12.5e9 / NODE, 100e-6)}
 
@@ -58,8 +60,8 @@ class Collective(NamedTuple):
   """A collective operation of a compiled program.
 
   Attributes:
-    kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
-    result: bytes of the arrays that it gives each device.
+    kind: Operation: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
+    result: Bytes of the result on each device.
   """
 
   kind: str
@@ -67,12 +69,12 @@ class Collective(NamedTuple):
 
 
 class Traffic(NamedTuple):
-  """What a step exchanges, in bytes of whole results: how much of it travels is a matter of how many devices there are.
+  """Collectives of a training step, in bytes of their results; the bytes sent also depend on the number of devices.
 
   Attributes:
-    reduced: results of all-reduces.
-    gathered: results of all-gathers.
-    collectives: how many there are of both.
+    reduced: Bytes of the results of all all-reduces.
+    gathered: Bytes of the results of all all-gathers.
+    collectives: Number of all-reduces and all-gathers.
   """
 
   reduced: float
@@ -81,26 +83,26 @@ class Traffic(NamedTuple):
 
 
 def scaling(config: str, rounds: int) -> Benchmark:
-  """Counts the bytes of compiled steps, and predicts from them how steps take longer on several devices.
+  """Counts the bytes exchanged by compiled steps, and predicts the communication time on several devices.
 
-  The real mapped programs are compiled on the CPU for each of COUNTED, with the config's batch on every device. XLA
-  merges fewer collectives there than on a GPU.
+  The actual sharded programs are compiled on the CPU for each number of devices in COUNTED, with the config's batch on
+  every device. XLA merges fewer collectives on a CPU than on a GPU.
 
   Args:
-    config: FILE.py:VARIANT; the step is that of the first phase of its schedule, and that of its back-propagated twin
-      where the objective is the HSIC bottleneck.
-    rounds: timed steps on one device, the first that is there.
+    config: Config, FILE.py:VARIANT. The step is that of the first phase of its schedule; if the objective is the HSIC
+      bottleneck, its back-propagated twin is measured as well.
+    rounds: Timed steps on one device, the first local one.
 
   Returns:
-    for each step a row of one device, its `compute_seconds` measured. Then rows of 2 to 64 devices, by `weak` scaling
-    (every device has the config's batch) and `strong` (all devices share it): bytes that a device sends,
-    `communication_seconds` over the assumed links, and `seconds_for_90` and `seconds_for_50`, the time to compute a
-    device's part above which efficiency without overlap is 90 and 50 %. Where one device was a GPU also
-    `compute_seconds`, `efficiency_low`, without overlap, and `efficiency_high`, with all of it: images a second over
-    those of as many single devices.
+    For each step, one row for a single device with measured `compute_seconds`, then rows for 2 to 64 devices, with
+    `weak` scaling (every device has the config's batch) and `strong` scaling (all devices share it). They contain the
+    bytes that a device sends, `communication_seconds` over the assumed links, and `seconds_for_90` and
+    `seconds_for_50`: compute time per device above which efficiency without overlap exceeds 90 and 50 %. If the
+    single device is a GPU, also `compute_seconds`, `efficiency_low` (no overlap) and `efficiency_high` (full overlap):
+    images per second relative to as many independent devices.
 
   Raises:
-    UserError: there are not as many CPU devices as programs are compiled for.
+    UserError: JAX has fewer CPU devices than max(COUNTED).
   """
   settings = settings_of(config)
   cpus = _cpus(max(COUNTED))
@@ -113,14 +115,16 @@ def scaling(config: str, rounds: int) -> Benchmark:
 
 
 class Model(NamedTuple):
-  """Traffic as a function of the global batch: gathered rows grow with it, gathered products with its square.
+  """Traffic as a function of the global batch size B: gathered = linear * B + square * B^2.
+
+  Gathered activations grow with B, gathered Gram matrices with B^2.
 
   Attributes:
-    reduced: bytes, whatever the batch.
-    linear: gathered bytes for each row of the batch.
-    square: gathered bytes for each pair of rows.
-    collectives: whatever the batch.
-    error: the largest relative error of `gathered` where a program was compiled and not fitted to.
+    reduced: All-reduced bytes, independent of B.
+    linear: Gathered bytes per row of the batch.
+    square: Gathered bytes per pair of rows.
+    collectives: Number of collectives, independent of B.
+    error: Maximum relative error of the formula over all compiled programs.
   """
 
   reduced: float
@@ -130,17 +134,19 @@ class Model(NamedTuple):
   error: float
 
   def at(self, batch: int) -> Traffic:
-    """Returns the traffic at a global batch of so many rows."""
+    """Returns the traffic at a global batch size."""
     return Traffic(self.reduced, self.linear * batch + self.square * batch**2, self.collectives)
 
 
 def fit(counted: dict[int, Traffic]) -> Model:
-  """Returns traffic as a function of the global batch.
+  """Fits traffic as a function of the global batch size.
 
   Args:
-    counted: of compiled programs, two or more, by their global batch; the smallest and the largest decide.
+    counted: Traffic of two or more compiled programs, by global batch size. The smallest and the largest determine the
+      formula; the others only contribute to its error.
   """
   small, large = min(counted), max(counted)
+  # gathered / B = linear + square * B is a line through the two points.
   slope_small, slope_large = counted[small].gathered / small, counted[large].gathered / large
   square = (slope_large - slope_small) / (large - small)
   last = counted[large]
@@ -151,10 +157,14 @@ def fit(counted: dict[int, Traffic]) -> Model:
 
 
 def collectives_of(program: str) -> list[Collective]:
-  """Returns the collective operations of a compiled program, given as the text of its optimised HLO.
+  """Parses the collective operations of a compiled program.
+
+  Args:
+    program: Optimised HLO of the program, as text.
 
   Raises:
-    ValueError: one of them is asynchronous, as on a GPU: its result then holds the operand as well.
+    ValueError: A collective is asynchronous, as on a GPU. Its result type then includes the operand, so the bytes would
+      be counted wrongly.
   """
   found = []
   for match in filter(None, map(_COLLECTIVE.match, program.splitlines())):
@@ -165,9 +175,10 @@ def collectives_of(program: str) -> list[Collective]:
 
 
 def sent(collective: Collective, devices: int) -> float:
-  """Returns the bytes that a device sends, in a ring of so many."""
+  """Returns the bytes that each device sends, with ring algorithms on this number of devices."""
   kind, result = collective
   others = devices - 1
+  # Relative to the result on one device. An all-reduce is a reduce-scatter followed by an all-gather.
   factors = {
     "all-reduce": 2 * others / devices,
     "all-gather": others / devices,
@@ -179,17 +190,19 @@ def sent(collective: Collective, devices: int) -> float:
 
 
 def communication_seconds(traffic: Traffic, devices: int, network: Link) -> float:
-  """Returns the seconds of a step's collectives, in two stages where there are several nodes.
+  """Returns the seconds of a step's collectives, hierarchical if there are several nodes.
 
-  Inside a node data travel by NVLINK; each GPU then exchanges its share with its fellows in the other nodes.
+  Within a node, data are exchanged over NVLINK; each GPU then exchanges its share with its counterparts in the other
+  nodes.
 
   Args:
-    traffic: of a step.
-    devices: a divisor or a multiple of NODE.
-    network: between nodes; not used where there is one.
+    traffic: Traffic of the step.
+    devices: Number of devices, a divisor or a multiple of NODE.
+    network: Link between nodes; not used for a single node.
   """
   inside = min(devices, NODE)
   nodes = devices // inside
+  # Ring of `inside` devices: an all-reduce sends 2 (n - 1) / n of its bytes, an all-gather (n - 1) / n.
   seconds = (2 * traffic.reduced + traffic.gathered) * (inside - 1) / inside / NVLINK.bandwidth
   seconds += traffic.collectives * NVLINK.latency
   if nodes > 1:
@@ -199,19 +212,21 @@ def communication_seconds(traffic: Traffic, devices: int, network: Link) -> floa
 
 
 def efficiency(one: float, part: float, communication: float, scale: float) -> tuple[float, float]:
-  """Returns images a second over those of as many single devices: without overlap, and with all of it.
+  """Returns parallel efficiency without overlap and with full overlap of computation and communication.
+
+  Efficiency is images per second relative to as many independent devices.
 
   Args:
-    one: seconds of a step on one device.
-    part: seconds that a device computes, of several.
-    communication: seconds of the collectives.
-    scale: the batch of a device over that of the one.
+    one: Seconds of a step on a single device.
+    part: Compute seconds of each of several devices.
+    communication: Seconds of the collectives.
+    scale: Batch size per device, relative to the batch size of the single device.
   """
   return one * scale / (part + communication), one * scale / max(part, communication)
 
 
 def _candidates(settings: Settings) -> dict[str, Settings]:
-  """Returns the settings whose first phase is looked at: the config's own, and those of its twin."""
+  """Returns the settings whose first phase is measured, by name: the config's own, and its back-propagated twin."""
   name = settings.schedule[0]
   phase = settings.phases[name]
   if not isinstance(phase.objective, HsicBottleneck):
@@ -224,10 +239,11 @@ def _candidates(settings: Settings) -> dict[str, Settings]:
 
 
 def _cpus(count: int) -> list[jax.Device]:
+  """Returns the CPU devices, requesting `count` of them; raises UserError if there are fewer."""
   found: list[jax.Device] = []
-  with contextlib.suppress(RuntimeError):  # the devices are known already
+  with contextlib.suppress(RuntimeError):  # raised if the backends are initialised already
     jax.config.update("jax_num_cpu_devices", count)
-  with contextlib.suppress(RuntimeError):  # JAX is told to look for no CPU
+  with contextlib.suppress(RuntimeError):  # raised if JAX_PLATFORMS excludes the CPU
     found = jax.devices("cpu")
   if len(found) < count:
     raise UserError(
@@ -238,7 +254,7 @@ def _cpus(count: int) -> list[jax.Device]:
 
 
 def _phase_of(settings: Settings, devices: Sequence[jax.Device]) -> tuple[Phase, Initialization, int]:
-  """Returns the first phase, what it begins with, and the size of its images."""
+  """Returns the first phase, its initial variables, and the height and width of its images."""
   placement = Devices(devices)
   size = settings.data.image_size or FER2013[1]
   beginning = initialize(settings, (size, size, FER2013[3]), CLASSES, placement.axis_name)
@@ -246,14 +262,20 @@ def _phase_of(settings: Settings, devices: Sequence[jax.Device]) -> tuple[Phase,
 
 
 def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) -> Traffic:
-  """Compiles the first phase's step for a global batch on CPU devices, and returns what it exchanges.
+  """Compiles the first phase's step for CPU devices, and returns its traffic.
+
+  Args:
+    settings: Settings whose first phase is compiled.
+    devices: CPU devices.
+    batch: Global batch size.
 
   Raises:
-    UserError: it has collectives other than all-reduce and all-gather.
+    UserError: The step has collectives other than all-reduce and all-gather.
   """
   phase, beginning, size = _phase_of(settings, devices)
   shape = jax.ShapeDtypeStruct
   rows = (len(devices), batch // len(devices))
+  # Shapes alone suffice to compile: no data of FER2013's size is allocated.
   arguments = (
     jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes),
     Resident(shape((FER2013[0], size, size, FER2013[3]), jnp.uint8), shape((FER2013[0], CLASSES), jnp.float32)),
@@ -265,15 +287,15 @@ def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) ->
   others = {each.kind for each in found} - {"all-reduce", "all-gather"}
   if others:
     raise UserError(
-      f"--what=scaling: the step has {', '.join(sorted(others))}, and how they grow with the batch is not known; "
-      "expected all-reduce and all-gather alone"
+      f"--what=scaling: the step has {', '.join(sorted(others))}, whose growth with the batch size is not "
+      "modelled; expected only all-reduce and all-gather"
     )
   of_kind = {kind: sum(each.result for each in found if each.kind == kind) for kind in _KINDS}
   return Traffic(of_kind["all-reduce"], of_kind["all-gather"], len(found))
 
 
 def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
-  """Returns the median seconds of a step on one device, by batch: on a GPU also of every share of the batch."""
+  """Returns the median seconds of a step on one device, by batch size; on a GPU, also for each share of the batch."""
   device = jax.local_devices()[0]
   batch = settings.batch_size
   parts = (1,) if _on_cpu() else (1, *PREDICTED)
@@ -297,6 +319,14 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
 
 
 def _rows(name: str, batch: int, model: Model, seconds: dict[int, float]) -> list[Row]:
+  """Returns the rows of one step.
+
+  Args:
+    name: Name of the step.
+    batch: Batch size of the config.
+    model: Traffic as a function of the global batch size.
+    seconds: Measured compute seconds on one device, by batch size.
+  """
   one, on_cpu = seconds[batch], _on_cpu()
   alone = _row(Traffic(0, 0, 0), 1, batch, NVLINK, model.error)
   measured = {"compute_seconds": one, "efficiency_low": 1.0, "efficiency_high": 1.0, "images_per_second": batch / one}
@@ -333,6 +363,7 @@ def _row(traffic: Traffic, devices: int, part: int, network: Link, error: float)
     "all_reduce_bytes": reduced,
     "bytes_a_step": gathered + reduced,
     "communication_seconds": communication,
+    # Without overlap, efficiency is compute / (compute + communication).
     "seconds_for_90": 9 * communication,
     "seconds_for_50": communication,
     "formula_error": error,
@@ -340,6 +371,7 @@ def _row(traffic: Traffic, devices: int, part: int, network: Link, error: float)
 
 
 def _bytes(array: re.Match[str]) -> int:
+  """Returns the bytes of an array type matched by _ARRAY."""
   _, bits, dimensions, flags = array.groups()
   count = math.prod(int(each) for each in (dimensions or flags or "").split(",") if each)
   return count * int(bits) // 8 if bits else count

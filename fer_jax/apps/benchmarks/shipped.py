@@ -1,4 +1,4 @@
-"""What the network that the package ships reaches on the validation and test splits of FER2013, as it is shipped."""
+"""Accuracy and calibration of the shipped network on the validation and test splits of FER2013."""
 
 import dataclasses
 
@@ -19,17 +19,17 @@ BATCH = 256
 
 
 def shipped(config: str, rounds: int) -> Benchmark:
-  """Evaluates the shipped network; FER2013 must have been prepared.
+  """Evaluates the shipped network on FER2013, which must be prepared.
 
   Args:
-    config: Not used: the network's file says what it is.
+    config: Not used; the network's file contains its config.
     rounds: Not used.
 
   Returns:
-    a row for each of VIEWS, the image alone first: accuracy on validation (the public test set) and on test (the
-    private one) with its 95 % interval (Wilson) and without the images that stand in training too, the expected
-    calibration error of the probabilities as they are given and before temperature scaling; then the size of the file,
-    parameters and temperature; then the recall of each class by the image alone.
+    One row per TTA protocol in VIEWS, the single view first: accuracy on validation (public test set); accuracy on test
+    (private test set) with its 95 % Wilson interval, and without test images that also appear in training; expected
+    calibration error of the probabilities, with and without temperature scaling. Then one row with file size, number of
+    parameters and temperature; then one row per class with its recall for the single view.
   """
   del config, rounds
   network = classifiers.load()
@@ -46,6 +46,7 @@ def shipped(config: str, rounds: int) -> Benchmark:
 
 
 def _labelled(network: Classifier, data: Arrays, split: str, views: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns labels int32 [N] and probabilities float32 [N, K] of a split."""
   rows = data.rows(split)
   return data.label[rows], network.probability(np.asarray(data.image[rows]), BATCH, views)
 

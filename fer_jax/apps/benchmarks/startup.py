@@ -1,4 +1,4 @@
-"""How long a training takes from the start of its process to its first step: with nothing compiled, and once more."""
+"""Time from process start to the first training step, with an empty and with a filled compilation cache."""
 
 import os
 import statistics
@@ -18,29 +18,29 @@ DEMOS = (
   "configs/obsr.py:demo",
   "configs/separable_se.py:demo",
 )
-_MOST_SECONDS = 600.0
-_LOOKS_A_SECOND = 50
+_MOST_SECONDS = 600.0  # time limit of a start
+_LOOKS_A_SECOND = 50  # polls per second
 
 
 def startup(config: str, rounds: int) -> Benchmark:
-  """Measures the start of the demo of each of the five systems.
+  """Measures the start of the five demos.
 
   Args:
-    config: not used; all demos are started.
-    rounds: later starts of each.
+    config: Not used; all demos are started.
+    rounds: Starts per demo with a filled compilation cache.
 
   Returns:
-    a row for each demo: `first_seconds` from the start of the process to the first step with an empty folder for
-    compiled programs, and `second_seconds`, the median of later starts. The data are made before.
+    One row per demo: `first_seconds` from process start to the first step with an empty compilation cache, and
+    `second_seconds`, the median of the later starts. Preparing the data is not included.
 
   Raises:
-    Failure: a training ended, or took ten minutes, without a step.
+    Failure: A run ended, or took ten minutes, without a step.
   """
   del config
   rows: list[Row] = []
   for demo in DEMOS:
     with tempfile.TemporaryDirectory() as folder:
-      _seconds(demo, Path(folder), None)  # makes the data
+      _seconds(demo, Path(folder), None)  # prepares the data
       cache = Path(folder) / "cache"
       first = _seconds(demo, Path(folder), cache)
       later = [_seconds(demo, Path(folder), cache) for _ in range(rounds)]
@@ -49,7 +49,16 @@ def startup(config: str, rounds: int) -> Benchmark:
 
 
 def _seconds(config: str, folder: Path, cache: Path | None) -> float:
-  """Returns the seconds to the first step; programs are kept in a folder of that cache, or where they always are."""
+  """Returns the seconds from process start to the first step.
+
+  Args:
+    config: Config of the demo.
+    folder: Parent of the temporary workdir.
+    cache: Cache folder for compiled programs; None for the default one.
+
+  Raises:
+    Failure: The run ended, or took ten minutes, without a step.
+  """
   with tempfile.TemporaryDirectory(dir=folder) as place, tempfile.TemporaryFile() as errors:
     command = [sys.executable, "-m", "fer_jax.main", f"--config={config}", f"--workdir={place}/run"]
     environment = dict(os.environ) if cache is None else os.environ | {"XDG_CACHE_HOME": str(cache)}
@@ -59,7 +68,7 @@ def _seconds(config: str, folder: Path, cache: Path | None) -> float:
     )
     try:
       while child.poll() is None and time.monotonic() - began < _MOST_SECONDS:
-        # A run of several trainings has records of its own before its trainings have any.
+        # Only records of steps have a loss: a run with replicas writes other records before its first step.
         if any('"loss"' in path.read_text(encoding="utf-8") for path in Path(place).rglob("metrics.jsonl")):
           return time.monotonic() - began
         time.sleep(1 / _LOOKS_A_SECOND)

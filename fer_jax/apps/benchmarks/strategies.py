@@ -1,4 +1,4 @@
-"""What a step of one training costs when several are one run: in turn, side by side, on all devices."""
+"""Time of a training step per replica when several run together: sequentially, vectorised, on all devices."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,20 +12,21 @@ from fer_jax.parallel import Replicas, all_devices
 from fer_jax.replicas import Replica
 from fer_jax.rig import Rig, Trial
 
-TRAININGS = 4
+TRAININGS = 4  # number of replicas
+# Names of the rows: replicas one after another, vectorised on one device, distributed over all devices.
 IN_TURN, BESIDE, SPREAD = "in turn", "side by side", "in turn, on all devices"
 
 
 def strategies(config: str, rounds: int) -> Benchmark:
-  """Times the training step of a config's network, several trainings of it at once, on random faces.
+  """Times the training step of several replicas of a config on random faces, with each strategy.
 
   Args:
-    config: FILE.py:VARIANT; its network, size of image, batch and precision are taken.
-    rounds: repetitions of each, by turns.
+    config: Config, FILE.py:VARIANT, that provides network, image size, batch size and precision.
+    rounds: Timed repetitions per strategy, interleaved.
 
   Returns:
-    a row for each way: the seconds of a step of one training, `time_ratio` over in turn, and the memory that a step
-    takes on a device. On a CPU every core is a device, as it is for a run with replicas.
+    One row per strategy: seconds of a step per replica, `time_ratio` relative to sequential execution, and memory of a
+    step per device. On a CPU every core is a device, as in a run with replicas.
   """
   settings = settings_of(config)
   size = settings.data.image_size or FER2013[1]
@@ -43,6 +44,7 @@ def strategies(config: str, rounds: int) -> Benchmark:
   seconds: dict[str, list[float]] = {name: [] for name in trials}
   for _ in range(rounds):
     for name, trial in trials.items():
+      # One call advances all replicas that are together: divide by their number.
       seconds[name].append(trial.seconds() / placements[name].together)
   return Benchmark(BESIDE, _rows(seconds, memory, {name: len(p.devices) for name, p in placements.items()}))
 
@@ -53,7 +55,7 @@ def _rows(seconds: dict[str, list[float]], memory: dict[str, int], devices: dict
     {
       "name": name,
       "seconds_a_step": statistics.median(taken),
-      # Round by round: a slow moment of the machine meets all ways.
+      # Ratio within each round, so that a temporary slowdown of the machine cancels.
       "time_ratio": statistics.median(one / other for one, other in zip(taken, in_turn, strict=True)),
       "memory_bytes": memory[name],
       "devices": devices[name],
@@ -63,6 +65,7 @@ def _rows(seconds: dict[str, list[float]], memory: dict[str, int], devices: dict
 
 
 def _faces(count: int, size: int) -> Arrays:
+  """Returns random grey images uint8 [count, size, size, 1] with random labels, all in the training split."""
   generator = np.random.default_rng(0)
   return Arrays(
     image=generator.integers(0, 256, (count, size, size, FER2013[3]), dtype=np.uint8),

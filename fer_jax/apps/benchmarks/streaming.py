@@ -1,4 +1,4 @@
-"""How fast a dataset of a million faces is read from its records, and in how much memory."""
+"""Throughput and memory of reading a dataset of a million faces from its records."""
 
 import contextlib
 import dataclasses
@@ -25,31 +25,32 @@ from fer_jax.replicas import Replica
 from fer_jax.rig import Rig
 from fer_jax.step import Moment
 
-EXAMPLES = 1_000_000  # about as many as AffectNet
-FEWEST = 100
+EXAMPLES = 1_000_000  # about the size of AffectNet
+FEWEST = 100  # minimum number of examples
 BATCH = 256
 _ROWS_IN_MEMORY = 4096
-_BATCHES_A_ROUND = 100  # of each number of threads; three times as many for the memory
+_BATCHES_A_ROUND = 100  # for each number of threads; the memory is measured over three times as many
 _STATUS = pathlib.Path("/proc/self/status")
 
 
 def streaming(config: str, rounds: int, examples: int = EXAMPLES, data_dir: pathlib.Path | None = None) -> Benchmark:
-  """Writes a crowd of drawn faces, 112x112 in colour, and reads it.
+  """Writes a dataset of drawn faces, 112x112 in colour, and measures reading it.
 
   Args:
-    config: FILE.py:VARIANT; a step is of the first phase of its schedule, at its size of image, with BATCH faces.
-    rounds: each number of threads reads 100 batches for every round.
-    examples: how many faces.
-    data_dir: where they are written, and found again by a later run; None for a temporary folder.
+    config: Config, FILE.py:VARIANT; the training step is that of the first phase of its schedule, at its image size,
+      with BATCH faces.
+    rounds: Hundreds of batches that are read with each number of threads.
+    examples: Number of faces.
+    data_dir: Folder of the dataset, reused by later runs; None for a temporary folder.
 
   Returns:
-    rows with the `seconds` of writing (where they were not there yet), of the first pass over all records for the
-    columns, and of a start from the columns' cache; `images_per_second` of the pipeline alone by the number of threads,
-    with `memory_ratio` over rows gathered from memory by the same process; the same of a training step; and the memory
-    of the process, `anonymous_bytes` (its own) and `file_bytes` (files mapped into it), as batches go by.
+    Rows with the `seconds` of writing (unless the dataset exists), of the first pass over all records, which reads
+    every column but the images, and of a start from the cache of these columns; `images_per_second` of the pipeline
+    alone by number of threads, with `memory_ratio` relative to rows gathered from memory; the same for a training step;
+    and the memory of the process after a number of batches: `anonymous_bytes` (private), `file_bytes` (mapped files).
 
   Raises:
-    UserError: if there are too few examples, or the folder cannot be written.
+    UserError: There are too few examples, or the folder cannot be written.
   """
   if examples < FEWEST:
     raise UserError(f"--examples={examples}: expected {FEWEST} or more")
@@ -79,12 +80,12 @@ def _temporary_folder() -> Iterator[pathlib.Path]:
 def _written(examples: int, folder: pathlib.Path) -> tuple[DrawnCrowd, list[Row]]:
   start = time.perf_counter()
   try:
-    there = (folder / str(examples)).exists()
+    there = (folder / str(examples)).exists()  # then nothing is written, and no time is reported
     builder = prepare_crowd(examples, folder)
   except OSError as error:
     raise UserError(
-      f"cannot write {examples} faces, some {5e-6 * examples:.2g} GB, into {folder} ({error.strerror or error}): give "
-      "another --data_dir or make room"
+      f"cannot write {examples} faces, about {5e-6 * examples:.2g} GB, to {folder} ({error.strerror or error}): give "
+      "another --data_dir or free disk space"
     ) from error
   seconds = {} if there else {"seconds": time.perf_counter() - start}
   size = sum(each.num_bytes for each in builder.info.splits.values())
@@ -92,6 +93,7 @@ def _written(examples: int, folder: pathlib.Path) -> tuple[DrawnCrowd, list[Row]
 
 
 def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
+  """Times opening the dataset without and with the cache of its columns, which the first call writes."""
   shutil.rmtree(pathlib.Path(builder.data_dir, "arrays"), ignore_errors=True)
   rows: list[Row] = []
   for name in ("first pass over the records", "start from the cache"):
@@ -102,14 +104,14 @@ def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
 
 
 def _in_memory(dataset: Arrays) -> Arrays:
-  """Returns the first training examples, decoded: what does not depend on their number is measured on them."""
+  """Returns the first training examples, decoded in memory, for measurements that do not depend on the dataset size."""
   rows = dataset.rows("train")[:_ROWS_IN_MEMORY]
   columns = {key: getattr(dataset, key)[rows] for key in ("image", "label", "subject", "group", "split", "picture")}
   return dataclasses.replace(dataset, **columns)
 
 
 def _rates(dataset: Arrays, in_memory: Arrays, rounds: int) -> list[Row]:
-  """Measures shuffled training batches, by the number of threads that decode them."""
+  """Measures shuffled training batches, by number of decoding threads."""
   batches = _BATCHES_A_ROUND * rounds
   of_memory = _rate(in_memory, batches, 0)
   rows = [{"name": "in memory", "images_per_second": of_memory}]
@@ -121,13 +123,13 @@ def _rates(dataset: Arrays, in_memory: Arrays, rounds: int) -> list[Row]:
 
 
 def _thread_counts(cores: int) -> list[int]:
-  """Returns 1, 2, 4, ... up to the number of cores, and that."""
+  """Returns the powers of two up to the number of cores, and the number of cores."""
   return sorted({*(2**power for power in range(cores.bit_length()) if 2**power <= cores), cores})
 
 
 def _rate(dataset: Arrays, batches: int, threads: int) -> float:
   with contextlib.closing(_iterator(dataset, threads)) as iterator:
-    next(iterator)
+    next(iterator)  # starts the pipeline, which is not timed
     start = time.perf_counter()
     for _ in range(batches):
       next(iterator)
@@ -139,7 +141,7 @@ def _iterator(dataset: Arrays, threads: int | None = None) -> Any:
 
 
 def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
-  """Measures the same training step, at the config's size of image, fed from memory and from the records, by turns."""
+  """Measures one training step at the config's image size, fed from memory and from the records, interleaved."""
   settings = settings_of(config)
   dataset = arrays_lib.stream(builder, settings.data.image_size or FER2013[1])
   in_memory = _in_memory(dataset)
@@ -170,7 +172,7 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
 
 
 def _memory(dataset: Arrays, rounds: int) -> list[Row]:
-  """Notes the memory of the process as batches go by; no rows where the system does not say it."""
+  """Returns the memory of the process after several numbers of batches; no rows without /proc (not Linux)."""
   if not _STATUS.exists():
     return []
   most = 3 * _BATCHES_A_ROUND * rounds
@@ -185,9 +187,10 @@ def _memory(dataset: Arrays, rounds: int) -> list[Row]:
 
 
 def _resident() -> Row:
-  """Returns the bytes of this process that are in memory, as the kernel counts them."""
+  """Returns the resident memory of this process in bytes, as reported by the kernel."""
   values = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
   kinds = {"resident_bytes": "VmRSS", "anonymous_bytes": "RssAnon", "file_bytes": "RssFile"}
+  # The kernel reports `VmRSS:  123456 kB`.
   return {name: 1024 * int(values[key].split()[0]) for name, key in kinds.items()}
 
 

@@ -1,4 +1,4 @@
-"""Table 1 of Han et al. 2023: seconds a step and parameters of three known networks and of theirs."""
+"""Table 1 of Han et al. 2023: seconds per step and parameters of three standard networks and of theirs."""
 
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ from fer_jax.settings import PhaseSettings
 
 
 class _Printed(NamedTuple):
-  """What the paper prints of a network."""
+  """Figures of the paper: seconds per step, number of parameters."""
 
   seconds: float
   parameters: float
 
 
-# Network, variant of configs/baselines.py: seconds a step on an RTX 2080 at batch 128, parameters.
+# Variant of configs/baselines.py -> seconds per step on an RTX 2080 at batch 128, parameters.
 PRINTED = {
   "alexnet": _Printed(0.243178, 60e6),
   "bn_inception": _Printed(0.565114, 11e6),
@@ -35,14 +35,20 @@ TWIN = "hsic_dense, backprop"
 
 
 def table1(config: str, rounds: int) -> Benchmark:
-  """Times a step of each network of the paper's table 1, all at one batch size in one process.
+  """Times a step of each network of the paper's table 1, at the same batch size in one process.
 
-  The known networks learn by back-propagation, as in the paper; the dense network by both. Ratios are over the dense
-  network's step under the HSIC bottleneck: what of the paper's comparison does not depend on the device.
+  The standard networks are trained by back-propagation, as in the paper; the dense network by both methods. Ratios are
+  relative to the dense network with the HSIC bottleneck: they depend less on the device than the seconds do.
 
   Args:
-    config: of the dense network, FILE.py:VARIANT; it must have an hsic_bottleneck phase.
-    rounds: timed steps of each.
+    config: Config of the dense network, FILE.py:VARIANT; it must have an hsic_bottleneck phase.
+    rounds: Timed steps per network.
+
+  Returns:
+    One row per network: seconds per step, parameters and `time_ratio`, with the paper's figures where it has any.
+
+  Raises:
+    UserError: The config has no hsic_bottleneck phase.
   """
   settings = settings_of(config)
   sizes = ",small" if "small" in config.partition(":")[2].split(",") else ""
@@ -69,7 +75,7 @@ def table1(config: str, rounds: int) -> Benchmark:
       "parameters": parameters[name],
       "time_ratio": seconds[name] / seconds[OURS],
     }
-    if printed is not None:  # the paper does not time the twin
+    if printed is not None:  # the paper has no figures of the back-propagated dense network
       row["paper_time_ratio"] = printed.seconds / THEIRS.seconds
       row["paper_seconds_a_step"] = printed.seconds
       row["paper_parameters"] = printed.parameters

@@ -1,6 +1,6 @@
-"""Our residual network with mixed and coordinate attention in PyTorch: the other side of a benchmark.
+"""PyTorch counterpart of our residual network with mixed and coordinate attention, for the benchmarks.
 
-Modules have the names of our layers. Imported only where PyTorch is installed.
+Modules have the names of our layers. This file is imported only if PyTorch is installed.
 """
 
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fer_jax.apps.benchmarks.torch_resnet import convolution
 from fer_jax.models.ca_resnet import SLOPE, CaResNet
 
-LEAST = 8  # channels between the convolutions of coordinate attention
+LEAST = 8  # minimum number of channels between the convolutions of coordinate attention
 
 
 class MixedAttention(nn.Module):
@@ -19,7 +19,7 @@ class MixedAttention(nn.Module):
 
   Args:
     channels: Channels of the feature map.
-    reduction: Divisor of the channels that gives the hidden units of the channel attention.
+    reduction: Divisor of the channels that gives the hidden units of the channel attention, at least one.
   """
 
   def __init__(self, channels: int, reduction: int):
@@ -35,20 +35,20 @@ class MixedAttention(nn.Module):
 
   def forward(self, x: Tensor) -> Tensor:
     """Maps [B, C, H, W] to [B, C, H, W]."""
-    pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
+    pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])  # [2, B, C]: average and maximum share the two layers
     hidden = torch.relu(self.channel["reduce"](pooled))
     channel = x * torch.sigmoid(self.channel["expand"](hidden).sum(0))[:, :, None, None]
-    pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)  # [B, 2, H, W]
     spatial = x * torch.sigmoid(self.spatial["conv"](pooled))
     return torch.relu(x * (1 + self.fuse(torch.cat([channel, spatial], 1))))
 
 
 class CoordinateAttention(nn.Module):
-  """Multiplies a feature map by gates of its rows and columns: `fer_jax.layers.CoordinateAttention`.
+  """Multiplies a feature map by one gate per row and one per column: `fer_jax.layers.CoordinateAttention`.
 
   Args:
     channels: Channels of the feature map.
-    reduction: Divisor of the channels that gives those between the convolutions, at least LEAST.
+    reduction: Divisor of the channels that gives those between the convolutions, which are at least LEAST.
   """
 
   def __init__(self, channels: int, reduction: int):
@@ -63,7 +63,7 @@ class CoordinateAttention(nn.Module):
     """Maps [B, C, H, W] to [B, C, H, W]."""
     vectors = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [B, C, H + W, 1]
     vectors = nn.functional.hardswish(self.norm(self.reduce(vectors)))
-    rows, columns = vectors.split([x.shape[2], x.shape[3]], 2)
+    rows, columns = vectors.split([x.shape[2], x.shape[3]], 2)  # [B, reduced, H, 1], [B, reduced, W, 1]
     return x * torch.sigmoid(self.rows(rows)) * torch.sigmoid(self.columns(columns.transpose(2, 3)))
 
 
@@ -80,7 +80,7 @@ class CABasicBlock(nn.Module):
   def __init__(self, inputs: int, features: int, stride: int, model: CaResNet):
     super().__init__()
     sizes = model.kernel_sizes
-    strided = sizes.index(max(sizes))
+    strided = sizes.index(max(sizes))  # only the largest kernel has the block's stride
     branch: dict[str, nn.Module] = {}
     for i, size in enumerate(sizes):
       if i > 0:

@@ -1,25 +1,26 @@
-"""Our residual networks in PyTorch: a benchmark's other side, and the reference for weights that are carried over.
+"""PyTorch counterparts of our residual networks, for the benchmarks and as the reference for converted weights.
 
-Parameters have torchvision's names, so that a state_dict fits either. Imported only where PyTorch is installed.
+Parameters have torchvision's names, so that a state_dict fits both. This file is imported only if PyTorch is installed.
 """
 
 import torch
 from torch import Tensor, nn
 
+# Depth -> number of blocks in each of the four stages.
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-BOTTLENECK_FROM = 50
+BOTTLENECK_FROM = 50  # minimum depth of networks with bottleneck blocks
 STEMS = {"small": (3, 1), "strided": (3, 2), "imagenet": (7, 2)}  # kernel size and stride of the first convolution
-EXPANSION = 4  # channels that leave a bottleneck, against those inside
+EXPANSION = 4  # output channels of a bottleneck block, relative to those of its 3x3 convolution
 
 
 class Block(nn.Module):
-  """Adds the block's input to what two or three convolutions make of it, then activates.
+  """Residual block: adds the input to a branch of two or three convolutions, then applies a ReLU.
 
   Args:
-    inputs: channels that come in.
-    features: of the 3x3 convolutions.
-    stride: of the whole.
-    bottleneck: 1x1, 3x3, 1x1 to EXPANSION features; else 3x3, 3x3.
+    inputs: Channels of the input.
+    features: Channels of the 3x3 convolutions.
+    stride: Stride of the block.
+    bottleneck: Whether the branch is 1x1, 3x3, 1x1 with `EXPANSION * features` output channels; otherwise 3x3, 3x3.
   """
 
   def __init__(self, inputs: int, features: int, stride: int, bottleneck: bool):
@@ -52,13 +53,14 @@ class Block(nn.Module):
 
 
 class Extractor(nn.Module):
-  """A residual network without its classifier.
+  """Residual network without its classifier.
 
   Args:
-    depth: 18, 34 or 50.
-    width: channels of the first stage.
-    stem: "small" or "strided", 3x3 at stride 1 or 2, or "imagenet", 7x7 at stride 2 and 3x3 maxima at stride 2.
-    channels: of the image.
+    depth: Number of layers: 18, 34 or 50.
+    width: Channels of the first stage.
+    stem: First layers: "small" (3x3, stride 1), "strided" (3x3, stride 2) or "imagenet" (7x7, stride 2, followed by 3x3
+      max pooling with stride 2).
+    channels: Channels of the image.
   """
 
   def __init__(self, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
@@ -80,20 +82,20 @@ class Extractor(nn.Module):
     return nn.Sequential(*stage)
 
   def forward(self, image: Tensor) -> Tensor:
-    """Maps an image [B, channels, H, W] to the last stage's maps [B, features, h, w]."""
+    """Maps images [B, channels, H, W] to the feature map of the last stage [B, features, h, w]."""
     x = self.maxpool(torch.relu(self.bn1(self.conv1(image))))
     return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
 class ResNet(Extractor):
-  """torchvision's residual network.
+  """Residual network with the layout of torchvision's.
 
   Args:
-    num_classes: K.
-    depth: see `Extractor`, as the rest.
-    width: of the first stage.
-    stem: "small", "strided" or "imagenet".
-    channels: of the image.
+    num_classes: Number of classes K.
+    depth: Number of layers; see `Extractor`.
+    width: Channels of the first stage.
+    stem: First layers: "small", "strided" or "imagenet"; see `Extractor`.
+    channels: Channels of the image.
   """
 
   def __init__(self, num_classes: int, depth: int = 34, width: int = 64, stem: str = "imagenet", channels: int = 3):
@@ -101,23 +103,23 @@ class ResNet(Extractor):
     self.fc = nn.Linear(self.features, num_classes)
 
   def forward(self, image: Tensor) -> Tensor:
-    """Maps an image [B, channels, H, W] to logits [B, K]."""
+    """Maps images [B, channels, H, W] to logits [B, K]."""
     return self.fc(super().forward(image).mean((2, 3)))
 
 
 class BilinearResNet(nn.Module):
-  """Classifies by the products of two extractors' channels, summed over the locations: Lin et al. 2015.
+  """Classifies the sum over all positions of the outer product of two extractors' features: Lin et al. 2015.
 
-  Bilinear CNN Models for Fine-grained Visual Recognition (arXiv:1504.07889). The products' signed square roots are
-  brought to unit length before the classifier.
+  Bilinear CNN Models for Fine-grained Visual Recognition (arXiv:1504.07889). The signed square roots of the products
+  are L2-normalised before the classifier.
 
   Args:
-    num_classes: K.
-    shared: one extractor in the place of both.
-    depth: of each extractor; see `Extractor`, as the rest.
-    width: of the first stage.
-    stem: "small", "strided" or "imagenet".
-    channels: of the image.
+    num_classes: Number of classes K.
+    shared: Whether one extractor provides both factors.
+    depth: Number of layers of each extractor; see `Extractor`.
+    width: Channels of the first stage.
+    stem: First layers: "small", "strided" or "imagenet"; see `Extractor`.
+    channels: Channels of the image.
   """
 
   def __init__(
@@ -136,17 +138,18 @@ class BilinearResNet(nn.Module):
     self.fc = nn.Linear(self.a.features**2, num_classes)
 
   def forward(self, image: Tensor) -> Tensor:
-    """Maps an image [B, channels, H, W] to logits [B, K]."""
-    a = self.a(image).flatten(2)
+    """Maps images [B, channels, H, W] to logits [B, K]."""
+    a = self.a(image).flatten(2)  # [B, features, h * w]
     b = a if self.b is None else self.b(image).flatten(2)
-    x = torch.bmm(a, b.transpose(1, 2)).flatten(1)
+    x = torch.bmm(a, b.transpose(1, 2)).flatten(1)  # [B, features^2]
+    # The constants keep the gradients of both roots finite at zero.
     x = x * (x.abs() + 1e-5) ** -0.5
     x = x * (x.square().sum(1, keepdim=True) + 1e-12) ** -0.5
     return self.fc(x)
 
 
 def convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-  """Returns a convolution padded alike on both sides, its kernel from He et al. 2015's normal distribution."""
+  """Returns a convolution with symmetric padding and a kernel from the normal distribution of He et al. 2015."""
   convolution = nn.Conv2d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
   nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
   return convolution

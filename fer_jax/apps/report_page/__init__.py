@@ -1,1 +1,1 @@
-"""The parts of the report page of a training run: what it reads, how it draws, what it says."""
+"""The report page of a training run: reading the workdir, drawing the charts, and writing the sections."""

@@ -1,4 +1,4 @@
-"""The sections about classes and pictures: confusion matrix, per-class figures, mistakes, samples."""
+"""The sections about classes and images: confusion matrix, per-class figures, mistakes, samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from fer_jax.apps.report_page.quantities import count, percent
 from fer_jax.apps.report_page.run_files import Record, Run, mapping
 from fer_jax.apps.report_page.trainings import name_of
 
-_STRONG = 0.55  # from this share on, a cell's colour calls for light digits
+_STRONG = 0.55  # share of the row above which a cell is dark enough to need light digits
 
 
 @dataclass(frozen=True)
 class Explanation:
-  """The M worst mistakes, each painted over with what speaks for a class in it.
+  """Heat maps of the M worst mistakes, painted over the images.
 
   Attributes:
-    predicted: `[M, H, W, 3]` uint8, for the class that was said.
-    true: `[M, H, W, 3]` uint8, for the class that it is.
-    scale: `[1, N, 3]` uint8, the colours from nothing to the most.
-    reference: where the method is from.
+    predicted: Images with the evidence for the predicted class, uint8 [M, H, W, 3].
+    true: Images with the evidence for the true class, uint8 [M, H, W, 3].
+    scale: Colour scale from no evidence to the most, uint8 [1, N, 3].
+    reference: Citation of the method.
   """
 
   predicted: np.ndarray
@@ -39,7 +39,7 @@ def _confusion(matrix: list[list[int]], names: Sequence[str], of: str) -> str:
   heads = "".join(f'<th scope="col">{escape(_name(names, k))}</th>' for k in range(len(matrix)))
   lines = []
   for true, row in enumerate(matrix):
-    total = sum(row)
+    total = sum(row)  # 0 for a class without test images
     cells = []
     for predicted, number in enumerate(row):
       share = number / total if total else 0.0
@@ -48,8 +48,8 @@ def _confusion(matrix: list[list[int]], names: Sequence[str], of: str) -> str:
       cells.append(f'<td{kind} style="--p:{share:.3f}">{count(number)}<small>{percent(share, 0)}</small></td>')
     lines.append(f'<tr><th scope="row">{escape(_name(names, true))}</th>{"".join(cells)}</tr>')
   return (
-    "<figure><figcaption>Confusion matrix<small>Rows: true class; columns: predicted class. Counts, and "
-    f"their share of the row, which is the colour.{of}</small></figcaption>"
+    "<figure><figcaption>Confusion matrix<small>Rows: true class; columns: predicted class. Each cell: count and "
+    f"share of the row; the colour is the share.{of}</small></figcaption>"
     f'<div class="wide"><table class="confusion"><thead><tr>'
     f'<th class="corner">true \N{RIGHTWARDS ARROW} pred.</th>'
     f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></figure>"
@@ -57,6 +57,7 @@ def _confusion(matrix: list[list[int]], names: Sequence[str], of: str) -> str:
 
 
 def _most_confused(matrix: list[list[int]], names: Sequence[str]) -> str:
+  # Off-diagonal cells that are not empty, most frequent first; ties in the order of the classes.
   pairs = [
     (number, true, predicted)
     for true, row in enumerate(matrix)
@@ -83,12 +84,15 @@ def _reported(value: float | None) -> str:
 
 
 def _printed(figures: Sequence[float]) -> Sequence[float | None]:
-  """Returns what a paper prints of a class as precision, recall and F1: all three, the recall alone, or nothing."""
+  """Returns the paper's (precision, recall, F1) of a class; None for what it does not print.
+
+  A paper prints all three figures, the recall alone, or none.
+  """
   return figures if len(figures) == 3 else (None, figures[0] if figures else None, None)
 
 
 def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) -> str:
-  """Writes precision, recall and F1 of each class, and below each what the paper reports, where it does."""
+  """Returns the table of precision, recall and F1 by class, each with the paper's figure below it if there is one."""
   measures = ("precision", "recall", "f1")
   cells = [
     [
@@ -101,6 +105,7 @@ def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) 
     ]
     for row in rows
   ]
+  # Unweighted mean over the classes; a measure that is undefined for a class is skipped.
   means = []
   for name in measures:
     known = [row[name] for row in rows if row.get(name) is not None]
@@ -112,11 +117,11 @@ def _per_class(rows: Sequence[Record], reported: Mapping[str, Sequence[float]]) 
 
 
 def classes(run: Run) -> Section | None:
-  """Shows the confusion matrix and the per-class figures of the test split."""
+  """Returns the section with the confusion matrix and the per-class figures of the test split."""
   result = mapping(run.result)
   matrix, names = result.get("confusion_matrix") or [], result.get("class_names") or []
   several = len(result.get("runs") or [])
-  left = _confusion(matrix, names, f" Sum over {several} trainings." if several > 1 else "") if matrix else ""
+  left = _confusion(matrix, names, f" Sum over {several} replicas." if several > 1 else "") if matrix else ""
   reported = mapping(mapping(run.settings.get("paper")).get("by_class"))
   right = _per_class(result["per_class"], reported) if result.get("per_class") else ""
   if matrix:
@@ -127,12 +132,12 @@ def classes(run: Run) -> Section | None:
 
 
 def _explained(image: np.ndarray, explanation: Explanation, place: int, said: str, names: tuple[str, str]) -> str:
-  """Returns a face between what speaks in it for the class that was said, and what for the class that it is."""
+  """Returns three images: evidence for the predicted class, the face itself, evidence for the true class."""
   true, predicted = names
   pictures = (
-    (explanation.predicted[place], f"said {predicted}", f"what speaks for {predicted}"),
+    (explanation.predicted[place], f"predicted: {predicted}", f"evidence for {predicted}"),
     (image, "the face", said),
-    (explanation.true[place], f"is {true}", f"what speaks for {true}"),
+    (explanation.true[place], f"true: {true}", f"evidence for {true}"),
   )
   return "".join(
     f"<figure>{picture(pixels, alternative)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -143,24 +148,30 @@ def _explained(image: np.ndarray, explanation: Explanation, place: int, said: st
 def _legend(explanation: Explanation) -> str:
   scale = picture(explanation.scale, "grey, violet, red, yellow")
   return (
-    '<p class="lead">On the left of each face, where the network found its reasons for the class that it said; on the '
-    "right, where it sees signs of the class that it is. Colour says how much a place speaks for the class, against "
-    f'the picture\'s strongest place: <span class="scale">not {scale} most</span>. A face that stays grey all over '
-    "speaks for the class nowhere. The maps are as coarse as the network's last ones, and enlarged. Where a "
-    "network's answer is read from several layers, their maps are added up, which is this project's extension of the "
-    "paper's single layer. "
+    '<p class="lead">Left of each face: the evidence for the predicted class; right: the evidence for the true class. '
+    "The colour is the evidence at a position, relative to "
+    f'the image\'s strongest position: <span class="scale">none {scale} most</span>. A face that is grey everywhere '
+    "has no evidence for the class. The heat maps have the resolution of the network's last feature maps and are "
+    "enlarged. For a network that classifies from several layers, the heat maps of these layers are added, which is "
+    "this project's extension of the paper's single layer. "
     f"({escape(explanation.reference)})</p>"
   )
 
 
 def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None:
-  """Shows the most confident wrong answers over the test split, the worst first, with their reasons if given."""
+  """Returns the section with the most confident wrong answers on the test split, the most confident first.
+
+  Args:
+    run: Run whose `predictions` list the mistakes.
+    explanation: Heat maps of the same mistakes, in the same order; None shows the images alone.
+  """
   if run.predictions is None or not len(run.predictions.worst):
     return None
   of = run.predictions
   names = mapping(run.result).get("class_names") or []
   trainings = [str(one.get("name", "")) for one in mapping(run.result).get("runs") or []]
   items = []
+  # `position` is a row of the N predictions, `number` a row of the M mistakes and of their heat maps.
   for number, (position, image) in enumerate(zip(of.worst.tolist(), of.worst_image, strict=True)):
     probability = of.probability[position]
     true, predicted = int(of.label[position]), int(np.argmax(probability))
@@ -179,7 +190,7 @@ def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None
     )
   lead = (
     '<p class="lead">True \N{RIGHTWARDS ARROW} predicted class, the most confident wrong answer first; '
-    "below, the probability given to the predicted and to the true class, and the image's row in the "
+    "below it, the probabilities of the predicted and of the true class, and the image's row in the "
     "dataset.</p>"
   )
   if explanation is not None:
@@ -189,9 +200,9 @@ def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None
 
 
 def samples(run: Run) -> Section | None:
-  """Shows augmented training images as the network sees them."""
+  """Returns the section with augmented training images, as they are fed to the network."""
   if run.predictions is None or run.predictions.sample_image is None or not len(run.predictions.sample_image):
     return None
   items = "".join(f"<li>{picture(image, 'augmented sample')}</li>" for image in run.predictions.sample_image)
-  lead = '<p class="lead">Training images after augmentation, as the network sees them.</p>'
+  lead = '<p class="lead">Training images after augmentation, as they are fed to the network.</p>'
   return Section("samples", "Augmented samples", f'{lead}<ul class="pictures small">{items}</ul>')

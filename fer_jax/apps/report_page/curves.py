@@ -1,4 +1,4 @@
-"""The section of curves: which charts a run's records can fill."""
+"""The section of curves: one chart for each quantity that the run logged."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from fer_jax.apps.report_page.run_files import Record, Run, mapping
 
 OTHER_COLOURS = 4  # --other-0 .. --other-3 in the style sheet
 _LAYER_TITLES = {
-  "hsic_label": ("HSIC with the label, by layer", "How much of the label each layer's activations hold."),
+  "hsic_label": ("HSIC with the label, by layer", "Dependence between each layer's activations and the label."),
   "hsic_input": (
     "HSIC with the input, by layer",
-    "How much of the input each layer's activations still hold.",
+    "Dependence between each layer's activations and the input.",
   ),
 }
 
 
 def first_loss_not_finite(run: Run) -> int | None:
-  """Returns the first step whose logged training loss is no finite number, or None."""
+  """Returns the first step whose logged training loss is not a finite number, or None."""
   for record in run.metrics.train:
     if "loss" in record:
       loss = record["loss"]
@@ -40,7 +40,7 @@ def first_loss_not_finite(run: Run) -> int | None:
 
 
 def other_colour(position: int) -> str:
-  """Returns the CSS colour of the run beside at this position."""
+  """Returns the CSS colour of the compared run at this position; the colours repeat."""
   return f"var(--other-{position % OTHER_COLOURS})"
 
 
@@ -56,7 +56,7 @@ def _loss(run: Run) -> Chart:
 
 
 def _others(beside: Sequence[tuple[str, Run]]) -> list[Line]:
-  """Makes the line of each run beside: its validation accuracy, of several trainings their mean."""
+  """Returns the validation accuracy of each compared run as a dashed line; for several replicas, their mean."""
   lines = []
   for position, (name, other) in enumerate(beside):
     named, colour = f"validation, {name}", other_colour(position)
@@ -64,11 +64,11 @@ def _others(beside: Sequence[tuple[str, Run]]) -> list[Line]:
       lines += _mean(named, colour, [training.validation for training in other.replicas], "accuracy", dashed=True)
     else:
       lines.append(line_of(named, colour, other.validation, "accuracy", dashed=True))
-  return [replace(line, bands=()) for line in lines]
+  return [replace(line, bands=()) for line in lines]  # bands of several runs would hide one another
 
 
 def _mean(name: str, colour: str, trainings: Sequence[Sequence[Record]], key: str, dashed: bool = False) -> list[Line]:
-  """Makes the line of several trainings' mean; none where none of them logged it."""
+  """Returns the mean of several replicas as one line; an empty list if no replica logged the key."""
   known = [curve for curve in (curve_of(records, key) for records in trainings) if len(curve[0])]
   return [mean_line(name, colour, known, dashed)] if known else []
 
@@ -91,8 +91,8 @@ def _accuracy(run: Run, beside: Sequence[tuple[str, Run]]) -> Chart:
 
 
 def _layers(run: Run) -> list[Chart]:
-  """Makes one chart of each family of per-layer scalars, keys `family/layer`, in the order logged."""
-  families: dict[str, dict[str, None]] = {}
+  """Returns one chart for each family of per-layer scalars (keys `family/layer`), in the order logged."""
+  families: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set of layers
   for record in run.metrics.train:
     for key in record:
       family, slash, layer = key.partition("/")
@@ -118,26 +118,27 @@ def _lead(phases: Sequence[Phase]) -> str:
   if len(phases) < 2:
     return ""
   named = "; ".join(f"<b>{escape(phase.name)}</b> to step {count(phase.last)}" for phase in phases)
-  return f'<p class="lead">Phases of the training, shaded by turns: {named}.</p>'
+  return f'<p class="lead">Training phases, every second one shaded: {named}.</p>'
 
 
 def _of_several(run: Run, beside: Sequence[tuple[str, Run]]) -> list[Chart]:
-  """Makes the charts of a run of several trainings: each by a thin line, and their mean."""
+  """Returns the charts of a run with several replicas: a thin line for each replica, and their mean."""
   validations = [training.validation for training in run.replicas]
   charts = []
   for key in ("accuracy", "loss"):
     lines = [replace(line, thin=True) for of in validations for line in _mean("", "var(--accent)", [of], key)]
-    lines[:1] = [replace(line, name=f"each of {len(lines)} trainings") for line in lines[:1]]
-    lines += [replace(line, bands=()) for line in _mean("their mean", "var(--accent)", validations, key)]
+    # Only the first thin line has a name, so that the legend has one entry for all of them.
+    lines[:1] = [replace(line, name=f"each of {len(lines)} replicas") for line in lines[:1]]
+    lines += [replace(line, bands=()) for line in _mean("mean of the replicas", "var(--accent)", validations, key)]
     lines += _others(beside) if key == "accuracy" else []
     charts.append(Chart(f"Validation {key}", lines, as_percent=key == "accuracy"))
   logged = [training.metrics.train for training in run.replicas]
-  lines = _mean("mean of the trainings", "var(--quiet)", logged, "accuracy")
+  lines = _mean("mean of the replicas", "var(--quiet)", logged, "accuracy")
   return [*charts, Chart("Training accuracy", lines, "Band: one standard deviation.", as_percent=True)]
 
 
 def _common_phases(run: Run) -> list[Phase]:
-  """Returns the phases of the training that came farthest, where all others changed from one to the next as it did."""
+  """Returns the phases of the replica with the most steps; an empty list if another replica changed phase elsewhere."""
   phases = [phases_of(training.metrics.train) for training in run.trainings]
   farthest = max(phases, key=lambda of: of[-1].last if of else 0)
   begun = {phase.name: phase.first for phase in farthest}
@@ -145,7 +146,12 @@ def _common_phases(run: Run) -> list[Phase]:
 
 
 def curves(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
-  """Draws the run's curves over its steps; the runs beside lend their validation accuracy."""
+  """Returns the section with the run's curves over its steps.
+
+  Args:
+    run: Run to draw.
+    beside: Names of the compared runs, each with its run; their validation accuracy is added to the accuracy chart.
+  """
   phases = _common_phases(run)
   train = run.metrics.train
   charts = [

@@ -1,6 +1,6 @@
-"""Pictures of where a network found its reasons for its worst mistakes.
+"""Grad-CAM heat maps of a run's worst mistakes.
 
-The only part of the report that loads a network: a page without explanations is written without JAX.
+This is the only part of the report that loads a network; a page without explanations is written without JAX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,34 +16,35 @@ from fer_jax.saliency import REFERENCE, Explainer, paint
 
 
 def explain(whole: Run) -> Mapping[Path, Explanation]:
-  """Explains the worst mistakes of a run, each by the training that made it.
+  """Computes heat maps of the worst mistakes of a run, each with the network that made the mistake.
 
   Args:
-    whole: the run; of several trainings, those that have ended are explained too, each by itself.
+    whole: Run to explain; its finished replicas are explained as well, for their own pages.
 
   Returns:
-    by workdir, as far as there are mistakes.
+    Explanations by workdir, of the run and of its finished replicas; those without mistakes are left out.
 
   Raises:
-    UserError: no training has ended, or the files of one are gone, damaged or another run's.
+    UserError: No replica has finished, or the files of one are missing, damaged or from another run.
   """
   for run in (whole, *whole.finished):
     if run.result is not None and run.predictions is None:
       raise UserError(
-        f"{run.workdir / 'predictions.npz'}: expected the worst mistakes, which are to be explained, but it is not "
-        "there; copy the whole folder again, or leave --explain out"
+        f"{run.workdir / 'predictions.npz'}: expected the worst mistakes, which --explain needs, but the file does not "
+        "exist; copy the whole workdir again, or leave out --explain"
       )
   found: dict[Path, Explanation] = {}
   makers = _makers(whole)
-  pooled: list[np.ndarray | None] = [None] * len(makers)
+  pooled: list[np.ndarray | None] = [None] * len(makers)  # by mistake of the whole run: [2, H, W, 3] once explained
   explainer: Explainer | None = None
   for training in whole.finished or [whole]:
     loaded = classifier.load(training.workdir)
-    # The trainings of a run have one network, which is compiled once.
+    # All replicas of a run have the same network, so it is compiled once.
     explainer = Explainer(loaded) if explainer is None else explainer.of(loaded)
     if training.predictions is not None and len(training.predictions.worst):
       every = np.arange(len(training.predictions.worst))
       found[training.workdir] = _explanation(*_painted(explainer, training, training.predictions, every))
+    # The mistakes of the whole run that this replica made.
     own = np.array([row for row, maker in enumerate(makers) if maker == training.name], np.int64)
     if whole.replicas and whole.predictions is not None and len(own):
       for row, *pair in zip(own, *_painted(explainer, training, whole.predictions, own), strict=True):
@@ -53,15 +54,16 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
     if len(pictures) < len(pooled):
       missing = sorted({maker for maker, pair in zip(makers, pooled, strict=True) if pair is None})
       raise UserError(
-        f"{whole.workdir / 'replicas'}: expected the folders of all trainings, but {', '.join(missing)} is not a "
-        "finished one; copy the whole folder, or leave --explain out"
+        f"{whole.workdir / 'replicas'}: expected the folders of all replicas, but {', '.join(missing)} is missing or "
+        "not finished; copy the whole workdir again, or leave out --explain"
       )
+    # M arrays [2, H, W, 3] -> [2, M, H, W, 3]: predicted, true
     found[whole.workdir] = _explanation(*np.stack(pictures, axis=1))
   return found
 
 
 def _makers(whole: Run) -> Sequence[str]:
-  """Returns the training that made each of the run's worst mistakes; none where it is one training itself."""
+  """Returns the name of the replica that made each of the run's worst mistakes; empty for a run without replicas."""
   of = whole.predictions
   if not whole.replicas or of is None or of.replica is None:
     return []
@@ -70,12 +72,26 @@ def _makers(whole: Run) -> Sequence[str]:
 
 
 def _explanation(predicted: np.ndarray, true: np.ndarray) -> Explanation:
+  # The colour scale: a ramp [1, 64] over a grey image [1, 64, 1].
   grey, ramp = np.full((1, 64, 1), 128, np.uint8), np.linspace(0, 1, 64, dtype=np.float32)[None]
   return Explanation(predicted, true, scale=paint(grey, ramp), reference=REFERENCE)
 
 
 def _painted(explainer: Explainer, training: Run, of: Predictions, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns those of the worst mistakes that `rows` names, painted for the predicted and for the true class."""
+  """Returns the worst mistakes `rows` with their heat maps painted over them.
+
+  Args:
+    explainer: Explainer of the network that made the mistakes.
+    training: Run of that network; its workdir is named in an error.
+    of: Predictions that contain the mistakes.
+    rows: Rows of the worst mistakes, int64 [R].
+
+  Returns:
+    Images with the heat maps of the predicted and of the true class, two uint8 arrays of shape [R, H, W, 3].
+
+  Raises:
+    UserError: The images do not fit the network.
+  """
   faces, places = of.worst_image[rows], of.worst[rows]
   classes = of.probability[places].argmax(axis=-1), of.label[places]
   try:
@@ -84,6 +100,7 @@ def _painted(explainer: Explainer, training: Run, of: Predictions, rows: np.ndar
     )
   except ValueError as error:
     raise UserError(
-      f"{training.workdir}: its checkpoint is not that of its predictions.npz ({error}); copy the whole folder again"
+      f"{training.workdir}: the checkpoint and predictions.npz are not from the same run ({error}); copy the whole "
+      "workdir again"
     ) from None
   return predicted, true

@@ -1,7 +1,7 @@
-"""Curves as inline SVG that takes its colours and its type from the page around it.
+"""Charts as inline SVG, with colours and fonts from the page around them.
 
-Matplotlib knows neither CSS variables nor the reader's colour scheme. A figure is therefore drawn in stand-in
-colours, each of which is then replaced by the CSS colour that it stands for.
+Matplotlib supports neither CSS variables nor light and dark colour schemes. A figure is therefore drawn in placeholder
+colours, each of which is then replaced by a CSS colour.
 """
 
 import io
@@ -20,8 +20,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
 from fer_jax.apps.report_page.run_files import Record
 
-_POINTS = 240  # about one a pixel of a figure's width on a phone
-_SETTINGS: dict[Any, Any] = {  # matplotlib types each key apart
+_POINTS = 240  # about one point for each pixel of a figure's width on a phone
+_SETTINGS: dict[Any, Any] = {  # Any: matplotlib's stubs give every key its own type
   "svg.fonttype": "none",
   "text.parse_math": False,
   "font.size": 9.0,
@@ -39,7 +39,7 @@ _SETTINGS: dict[Any, Any] = {  # matplotlib types each key apart
 
 @dataclass(frozen=True)
 class Phase:
-  """A stretch of steps trained under one objective; `first` and `last` are steps."""
+  """A range of steps trained with one objective, from step `first` to step `last`."""
 
   name: str
   first: int
@@ -48,10 +48,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Line:
-  """A curve: its name in the legend, its CSS colour, its pieces (steps, values), drawn apart, and a band around it.
+  """A curve of a chart.
 
-  The bands are (steps, low, high), the whiskers [(x, low, high)]. A thin line stands behind others, as one of the many
-  that they sum up; without a name it is left out of the legend.
+  Attributes:
+    name: Name in the legend; a line without a name has no legend entry.
+    colour: CSS colour.
+    pieces: Pairs (steps, values) of float arrays of shape [N], drawn without a connection between the pairs.
+    dashed: Whether the line is dashed.
+    bands: Filled bands as (steps, low, high), float arrays of shape [N].
+    whiskers: Vertical error bars as (x, low, high).
+    thin: Whether the line is thin and pale: one of several replicas, drawn under their mean.
   """
 
   name: str
@@ -64,13 +70,23 @@ class Line:
 
   @property
   def drawable(self) -> bool:
-    """Whether any value is finite."""
+    """True if at least one value is finite."""
     return any(np.isfinite(values).any() for _, values in self.pieces)
 
 
 @dataclass(frozen=True)
 class Chart:
-  """A figure to draw: curves over steps, or `along` something else with marks `at` its values, and a point to ring."""
+  """A figure to draw.
+
+  Attributes:
+    title: Caption of the figure.
+    lines: Curves to draw.
+    note: Small print below the caption.
+    as_percent: Whether the vertical axis is a share in [0, 1], labelled in percent.
+    ringed: Point (x, y) to mark with a ring; None marks nothing.
+    along: Label of the horizontal axis.
+    at: Tick positions of the horizontal axis, for values other than steps; if empty, ticks are chosen automatically.
+  """
 
   title: str
   lines: Sequence[Line]
@@ -82,13 +98,14 @@ class Chart:
 
 
 def phases_of(records: Iterable[Record]) -> list[Phase]:
-  """Returns the phases in their order, read off the training records."""
+  """Returns the phases of a run in order, read from its training records."""
   phases: list[Phase] = []
   for record in records:
     name, step = str(record.get("phase") or ""), int(record["step"])
     if phases and phases[-1].name == name:
       phases[-1] = Phase(name, phases[-1].first, step)
     else:
+      # A phase starts where the previous one ends, so that the shading has no gaps between records.
       phases.append(Phase(name, phases[-1].last if phases else 0, step))
   return phases
 
@@ -102,10 +119,10 @@ def _averaged(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 def line_of(name: str, colour: str, records: Sequence[Record], key: str, dashed: bool = False) -> Line:
-  """Makes a curve of one key of the records, in one piece for each phase.
+  """Returns the curve of one key of the records, with one piece for each phase.
 
-  A curve of more than 240 points is drawn through the means of as many equal runs of records; a value that is
-  not finite leaves a gap.
+  A curve of more than 240 points is reduced to about 240 means over consecutive records. A value that is not finite
+  leaves a gap.
   """
   pieces: list[tuple[np.ndarray, np.ndarray]] = []
   group: list[Record] = []
@@ -116,6 +133,7 @@ def line_of(name: str, colour: str, records: Sequence[Record], key: str, dashed:
     following = known[position + 1] if position + 1 < len(known) else None
     if following is not None and following.get("phase") == record.get("phase"):
       continue
+    # The phase ends here. It gets points in proportion to its records, at least one.
     share = max(1, round(bins * len(group) / len(known)))
     steps = np.array([float(one["step"]) for one in group])
     values = np.array([_number(one[key]) for one in group])
@@ -124,23 +142,25 @@ def line_of(name: str, colour: str, records: Sequence[Record], key: str, dashed:
   return Line(name, colour, pieces, dashed)
 
 
-Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+Curve = tuple[np.ndarray, np.ndarray]  # steps and values, float arrays of shape [N]
 
 
 def curve_of(records: Iterable[Record], key: str) -> Curve:
-  """Returns the steps and the values of those records that have a key."""
+  """Returns the steps and values of the records in which `key` is present and not null."""
   known = [(float(record["step"]), _number(record[key])) for record in records if record.get(key) is not None]
   steps, values = zip(*known, strict=True) if known else ((), ())
   return np.array(steps, float), np.array(values, float)
 
 
 def mean_line(name: str, colour: str, curves: Sequence[Curve], dashed: bool = False) -> Line:
-  """Makes a line of the mean of curves, with a band of one standard deviation where they are several.
+  """Returns the mean of several curves as a line, with a band of one standard deviation for two or more.
 
-  It stands at the steps of the curve that comes farthest, and is of those that have come so far.
+  The line has the steps of the curve with the highest last step. At each step it is the mean of the curves that reach
+  it, interpolated linearly.
   """
   steps = max((steps for steps, _ in curves), key=lambda steps: steps[-1])
   values = np.stack([np.interp(steps, *curve, left=np.nan, right=np.nan) for curve in curves])
+  # values: [curves, steps], NaN where a curve has ended or not yet started
   count = np.isfinite(values).sum(0)
   mean = np.nansum(values, 0) / np.where(count, count, np.nan)
   deviation = np.sqrt(np.nansum((values - mean) ** 2, 0) / np.maximum(count - 1, 1))
@@ -149,6 +169,7 @@ def mean_line(name: str, colour: str, curves: Sequence[Curve], dashed: bool = Fa
     {"step": step, **{key: float(one) for key, one in zip(keys, at, strict=True)}}
     for step, *at in zip(steps, *keys.values(), strict=True)
   ]
+  # line_of() reduces long curves, and the mean, lower and upper edge in the same way.
   line = line_of(name, colour, records, "mean", dashed)
   if len(curves) == 1:
     return line
@@ -158,13 +179,13 @@ def mean_line(name: str, colour: str, curves: Sequence[Curve], dashed: bool = Fa
 
 
 def depth_colour(position: int, layers: int) -> str:
-  """Returns the CSS colour of a layer: from the network's input to its output."""
+  """Returns the CSS colour of a layer, on a scale from the network's input (shallow) to its output (deep)."""
   share = 100 * position / max(1, layers - 1)
   return f"color-mix(in oklab, var(--deep) {share:.0f}%, var(--shallow))"
 
 
 class _StandIns:
-  """Colours that matplotlib can draw, and the CSS colour that each stands for."""
+  """Placeholder colours for matplotlib, `#fe0100`, `#fe0101`, ..., one for each CSS colour."""
 
   def __init__(self) -> None:
     self._css: dict[str, str] = {}
@@ -186,7 +207,7 @@ def _draw_phases(axes: Axes, phases: Sequence[Phase], colour: _StandIns) -> None
   for position, phase in enumerate(phases):
     if position % 2 == 0:
       axes.axvspan(phase.first, phase.last, color=colour("var(--shade)"), linewidth=0, zorder=0)
-    # A name needs about 2 % of the width for each letter; the text above the figures tells the others.
+    # A name needs about 2 % of the width for each letter. Names that do not fit are only in the text above the charts.
     if (phase.last - phase.first) / length > 0.02 * len(phase.name):
       axes.text(
         phase.first,
@@ -236,7 +257,7 @@ def _tick(as_percent: bool) -> Callable[[float, float], str]:
 
 
 def _cleaned(svg: str, description: str) -> str:
-  """Makes matplotlib's file an element of a page: no metadata, no identifiers that repeat, no fonts."""
+  """Returns matplotlib's SVG file as an element of a page, without metadata, repeated identifiers and fonts."""
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
   svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
@@ -249,7 +270,7 @@ def _cleaned(svg: str, description: str) -> str:
 
 
 def _range(chart: Chart, lines: Sequence[Line], phases: Sequence[Phase]) -> tuple[float, float]:
-  """Returns the steps to show, first and last: the training's, so that charts line up, and any curve's."""
+  """Returns the limits of the horizontal axis: all phases and all curves, so that charts of one run line up."""
   if chart.at:
     beside = 0.06 * (max(chart.at) - min(chart.at) or 1)
     return min(chart.at) - beside, max(chart.at) + beside
@@ -260,10 +281,10 @@ def _range(chart: Chart, lines: Sequence[Line], phases: Sequence[Phase]) -> tupl
 
 
 def draw(chart: Chart, phases: Sequence[Phase]) -> str:
-  """Returns the chart as one `<svg>` element without any reference outside itself."""
+  """Returns the chart as one self-contained `<svg>` element."""
   colour = _StandIns()
   lines = [line for line in chart.lines if line.drawable]
-  # The salt names clip paths and markers, which must not meet those of the page's other figures.
+  # The identifiers of clip paths and markers are hashes with this salt; they must differ between figures of a page.
   with mpl.rc_context({**_SETTINGS, "svg.hashsalt": chart.title}):
     figure = Figure(figsize=(5.6, 3.1), layout="constrained")
     FigureCanvasSVG(figure)
@@ -297,13 +318,13 @@ class Point(NamedTuple):
 
 
 def draw_scatter(title: str, points: Sequence[Point], along: str) -> str:
-  """Returns shares over a cost, on a logarithmic axis, as one `<svg>` element without any reference outside itself."""
+  """Returns shares over a cost, on a logarithmic axis, as one self-contained `<svg>` element."""
   colour = _StandIns()
   return colour.replace_in(_cleaned(_scatter(title, points, along, colour), f"{title} over {along}"))
 
 
 def scatter_file(title: str, points: Sequence[Point], along: str) -> str:
-  """Returns the same as a whole SVG file, in colours that can be read on white and on black."""
+  """Returns the plot of `draw_scatter` as an SVG file, in fixed colours that are legible on white and on black."""
   fixed = {"var(--muted)": "#77838f", "var(--rule)": "#c9d0d6", "var(--accent)": "#0f8a6d"}
   return _scatter(title, points, along, lambda css: fixed[css])
 

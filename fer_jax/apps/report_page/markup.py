@@ -1,4 +1,4 @@
-"""The few HTML forms that the page's sections share. Text is escaped here, once."""
+"""HTML elements that the sections of a page share. These functions escape the plain text that they are given."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -15,19 +15,31 @@ from fer_jax.apps.report_page.style import CSS
 
 @dataclass(frozen=True)
 class Section:
-  """A titled part of the page, `body` being HTML; `anchor` is its address within the page."""
+  """A titled part of the page.
+
+  Attributes:
+    anchor: Identifier of the element, by which the page links to it.
+    title: Heading, plain text.
+    body: Content, HTML.
+  """
 
   anchor: str
   title: str
   body: str
 
   def html(self) -> str:
-    """Returns the section's element."""
+    """Returns the section as a `<section>` element."""
     return f'<section id="{self.anchor}">\n<h2>{escape(self.title)}</h2>\n{self.body}\n</section>'
 
 
 def document(title: str, header: str, sections: Sequence[Section]) -> str:
-  """Returns a whole page: a header, as HTML, links to the sections, and the sections."""
+  """Returns a complete HTML page: the header, links to the sections, and the sections.
+
+  Args:
+    title: Title of the page, plain text.
+    header: Content above the links, HTML.
+    sections: Sections in order.
+  """
   links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in sections)
   return "\n".join(
     [
@@ -44,12 +56,16 @@ def document(title: str, header: str, sections: Sequence[Section]) -> str:
 
 
 def said(text: str) -> str:
-  """Escapes a value, setting one that is not yet measured apart."""
+  """Returns the escaped text; the text for a value that is not measured yet is marked with a CSS class."""
   return f'<span class="missing">{escape(text)}</span>' if text == NOT_MEASURED else escape(text)
 
 
 def facts(rows: Iterable[tuple[str, str, str]]) -> str:
-  """Returns a definition list of (name, value, small print below it)."""
+  """Returns a definition list.
+
+  Args:
+    rows: Triples (name, value, small print below the value), plain text; empty small print is left out.
+  """
   items = []
   for name, value, small in rows:
     below = f"<small>{escape(small)}</small>" if small else ""
@@ -58,12 +74,12 @@ def facts(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None = None) -> str:
-  """Returns a table whose first column names the rows and whose others are set right.
+  """Returns a table with row headings in the first column and right-aligned values in the others.
 
   Args:
-    head: column names, plain text.
-    rows: cells as HTML, the first of each the row's heading.
-    marked: position of a row to set apart.
+    head: Column names, plain text.
+    rows: Cells of each row, HTML; the first cell is the row's heading.
+    marked: Index of a row to emphasize; None emphasizes no row.
   """
   first, *others = (escape(name) for name in head)
   names = f'<th scope="col">{first}</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in others)
@@ -76,12 +92,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: int | None
 
 
 def bullets(texts: Iterable[str]) -> str:
-  """Returns a list of plain texts."""
+  """Returns plain texts as a bulleted list."""
   return f'<ul class="plain">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
 
 
 def picture(image: np.ndarray, alternative: str) -> str:
-  """Returns an `<img>` that carries its picture, `[H, W, C]` uint8 with one or three (RGB) channels."""
+  """Returns an `<img>` element with the image embedded as PNG.
+
+  Args:
+    image: Image with one (grey) or three (RGB) channels, uint8 [H, W, C].
+    alternative: Alternative text, plain text.
+  """
+  # OpenCV encodes images in BGR order.
   pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[-1] == 3 else image
   _, png = cv2.imencode(".png", np.ascontiguousarray(pixels))
   data = base64.b64encode(png.tobytes()).decode("ascii")
@@ -94,7 +116,12 @@ def _legend_class(line: Line) -> str:
 
 
 def chart_figure(chart: Chart, phases: Sequence[Phase]) -> str:
-  """Returns a chart with its caption and, where it has several curves, its legend."""
+  """Returns a chart with its caption, and its legend if the caption alone does not identify the curves.
+
+  Args:
+    chart: Chart to draw.
+    phases: Training phases to shade.
+  """
   entries = [
     f'<li><i{_legend_class(line)} style="--colour: {line.colour}"></i>{escape(line.name)}</li>'
     for line in chart.lines
@@ -103,6 +130,7 @@ def chart_figure(chart: Chart, phases: Sequence[Phase]) -> str:
   if chart.ringed is not None:
     step = f"{chart.ringed[0]:,.0f}"
     entries.append(f'<li><i class="ring" style="--colour: var(--accent)"></i>selected, step {step}</li>')
+  # A single curve with the chart's own title needs no legend.
   named = len(entries) > 1 or chart.lines[0].name != chart.title.lower()
   legend = f'<ul class="legend">{"".join(entries)}</ul>' if named else ""
   note = f"<small>{escape(chart.note)}</small>" if chart.note else ""

@@ -1,4 +1,4 @@
-"""The section that says how the run came about: time, seeds, notes, config, commit and versions."""
+"""The section on the origin of a run: time, seeds, notes, config, commit and versions."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def _time(run: Run) -> str:
   spent = {str(name): float(seconds) for name, seconds in mapping(mapping(run.result).get("time")).items() if seconds}
   if not spent:
     return ""
-  parts, entries = [], []
+  parts, entries = [], []  # segments of the stacked bar, and its legend; longest first
   for position, (name, seconds) in enumerate(sorted(spent.items(), key=lambda item: -item[1])):
     colour = _TIME_COLOURS[position % len(_TIME_COLOURS)]
     parts.append(f'<i style="--colour: {colour}; --share: {seconds:.3f}"></i>')
@@ -42,20 +42,21 @@ def _notes(run: Run) -> str:
 
 
 def _division(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Returns the facts of a run of several trainings: how they were divided, and how they shared the device."""
+  """Returns the facts of a run with several replicas: how the folds were split, and how the replicas were trained.
+
+  Each fact is (name, value, small print), as `markup.facts` takes it.
+  """
   folds, strategy = mapping(result.get("folds")), mapping(result.get("strategy"))
   found = []
   if folds:
-    found.append(
-      ("Folds", f"by {folds['by'].replace('_', ' ')}", f"{folds['count']}, divided with seed {folds['seed']}")
-    )
+    found.append(("Folds", f"by {folds['by'].replace('_', ' ')}", f"{folds['count']}, split with seed {folds['seed']}"))
   if strategy:
     found.append(("Strategy", f"{strategy['strategy']}, {strategy['together']} at a time", strategy["reason"]))
   return found
 
 
 def provenance(run: Run) -> Section:
-  """Shows what is needed to run it again, and what happened on the way."""
+  """Returns the section with everything needed to repeat the run, and its notes and events."""
   result = mapping(run.result)
   seeds = result.get("seeds") or []
   commit = str(result.get("commit") or run.config.get("commit") or "unknown")

@@ -1,4 +1,4 @@
-"""What a training run left in its workdir, read into one value."""
+"""Reads the workdir of a training run."""
 
 import json
 import os
@@ -17,16 +17,16 @@ Record = dict[str, Any]  # one JSON object
 
 @dataclass(frozen=True)
 class Predictions:
-  """A run's predictions over its test split; N rows, K classes, M worst mistakes, S samples.
+  """A run's predictions on its test split: N rows, K classes, M worst mistakes, S samples.
 
   Attributes:
-    index: `[N]` int64, each row's place in the dataset.
-    label: `[N]` int32, the true class.
-    probability: `[N, K]` float32.
-    worst: `[M]` int64, positions into the N rows, the most confident wrong answer first.
-    worst_image: `[M, H, W, C]` uint8.
-    sample_image: `[S, H, W, C]` uint8, training images as they are shown to the network, or None.
-    replica: `[N]` int32, of a run of several trainings the number of each row's training, else None.
+    index: Row of each image in the dataset, int64 [N].
+    label: True class, int32 [N].
+    probability: Probabilities of the classes, float32 [N, K].
+    worst: Indices into the N rows, the most confident wrong answer first, int64 [M].
+    worst_image: Images of the worst mistakes, uint8 [M, H, W, C].
+    sample_image: Training images as they are fed to the network, uint8 [S, H, W, C]; or None.
+    replica: Number of the replica that each row is from, int32 [N]; None in a run without replicas.
   """
 
   index: np.ndarray
@@ -40,13 +40,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Metrics:
-  """The records of `metrics.jsonl`, by kind and in the order of their steps.
+  """The records of a `metrics.jsonl`, by kind.
 
   Attributes:
-    train: the "train" records.
-    evaluations: the "eval" records of each split.
-    events: the "event" records, as written.
-    unreadable: numbers (from 1) of the lines that are no JSON object with the keys of their kind.
+    train: Records of kind "train", by step.
+    evaluations: Records of kind "eval" of each split, by step.
+    events: Records of kind "event", in the order of the file.
+    unreadable: Numbers, from 1, of the lines that are not a JSON object with a known kind and an integer step.
   """
 
   train: list[Record] = field(default_factory=list)
@@ -57,16 +57,16 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Run:
-  """One run: its workdir and what stands there.
+  """A training run and the files of its workdir.
 
   Attributes:
-    workdir: of the run.
-    config: its config.json.
-    metrics: what it logged; of a run of several trainings its events alone.
-    result: None until it ends.
-    predictions: None until it ends.
-    replicas: the trainings that it consists of, as far as they have begun; none where it is one training itself.
-    planned: how many trainings it is to consist of.
+    workdir: Folder of the run.
+    config: Content of config.json.
+    metrics: Records of metrics.jsonl; a run with several replicas logs only events in this file.
+    result: Content of result.json; None until the run has finished.
+    predictions: Content of predictions.npz; None until the run has finished.
+    replicas: Runs of the replicas that have started; empty for a run of a single replica.
+    planned: Number of replicas that the run is configured for.
   """
 
   workdir: Path
@@ -79,37 +79,37 @@ class Run:
 
   @property
   def name(self) -> str:
-    """The workdir's last part, by which pages speak of the run."""
+    """Last part of the workdir's path, used as the run's name on pages."""
     return self.workdir.resolve().name
 
   @property
   def source(self) -> str:
-    """The config's own name, such as `configs/hsic.py:small`."""
+    """Source of the config, such as `configs/hsic.py:small`."""
     return str(self.config.get("source", self.name))
 
   @property
   def settings(self) -> Mapping[str, Any]:
-    """The config as it was given, overrides included."""
+    """Config of the run with its overrides applied."""
     return mapping(self.config.get("config"))
 
   @property
   def trainings(self) -> "tuple[Run, ...]":
-    """The trainings of the run: its replicas, or itself."""
+    """Replicas of the run, or the run itself if it has none."""
     return self.replicas or (self,)
 
   @property
   def finished(self) -> "list[Run]":
-    """The trainings that have a result."""
+    """Replicas that have a result."""
     return [training for training in self.trainings if training.result is not None]
 
   @property
   def validation(self) -> list[Record]:
-    """The evaluations on the validation split, by step."""
+    """Evaluations on the validation split, by step."""
     return self.metrics.evaluations.get("validation", [])
 
   @property
   def last_step(self) -> int:
-    """The last step that any record speaks of; 0 when there is none."""
+    """Last step of all training and evaluation records; 0 without records."""
     records = [
       record
       for training in self.trainings
@@ -120,19 +120,21 @@ class Run:
 
 
 def read_json(path: Path) -> Record:
-  """Reads a file that holds one JSON object.
+  """Reads a file that contains one JSON object.
 
   Raises:
-    UserError: the file cannot be read or holds something else.
+    UserError: The file cannot be read or contains something else.
   """
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise UserError(
-      f"{path}: expected a JSON object that a program wrote, cannot read it ({error}); write it again"
+      f"{path}: expected a JSON object, cannot read it ({error}); run the program that writes it again"
     ) from None
   if not isinstance(value, dict):
-    raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; write it again with its program")
+    raise UserError(
+      f"{path}: expected a JSON object, found {type(value).__name__}; run the program that writes it again"
+    )
   return value
 
 
@@ -149,14 +151,16 @@ def _parse(line: str) -> Record | None:
 
 
 def read_metrics(path: Path) -> Metrics:
-  """Reads a `metrics.jsonl`; where a resumed run repeats a step, the later record counts.
+  """Reads a `metrics.jsonl`.
 
-  A crash may cut a line short: such lines are left out and their numbers kept in `unreadable`.
+  A resumed run repeats steps; the last record of a step is used. A crash can truncate a line; such lines are skipped
+  and their numbers are returned in `unreadable`.
   """
   train: dict[int, Record] = {}
   evaluations: dict[str, dict[int, Record]] = {}
   events: list[Record] = []
   unreadable: list[int] = []
+  # A truncated line can end inside a UTF-8 sequence. split("\n"), unlike splitlines(), keeps U+2028 within a line.
   lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
   for number, line in enumerate(lines, start=1):
     if not line.strip():
@@ -182,14 +186,14 @@ def read_predictions(path: Path, trainings: int) -> Predictions:
   """Reads a `predictions.npz`.
 
   Args:
-    path: of the file.
-    trainings: how many the run's result lists, among which `replica` numbers.
+    path: Path of the file.
+    trainings: Number of replicas that the run's result lists; `replica` must be below it.
 
   Raises:
-    UserError: the file is damaged or lacks an array, or an array points at what is not there.
+    UserError: The file is damaged or lacks an array, or an index in an array is out of range.
   """
   try:
-    # Given a path, np.load would leave the file of a damaged archive open.
+    # Given a path instead of a file, np.load does not close the file of a damaged archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       found = Predictions(
         index=arrays["index"],
@@ -202,41 +206,44 @@ def read_predictions(path: Path, trainings: int) -> Predictions:
       )
     _check(found, trainings)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split())  # on one line
     raise UserError(
-      f"{path}: expected index, label, probability, worst and worst_image, cannot read them ({reason}); "
+      f"{path}: expected the arrays index, label, probability, worst and worst_image, cannot read them ({reason}); "
       "evaluate the run again, or remove the file"
     ) from None
   return found
 
 
 def _check(of: Predictions, trainings: int) -> None:
-  """Raises ValueError where the worst mistakes are no rows, or a row's training is none of the run's."""
+  """Raises ValueError if `worst` or `replica` has the wrong length or an index out of range."""
   rows = len(of.label)
   if len(of.worst) != len(of.worst_image) or ((of.worst < 0) | (of.worst >= rows)).any():
-    raise ValueError(f"worst: {len(of.worst)} of {rows} rows, with {len(of.worst_image)} images")
+    raise ValueError(f"worst: {len(of.worst)} indices into {rows} rows, with {len(of.worst_image)} images")
   if of.replica is None:
     return
   if len(of.replica) != rows or ((of.replica < 0) | (of.replica >= trainings)).any():
-    raise ValueError(f"replica: not the number of a training for each row, of {trainings} that result.json lists")
+    raise ValueError(f"replica: expected one index for each row, into the {trainings} replicas of result.json")
 
 
 def replica_folders(workdir: Path) -> list[Path]:
-  """Returns the folders of the trainings that a run consists of, in order; none where it is one training itself."""
+  """Returns the folders of the replicas of a run that have started, sorted by name; empty for a single replica."""
   return sorted(path.parent for path in workdir.glob("replicas/*/metrics.jsonl"))
 
 
 def read_run(workdir: Path) -> Run:
-  """Reads a run's workdir, and those of its trainings; what an interrupted run has not yet written is None.
+  """Reads the workdir of a run and of its replicas; files that an unfinished run has not written yet are None.
+
+  Args:
+    workdir: Folder of the run.
 
   Raises:
-    UserError: the workdir has no `config.json` or no `metrics.jsonl`, or a file in it is damaged.
+    UserError: The workdir has no `config.json` or no `metrics.jsonl`, or a file in it is damaged.
   """
   for name in ("config.json", "metrics.jsonl"):
     if not (workdir / name).is_file():
       raise UserError(
         f"{workdir}: expected the workdir of a training run, with config.json and metrics.jsonl, "
-        f"but it has no {name}; give the --workdir that the training was given"
+        f"but it has no {name}; give the same --workdir as for the training run"
       )
   predictions = workdir / "predictions.npz"
   config = read_json(workdir / "config.json")
@@ -254,7 +261,7 @@ def read_run(workdir: Path) -> Run:
 
 
 def _planned(workdir: Path, config: Mapping[str, Any]) -> int:
-  """Returns how many trainings a run is to consist of: 0 in its config stands for all folds from one on."""
+  """Returns the number of replicas of a run; 0 in its config means all folds from `folds.number` on."""
   replicas = config.get("replicas", 1)
   if replicas:
     return int(replicas)
@@ -262,16 +269,17 @@ def _planned(workdir: Path, config: Mapping[str, Any]) -> int:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-  """Returns `value` where it is a JSON object, else an empty one (an absent or null entry)."""
+  """Returns `value` if it is a JSON object, else an empty mapping, as for an absent or null entry."""
   return value if isinstance(value, dict) else {}
 
 
 def write_text(path: Path, text: str) -> None:
-  """Writes a text file whole or not at all; creates its folder.
+  """Writes a text file atomically; creates its folder.
 
   Raises:
-    UserError: the folder or the file cannot be written.
+    UserError: The folder or the file cannot be written.
   """
+  # Written next to the target and renamed, which is atomic within a file system.
   partial = path.with_name(f".{path.name}.{os.getpid()}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,4 +289,4 @@ def write_text(path: Path, text: str) -> None:
     finally:
       partial.unlink(missing_ok=True)
   except OSError as error:
-    raise UserError(f"{path}: expected to write here, but {error}; free the place or choose another") from None
+    raise UserError(f"{path}: cannot be written ({error}); free disk space or choose another path") from None

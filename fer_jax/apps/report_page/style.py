@@ -1,4 +1,4 @@
-"""The report page's style sheet: hand-written, for a light and a dark scheme, a phone and paper."""
+"""The style sheet of the report page, for light and dark colour schemes, phones and print."""
 
 CSS = """
 :root {

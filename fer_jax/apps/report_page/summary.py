@@ -1,4 +1,4 @@
-"""The top of the page: what came out, what to be wary of, and how it compares."""
+"""The top of the page: the result, notices about its limits, and comparisons with the paper and with other runs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,10 @@ from fer_jax.apps.report_page.trainings import name_of
 
 
 def best_validation(run: Run) -> Record | None:
-  """Returns the validation figures (accuracy, step): those selected, or the best so far, or None."""
+  """Returns the validation record of the selected step, or the best one so far; None without an evaluation.
+
+  The record has "accuracy" and "step"; of several steps with the best accuracy it is the first.
+  """
   selected = mapping(mapping(run.result).get("validation"))
   if selected.get("accuracy") is not None:
     return dict(selected)
@@ -39,7 +42,7 @@ def best_validation(run: Run) -> Record | None:
 
 
 def seconds_of(run: Run) -> float | None:
-  """Returns the run's seconds: the total, or those until its last record."""
+  """Returns the run's total seconds, or those until the last record of an unfinished run; None if not logged."""
   if run.result is not None:
     return run.result.get("seconds")
   logged = [*run.metrics.train, *run.validation]
@@ -55,7 +58,7 @@ def _merit(run: Run) -> str:
       interval = f'<p class="interval">95 % interval {percent_range(*estimate.interval)}</p>'
   elif run.finished:
     name, value = "Mean test accuracy so far", fmean(_accuracies(run))
-    below = f"of {len(run.finished)} of {run.planned} trainings; the others have not ended"
+    below = f"over {len(run.finished)} of {run.planned} replicas; the others have not finished"
   else:
     best = best_validation(run)
     if best is None:
@@ -75,7 +78,7 @@ def _accuracies(run: Run) -> list[float]:
 
 
 def _besides(result: Mapping[str, Any]) -> list[str]:
-  """Says the accuracy over all folds' images together, and that without the images which stand in training, too."""
+  """Returns further lines on accuracy: pooled over all folds, and without test images that also appear in training."""
   found = []
   if result.get("pooled_accuracy") is not None and result.get("folds"):
     images = sum(map(sum, result["confusion_matrix"]))
@@ -84,10 +87,10 @@ def _besides(result: Mapping[str, Any]) -> list[str]:
   if fresh.get("seen"):
     mean = "a mean of " * (len(result.get("runs") or []) > 1)
     found.append(
-      f"without the {count(fresh['seen'])} test images that stand in training: "
+      f"without the {count(fresh['seen'])} test images that also appear in training: "
       f"{mean}{percent(fresh['accuracy'])} over {count(fresh['images'])}"
       if fresh["images"]
-      else f"all {count(fresh['seen'])} test images stand in training, themselves or as copies"
+      else f"all {count(fresh['seen'])} test images also appear in training, themselves or as copies"
     )
   return found
 
@@ -96,20 +99,20 @@ def _facts(run: Run) -> str:
   result = mapping(run.result)
   best = best_validation(run)
   selected = "selected" if result else "best so far"
-  ended = f"{len(run.finished)} of {run.planned} trainings have ended" if run.replicas else "no result yet"
+  ended = f"{len(run.finished)} of {run.planned} replicas have finished" if run.replicas else "no result yet"
   stopped = str(result.get("stopped") or "finished") if result else ended
   kind = "state good" if stopped == "finished" else "state"
   if best and best.get("step") is not None:
     of_best = f"{selected}: step {count(best['step'])}"
   else:
-    of_best = "mean of the trainings" if best else ""
+    of_best = "mean of the replicas" if best else ""
   whole = "processor time of the whole run" if result.get("clock") == "cpu" else "whole run"
   listed = facts(
     [
       *_division(run),
       ("Validation accuracy", percent(best["accuracy"]) if best else NOT_MEASURED, of_best),
       *_calibration(result),
-      ("Steps", count(result.get("steps", run.last_step)), "of each training" if run.replicas else ""),
+      ("Steps", count(result.get("steps", run.last_step)), "of each replica" if run.replicas else ""),
       ("Time", duration(seconds_of(run)), whole if result else "" if run.replicas else "until the last record"),
       ("Dataset", str(result.get("dataset") or "not stated"), ""),
       ("Parameters", count(result.get("parameters")), ""),
@@ -122,7 +125,7 @@ def _facts(run: Run) -> str:
 
 
 def _calibration(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Returns the fact of how far probabilities are from accuracies; nothing for runs that did not measure it."""
+  """Returns the calibration error as a fact (name, value, small print); empty if it was not measured."""
   known = mapping(result.get("calibration"))
   errors = mapping(mapping(known.get("test")).get("single"))
   if not errors:
@@ -132,7 +135,7 @@ def _calibration(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _division(run: Run) -> list[tuple[str, str, str]]:
-  """Returns the fact of which trainings the run consists, or which fold it is."""
+  """Returns the number of replicas or of the fold as a fact (name, value, small print); empty for a single run."""
   result, folds = mapping(run.result), mapping(run.settings.get("folds"))
   if run.replicas:
     number = trainings_of(len(result["runs"]), result) if result else str(run.planned)
@@ -144,22 +147,22 @@ def _division(run: Run) -> list[tuple[str, str, str]]:
 
 
 def notices(run: Run) -> list[str]:
-  """Returns what a reader must know before believing the page, as plain sentences."""
+  """Returns warnings that limit what the page shows, as plain sentences."""
   found = []
   if run.result is None and run.planned > 1:
     waiting = [training for training in run.replicas if training.result is None]
     on = "".join(f", {name_of(training.name)} is at step {count(training.last_step)}" for training in waiting)
     found.append(
-      f"This run has no result.json: it was interrupted, or is still going. {len(run.finished)} of its {run.planned} "
-      f"trainings have ended{on}. The page shows what there is of them."
+      f"This run has no result.json: it was interrupted or is still running. {len(run.finished)} of its {run.planned} "
+      f"replicas have finished{on}. The page shows what they have logged so far."
     )
   elif run.result is None:
     found.append(
-      "This run has no result.json: it was interrupted, or is still going. The page shows what it "
+      "This run has no result.json: it was interrupted or is still running. The page shows what it "
       f"logged up to step {count(run.last_step)}; nothing was measured on the test split."
     )
   elif run.predictions is None:
-    found.append("This run has no predictions.npz: its worst mistakes and augmented samples cannot be shown.")
+    found.append("This run has no predictions.npz, so its worst mistakes and augmented samples are not shown.")
   for training in run.trainings:
     broken = first_loss_not_finite(training)
     if broken is not None:
@@ -179,16 +182,16 @@ def _unreadable(run: Run, where: str) -> list[str]:
   few = len(unreadable) == 1
   return [
     f"{len(unreadable)} {'line' if few else 'lines'} of {where}metrics.jsonl could not be read and "
-    f"{'is' if few else 'are'} left out, as after a crash (line {lines}{more})."
+    f"{'is' if few else 'are'} skipped, as after a crash (line {lines}{more})."
   ]
 
 
 def headline(run: Run, whole: Run | None = None) -> str:
-  """Returns the page's head: which run, its figure of merit, its facts, and any notices.
+  """Returns the page's header: the run's name, its figure of merit, its facts, and any notices.
 
   Args:
-    run: of the page.
-    whole: that the run is a training of, if any; the head links to its page.
+    run: Run that the page is about.
+    whole: Run that it is a replica of, to whose page the header links; None if it is not a replica.
   """
   paper = mapping(mapping(run.config.get("config")).get("paper"))
   title, reference = paper.get("title"), paper.get("reference")
@@ -203,7 +206,7 @@ def headline(run: Run, whole: Run | None = None) -> str:
 
 
 def paper_table(run: Run) -> Section | None:
-  """Sets every quantity that the paper reports beside the run's own, measured or not yet."""
+  """Returns the section that compares every quantity that the paper reports with the run's own value."""
   paper = mapping(mapping(run.config.get("config")).get("paper"))
   reported = mapping(paper.get("reported"))
   if not reported:
@@ -222,7 +225,7 @@ def paper_table(run: Run) -> Section | None:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-  """Returns a name for each run: its workdir's last part, or all of it where two share that part."""
+  """Returns a name for each run: the last part of its workdir, or the whole path if two runs share that part."""
   last = [run.name for run in runs]
   return [run.name if last.count(run.name) == 1 else str(run.workdir) for run in runs]
 
@@ -249,11 +252,11 @@ def _row(name: str, run: Run, own: float | None) -> list[str]:
 
 
 def beside_table(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
-  """Lists the run and those beside it, each linked to its own page where that is written."""
+  """Returns the section that lists the run and the compared runs, each linked to its own page if that exists."""
   if not beside:
     return None
   estimate = accuracy_estimate(mapping(run.result))
-  own = None if estimate is None else estimate.value
+  own = None if estimate is None else estimate.value  # differences are taken to this accuracy
   rows = [_row("this run", run, None)]
   for position, (name, other) in enumerate(beside):
     page = other.workdir.resolve() / "report" / "index.html"
@@ -264,5 +267,5 @@ def beside_table(run: Run, beside: Sequence[tuple[str, Run]]) -> Section | None:
     chip = f'<i class="dashed chip" style="--colour: {other_colour(position)}"></i>'
     rows.append(_row(f"{chip}{linked}", other, own))
   head = ["run", "test accuracy (95 %)", "points", "validation", "time", "steps", "config"]
-  lead = '<p class="lead">Points: test accuracy above (+) or below (\N{MINUS SIGN}) this run.</p>'
-  return Section("beside", "Runs beside", lead + table(head, rows, marked=0))
+  lead = '<p class="lead">Points: difference to the test accuracy of this run, in percentage points.</p>'
+  return Section("beside", "Compared runs", lead + table(head, rows, marked=0))

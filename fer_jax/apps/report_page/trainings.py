@@ -1,4 +1,4 @@
-"""The section that lists the trainings which a run consists of: its folds, or its seeds."""
+"""The section that lists the replicas of a run: its folds, or its seeds."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,37 +10,39 @@ from fer_jax.apps.report_page.markup import Section, said, table
 from fer_jax.apps.report_page.quantities import count, duration, percent
 from fer_jax.apps.report_page.run_files import Record, Run, mapping
 
-# How a dataset is divided into folds, by the unit that is kept whole.
+# By the unit that is not split between folds.
 _DIVISIONS = {
-  "images": "The folds are drawn over images: one person, and frames of one sequence, may be in training and test.",
-  "groups": "The folds are drawn over groups: the frames of a sequence, and equal pictures, stay together, but one "
-  "person may be in training and test.",
-  "subjects": "The folds are drawn over people: nobody is in training and test.",
-  "one_subject_out": "Each fold is one person, who is tested by a training on all others.",
-  "file": "The folds are those of a file.",
+  "images": "The folds are split by image: a person, and frames of a sequence, may be in both training and test.",
+  "groups": "The folds are split by group: the frames of a sequence, and equal images, are in the same fold, but a "
+  "person may be in both training and test.",
+  "subjects": "The folds are split by subject: no person is in both training and test.",
+  "one_subject_out": "Leave-one-subject-out: each fold tests on one person and trains on all others.",
+  "file": "The folds are read from a file.",
 }
 SHARED = (
-  "Folds have most of their training images in common, so that their interval is rather too narrow (Bengio & "
-  "Grandvalet 2004, JMLR 5)."
+  "The training sets of the folds overlap, so the interval over folds is too narrow (Bengio & Grandvalet 2004, JMLR 5)."
 )
 _SEEDS = (
-  "The trainings differ in their seed alone, and all are tested on the same images. The 95 % interval is Student's "
-  "t over the trainings: it says how much one differs from another."
+  "The replicas differ only in their seed, and all are tested on the same images. The 95 % interval is Student's "
+  "t over the replicas: it measures how much they differ from one another."
 )
 
 
 def name_of(replica: str) -> str:
-  """Writes the name of a replica's folder as a reader says it: "fold 3"."""
+  """Returns the name of a replica for readers: "fold 3" for the folder "fold_3"."""
   return replica.replace("_", " ")
 
 
 def trainings(run: Run) -> Section | None:
-  """Lists the trainings of a run, each linked to its own page, with mean and standard deviation in the last row."""
+  """Returns the section that lists the replicas of a run, each linked to its own page.
+
+  The last row has the mean and the standard deviation over the replicas that have finished.
+  """
   result = mapping(run.result)
   listed = result.get("runs") or [_record(replica) for replica in run.replicas]
   if not run.replicas and len(listed) < 2:
     return None
-  known = {replica.name for replica in run.replicas}
+  known = {replica.name for replica in run.replicas}  # replicas whose folder, and so whose page, exists
   seen = any(mapping(one.get("deduplicated")).get("seen") for one in listed)
   rows = [_row(one, known, seen) for one in listed]
   ended = [one for one in listed if one.get("accuracy") is not None]
@@ -58,7 +60,7 @@ def _lead(run: Run) -> str:
 
 
 def _record(replica: Run) -> Record:
-  """Returns what a run's result will say of a training, as far as it is known."""
+  """Returns the entry that a replica will have in the run's result; None for values that do not exist yet."""
   result = mapping(replica.result)
   (run,) = result.get("runs") or [{}]
   validation = mapping(result.get("validation"))
@@ -94,9 +96,15 @@ def _row(one: Mapping[str, Any], known: set[str], seen: bool) -> list[str]:
 
 
 def _last_row(ended: Sequence[Mapping[str, Any]], of: int, seen: bool) -> list[str]:
-  """Returns mean and standard deviation of the columns that have them, over the trainings that have ended."""
+  """Returns the row of means and standard deviations.
+
+  Args:
+    ended: Entries of the replicas that have finished.
+    of: Number of all replicas.
+    seen: Whether the table has a column for test images that do not appear in training.
+  """
   unseen = [{"accuracy": mapping(one.get("deduplicated")).get("accuracy")} for one in ended]
-  which = "" if len(ended) == of else f" of the {len(ended)} that have ended"
+  which = "" if len(ended) == of else f" of the {len(ended)} that have finished"
   return [
     f"mean \N{PLUS-MINUS SIGN} standard deviation{which}",
     "",

@@ -1,1 +1,1 @@
-"""The parts of `launch/sweep.py`: plan its runs, execute them, gather their results, show them."""
+"""The parts of `launch/sweep.py`: planning the runs, executing them, gathering their results, and the page."""

@@ -16,7 +16,7 @@ from fer_jax.errors import UserError
 
 BACKENDS = ("local", "slurm", "k8s")
 SCRIPT = "launch/local.sh"
-# The backends of those flags that not all have.
+# Flags that only some backends accept, with these backends.
 _FLAGS: dict[str, tuple[str, ...]] = {
   "processes": ("local",),
   "devices": ("local",),
@@ -28,7 +28,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit status."""
+  """Runs the command line and returns the exit status.
+
+  Raises:
+    UserError: An argument is wrong, or the sweep cannot be planned or started.
+  """
+  # The overrides --config.KEY=VALUE are not defined in the parser; any other undefined argument is an error.
   given, others = _parser().parse_known_args(arguments)
   for other in others:
     if not re.match(r"--?config\.[^=]+=", other):
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
   launcher = Launcher(planned, executor, wait=not given.no_wait)
   status = launcher.run()
-  if given.name and status < 128:
+  if given.name and status < 128:  # from 128 on the sweep was stopped by a signal
     launcher.keep(given.results / f"{given.name}.json")
   print(f"page: {planned.folder / 'index.html'}")
   return status
@@ -53,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python launch/sweep.py",
-    description="Train the members of a sweep and gather a table and a page. A finished run is not trained again, an "
-    "interrupted one goes on, and one that fails does not stop the others.",
+    description="Train the members of a sweep and gather the results in a table and a page. Finished runs are skipped, "
+    "interrupted runs are resumed, and a failed run does not stop the others.",
     epilog="--config.KEY=VALUE overrides a key of every member's config. "
-    "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal when it was told to stop.",
+    "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal number when stopped by a signal.",
     allow_abbrev=False,
   )
   parser.add_argument("sweep", help="FILE.py or FILE.py:VARIANT, for example configs/sweeps/hsic_blocks.py:small")
@@ -64,30 +69,33 @@ def _parser() -> argparse.ArgumentParser:
     "--workdir",
     type=Path,
     default=Path("workdir/sweeps"),
-    help="of all sweeps, which share runs (default: %(default)s)",
+    help="folder of all sweeps, which share their runs (default: %(default)s)",
   )
-  parser.add_argument("--seeds", default="", help="of every member, such as 0,1,2 (default: what the sweep says)")
+  parser.add_argument("--seeds", default="", help="seeds of every member, such as 0,1,2 (default: those of the sweep)")
   parser.add_argument(
     "--backend",
     default="local",
-    help="local: one run after the other; slurm: a job each; k8s: a JobSet each (default: %(default)s)",
+    help="local: one run after another on this machine; slurm: one job for each run; k8s: one JobSet for each run "
+    "(default: %(default)s)",
   )
-  parser.add_argument("--processes", default="", help=f"of a run, by {SCRIPT} (default: 1)")
+  parser.add_argument("--processes", default="", help=f"number of processes of a run, started by {SCRIPT} (default: 1)")
   parser.add_argument(
-    "--devices", default="", help=f"of a process, by {SCRIPT} (default: all, and 1 where --processes is given)"
+    "--devices",
+    default="",
+    help=f"number of devices of a process, set by {SCRIPT} (default: all, or 1 with --processes)",
   )
   parser.add_argument(
     "--sbatch",
     default="",
-    help='flags of sbatch: --sbatch="--nodes=1 --gpus-per-node=1 --time=2:00:00"; those of launch/slurm.sbatch behind '
-    "a --",
+    help='flags of sbatch: --sbatch="--nodes=1 --gpus-per-node=1 --time=2:00:00"; flags of launch/slurm.sbatch follow '
+    "after --",
   )
   parser.add_argument(
     "--k8s", default="", help='flags of launch/k8s/train.sh: --k8s="--image=IMAGE --claim=CLAIM --gpus=1"'
   )
-  parser.add_argument("--no_wait", action="store_true", help="submit the jobs and end; the same command gathers")
-  parser.add_argument("--dry_run", action="store_true", help="print the runs' states and commands and end")
-  parser.add_argument("--name", default="", help="keep what is gathered as results/NAME.json, too")
+  parser.add_argument("--no_wait", action="store_true", help="submit the jobs and exit; run the same command to gather")
+  parser.add_argument("--dry_run", action="store_true", help="print the states and the commands of the runs and exit")
+  parser.add_argument("--name", default="", help="also write the gathered results to results/NAME.json")
   parser.add_argument("--results", type=Path, default=Path("results"), help="folder for --name (default: %(default)s)")
   return parser
 
@@ -98,12 +106,12 @@ def _check(given: argparse.Namespace) -> None:
   for flag, backends in _FLAGS.items():
     if getattr(given, flag) and given.backend not in backends:
       known = " or ".join(f"--backend={backend}" for backend in backends)
-      raise UserError(f"--{flag}: expected only with {known}, not with {given.backend}; leave it out")
+      raise UserError(f"--{flag}: expected only with {known}, not with --backend={given.backend}; leave it out")
   for flag in ("processes", "devices"):
     if not re.fullmatch(r"([1-9]\d*)?", getattr(given, flag)):
       raise UserError(f"--{flag}={getattr(given, flag)}: expected a whole number from 1 on, such as 2")
   if given.name and not _NAME.fullmatch(given.name):
-    raise UserError(f"--name={given.name}: expected letters, digits, '_', '-' and '.'; give another")
+    raise UserError(f"--name={given.name}: expected letters, digits, '_', '-' and '.'; choose another name")
 
 
 def _executor(given: argparse.Namespace, planned: Plan) -> Executor:
@@ -115,12 +123,12 @@ def _executor(given: argparse.Namespace, planned: Plan) -> Executor:
   if not (given.processes or given.devices):
     return Local()
   if not Path(SCRIPT).is_file():
-    raise UserError(f"{SCRIPT}: not found; run the sweep in the repository's folder")
+    raise UserError(f"{SCRIPT}: not found; run the sweep from the repository's root")
   return Local(["bash", SCRIPT, f"--processes={given.processes or 1}", f"--devices={given.devices or 1}", "--"])
 
 
 def _show(planned: Plan, executor: Executor) -> None:
-  """Prints the state of each run, and how each would be started that is neither finished nor on."""
+  """Prints the state of each run, and the command of each run that is neither finished nor in a queue."""
   titles = {run.workdir: run.title for run in planned.runs}
   for run in planned.distinct:
     on = "" if run.finished else executor.state(run)
@@ -134,15 +142,15 @@ def _words(flag: str, text: str) -> list[str]:
   try:
     return shlex.split(text)
   except ValueError as error:
-    raise UserError(f"--{flag}={text}: {error}; expected flags as a shell reads them") from None
+    raise UserError(f"--{flag}={text}: {error}; expected flags quoted as in a shell") from None
 
 
 def _seeds(text: str, overrides: Sequence[str]) -> list[int]:
   if any(override.startswith("--config.seed=") for override in overrides):
-    raise UserError("--config.seed: a sweep trains its members with several seeds; write --seeds=0,1,2 instead")
+    raise UserError("--config.seed: a sweep sets the seeds of its members; write --seeds=0,1,2 instead")
   if not re.fullmatch(r"(\d+(,\d+)*)?", text):
-    raise UserError(f"--seeds={text}: expected whole numbers joined by commas, such as 0,1,2")
+    raise UserError(f"--seeds={text}: expected whole numbers separated by commas, such as 0,1,2")
   seeds = [int(seed) for seed in text.split(",") if seed]
   if len(set(seeds)) != len(seeds):
-    raise UserError(f"--seeds={text}: expected each seed once")
+    raise UserError(f"--seeds={text}: expected each seed once; remove the repeated ones")
   return seeds

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are executed: what the launcher asks of a place, and this machine, one run at a time."""
+"""Executors of a sweep's runs: the protocol that the launcher uses, and local execution, one run at a time."""
 
 import contextlib
 import re
@@ -13,78 +13,84 @@ from typing import Protocol
 from fer_jax.apps.sweeps.plan import Run
 from fer_jax.errors import UserError
 
-# A program of ours says so what is wrong, see fer_jax.errors; launch/local.sh names all processes but the first.
+# Error line of the package's programs, see fer_jax.errors; launch/local.sh prefixes the lines of all processes but
+# process 0 with the process number.
 _ERROR = re.compile(r"(?:\[\d+\] )?error: (.*)")
-# What a process says that was ended by another's failure, as well as that failure where it was its own.
+# Error of one process of several. A process that ends because another one failed prints this form, too.
 _OF_ONE = re.compile(r"process \d+ of \d+: ")
 
 
 @dataclass(frozen=True)
 class Outcome:
-  """How a run ended: its exit status, and for one that failed what it said."""
+  """How a run ended.
+
+  Attributes:
+    status: Exit status; 0 for success.
+    error: Error message of a failed run.
+  """
 
   status: int
   error: str = ""
 
 
 class Later(UserError):
-  """A run cannot be started now: there is no answer, or there are as many runs on as there may be."""
+  """A run cannot be started now: the cluster does not respond, or the maximum number of jobs is reached."""
 
 
 class Silence(Later):
-  """A command of a cluster did not answer as expected, perhaps for a while only."""
+  """A command of a cluster did not respond as expected; the failure may be temporary."""
 
 
 class Executor(Protocol):
   """Executes runs.
 
   Attributes:
-    several: whether it takes runs while others are on.
-    chains: whether it takes a run that begins with one that is on, and lets it wait for that one's end.
+    several: Whether a run can be started while others are active.
+    chains: Whether a run can be submitted that depends on an active run; the executor then starts it after that run.
   """
 
   several: bool
   chains: bool
 
   def command(self, run: Run) -> list[str]:
-    """Returns what `start` calls, to be read."""
+    """Returns the command that `start` executes, for display."""
 
   def state(self, run: Run) -> str:
-    """Says where a run is that an earlier sweep has started and that goes on without it; empty where it does not."""
+    """Returns the state of a run that an earlier sweep started and that is still active; empty otherwise."""
 
   def find(self, run: Run) -> str:
-    """Takes a run over that an earlier sweep has started and that goes on; says where it is, or nothing."""
+    """Adopts a run that an earlier sweep started and that is still active; returns its state, or empty without one."""
 
   def start(self, run: Run) -> str:
-    """Starts a run, or finds it started; says what became of it.
+    """Starts a run, or adopts it if it is already active; returns a message, possibly empty.
 
     Raises:
-      Later: it may be that it can be started later.
-      UserError: it cannot be started, nor can others.
+      Later: The run cannot be started now, but may be later.
+      UserError: Neither this run nor any other can be started.
     """
 
   def wait(self) -> Mapping[Path, Outcome]:
-    """Waits until a run that was started has ended, for a while, or until `stop` is called.
+    """Blocks until a started run has ended, a time limit has passed, or `stop` is called.
 
     Returns:
-      how those ended that were started and have ended since it was last called, by workdir.
+      Outcomes, by workdir, of the runs that have ended since the last call.
     """
 
   def stop(self, signum: int) -> None:
-    """Tells what was started, and what is just being started, of a signal; called from a signal's handler."""
+    """Forwards a signal to the active run and to one that is being started; called from a signal handler."""
 
   def left(self) -> str:
-    """Says what goes on when the sweep ends, and how to cancel it; empty where nothing does."""
+    """Returns what stays active after the sweep exits, and how to cancel it; empty if nothing does."""
 
 
 class Local:
   """Executes runs as processes of this machine, one at a time.
 
-  A run has a process group of its own: Ctrl-C in a terminal then reaches the sweep alone, which passes it on
-  once. A second signal would end the run before it has saved.
+  A run has its own process group. Ctrl-C in a terminal therefore reaches only the sweep, which forwards it once; a
+  second signal would end the run before it has saved its state.
 
   Args:
-    program: the command that the arguments are given to.
+    program: Command to which the arguments of a run are appended.
   """
 
   several = False
@@ -97,21 +103,21 @@ class Local:
     self._signum: int | None = None
 
   def command(self, run: Run) -> list[str]:
-    """Returns the run's command; this Python is called python."""
+    """Returns the run's command, with the current interpreter written as `python`."""
     return ["python" if word == sys.executable else word for word in (*self._program, *run.arguments)]
 
   def state(self, run: Run) -> str:
-    """Says nothing: a run of this machine ends with its sweep."""
+    """Returns an empty string: a local run does not outlive its sweep."""
     del run
     return ""
 
   def find(self, run: Run) -> str:
-    """Finds nothing: a run of this machine ends with its sweep."""
+    """Returns an empty string: a local run does not outlive its sweep."""
     del run
     return ""
 
   def start(self, run: Run) -> str:
-    """Starts the program."""
+    """Starts the program in a new process group; returns an empty string."""
     self._process = subprocess.Popen(
       [*self._program, *run.arguments],
       stdin=subprocess.DEVNULL,
@@ -124,48 +130,49 @@ class Local:
     return ""
 
   def wait(self) -> Mapping[Path, Outcome]:
-    """Waits for the program's end; what it prints is printed, and what it says last of an error is kept."""
+    """Blocks until the program has ended; forwards its output and keeps its last error message."""
     run, process = self._run, self._process
     assert run is not None
     assert process is not None
     with process:
       try:
-        if self._signum is not None:  # it came while the process was being made
+        if self._signum is not None:  # the signal arrived while the process was being created
           self.stop(self._signum)
         said = last_error(self._passed_on(process))
         status = process.wait()
       finally:
         self._process = None
-        if process.poll() is None:  # the sweep itself broke: nothing of it stays behind
+        if process.poll() is None:  # the sweep itself failed: do not leave the process running
           process.terminate()
-    if status < 0:
+    if status < 0:  # ended by a signal: the exit status as a shell reports it
       status, said = 128 - status, f"ended by {signal.Signals(-status).name}"
     return {run.workdir: Outcome(status, said if status else "")}
 
   def stop(self, signum: int) -> None:
-    """Sends the process a signal; for a terminal that is gone SIGTERM, at which a training saves."""
+    """Sends the signal to the process; SIGHUP is sent as SIGTERM, on which a training run saves its state."""
     self._signum = signum
     if self._process is not None:
       with contextlib.suppress(ProcessLookupError):
         self._process.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
 
   def left(self) -> str:
-    """Says nothing: the run that is on saves and ends."""
+    """Returns an empty string: the active run saves its state and ends."""
     return ""
 
   def _passed_on(self, process: subprocess.Popen[str]) -> Iterable[str]:
-    """Yields what the process says of errors, and says it."""
+    """Yields the lines of the process's stderr and writes them to the sweep's stderr."""
     assert process.stderr is not None
     for line in process.stderr:
-      if self._signum is None:  # a process that is told to stop while it still imports answers with a traceback
+      if self._signum is None:  # a process that is stopped while it still imports prints a traceback
         sys.stderr.write(line)
       yield line
 
 
 def last_error(lines: Iterable[str]) -> str:
-  """Returns what follows "error: " in the last line that begins so; the last line where none does.
+  """Returns the message of the last line that begins with "error: ", or the last line if there is none.
 
-  Of several processes the first says what was wrong, if it could; what the others say is often its echo.
+  With several processes, a message without a process number has priority: the others often only report that another
+  process has failed.
   """
   last = named = of_one = ""
   for line in lines:

@@ -1,4 +1,4 @@
-"""The figures of a sweep's page: curves over steps, a value for each member, lines over the members' values."""
+"""The figures of a sweep's page: curves over steps, points by member, lines over the swept value, and scatter plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ from fer_jax.sweep import Figure
 
 
 def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
-  """Draws a quantity over the steps, for each member the mean of its runs; empty where none logged it.
+  """Returns a chart of a quantity over the steps, one line for each member; empty if no member logged it.
 
   Args:
-    figure: of kind "curves".
-    members: what the trainings of each member logged, one for each seed or fold.
+    figure: Figure of kind "curves".
+    members: Logs of each member, by name; one log for each seed or fold. A line is their mean.
   """
   lines = []
   for position, (name, runs) in enumerate(members.items()):
@@ -33,7 +33,7 @@ def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
     lines = [replace(line, bands=()) for line in lines]
   band = "; band: one standard deviation" if any(line.bands for line in lines) else ""
   several = any(len(runs) > 1 for runs in members.values())
-  mean = [f"Line: mean of the trainings{band}."] if several else []
+  mean = [f"Line: mean of the replicas{band}."] if several else []
   note = " ".join([*([figure.note] if figure.note else []), *mean])
   chart = Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity)
   return chart_figure(chart, phases=())
@@ -44,7 +44,7 @@ def _title(figure: Figure) -> str:
 
 
 def _curve(metrics: Metrics, quantity: str) -> Curve:
-  split, _, key = quantity.partition(" ")
+  split, _, key = quantity.partition(" ")  # "validation accuracy" -> "validation", "accuracy"
   records = metrics.train if split == "training" else metrics.evaluations.get(split, [])
   known = [(record["step"], value) for record in records if (value := _value(record, split, key)) is not None]
   steps, values = zip(*known, strict=True) if known else ((), ())
@@ -53,14 +53,14 @@ def _curve(metrics: Metrics, quantity: str) -> Curve:
 
 def _value(record: Record, split: str, key: str) -> float | None:
   if split == "training" and key == "loss":
-    # An objective of hidden layers logs the classifier's cross-entropy apart. Where it logs neither that nor an
-    # accuracy, the classifier was not run, and its loss is of another kind.
+    # An objective for hidden layers logs the classifier's cross-entropy under its own key. A record with neither that
+    # key nor an accuracy is from a phase without a classifier, whose loss cannot be compared.
     return record.get("cross_entropy", record["loss"] if "accuracy" in record else None)
   return record.get(key)
 
 
 def _line(name: str, position: int, runs: Sequence[Curve]) -> Line:
-  # As many colours as a reader can tell apart, then the same dashed.
+  # After OTHER_COLOURS + 1 lines the colours repeat, dashed.
   turn, hue = divmod(position, OTHER_COLOURS + 1)
   return mean_line(name, _colour(hue), runs, dashed=turn % 2 == 1)
 
@@ -70,13 +70,13 @@ def _colour(hue: int) -> str:
 
 
 def points(figure: Figure, rows: Sequence[Record]) -> str:
-  """Draws a share in [0, 1] of each member with its 95 % interval, and what the paper prints.
+  """Returns a dot plot of a share in [0, 1] by member, with 95 % intervals and the paper's figures.
 
-  It is made of elements that follow the page's width, not of a picture.
+  The plot consists of HTML elements that adapt to the page's width, not of an SVG. It is empty without values.
 
   Args:
-    figure: of kind "points".
-    rows: of a sweep.json.
+    figure: Figure of kind "points".
+    rows: Rows of a sweep.json.
   """
   name = figure.quantity
   known = [value for row in rows for value in _numbers(row, name)]
@@ -85,6 +85,7 @@ def points(figure: Figure, rows: Sequence[Record]) -> str:
   ticks = [float(tick) for tick in MaxNLocator(nbins=3, steps=[1, 2, 5, 10]).tick_values(min(known), max(known))]
   low, high = ticks[0], ticks[-1]
 
+  # CSS variable with the position on the axis, in percent of its length.
   def at(value: float) -> str:
     return f"--at: {100 * (value - low) / (high - low):.2f}%"
 
@@ -111,18 +112,20 @@ def points(figure: Figure, rows: Sequence[Record]) -> str:
 
 
 def lines(figure: Figure, rows: Sequence[Record], swept: str) -> str:
-  """Draws a share in [0, 1] over the members' values, a line for each series, and the paper's beside it, dashed.
+  """Returns a chart of a share in [0, 1] over the members' values, one line for each series; empty without values.
+
+  The paper's figures of a series are a dashed line of the same colour.
 
   Args:
-    figure: of kind "lines".
-    rows: of a sweep.json.
-    swept: what the values are values of.
+    figure: Figure of kind "lines".
+    rows: Rows of a sweep.json.
+    swept: Name of the swept quantity, the label of the horizontal axis.
   """
   series: dict[str, list[Record]] = {}
   for row in sorted(rows, key=lambda row: row["value"]):
     series.setdefault(row["series"], []).append(row)
   at = sorted({float(row["value"]) for row in rows})
-  apart = 0.006 * (at[-1] - at[0])  # so that whiskers at one value can be told apart
+  apart = 0.006 * (at[-1] - at[0])  # horizontal offset, so that whiskers at the same value do not overlap
   drawn = []
   for position, (name, of) in enumerate(series.items()):
     colour, aside = _colour(position % (OTHER_COLOURS + 1)), apart * (2 * position - len(series) + 1)
@@ -140,11 +143,11 @@ def lines(figure: Figure, rows: Sequence[Record], swept: str) -> str:
 
 
 def scatter(figure: Figure, rows: Sequence[Record]) -> str:
-  """Draws a share in [0, 1] over what it costs, a named point for each member that has both.
+  """Returns a scatter plot of a share in [0, 1] over a cost, with one named point for each member that has both.
 
   Args:
-    figure: of kind "scatter".
-    rows: of a sweep.json.
+    figure: Figure of kind "scatter".
+    rows: Rows of a sweep.json.
   """
   points = points_of(figure.quantity, figure.over, rows)
   if not points:
@@ -155,7 +158,7 @@ def scatter(figure: Figure, rows: Sequence[Record]) -> str:
 
 
 def points_of(quantity: str, over: str, rows: Sequence[Record]) -> list[Point]:
-  """Returns the members of a sweep.json as points (name, cost, share); those that lack one of the two are left out."""
+  """Returns the members of a sweep.json as points (name, cost, share); members that lack one of them are left out."""
   known = [(row["name"], row["measured"].get(over), row["measured"].get(quantity)) for row in rows]
   return [Point(name, float(x), float(y)) for name, x, y in known if x is not None and y is not None]
 
@@ -172,7 +175,7 @@ def _whiskers(rows: Sequence[Record], name: str, aside: float) -> list[tuple[flo
 
 
 def _numbers(row: Record, name: str) -> list[float]:
-  """Returns every number that a row puts on the axis."""
+  """Returns all values of a row that the axis has to include: measured, reported, and the ends of the interval."""
   found = [row["measured"].get(name), row["reported"].get(name), *(row["interval_95"].get(name) or [])]
   return [value for value in found if value is not None]
 

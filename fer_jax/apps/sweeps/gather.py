@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to: a row for each member, its seeds summed up, the paper's figures beside."""
+"""Gathers the results of a sweep's runs: one row for each member, with statistics over its seeds or folds."""
 
 import math
 from collections import Counter
@@ -25,26 +25,26 @@ QUANTITIES = (
   "seconds a step",
   "seconds an epoch",
 )
-# What a benchmark may tell of a member, and the key of its rows that does.
+# Quantities that a benchmark can measure, with their keys in the rows of its JSON file.
 TIMED = {
   "seconds a step": "seconds_a_step",
   "seconds for 1,500 images": "seconds_1500",
   "multiply-adds": "multiply_adds",
   "milliseconds for an image": "latency_ms",
 }
-CONVERGED = 0.99  # of the best validation accuracy
-LAST_BATCHES = 10  # of those logged, over which training accuracy is averaged
+CONVERGED = 0.99  # share of the best validation accuracy at which a run counts as converged
+LAST_BATCHES = 10  # number of logged batches over which training accuracy is averaged
 
 
 @dataclass(frozen=True)
 class Training:
-  """A run and what it left.
+  """A planned run and its output.
 
   Attributes:
-    run: of the plan.
-    logs: what it logged, or where it is of several folds or seeds, each of these.
-    result: where it has ended.
-    error: why there is no result where it failed.
+    run: Run of the plan.
+    logs: Records of metrics.jsonl; one log for each replica if the run has several.
+    result: Content of result.json; None until the run has finished.
+    error: Error message of a failed run; empty otherwise.
   """
 
   run: Run
@@ -54,7 +54,7 @@ class Training:
 
   @property
   def status(self) -> str:
-    """One of "finished", "failed", "unfinished" and "not yet run"."""
+    """State of the run: "finished", "failed", "unfinished" or "not yet run"."""
     if self.error:
       return "failed"
     if self.result is not None:
@@ -63,11 +63,11 @@ class Training:
 
 
 def read_trainings(plan: Plan, outcomes: Mapping[Path, Outcome]) -> list[Training]:
-  """Reads what the runs of a sweep have left so far.
+  """Reads the output of a sweep's runs as far as it exists.
 
   Args:
-    plan: of the sweep.
-    outcomes: how those ended that were run just now, by workdir.
+    plan: Plan of the sweep.
+    outcomes: Outcomes of the runs that have just ended, by workdir.
   """
   return [_read(run, outcomes.get(run.workdir, Outcome(0))) for run in plan.runs]
 
@@ -75,6 +75,7 @@ def read_trainings(plan: Plan, outcomes: Mapping[Path, Outcome]) -> list[Trainin
 def _read(run: Run, outcome: Outcome) -> Training:
   log, result = run.workdir / "metrics.jsonl", run.workdir / "result.json"
   try:
+    # A run with replicas logs their metrics in their folders; its own log has only events.
     folders = replica_folders(run.workdir) or [run.workdir] * log.is_file()
     logs = tuple(read_metrics(folder / "metrics.jsonl") for folder in folders)
     return Training(run, logs, read_json(result) if result.is_file() else None, outcome.error)
@@ -83,10 +84,14 @@ def _read(run: Run, outcome: Outcome) -> Training:
 
 
 def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
-  """Sums up a sweep: the content of its sweep.json.
+  """Returns the summary of a sweep, the content of its sweep.json.
+
+  Args:
+    plan: Plan of the sweep.
+    trainings: Runs of the plan with their output.
 
   Raises:
-    UserError: the file of timings is there and damaged.
+    UserError: The file of timings exists and is damaged.
   """
   sweep = plan.sweep
   timings, timed_on = _timings(Path(sweep.timings), {member.config for member in sweep.members})
@@ -94,6 +99,7 @@ def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
   for reference in [row for row in rows if row["name"] == sweep.reference]:
     for row in rows:
       row["gap"] = None if row is reference else _gap(row, reference)
+  # Members can share a run; it is counted once.
   finished = [t.result for t in {t.run.workdir: t for t in trainings}.values() if t.result is not None]
   states = {row["status"] for row in rows}
   chosen = _chosen(rows, sweep.choose) if sweep.choose else None
@@ -128,6 +134,7 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, Ma
   finished = [t for t in trainings if t.result is not None]
   measured = [_quantities(t) for t in finished]
   means = {name: _mean(m[name] for m in measured) for name in QUANTITIES}
+  # Timings of the benchmark replace those of the runs.
   for name in {name for of in timings.values() for name in of}:
     means[name] = timings.get(member.timing, {}).get(name)
   states = {t.status for t in trainings}
@@ -152,27 +159,31 @@ def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, Ma
 
 
 def _chosen(rows: Sequence[Record], quantity: str) -> str | None:
-  """Returns the name of the member whose mean is the greatest; None until all members have finished.
+  """Returns the name of the member with the highest mean of `quantity`; None until all members have finished.
 
-  Of those with the same mean it is the one with the smaller standard deviation, and of these the first.
+  Ties go to the smaller standard deviation, then to the first member.
   """
   if any(row["status"] != "finished" or row["measured"][quantity] is None for row in rows):
     return None
 
   def merit(row: Record) -> tuple[float, float]:
-    # Rounded: the same images, summed up in another order, make the same mean.
+    # Rounded, because equal accuracies summed in a different order differ in the last bits.
     return round(row["measured"][quantity], 9), -round(row["std"].get(quantity, math.inf), 9)
 
   return str(max(rows, key=merit)["name"])
 
 
 def _chosen_by_fold(trainings: Sequence[Training]) -> Record | None:
-  """Returns what the choice comes to if each fold makes its own; None where the trainings are not of folds.
+  """Returns the test accuracy when each fold chooses its own member; None if the runs have no folds.
 
-  What one fold validates on, others test on, so that a choice by the mean over all folds has seen every test image. A
-  fold's own validation part is apart from its test part.
+  The validation images of one fold are test images of others, so a choice by the mean over all folds has used every
+  test image. Within a fold, validation and test images are disjoint.
+
+  Returns:
+    Mean test accuracy of the chosen replicas, its 95 % interval, and how often each member was chosen; None also while
+    a member lacks a fold.
   """
-  candidates: dict[tuple[int, str], list[tuple[str, Record]]] = {}
+  candidates: dict[tuple[int, str], list[tuple[str, Record]]] = {}  # by (seed, fold): (member, entry of the fold)
   for training in trainings:
     result = mapping(training.result)
     for fold in (result.get("runs") or []) if result.get("folds") else []:
@@ -190,12 +201,12 @@ def _chosen_by_fold(trainings: Sequence[Training]) -> Record | None:
 
 
 def _together(states: Set[str]) -> str:
-  """Returns the state of a whole whose parts are in these states."""
+  """Returns the combined state of runs that have these states."""
   return "failed" if "failed" in states else "finished" if states == {"finished"} else "unfinished"
 
 
 def _errors(trainings: Sequence[Training]) -> str:
-  """Says what went wrong, each thing once, and with which seeds."""
+  """Returns the distinct errors of the runs, each with the seeds that it occurred with."""
   seeds: dict[str, list[str]] = {}
   for training in trainings:
     if training.error:
@@ -204,7 +215,7 @@ def _errors(trainings: Sequence[Training]) -> str:
 
 
 def _quantities(training: Training) -> dict[str, float | None]:
-  """Returns QUANTITIES as a run measured them; None where it did not. What is logged is the mean over its folds."""
+  """Returns the QUANTITIES of a run; None for those not measured. Logged quantities are means over its replicas."""
   result = mapping(training.result)
   return {
     "test accuracy": result.get("accuracy"),
@@ -218,17 +229,23 @@ def _quantities(training: Training) -> dict[str, float | None]:
 
 
 def _training_accuracy(log: Metrics) -> float | None:
+  """Returns the mean training accuracy of the last LAST_BATCHES logged batches; None if none was logged."""
   return _mean([record["accuracy"] for record in log.train if "accuracy" in record][-LAST_BATCHES:])
 
 
 def _steps_to_converge(log: Metrics) -> int | None:
+  """Returns the first step whose validation accuracy is at least CONVERGED times the best one of the run."""
   validation = log.evaluations.get("validation", [])
   best = max((record["accuracy"] for record in validation), default=math.inf)
   return next((record["step"] for record in validation if record["accuracy"] >= CONVERGED * best), None)
 
 
 def _spread(finished: Sequence[Training], measured: Sequence[Mapping[str, float | None]]) -> Record:
-  """Returns standard deviation and 95 % interval: over seeds; over the folds of one run; or one's over its images."""
+  """Returns standard deviations and 95 % intervals, over seeds, folds or test images.
+
+  Several runs: over seeds. One run with several replicas: over its folds or seeds. One run with a single replica: the
+  Wilson interval over its test images, without a standard deviation.
+  """
   spread: Record = {"std": {}, "interval_95": {}, "interval": ""}
   if not finished:
     return spread
@@ -251,16 +268,16 @@ def _spread(finished: Sequence[Training], measured: Sequence[Mapping[str, float 
   spread["interval"] = f"Student t, over {over}"
   for name, of in values.items():
     known = [value for value in of if value is not None]
-    if len(known) == len(of):
+    if len(known) == len(of):  # no statistics over a part of the runs
       spread["std"][name] = stdev(known)
       spread["interval_95"][name] = list(student_interval(known))
   return spread
 
 
 def _classes(member: Member, finished: Sequence[Training]) -> list[Record]:
-  """Returns the recall of each class, over all runs together, with Wilson's interval, and what the paper prints.
+  """Returns the recall of each class, pooled over all runs, with its Wilson interval and the paper's figure.
 
-  Images that several seeds are tested on are not independent: then there is no interval.
+  There is no interval if several seeds are tested on the same images, because these are not independent.
   """
   results = [mapping(training.result) for training in finished]
   right, images = Counter[str](), Counter[str]()
@@ -269,6 +286,7 @@ def _classes(member: Member, finished: Sequence[Training]) -> list[Record]:
       row = result["confusion_matrix"][position]
       right[name] += row[position]
       images[name] += sum(row)
+  # Each image is tested once: a single replica, or the folds of a single run.
   once = len(results) == 1 and (results[0].get("folds") or len(results[0].get("runs") or []) < 2)
   return [
     {
@@ -283,10 +301,10 @@ def _classes(member: Member, finished: Sequence[Training]) -> list[Record]:
 
 
 def _gap(row: Record, reference: Record) -> Record:
-  """Returns by how much the reference's test accuracy is above a member's, over the seeds that both have finished.
+  """Returns the reference's test accuracy minus the member's, over the seeds that both have finished.
 
-  The difference is taken seed by seed (the two share parameters at the start and the order of the data), and so
-  its interval is that of paired observations.
+  The difference is computed for each seed, because runs with the same seed share the initial parameters and the order
+  of the data. Its interval is that of paired observations.
   """
   finished = [[run for run in member["runs"] if run["accuracy"] is not None] for member in (row, reference)]
   own, other = ({run["seed"]: run["accuracy"] for run in runs} for runs in finished)
@@ -313,7 +331,15 @@ def _run(training: Training) -> Record:
 
 
 def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, dict[str, float]], str]:
-  """Returns what a benchmark timed, by row, and its device; nothing where it is absent or of other configs."""
+  """Returns the timings of a benchmark by row, and its device.
+
+  Args:
+    path: JSON file of the benchmark; both results are empty if it does not exist.
+    configs: Configs of the sweep's members; both results are empty if the benchmark's config is not one of them.
+
+  Raises:
+    UserError: The file lacks a key.
+  """
   if not path.is_file():
     return {}, ""
   bench = read_json(path)
@@ -321,7 +347,7 @@ def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, dict[str, float]]
     if bench["config"] not in configs:
       return {}, ""
     timed = {row["name"]: {name: float(row[key]) for name, key in TIMED.items() if key in row} for row in bench["rows"]}
-    if not all(timed.values()):
+    if not all(timed.values()):  # a row without any of the TIMED keys
       raise KeyError
     return timed, str(bench["device"])
   except (KeyError, TypeError, ValueError):
@@ -332,7 +358,7 @@ def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, dict[str, float]]
 
 
 def _versions(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-  """Returns each package's version; where runs differ, all of them."""
+  """Returns the version of each package; several, separated by commas, if the runs differ."""
   known: dict[str, list[str]] = {}
   for result in results:
     for package, version in mapping(result.get("versions")).items():
@@ -345,6 +371,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
+  """Returns the mean of the values that are not None, as an int if it is whole and all values are ints."""
   known = [value for value in values if value is not None]
   mean = fmean(known) if known else None
   return int(mean) if mean is not None and mean == int(mean) and all(isinstance(v, int) for v in known) else mean

@@ -1,4 +1,4 @@
-"""Jobs of Kubernetes: a JobSet a run, made by launch/k8s/train.sh."""
+"""Runs as Kubernetes JobSets, one for each run, created by launch/k8s/train.sh."""
 
 import json
 import re
@@ -12,21 +12,21 @@ from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
 from fer_jax.errors import UserError
 
 SCRIPT = "launch/k8s/train.sh"
-STORAGE = Path("/storage")  # where its pods have the volume
-_MISSING = "install it and have it know the cluster"
+STORAGE = Path("/storage")  # mount path of the volume in the pods
+_MISSING = "install it and configure it for the cluster"
 _OURS = ("--name", "--dry-run", "--")
-_NAME_LENGTH = 40  # of 63 that a pod's host name may have: JobSet adds the job's name and two numbers
+_NAME_LENGTH = 40  # a pod's host name has at most 63 characters, and JobSet appends the job's name and two numbers
 
 
 class Kubernetes:
-  """Makes a JobSet of each run.
+  """Submits runs as JobSets.
 
   Args:
-    flags: of launch/k8s/train.sh.
-    workdir: of all sweeps, on the volume that all pods share and that this machine has at the same place.
+    flags: Flags of launch/k8s/train.sh.
+    workdir: Folder of all sweeps, on the volume that all pods share and that is mounted here at the same path.
 
   Raises:
-    UserError: a flag is one that the sweep itself gives, or the pods would not share a volume.
+    UserError: A flag is one that the sweep sets itself, or the pods would not share a volume.
   """
 
   chains = False
@@ -34,59 +34,66 @@ class Kubernetes:
   def __init__(self, flags: Sequence[str], workdir: Path):
     if STORAGE not in workdir.parents:
       raise UserError(
-        f"--workdir={workdir}: with Kubernetes expected a folder below {STORAGE}, where pods have the volume, and have "
-        f"to have it here, too: --workdir={STORAGE / 'sweeps'}"
+        f"--workdir={workdir}: with Kubernetes expected a folder below {STORAGE}, the volume of the pods, which must "
+        f"be mounted here at the same path; give --workdir={STORAGE / 'sweeps'}"
       )
     if not any(flag.startswith("--claim=") for flag in flags):
       raise UserError(
-        "--k8s: expected --claim=CLAIM among its flags: without it each run would have a volume of its own"
+        "--k8s: expected --claim=CLAIM among its flags, because without it each run would get its own volume; add it"
       )
     for flag in flags:
       if flag.partition("=")[0] in _OURS:
-        raise UserError(f"--k8s: {flag}: a sweep gives its jobs names and arguments itself; leave it out")
+        raise UserError(f"--k8s: {flag}: a sweep sets the names and the arguments of its jobs; leave it out")
     self._flags = flags
     namespaces = [flag for flag in flags if flag.startswith("--namespace=")]
     self._kubectl = ["kubectl", *namespaces[-1:]]
     self.place = " ".join(["k8s", *namespaces[-1:]])
 
   def command(self, run: Run, after: str | None) -> list[str]:
-    """Returns the command line of the script; `after` is not used: a run is started when its turn has come."""
+    """Returns the command line of the script; `after` is unused: the launcher starts a run after its dependency."""
     del after
     return ["bash", SCRIPT, f"--name={job_name(run)}", *self._flags, "--", *run.arguments]
 
   def submit(self, run: Run, after: str | None) -> str:
-    """Makes a run's JobSet, in place of one that is over; returns its name. Raises Later where it is refused."""
+    """Creates the JobSet of a run, replacing one that has ended, and returns its name.
+
+    Raises:
+      Later: The cluster rejected a command.
+      UserError: The script does not exist.
+    """
     if not Path(SCRIPT).is_file():
-      raise UserError(f"{SCRIPT}: not found; run the sweep in the repository's folder")
+      raise UserError(f"{SCRIPT}: not found; run the sweep from the repository's root")
     name = job_name(run)
-    # To apply what is there already would start nothing. In the foreground: the pods are gone, too, when it returns.
+    # Applying a JobSet that exists starts nothing, so it is deleted first. With a foreground cascade the command
+    # returns when its pods are deleted, too.
     delete = [*self._kubectl, "delete", "jobset", name, "--ignore-not-found", "--cascade=foreground"]
     for command in (delete, self.command(run, after)):
       done = call(command, _MISSING)
       if done.returncode:
         said = complaint(done).removeprefix("error: ")
-        raise Later(f"{run.title} cannot be submitted: {said} (mend that or --k8s)")
+        raise Later(f"{run.title} cannot be submitted: {said} (fix the cause, or the flags in --k8s)")
     return name
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns a run's JobSet that is there and not over; raises Silence where kubectl does not say."""
+    """Returns the name and the state of a run's active JobSet, or None; raises Silence if kubectl fails."""
     name = job_name(run)
     state = self.states([name]).get(name)
     return (name, state) if state is not None and not state.ended else None
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of JobSets by name; raises Silence where kubectl gives none."""
+    """Returns the states of JobSets by name, without those that do not exist; raises Silence if kubectl fails."""
     done = call([*self._kubectl, "get", "jobset", *jobs, "--ignore-not-found", "--output=json"], _MISSING)
     try:
       if done.returncode:
         raise ValueError
+      # kubectl prints nothing for no object, the object itself for one, and a list with "items" for several.
       found = json.loads(done.stdout or '{"items": []}')
       return {item["metadata"]["name"]: _state(item) for item in found.get("items", [found])}
     except (ValueError, KeyError, TypeError, AttributeError):
       raise Silence(f"kubectl get jobset: {complaint(done).removeprefix('error: ')}") from None
 
   def last_words(self, job: str, run: Run, word: str) -> str:
-    """Returns the last line of its pods' logs that names an error, or the last line."""
+    """Returns the last error message in the logs of the JobSet's pods, or their last line; empty without logs."""
     del run, word
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
     try:
@@ -96,19 +103,20 @@ class Kubernetes:
     return "" if done.returncode else last_error(done.stdout.splitlines())
 
   def cancel(self, jobs: Sequence[str]) -> list[str]:
-    """Returns the command line that deletes the JobSets, and returns when their pods have saved and are gone."""
+    """Returns the command line that deletes the JobSets; it blocks until their pods have saved and are deleted."""
     return [*self._kubectl, "delete", "jobset", "--cascade=foreground", *jobs]
 
 
 def job_name(run: Run) -> str:
-  """Returns a DNS label, at most 40 characters long, that no run with another folder has."""
+  """Returns a DNS label of at most 40 characters that is unique to the run's folder."""
   unique = f"-s{run.seed}-{digest(run)}"
   words = re.sub(r"[^a-z0-9]+", "-", run.workdir.name.lower()).lstrip("-0123456789")
   return (words[: max(0, _NAME_LENGTH - len(unique))].rstrip("-") or "run")[:_NAME_LENGTH] + unique
 
 
 def _state(item: dict[str, Any]) -> JobState:
-  if "deletionTimestamp" in item["metadata"]:  # and its pods are saving; it is gone before another is made
+  # Its pods are saving their state. The JobSet counts as ended: submit() waits for its deletion.
+  if "deletionTimestamp" in item["metadata"]:
     return JobState("deleted", ended=True)
   status = item.get("status", {})
   conditions = {one["type"]: one for one in status.get("conditions") or [] if one.get("status") == "True"}

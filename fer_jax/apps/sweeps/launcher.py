@@ -1,4 +1,4 @@
-"""Runs what a sweep lacks, wherever its executor does, and gathers what came out."""
+"""Runs the unfinished runs of a sweep with an executor, and gathers the results."""
 
 import json
 import signal
@@ -20,12 +20,12 @@ from fer_jax.errors import UserError
 
 
 class Launcher:
-  """Runs what a plan lacks.
+  """Runs the unfinished runs of a plan.
 
   Args:
-    planned: the sweep.
-    executor: of its runs.
-    wait: whether to wait for the end of what was started; without, runs that can only be started later are not.
+    planned: Plan of the sweep.
+    executor: Executor of its runs.
+    wait: Whether to block until all runs have ended. If false, only the runs that can be started now are started.
   """
 
   def __init__(self, planned: Plan, executor: Executor, *, wait: bool = True):
@@ -35,25 +35,25 @@ class Launcher:
     runs = planned.distinct
     self._number = {run.workdir: f"[{position}/{len(runs)}]" for position, run in enumerate(runs, start=1)}
     self._waiting = list(runs)
-    self._on: dict[Path, tuple[Run, float]] = {}
-    self._outcomes: dict[Path, Outcome] = {}  # of those that failed
-    self._held = ""  # why a run whose turn it is has to wait
+    self._on: dict[Path, tuple[Run, float]] = {}  # active runs, by workdir, each with its start time
+    self._outcomes: dict[Path, Outcome] = {}  # of the failed runs, by workdir
+    self._held = ""  # why the next run cannot be started yet
     self._signum: int | None = None
 
   def run(self) -> int:
-    """Runs what is not finished, in order, and gathers whenever a run ends; returns the exit status.
+    """Runs the unfinished runs in order and gathers the results whenever a run ends.
 
-    What an earlier sweep has started is found first. A run that cannot be started now is tried again while others are
-    on, and while there is no answer.
+    Runs that an earlier sweep started and that are still active are adopted first. A run that cannot be started now is
+    retried while other runs are active, and while the cluster does not respond.
 
-    A run that fails does not stop the others, but for those that begin with it. A signal is passed on to the executor:
-    a run of this machine saves and ends, jobs of a cluster go on.
+    A failed run stops only the runs that start from its parameters. A signal is forwarded to the executor: a local run
+    saves its state and ends, jobs of a cluster continue.
 
     Returns:
-      0, 1 where a run failed, or 128 + signal.
+      Exit status: 0, 1 if a run failed, or 128 + signal number.
 
     Raises:
-      UserError: another process runs this sweep; or the executor can start nothing, and what is on goes on.
+      UserError: Another process is running this sweep, or the executor cannot start any run. Active jobs continue.
     """
     with locks.take(self.plan.folder / "lock"), self._signals():
       try:
@@ -65,7 +65,8 @@ class Launcher:
           ended = self._executor.wait()
           for workdir, outcome in ended.items():
             self._end(*self._on.pop(workdir), outcome)
-          if ended and (self._executor.several or self._waiting):  # the page can be looked at while the others train
+          # Gathering here keeps the page up to date while other runs train. The end is gathered below.
+          if ended and (self._executor.several or self._waiting):
             self._gather()
           self._start()
       except UserError as error:
@@ -76,11 +77,11 @@ class Launcher:
     return self._conclude(content)
 
   def keep(self, path: Path) -> None:
-    """Writes what was gathered to another file, too."""
+    """Copies the gathered results to another file."""
     write_text(path, (self.plan.folder / "sweep.json").read_text(encoding="utf-8"))
 
   def _find(self) -> None:
-    """Takes over what is on already: what is asked of the executor then depends on it."""
+    """Adopts the runs that are already active, before any run is started: later runs can depend on them."""
     for run in list(self._waiting):
       if self._signum is None and not run.finished and (said := self._executor.find(run)):
         self._on[run.workdir] = run, time.monotonic()
@@ -88,11 +89,12 @@ class Launcher:
         self._say(run, said)
 
   def _start(self) -> None:
-    """Starts the runs whose turn it is; says which are finished, and which cannot be begun."""
+    """Starts the runs that can be started, and reports those that are finished or depend on a failed run."""
     held, self._held = self._held, ""
     for run in list(self._waiting):
       if self._signum is not None or (self._on and not self._executor.several):
         return
+      # A run is ready if it depends on no other, if that one has finished, or if the executor orders the two itself.
       if run.finished:
         self._say(run, "finished before")
       elif run.after in self._outcomes:
@@ -104,14 +106,14 @@ class Launcher:
           self._hold(error, held)
           return
       else:
-        continue
+        continue  # stays in self._waiting until the run that it depends on has ended
       self._waiting.remove(run)
 
   def _chained(self, source: Path) -> bool:
     return self._executor.chains and source in self._on
 
   def _begin(self, run: Run) -> None:
-    if not self._executor.several:  # it takes a while
+    if not self._executor.several:  # the only active run: announce it with an estimate of the time left
       print(f"{self._number[run.workdir]} {run.title}{', goes on' * run.begun}{self._left()}", flush=True)
     start = time.monotonic()
     said = self._executor.start(run)
@@ -120,7 +122,10 @@ class Launcher:
       self._say(run, said)
 
   def _hold(self, error: Later, before: str) -> None:
-    """Leaves a run and those behind it for later, and says so once; raises the error where there is no later."""
+    """Postpones a run and all after it, with one warning for each reason; raises the error if retrying is pointless.
+
+    Retrying makes sense while other runs are active, or if the cluster did not respond.
+    """
     if not (self._wait and (self._on or isinstance(error, Silence))):
       raise error
     self._held = str(error)
@@ -128,13 +133,13 @@ class Launcher:
       print(f"warning: {self._held}; trying again", file=sys.stderr, flush=True)
 
   def _end(self, run: Run, start: float, outcome: Outcome) -> None:
-    # How long a job took is not known: it may have been queued, or have begun before the sweep did.
+    # The duration of a job is unknown: it may have been queued, or have started before this sweep.
     spent = "" if self._executor.several else duration(time.monotonic() - start)
     if outcome.status == 0 and not run.finished:
       outcome = Outcome(1, outcome.error or "ended without a result.json")
     if outcome.status == 0:
       self._say(run, f"finished{f' in {spent}' * bool(spent)}")
-    elif self._signum is not None:  # told to stop, it is no failure, however it took that
+    elif self._signum is not None:  # stopped by a signal, which is not a failure, whatever the exit status
       self._say(run, f"stopped{f' after {spent}' * bool(spent)}")
     else:
       self._fail(run, outcome, spent)
@@ -143,7 +148,7 @@ class Launcher:
     error = outcome.error or f"exit status {outcome.status}"
     if run.after in self._outcomes:
       source = next(other for other in self.plan.runs if other.workdir == run.after)
-      error = f"it begins with {source.title}, which failed"
+      error = f"it depends on {source.title}, which failed"
     self._outcomes[run.workdir] = Outcome(outcome.status, error)
     self._say(run, f"failed{f' after {spent}' * bool(spent)}: {error}")
 
@@ -153,17 +158,18 @@ class Launcher:
   def _conclude(self, content: Record) -> int:
     left = self._executor.left()
     if self._signum is not None:
-      waiting = f"; {left}; run the same command to wait on" if left else "; run the same command to go on"
+      waiting = f"; {left}; run the same command to keep waiting" if left else "; run the same command to go on"
       print(f"{'waiting ' * bool(left)}stopped by {signal.Signals(self._signum).name}{waiting}")
       return 128 + self._signum
     if self._wait:
       return int(content["status"] != "finished")
-    held = f"{len(self._waiting)} to be started when those that they begin with have ended" if self._waiting else ""
+    held = f"{len(self._waiting)} to be started when the runs that they depend on have ended" if self._waiting else ""
     if left or held:
       print(f"{'; '.join(filter(None, (left, held)))}; run the same command to gather")
     return int(content["status"] == "failed")
 
   def _gather(self) -> Record:
+    """Writes sweep.json and index.html from what exists so far; returns the content of sweep.json."""
     trainings = read_trainings(self.plan, self._outcomes)
     content = gather(self.plan, trainings)
     write_text(self.plan.folder / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -171,7 +177,10 @@ class Launcher:
     return content
 
   def _left(self) -> str:
-    """Says how long what is left takes: as long as the member's other seeds took, or as the mean of all runs."""
+    """Returns an estimate of the remaining time; empty before the first run has finished.
+
+    A run is estimated by the mean time of its member's other seeds, or of all runs if no other seed has finished.
+    """
     known: dict[str, list[float]] = {}
     for training in read_trainings(self.plan, {}):
       if training.result is not None and training.result.get("seconds"):
@@ -184,7 +193,7 @@ class Launcher:
 
   @contextmanager
   def _signals(self) -> Iterator[None]:
-    """Passes signals on to the executor while the context lasts, but for SIGHUP where nohup has it ignored."""
+    """Forwards signals to the executor within the context; SIGHUP is left ignored under nohup."""
     passed_on = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
       passed_on.append(signal.SIGHUP)

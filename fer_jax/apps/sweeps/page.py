@@ -1,4 +1,4 @@
-"""The page of a sweep: its figures, its members beside the paper, its runs, and how it was made."""
+"""The page of a sweep: figures, members compared with the paper, runs, and provenance."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ _BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus", "drawn_jaffe"}
 
 
 def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
-  """Returns the page of a sweep, which needs nothing outside itself; it links to its runs' reports.
+  """Returns the self-contained HTML page of a sweep, with relative links to the reports of its runs.
 
   Args:
-    content: of its sweep.json, in the folder of which the page stands.
-    trainings: that the content was gathered from.
+    content: Content of sweep.json, next to which the page is written.
+    trainings: Runs that the content was gathered from.
   """
   parts = [
     _figures(content, trainings),
@@ -58,30 +58,30 @@ def _header(content: Record) -> str:
 
 
 def _ends(values: Iterable[float | None]) -> list[str]:
-  """Returns the least and the greatest of the values, or what they all are."""
+  """Returns the smallest and the largest of the values as text; a single text if they are equal."""
   known = sorted({value for value in values if value is not None})
   return [count(value) for value in dict.fromkeys([known[0], known[-1]])] if known else [NOT_MEASURED]
 
 
 def notices(content: Record) -> list[str]:
-  """Returns what a reader must know before believing the page, as plain sentences."""
+  """Returns warnings that limit what the page shows, as plain sentences."""
   rows, found = content["rows"], []
   for row in rows:
     if row["status"] == "failed":
-      found.append(f"{row['name']} failed ({row['error']}); what is shown is of its finished runs.")
+      found.append(f"{row['name']} failed ({row['error']}); the page shows only its finished runs.")
   waiting = [row["name"] for row in rows if row["status"] in ("unfinished", "not yet run")]
   if waiting:
-    found.append(f"Not yet finished: {', '.join(waiting)}. The same command goes on where it was interrupted.")
+    found.append(f"Not yet finished: {', '.join(waiting)}. Run the same command again to continue.")
   if _BUILT_IN & set(content["datasets"]):
-    found.append("Built-in faces are for trying and testing: nothing on this page says anything of real faces.")
+    found.append("Built-in faces are for trials and tests: the results on this page do not apply to real faces.")
   folded = any(run["trainings"] for row in rows for run in row["runs"])
   if not folded and any(len(row["seeds"]) == 1 for row in rows):
     found.append(
-      "With one seed, an interval is over the test images; it does not say how much one training differs from another."
+      "With one seed, an interval is over the test images; it does not include the variation between training runs."
     )
   for what in ("devices", "commits"):
     if len(content[what]) > 1:
-      found.append(f"The runs are of different {what}; the table of runs says which.")
+      found.append(f"The runs have different {what}; see the table of runs.")
   return found
 
 
@@ -119,8 +119,8 @@ def _members(content: Record) -> Section:
   head, rows = member_table(content)
   cells = [[f'<span class="member">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
   notes = [
-    "The test split is read once for each run, with the parameters that did best on validation.",
-    choice(content) if content["choose"] else "To choose among the members, go by validation.",
+    "Each run is tested once, with the parameters that were best on validation.",
+    choice(content) if content["choose"] else "To choose among the members, use validation accuracy.",
   ]
   intervals = dict.fromkeys(row["interval"] for row in content["rows"] if row["interval"])
   if intervals:
@@ -129,14 +129,15 @@ def _members(content: Record) -> Section:
     notes.append(SHARED)
   named = quantities_of(content)
   if "training accuracy" in named:
-    notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} batches logged.")
+    notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} logged batches.")
   if "steps to converge" in named:
     notes.append(
-      f"Steps to converge: until validation accuracy first comes to {percent(CONVERGED, 0)} of its best in the run."
+      f"Steps to converge: first step at which validation accuracy is at least {percent(CONVERGED, 0)} of its maximum "
+      "in the run."
     )
   notes += [f"{name.capitalize()}: {content['timings']}, on {content['timed_on']}." for name in content["timed"]]
   if "seconds a step" not in content["timed"]:
-    notes.append("Seconds a step: medians of the trainings.")
+    notes.append("Seconds a step: medians of the runs.")
   lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
   return Section(
     "members", "Paper and measured", f'<div class="members">{table(head, cells)}</div><div class="apart">{lead}</div>'
@@ -144,14 +145,14 @@ def _members(content: Record) -> Section:
 
 
 def choice(content: Record) -> str:
-  """Says which of the candidates is chosen, and on what grounds."""
+  """Returns sentences on which member is chosen and by what; with folds, also on a separate choice in each fold."""
   ground = f"{content['choose']}, mean over the {_spread_over(content['rows'])}"
   if content["chosen"] is None:
-    return f"One member is chosen, by {ground}, when all have finished."
+    return f"One member will be chosen, by {ground}, when all have finished."
   chosen = next(row for row in content["rows"] if row["name"] == content["chosen"])
   said = (
-    f"Chosen by {ground}: {chosen['name']}. Its test accuracy, {percent(chosen['measured']['test accuracy'])}, is the "
-    "honest one, since no test accuracy had a say in the choice; the highest of the column would be too good."
+    f"Chosen by {ground}: {chosen['name']}. Its test accuracy, {percent(chosen['measured']['test accuracy'])}, is "
+    "unbiased by the choice, which used no test accuracy; the highest value of the column would be too optimistic."
   )
   own = content["chosen_by_fold"]
   if own is None:
@@ -159,13 +160,14 @@ def choice(content: Record) -> str:
   interval = f" ({percent_range(*own['interval_95'])})" if own["interval_95"] else ""
   picks = ", ".join(f"{name} {count(folds)} \N{MULTIPLICATION SIGN}" for name, folds in own["picks"].items())
   return (
-    f"{said} Yet what one fold validates on others test on: with the choice left to each fold's own validation part "
+    f"{said} However, the validation images of one fold are test images of others. With a separate choice in each "
+    "fold, by its own validation part "
     f"({picks}), test accuracy is {percent(own['test accuracy'])}{interval}."
   )
 
 
 def _spread_over(rows: Sequence[Record]) -> str:
-  """Says what the trainings of a member differ in."""
+  """Returns what the runs of a member differ in: "folds", "seeds", "folds and seeds", or "runs"."""
   trainings = {run["trainings"] or "" for row in rows for run in row["runs"]}
   folds = any("folds" in of for of in trainings)
   seeds = any(len(row["seeds"]) > 1 for row in rows) or any("seeds" in of for of in trainings)

@@ -1,4 +1,4 @@
-"""From a sweep's file to the runs that it takes."""
+"""Plans the runs of a sweep from its file."""
 
 import hashlib
 import json
@@ -14,21 +14,22 @@ from fer_jax import command_line, config
 from fer_jax.errors import UserError
 from fer_jax.sweep import Member, Sweep
 
-_DATA_DIR = "data.data_dir"  # where a machine keeps its data is no part of what is measured
-_WEIGHTS = "pretrained.path"  # nor is the folder that holds a file or a run, which has a name of its own
-_VALUE_LENGTH = 24  # of an overridden value within a folder's name
+# The location of the data on a machine does not change what is measured, so it is not part of a run's identity.
+_DATA_DIR = "data.data_dir"
+_WEIGHTS = "pretrained.path"  # only its last part, the name of the file or the run, is part of a run's identity
+_VALUE_LENGTH = 24  # maximum number of characters of an overridden value in a folder's name
 
 
 @dataclass(frozen=True)
 class Run:
-  """One training: a member with one seed.
+  """A training run: a member with one seed.
 
   Attributes:
-    member: its name.
-    seed: of the training.
-    workdir: named after the whole config, so that sweeps which share a run share its folder.
-    arguments: for `python -m fer_jax.main`.
-    after: the folder of the run that it takes its first weights from, which has to be finished before.
+    member: Name of the member.
+    seed: Random seed of the training run.
+    workdir: Folder of the run, named after the whole config, so that sweeps with a common run share its folder.
+    arguments: Arguments of `python -m fer_jax.main`.
+    after: Folder of the run that provides the initial parameters and must finish first; None without one.
   """
 
   member: str
@@ -39,35 +40,35 @@ class Run:
 
   @property
   def title(self) -> str:
-    """The run as a reader knows it."""
+    """Name of the run in messages and on pages."""
     return f"{self.member}, seed {self.seed}"
 
   @property
   def finished(self) -> bool:
-    """Whether its result stands in its folder."""
+    """True if the run's folder contains its result."""
     return (self.workdir / "result.json").is_file()
 
   @property
   def begun(self) -> bool:
-    """Whether it has ever trained."""
+    """True if the run has started, now or earlier."""
     return (self.workdir / "config.json").is_file()
 
   @property
   def state(self) -> str:
-    """One of "finished", "begun" and "not yet run"."""
+    """State of the run: "finished", "begun" or "not yet run"."""
     return "finished" if self.finished else "begun" if self.begun else "not yet run"
 
 
 @dataclass(frozen=True)
 class Plan:
-  """A sweep with the runs that it takes.
+  """A sweep and its runs.
 
   Attributes:
-    source: FILE.py or FILE.py:VARIANT.
-    sweep: its members have the overrides and the seeds of the command line, too.
-    overrides: of all members, from the command line.
-    runs: in order, one for each member and seed; those that agree in everything have one folder.
-    folder: of what is gathered.
+    source: Source of the sweep, FILE.py or FILE.py:VARIANT.
+    sweep: Sweep, with the overrides and the seeds of the command line applied to its members.
+    overrides: Overrides of all members, from the command line.
+    runs: Runs in order, one for each member and seed; runs with equal configs share a folder.
+    folder: Folder for the gathered results.
   """
 
   source: str
@@ -78,37 +79,41 @@ class Plan:
 
   @property
   def distinct(self) -> list[Run]:
-    """The runs to take: of those that share a folder, the first."""
+    """Runs with distinct folders, in order; of those that share a folder, the first."""
     return list({run.workdir: run for run in reversed(self.runs)}.values())[::-1]
 
   def runs_of(self, member: Member) -> list[Run]:
-    """The runs of one member, a seed each."""
+    """Returns the runs of one member, one for each seed."""
     return [run for run in self.runs if run.member == member.name]
 
 
 def load_sweep(source: str) -> Sweep:
-  """Returns the sweep of FILE.py or FILE.py:VARIANT; raises UserError where there is none."""
+  """Returns the sweep defined by FILE.py or FILE.py:VARIANT.
+
+  Raises:
+    UserError: There is no such file or variant, or its `get_sweep` does not return a Sweep.
+  """
   path = Path(source.partition(":")[0])
   if not path.is_file():
     known = sorted(other.as_posix() for other in Path("configs/sweeps").glob("*.py") if other.stem != "__init__")
-    raise UserError(f"{source}: no file {path}; expected one of {', '.join(known)}, with :VARIANT or without")
+    raise UserError(f"{source}: no file {path}; expected one of {', '.join(known)}, with or without :VARIANT")
   sweep = command_line.call_in_file(source, "get_sweep", source)
   if not isinstance(sweep, Sweep):
-    raise UserError(f"{source}: get_sweep gave {type(sweep).__name__}; expected a fer_jax.sweep.Sweep")
+    raise UserError(f"{source}: get_sweep returned {type(sweep).__name__}; expected a fer_jax.sweep.Sweep")
   return sweep
 
 
 def plan(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Plan:
-  """Plans a sweep's runs; reads and checks every member's config, and writes nothing.
+  """Plans the runs of a sweep: reads and validates the config of every member, and writes nothing.
 
   Args:
-    source: of the sweep, FILE.py or FILE.py:VARIANT.
-    workdir: of all sweeps.
-    overrides: of every member's config.
-    seeds: of every member, in place of its own.
+    source: Source of the sweep, FILE.py or FILE.py:VARIANT.
+    workdir: Folder of all sweeps.
+    overrides: Overrides of every member's config, such as "--config.batch_size=64".
+    seeds: Seeds of every member, instead of its own; empty keeps the sweep's seeds.
 
   Raises:
-    UserError: the sweep, its variant, a config or an override of one is not as expected.
+    UserError: The sweep, its variant, a member's config or an override is invalid.
   """
   sweep = load_sweep(source)
   members = tuple(
@@ -117,6 +122,7 @@ def plan(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Seque
   )
   runs: list[Run] = []
   for member in members:
+    # A member that starts from an earlier member takes, for each seed, the run with the same seed.
     sources = {run.seed: run.workdir for run in runs if run.member == member.begins_with}
     runs += [_run(member, seed, workdir / "runs", sources.get(seed)) for seed in member.seeds]
   changed = [_word(*o.removeprefix("--config.").split("=", 1)) for o in measured_overrides(overrides)]
@@ -127,7 +133,7 @@ def plan(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Seque
 
 
 def measured_overrides(overrides: Sequence[str]) -> list[str]:
-  """Returns the overrides that say what is measured: all but the data's folder."""
+  """Returns the overrides that affect the measurement: all but the location of the data."""
   return [override for override in overrides if not override.startswith(f"--config.{_DATA_DIR}=")]
 
 
@@ -136,7 +142,7 @@ def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
   arguments = (f"--config={member.config}", *member.overrides, *begins, f"--config.seed={seed}")
   try:
     command = command_line.parse(["sweep", *arguments])
-    assert command is not None  # no argument asks for help
+    assert command is not None  # None is returned only for --help
     config.parse(command.config)
     name = _run_name(member.config, command_line.load_config(member.config), command.config)
   except UserError as error:
@@ -146,7 +152,13 @@ def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
 
 
 def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:
-  """Names a config: what is overridden, to be read, and a digest of the whole, to be unique."""
+  """Returns the name of a run's folder: its overridden values, for readers, and a digest of the config, for uniqueness.
+
+  Args:
+    source: Source of the member's config.
+    base: Config without overrides.
+    changed: Config with overrides and seed.
+  """
   content = changed.to_dict()
   content["pretrained"]["path"] = Path(content["pretrained"]["path"]).name
   before, after = dict(_leaves(base.to_dict())), dict(_leaves(content))
@@ -166,7 +178,7 @@ def _stem(source: str) -> str:
 
 
 def _word(key: str, value: Any) -> str:
-  """Writes a key such as "model.blocks" and its value as a part of a folder's name."""
+  """Returns a key such as "model.blocks" and its value as a part of a folder's name: "blocks=2"."""
   plain = re.sub(r"[^\w.+-]+", "-", str(value)).strip("-")
   return f"{key.rpartition('.')[2]}={plain[:_VALUE_LENGTH]}"
 

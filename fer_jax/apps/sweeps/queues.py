@@ -1,4 +1,4 @@
-"""Runs as jobs of a cluster's queue: submitted at once, remembered, waited for."""
+"""Executes runs as jobs of a cluster's queue: submits them, records their ids, and waits for their end."""
 
 import hashlib
 import json
@@ -18,20 +18,20 @@ from fer_jax.apps.sweeps.plan import Run
 from fer_jax.errors import UserError
 
 POLL_SECONDS = 15.0
-# For what a job left to be seen on a shared disk, and for a job that left the queue to be entered into the books.
+# Time for a job's files to appear on a shared disk, and for a job that has left the queue to appear in the accounting.
 GRACE_SECONDS = 60.0
-_SLICE_SECONDS = 0.2  # after which a signal is heard of
+_SLICE_SECONDS = 0.2  # maximum delay until a signal ends the waiting
 _ANSWER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class JobState:
-  """Where a job is.
+  """State of a job.
 
   Attributes:
-    word: "queued", "running", or the cluster's own word for how it ended.
-    ended: whether it is over.
-    status: its exit status, where it is; None where that is not known.
+    word: State as "queued", "running", or the cluster's name of the final state.
+    ended: Whether the job has ended.
+    status: Exit status of an ended job; None if unknown.
   """
 
   word: str
@@ -41,13 +41,13 @@ class JobState:
 
 @dataclass(frozen=True)
 class Record:
-  """What is kept of a run's last job.
+  """Stored record of a run's last job.
 
   Attributes:
-    job: its id.
-    place: whose id that is.
-    since: when it was submitted or found, in seconds since 1970; tells jobs apart that have one name.
-    ended: whether it was seen to be over.
+    job: Id of the job.
+    place: Cluster that the id belongs to, see `Cluster.place`.
+    since: Time at which the job was submitted or found, in seconds since 1970; distinguishes jobs with the same id.
+    ended: Whether the job is known to have ended.
   """
 
   job: str
@@ -57,35 +57,35 @@ class Record:
 
 
 class Cluster(Protocol):
-  """What a queue asks of a cluster; see slurm.py and k8s.py.
+  """Interface of a cluster; see slurm.py and k8s.py.
 
   Attributes:
-    chains: whether a job can wait in the queue for another's success.
-    place: what tells it from other clusters, whose jobs may have the same ids.
+    chains: Whether a job can depend on the success of another job in the queue.
+    place: Identifier of the cluster, because other clusters can have jobs with the same ids.
   """
 
   chains: bool
   place: str
 
   def command(self, run: Run, after: str | None) -> list[str]:
-    """Returns the command that submits a run, which waits for the job `after`."""
+    """Returns the command that submits a run; if `after` is given, the run depends on the success of that job."""
 
   def submit(self, run: Run, after: str | None) -> str:
-    """Submits a run; returns the job's id.
+    """Submits a run and returns the job's id.
 
     Raises:
-      Silence: there is no answer, and the run may have been submitted.
-      Later: it is refused.
+      Silence: The cluster did not respond; the run may have been submitted.
+      Later: The cluster rejected the run.
     """
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns the job of a run that is queued or running, whoever submitted it; raises Silence."""
+    """Returns the id and the state of a run's queued or running job, also of another sweep; raises Silence."""
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of jobs by id, without those that the cluster has forgotten; raises Silence."""
+    """Returns the states of jobs by id, without jobs that the cluster no longer lists; raises Silence."""
 
   def last_words(self, job: str, run: Run, word: str) -> str:
-    """Returns what a job said last of an error, whose end the cluster calls `word`; empty where that is not known."""
+    """Returns the last error message of a job that ended in the state `word`; empty if there is none."""
 
   def cancel(self, jobs: Sequence[str]) -> list[str]:
     """Returns the command that cancels jobs."""
@@ -94,16 +94,17 @@ class Cluster(Protocol):
 class Queue:
   """Executes runs as jobs of a cluster.
 
-  A job outlives the sweep that submitted it, and so its id is kept in a file beside the runs: whichever sweep wants the
-  run next finds it, and submits it again only once the job is over and the run is not finished. Where the file was not
-  written, because the sweep was killed or the cluster did not answer, the job is found by its name.
+  A job outlives the sweep that submitted it, so its id is stored in a file next to the runs. The next sweep with the
+  same run reads the file and submits the run again only if the job has ended and the run has not finished. If the file
+  was not written, because the sweep was killed or the cluster did not respond, the job is found by its name.
 
   Args:
-    cluster: to submit to.
-    folder: of the files with ids.
-    runs: of the sweep; the states of their jobs are asked for together.
-    poll_seconds: between two looks at the queue.
-    grace_seconds: before a job that ended well without a result, or that was forgotten, is given up.
+    cluster: Cluster to submit to.
+    folder: Folder of the files with job ids.
+    runs: Runs of the sweep; the states of their jobs are queried with a single command.
+    poll_seconds: Seconds between two queries of the queue.
+    grace_seconds: Seconds until a job that ended successfully without a result, or that the cluster no longer lists,
+      counts as failed.
   """
 
   several = True
@@ -122,12 +123,12 @@ class Queue:
     self._runs = runs
     self._poll_seconds = poll_seconds
     self._grace_seconds = grace_seconds
-    self._on: dict[str, tuple[Run, Record]] = {}
-    self._doubtful: dict[str, float] = {}
+    self._on: dict[str, tuple[Run, Record]] = {}  # active jobs of this sweep, by id
+    self._doubtful: dict[str, float] = {}  # job id -> when its grace period began
     self._stopped = False
 
   def command(self, run: Run) -> list[str]:
-    """Returns the command that submits the run; the id of a job that is not yet submitted is called ID."""
+    """Returns the command that submits the run; a dependency that has no job yet is written as ID."""
     after = None
     if self.chains and run.after is not None and not (run.after / "result.json").is_file():
       job = self._job(run.after)
@@ -136,9 +137,9 @@ class Queue:
     return self._cluster.command(run, after)
 
   def state(self, run: Run) -> str:
-    """Says where the run's job is while it is queued or running."""
+    """Returns the state and the id of the run's job if it is queued or running; empty otherwise."""
     record, job = self._recorded(run.workdir), self._job(run.workdir)
-    if record and not (job or record.ended):
+    if record and not (job or record.ended):  # a job of another cluster, whose state cannot be queried here
       return f"as job {record.job} of {record.place}"
     try:
       state = self._before(job)
@@ -147,35 +148,36 @@ class Queue:
     return f"{state.word} as job {job}" if state is not None and not state.ended else ""
 
   def find(self, run: Run) -> str:
-    """Takes over the recorded job of a run if it was queued or running when first asked for."""
+    """Adopts the recorded job of a run if it was queued or running at the first query."""
     record = self._ours(run)
     try:
       state = self._before(record.job) if record else None
-    except Silence:  # is asked again before anything is submitted
+    except Silence:  # start() queries again before it submits anything
       return ""
     return self._take(run, record, state) if record and state is not None and not state.ended else ""
 
   def start(self, run: Run) -> str:
-    """Submits a run, unless a job of it is queued or running now, whoever submitted it."""
+    """Submits a run, unless a job of it is queued or running, possibly of another sweep; that job is then adopted."""
     with locks.take(self._folder / "lock", wait=True):
       record = self._ours(run)
+      # The state is queried under the lock: another sweep may have submitted the run since find().
       state = self._cluster.states([record.job]).get(record.job) if record else None
       if record and state is not None and not state.ended:
         return self._take(run, record, state)
-      if run.finished and record:  # since the launcher looked
+      if run.finished and record:  # finished since the launcher checked
         self._on[record.job] = run, record
         return f"job {record.job} has ended"
       if found := self._cluster.on(run):
         return self._take(run, self._write(run, self._new(found[0])), found[1])
       after = next((job for job, (other, _) in self._on.items() if other.workdir == run.after), None)
-      # Its log may go when it is submitted again.
+      # The outcome of the last job is read first: submitting again can delete its log.
       before = f"{self._outcome(record.job, run, state).error}; " if record else ""
       submitted = self._write(run, self._new(self._cluster.submit(run, after)))
     self._on[submitted.job] = run, submitted
     return f"{before}submitted {'again ' * bool(record)}as job {submitted.job}{', goes on' * run.begun}"
 
   def wait(self) -> Mapping[Path, Outcome]:
-    """Looks at the queue; where no job has ended, lets some time go."""
+    """Queries the queue; if no job has ended, sleeps until the next query is due or `stop` is called."""
     if ended := self._look():
       return ended
     until = time.monotonic() + self._poll_seconds
@@ -184,12 +186,12 @@ class Queue:
     return {}
 
   def stop(self, signum: int) -> None:
-    """Ends the waiting; the jobs go on."""
+    """Ends the waiting; the jobs continue."""
     del signum
     self._stopped = True
 
   def left(self) -> str:
-    """Says how many jobs go on and how to cancel them."""
+    """Returns the number of active jobs and the command that cancels them; empty without active jobs."""
     if not self._on:
       return ""
     count = f"{len(self._on)} job{'s go' if len(self._on) > 1 else ' goes'} on"
@@ -197,7 +199,7 @@ class Queue:
 
   def _take(self, run: Run, record: Record, state: JobState) -> str:
     self._on[record.job] = run, record
-    return f"{state.word} as job {record.job} since before"
+    return f"{state.word} as job {record.job}, submitted earlier"
 
   def _look(self) -> dict[Path, Outcome]:
     if not self._on:
@@ -205,7 +207,7 @@ class Queue:
     try:
       states = self._cluster.states(list(self._on))
     except Silence as error:
-      print(f"warning: {error}; asking again", file=sys.stderr, flush=True)
+      print(f"warning: {error}; trying again", file=sys.stderr, flush=True)
       return {}
     ended = {}
     for job, (run, record) in list(self._on.items()):
@@ -214,6 +216,7 @@ class Queue:
         self._doubtful.pop(job, None)
         continue
       outcome = self._outcome(job, run, state)
+      # A missing job or a missing result may only be delayed; any other end is final.
       if (state is None or outcome.status == 0) and not run.finished and self._in_grace(job):
         continue
       del self._on[job]
@@ -231,17 +234,18 @@ class Queue:
       return Outcome(0, f"job {job} ended without a result.json")
     said = self._cluster.last_words(job, run, state.word if state is not None else "")
     if state is None:
-      return Outcome(1, f"job {job} is gone from the queue" + (f": {said}" if said else ""))
+      return Outcome(1, f"job {job} is no longer in the queue" + (f": {said}" if said else ""))
     return Outcome(state.status or 1, f"job {job} ended as {state.word}" + (f": {said}" if said else ""))
 
   @cached_property
   def _states(self) -> dict[str, JobState | None]:
+    """States of the recorded jobs of all unfinished runs, queried once; None for jobs that are no longer listed."""
     jobs = [job for run in self._runs if not run.finished and (job := self._job(run.workdir))]
     known = self._cluster.states(jobs) if jobs else {}
     return {job: known.get(job) for job in jobs}
 
   def _before(self, job: str) -> JobState | None:
-    """Returns the state that a job had when first asked for; None where it is forgotten, or there is no job."""
+    """Returns the state of a job at the first query; None if it is no longer listed or `job` is empty."""
     if not job:
       return None
     if job not in self._states:  # another sweep submitted it since
@@ -252,24 +256,26 @@ class Queue:
     return self._folder / f"{workdir.name}.json"
 
   def _recorded(self, workdir: Path) -> Record | None:
-    """Returns what is kept of the last job of a run; None where there was none."""
+    """Returns the stored record of a run's last job; None without one."""
     path = self._path(workdir)
     try:
       return Record(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
       return None
     except (ValueError, TypeError):
-      raise UserError(f"{path}: expected the id of a job; see that no job of this run is on, then remove it") from None
+      raise UserError(
+        f"{path}: expected the id of a job; check that no job of this run is queued or running, then remove the file"
+      ) from None
 
   def _ours(self, run: Run) -> Record | None:
-    """Returns the record of a run's last job; None where another cluster had it, and it is over."""
+    """Returns the record of a run's last job; None without one, or if another cluster ran it and it has ended."""
     record = self._recorded(run.workdir)
     if record is None or record.place == self._cluster.place:
       return record
     if not record.ended:
       raise UserError(
-        f"{self._path(run.workdir)}: job {record.job} of {record.place} may be on, and this is {self._cluster.place}; "
-        "go on there, or see that the job is over and remove the file"
+        f"{self._path(run.workdir)}: job {record.job} of {record.place} may still be active, and this is "
+        f"{self._cluster.place}; continue there, or check that the job has ended and remove the file"
       )
     return None
 
@@ -282,28 +288,32 @@ class Queue:
 
   def _note_end(self, run: Run, record: Record) -> None:
     with locks.take(self._folder / "lock", wait=True):
-      if self._recorded(run.workdir) == record:  # and not of a later job
+      if self._recorded(run.workdir) == record:  # not replaced by the record of a later job
         self._write(run, replace(record, ended=True))
 
   def _job(self, workdir: Path) -> str:
-    """Returns the id of the last job of a run that is this cluster's; empty where there is none."""
+    """Returns the id of a run's last job if it belongs to this cluster; empty otherwise."""
     record = self._recorded(workdir)
     return record.job if record and record.place == self._cluster.place else ""
 
 
 def digest(run: Run) -> str:
-  """Returns eight characters that tell a run's folder from all others."""
+  """Returns eight hexadecimal digits that identify a run's folder."""
   return hashlib.sha256(str(run.workdir.absolute()).encode()).hexdigest()[:8]
 
 
 def call(command: Sequence[str], missing: str) -> subprocess.CompletedProcess[str]:
-  """Calls a command of a cluster and returns what came of it, whatever its status.
+  """Executes a command of a cluster and returns the completed process, whatever its exit status.
 
-  Its process group is its own: Ctrl-C ends the waiting, not a submission half-way.
+  The command has its own process group, so that Ctrl-C ends the waiting and does not interrupt a submission.
+
+  Args:
+    command: Command and its arguments.
+    missing: Advice for the error message if the command does not exist.
 
   Raises:
-    UserError: there is no such command; `missing` says what to do.
-    Silence: it does not answer.
+    UserError: The command does not exist.
+    Silence: The command timed out.
   """
   try:
     return subprocess.run(
@@ -317,12 +327,12 @@ def call(command: Sequence[str], missing: str) -> subprocess.CompletedProcess[st
       check=False,
     )
   except (FileNotFoundError, PermissionError):
-    raise UserError(f"{command[0]}: no such command here; {missing}") from None
+    raise UserError(f"{command[0]}: command not found; {missing}") from None
   except subprocess.TimeoutExpired:
-    raise Silence(f"{command[0]}: no answer in {_ANSWER_SECONDS:.0f} s; is the cluster well?") from None
+    raise Silence(f"{command[0]}: timed out after {_ANSWER_SECONDS:.0f} s; is the cluster reachable?") from None
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-  """Returns in a line what a command that failed said."""
+  """Returns the last line that a failed command printed, or its exit status if it printed nothing."""
   lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
   return lines[-1] if lines else f"exit status {done.returncode}"

@@ -1,4 +1,4 @@
-"""Jobs of SLURM: sbatch, squeue and, where the cluster keeps accounts, sacct."""
+"""Runs as SLURM jobs: sbatch, squeue and, on clusters with job accounting, sacct."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
 from fer_jax.errors import UserError
 
 SCRIPT = "launch/slurm.sbatch"
-_MISSING = "expected SLURM's; run the sweep where they are, on a login node"
+_MISSING = "expected the commands of SLURM; run the sweep on a login node"
 _OURS = (
   *("--parsable", "--job-name", "--output", "--error", "--dependency", "--kill-on-invalid-dep", "--array", "--wait"),
   *("--chdir", "--wrap"),
 )
-_OURS_SHORT = re.compile(r"-[HIkOQsvV]*[JoedaWD]")  # behind others that take no value, and with its own behind it
-# What launch/slurm.sbatch says first when a job is there again: what stands before in its log is of another time.
+# A short flag that the sweep sets, such as -J, possibly after short flags without a value and followed by its value.
+_OURS_SHORT = re.compile(r"-[HIkOQsvV]*[JoedaWD]")
+# First line of launch/slurm.sbatch when a job restarts; the lines before it in the log are from an earlier start.
 _AGAIN = re.compile(r"begins again \(.*")
 _OF_SLURM = "slurmstepd: "
 _ENDED = (
@@ -30,11 +31,11 @@ class Slurm:
   """Submits runs with sbatch.
 
   Args:
-    flags: of sbatch, and behind a "--" those of launch/slurm.sbatch.
-    folder: of the jobs' output.
+    flags: Flags of sbatch, optionally followed by "--" and flags of launch/slurm.sbatch.
+    folder: Folder for the output of the jobs.
 
   Raises:
-    UserError: a flag is one that the sweep itself gives.
+    UserError: A flag is one that the sweep sets itself, or it is not written as expected.
   """
 
   chains = True
@@ -45,37 +46,46 @@ class Slurm:
     self._folder = folder
     for flag in self._flags:
       name = flag.partition("=")[0]
+      # sbatch accepts unambiguous abbreviations of long flags.
       abbreviates = len(name) > 2 and any(ours.startswith(name) for ours in _OURS)
       if abbreviates or _OURS_SHORT.match(flag):
-        raise UserError(f"--sbatch: {flag}: a sweep gives its jobs names, output and order itself; leave it out")
+        raise UserError(f"--sbatch: {flag}: a sweep sets the names, output and order of its jobs; leave it out")
       if not flag.startswith("-"):
         raise UserError(f"--sbatch: {flag!r}: expected flags of sbatch written --FLAG=VALUE")
       if flag.startswith("-M") or (len(name) > 3 and "--clusters".startswith(name) and name != "--clusters"):
         raise UserError(f"--sbatch: {flag}: expected the clusters written --clusters=NAME")
+    # squeue, sacct and scancel need the cluster, too. Of repeated flags sbatch uses the last.
     self._clusters = [flag for flag in self._flags if flag.startswith("--clusters=")][-1:]
     self.place = " ".join(["slurm", *self._clusters])
 
   def command(self, run: Run, after: str | None) -> list[str]:
     """Returns the command line of sbatch."""
+    # %j is the job's id; any other percent sign of the path is escaped.
     output = str(self._folder / f"{run.workdir.name}.").replace("%", "%%") + "%j.log"
     depends = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
     named = [f"--job-name={job_name(run)}", f"--output={output}", *depends]
     return ["sbatch", "--parsable", *self._flags, *named, SCRIPT, *self._script_flags, "--", *run.arguments]
 
   def submit(self, run: Run, after: str | None) -> str:
-    """Submits a run; returns the job's id. Raises Later where sbatch refuses it, Silence where it does not answer."""
+    """Submits a run and returns the job's id.
+
+    Raises:
+      Later: sbatch rejected the run.
+      Silence: sbatch timed out.
+      UserError: The script or sbatch does not exist.
+    """
     if not Path(SCRIPT).is_file():
-      raise UserError(f"{SCRIPT}: not found; run the sweep in the repository's folder")
+      raise UserError(f"{SCRIPT}: not found; run the sweep from the repository's root")
     self._folder.mkdir(parents=True, exist_ok=True)
     done = call(self.command(run, after), _MISSING)
     words = done.stdout.split()
-    job = words[-1].partition(";")[0] if words else ""  # ID;CLUSTER of a federation
+    job = words[-1].partition(";")[0] if words else ""  # with several clusters the output is ID;CLUSTER
     if done.returncode or not re.fullmatch(r"\d+", job):
-      raise Later(f"{run.title} cannot be submitted: {complaint(done)} (mend that or --sbatch)")
+      raise Later(f"{run.title} cannot be submitted: {complaint(done)} (fix the cause, or the flags in --sbatch)")
     return job
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns the job of a run's name that is queued or running; raises Silence where squeue does not say."""
+    """Returns the id and the state of a queued or running job with the run's name; raises Silence if squeue fails."""
     asked = call([*self._squeue(), f"--name={job_name(run)}"], _MISSING)
     if asked.returncode:
       raise Silence(f"squeue: {complaint(asked)}")
@@ -86,9 +96,9 @@ class Slurm:
     return ["squeue", "--noheader", "--me", *self._clusters, "--format=%i|%T"]
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of jobs; raises Silence where squeue gives none.
+    """Returns the states of jobs by id; raises Silence if squeue fails.
 
-    squeue shows a job for some minutes after its end, sacct ever after, where there are accounts.
+    squeue lists a job for some minutes after its end. Later states are read from sacct, on clusters with accounting.
     """
     queue = call([*self._squeue(), "--states=all"], _MISSING)
     if queue.returncode:
@@ -98,16 +108,17 @@ class Slurm:
       command = ["sacct", "--noheader", "--parsable2", "--allocations", *self._clusters, "--format=JobIDRaw,State"]
       try:
         books = call([*command, f"--jobs={','.join(others)}"], _MISSING)
-      except UserError:  # no accounts are kept
+      except UserError:  # no sacct: the cluster has no accounting
         return found
-      # What has left the queue is not going on, whatever the books say that were not yet written.
+      # A job that has left the queue is not active. If sacct still lists it as active, its record is not updated yet.
       found |= {job: state for job, state in _read(books.stdout).items() if job in others and state.ended}
     return found
 
   def last_words(self, job: str, run: Run, word: str) -> str:
-    """Returns the last line that names an error, or the last line, since the job was there last.
+    """Returns the last error message in the job's log since its last start, or the last line.
 
-    What SLURM itself ended has not failed by what it said: then it is the last line that SLURM said, if any.
+    For a job that SLURM itself ended (any `word` but "FAILED"), the job's own output does not explain the end; then
+    the last line printed by SLURM is returned, or an empty string.
     """
     try:
       text = (self._folder / f"{run.workdir.name}.{job}.log").read_text(encoding="utf-8", errors="replace")
@@ -125,12 +136,12 @@ class Slurm:
 
 
 def job_name(run: Run) -> str:
-  """Returns a name that no run with another folder has."""
+  """Returns a job name that is unique to the run's folder."""
   return f"{run.workdir.name}-{digest(run)}"
 
 
 def _read(text: str) -> dict[str, JobState]:
-  """Reads lines ID|STATE; a state may have a word behind it, as in "CANCELLED by 1000"."""
+  """Parses lines ID|STATE; a state can be followed by further words, as in "CANCELLED by 1000", or end with a "+"."""
   rows = (line.strip().split("|") for line in text.splitlines() if "|" in line)
   return {row[0]: _state(row[1].split()[0].rstrip("+")) for row in rows if row[1].split()}
 

@@ -1,4 +1,4 @@
-"""The table of a sweep's members, for its page and for the README: measured, and what the paper prints."""
+"""The tables of a sweep's members for its page and for the README: measured values and the paper's."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +10,23 @@ _ALWAYS = ("test accuracy", "validation accuracy", "parameters", "seconds a step
 
 
 def quantities_of(content: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the quantities to show: the usual ones, those of the sweep, and what the paper prints."""
+  """Returns the names of the quantities to show: the defaults, those of the sweep, and those that the paper reports.
+
+  Args:
+    content: Content of a sweep.json.
+  """
   reported = (name for row in content["rows"] for name in row["reported"])
   return list(dict.fromkeys([*_ALWAYS, *content.get("shown", ()), *reported]))
 
 
 def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-  """Returns the head and the rows, as plain text, of a sweep.json's content; the chosen member is called so."""
+  """Returns the header and the rows of the table of members, as plain text; the chosen member is marked "(chosen)".
+
+  Args:
+    content: Content of a sweep.json.
+  """
   names = quantities_of(content)
+  # Optional columns: the paper's figures, the gap to the reference, and the standard deviation.
   printed = {name for name in names for row in content["rows"] if name in row["reported"]}
   gaps = bool(content.get("reference"))
   spread = any("test accuracy" in row["std"] for row in content["rows"])
@@ -45,9 +54,13 @@ def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def class_table(content: Mapping[str, Any], members: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-  """Returns the head and the rows, as plain text, of the recall by class of some members of a sweep.json's content.
+  """Returns the header and the rows of the table of recall by class, as plain text.
 
-  What the paper prints stands before the member that it prints it of; nothing known of any class makes no rows.
+  The paper's figures are in a column before their member. Without figures for any class there are no rows.
+
+  Args:
+    content: Content of a sweep.json.
+    members: Names of the members to show; all if empty.
   """
   chosen = [row for row in content["rows"] if row["name"] in (members or [row["name"]])]
   printed = [row for row in chosen if any(one["printed"] is not None for one in row["classes"])]
@@ -69,7 +82,7 @@ def class_table(content: Mapping[str, Any], members: Sequence[str]) -> tuple[lis
 
 
 def _trainings(row: Record) -> str:
-  """Says of how many folds or seeds a member's runs are, if they have ended; nothing where each is one training."""
+  """Returns the number of folds or seeds in a member's finished runs; empty if each run is a single replica."""
   runs = [run for run in row["runs"] if run.get("trainings")]
   if not runs or row["status"] != "finished":
     return ""

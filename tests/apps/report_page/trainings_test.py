@@ -45,9 +45,9 @@ def test_the_mean_stands_at_the_top_and_the_pooled_accuracy_beside_it(folds: Fol
   assert f"mean of 3 folds by subjects, standard deviation {100 * result['std']:.2f} %" in page.text
   pooled = np.trace(result["confusion_matrix"]) / (3 * 3589)
   assert f"pooled over the 10,767 test images of all folds: {100 * pooled:.2f} %" in page.text
-  assert "without the 767 test images that stand in training: a mean of 50.00 % over 10,000" in page.text
-  assert "nobody is in training and test" in page.text
-  for text in ("loop, 2 at a time", "as configured", "3, divided with seed 4", "12 constant images kept"):
+  assert "without the 767 test images that also appear in training: a mean of 50.00 % over 10,000" in page.text
+  assert "no person is in both training and test" in page.text
+  for text in ("loop, 2 at a time", "as configured", "3, split with seed 4", "12 constant images kept"):
     assert text in page.text
 
 
@@ -82,8 +82,8 @@ def test_the_curves_are_of_each_and_their_mean(folds: Folds) -> None:
   assert {"Validation accuracy", "Validation loss", "Training accuracy"} <= set(page.captions())
   first = re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)[0]
   assert len(re.findall(r"<path[^>]*stroke-opacity: 0.55", first)) == 3
-  assert "each of 3 trainings" in page.text
-  assert "their mean" in page.text
+  assert "each of 3 replicas" in page.text
+  assert "mean of the replicas" in page.text
 
 
 def test_confusions_and_mistakes_are_pooled(folds: Folds) -> None:
@@ -91,7 +91,7 @@ def test_confusions_and_mistakes_are_pooled(folds: Folds) -> None:
   page = folds.page
   row = result["confusion_matrix"][0]
   assert [NAMES[0], *(f"{number}{100 * number / sum(row):.0f} %" for number in row)] in page.rows
-  assert "Sum over 3 trainings." in page.text
+  assert "Sum over 3 replicas." in page.text
   saved = np.load(folds.workdir / "predictions.npz")
   assert f"row {saved['index'][saved['worst'][0]]}, fold 2" in page.text
 
@@ -100,7 +100,7 @@ def test_what_is_not_finished_says_so(workdir: Path) -> None:
   write_folds(workdir, ended=1)
   page = Page(write_report(workdir))
   own = json.loads((workdir / "replicas" / "fold_0" / "result.json").read_text())
-  assert "1 of its 3 trainings have ended, fold 1 is at step 2,000." in page.text
+  assert "1 of its 3 replicas have finished, fold 1 is at step 2,000." in page.text
   assert "Mean test accuracy so far" in page.text
   assert f"{100 * own['accuracy']:.2f} %" in page.text
   assert ["fold 1", "1", "not yet measured"] in [row[:3] for row in page.rows]
@@ -120,7 +120,7 @@ def test_nor_what_has_only_begun(workdir: Path) -> None:
   write_folds(workdir, ended=0)
   shutil.rmtree(workdir / "replicas")
   page = Page(write_report(workdir))
-  assert "0 of its 3 trainings have ended." in page.text
+  assert "0 of its 3 replicas have finished." in page.text
   assert page.all("svg") == []
 
 

@@ -41,9 +41,9 @@ def test_every_protocol_is_listed_and_what_validation_prefers_is_marked(workdir:
   section = page.source[page.source.index('<section id="views">') :].partition("</section>")[0]
   (marked,) = section.split('<tr class="this">')[1:]
   assert "+ mirror image" in marked.partition("</tr>")[0]
-  assert "at the top is of one image" in section
-  assert "chosen by validation" in section
-  assert "Means over the trainings" not in section
+  assert "at the top of the page is that of single images" in section
+  assert "Choose a protocol by validation accuracy" in section
+  assert "Means over the replicas" not in section
   assert '<a href="#views">Views</a>' in page.source
 
 
@@ -72,7 +72,7 @@ def test_of_several_trainings_the_test_accuracy_has_its_spread(workdir: Path) ->
   for protocol, name in NAMES.items():
     shares = [run["views"][protocol]["test"] for run in runs]
     assert rows[name][2] == f"{100 * fmean(shares):.2f} \N{PLUS-MINUS SIGN} {percent(stdev(shares))}"
-  assert "Means over the trainings." in page.text
+  assert "Means over the replicas." in page.text
 
 
 @pytest.mark.parametrize("older", [False, True])

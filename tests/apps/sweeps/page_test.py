@@ -30,7 +30,7 @@ class TestFigures:
     first = re.findall(r"<svg.*?</svg>", drawn.source, flags=re.DOTALL)[0]
     assert first.count("opacity: 0.15") == 3
     assert "1 blocks, 2 blocks, 3 blocks" in first
-    assert "Line: mean of the trainings; band: one standard deviation." in drawn.text
+    assert "Line: mean of the replicas; band: one standard deviation." in drawn.text
 
   def test_the_band_is_one_deviation_around_the_mean(self, launch: Launch) -> None:
     # Drawn values cannot be read off a picture; the lines that are drawn can.
@@ -164,7 +164,7 @@ class TestTable:
     assert row["standard deviation"] == "3.61 %"
     assert (row["trainings"], other["trainings"]) == ("3 folds by subjects", "1")
     assert "Student t, over 3 folds by subjects" in page.text
-    assert "rather too narrow" in page.text
+    assert "the interval over folds is too narrow" in page.text
 
   def test_the_chosen_member_is_called_so(self, launch: Launch) -> None:
     launch.run(variant="three")
@@ -187,7 +187,9 @@ class TestTable:
   def test_of_candidates_none_is_chosen_before_all_have_finished(self, launch: Launch) -> None:
     launch.run(variant="choose", blocks1="fail", blocks2="folds")
     page = page_of(launch, "choose")
-    expected = "One member is chosen, by validation accuracy, mean over the folds and seeds, when all have finished."
+    expected = (
+      "One member will be chosen, by validation accuracy, mean over the folds and seeds, when all have finished."
+    )
     assert expected in page.text
     assert "(chosen)" not in page.text
 
@@ -210,8 +212,8 @@ def test_provenance(launch: Launch) -> None:
   for text in ("0123456789ab"[:9], "0, 1, 2", "synthetic_faces", "0.10.2", "9 of 9 finished", "A. Author 2023"):
     assert text in page.text
   assert "configs/hsic.py:demo --config.model.blocks=2" in page.text
-  assert "Built-in faces are for trying" in page.text
-  assert "of different" not in page.text
+  assert "Built-in faces are for trials" in page.text
+  assert "have different" not in page.text
   assert "With one seed" not in page.text
 
 

@@ -91,7 +91,7 @@ class TestWaiting:
   ) -> None:
     assert slurm_cluster.run("interrupt") == 128 + signal.SIGINT
     said = capfd.readouterr().out
-    goes_on = "3 jobs go on; to cancel: scancel 1 2 3; run the same command to wait on"
+    goes_on = "3 jobs go on; to cancel: scancel 1 2 3; run the same command to keep waiting"
     assert said.splitlines()[-1] == f"waiting stopped by SIGINT; {goes_on}"
     assert statuses(launch) == ["not yet run"] * 3
     assert slurm_cluster.run() == 0
@@ -117,7 +117,7 @@ class TestWaiting:
     last = capfd.readouterr().out.splitlines()[-1]
     assert last == f"3 jobs go on; to cancel: {cancel} {' '.join(ids)}; run the same command to gather"
     assert cluster.run("held", wait=False) == 0
-    assert f"[2/3] 2 blocks, seed 0: queued as job {ids[1]} since before\n" in capfd.readouterr().out
+    assert f"[2/3] 2 blocks, seed 0: queued as job {ids[1]}, submitted earlier\n" in capfd.readouterr().out
     assert cluster.run() == 0
     assert statuses(launch) == ["finished"] * 3
     assert len(cluster.commands(cluster.submit)) == 3
@@ -128,13 +128,13 @@ class TestWaiting:
     assert slurm_cluster.run("deaf") == 0
     said = capfd.readouterr().err
     assert said.count("warning: ") == 1
-    assert "no answer from the controller; asking again" in said
+    assert "no answer from the controller; trying again" in said
 
   def test_a_job_that_vanished_is_given_up_and_then_submitted_again(
     self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
   ) -> None:
     assert slurm_cluster.run("lose", "unbooked") == 1
-    assert capfd.readouterr().out.count("is gone from the queue\n") == 3
+    assert capfd.readouterr().out.count("is no longer in the queue\n") == 3
     slurm_cluster.run("held", wait=False)
     ids = list(slurm_cluster.known())
     slurm_cluster.forget(keep=1)
@@ -143,7 +143,7 @@ class TestWaiting:
     assert len(slurm_cluster.commands("sbatch")) == 3 + 3 + 2
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].endswith("finished before")  # while it was asked for
-    assert f"job {ids[1]} is gone from the queue; submitted again as job" in lines[1]
+    assert f"job {ids[1]} is no longer in the queue; submitted again as job" in lines[1]
     assert launch.calls() == ["1", "2", "3"]
 
 
@@ -158,7 +158,7 @@ class TestJobsThatAreOn:
     other.start(first)  # asks for the states of all
     one.start(second)
     deleted = k8s_cluster.commands("kubectl delete")
-    assert re.fullmatch(r"queued as job \S+ since before", other.start(second))
+    assert re.fullmatch(r"queued as job \S+, submitted earlier", other.start(second))
     assert len(k8s_cluster.commands(k8s_cluster.submit)) == 3 + 2
     assert k8s_cluster.commands("kubectl delete") == deleted
 
@@ -168,7 +168,7 @@ class TestJobsThatAreOn:
     shutil.rmtree(cluster.jobs)
     deleted = cluster.commands("kubectl delete")
     assert cluster.run("held", wait=False) == 0
-    assert f"[3/3] 3 blocks, seed 0: queued as job {ids[2]} since before\n" in capfd.readouterr().out
+    assert f"[3/3] 3 blocks, seed 0: queued as job {ids[2]}, submitted earlier\n" in capfd.readouterr().out
     assert len(cluster.commands(cluster.submit)) == 3
     assert cluster.commands("kubectl delete") == deleted
 
@@ -189,7 +189,7 @@ class TestJobsThatAreOn:
   ) -> None:
     monkeypatch.setattr(queues, "_ANSWER_SECONDS", 1.5)
     assert slurm_cluster.run("slow") == 0
-    assert "warning: sbatch: no answer in 2 s" in capfd.readouterr().err
+    assert "warning: sbatch: timed out after 2 s" in capfd.readouterr().err
     assert len(slurm_cluster.commands("sbatch")) == 3
     assert launch.calls() == ["1", "2", "3"]
 
@@ -201,7 +201,7 @@ class TestJobsThatAreOn:
       assert slurm_cluster.run("hangup") == 128 + signal.SIGHUP
     finally:
       signal.signal(signal.SIGHUP, before)
-    assert "1 job goes on; to cancel: scancel 1; run the same command to wait on\n" in capfd.readouterr().out
+    assert "1 job goes on; to cancel: scancel 1; run the same command to keep waiting\n" in capfd.readouterr().out
     assert slurm_cluster.run() == 0
     assert len(slurm_cluster.commands("sbatch")) == 3
     assert launch.calls() == ["1", "2", "3"]
@@ -240,7 +240,7 @@ class TestBeginnings:
   def test_one_waits_for_the_other(self, cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]) -> None:
     Path(launch.source).write_text(BEGINNINGS)
     assert cluster.run("held", wait=False) == 0
-    held = "1 to be started when those that they begin with have ended"
+    held = "1 to be started when the runs that they depend on have ended"
     if cluster.kind == "slurm":
       assert [job["after"] for job in cluster.known().values()] == ["", "1"]
       assert all("--kill-on-invalid-dep=yes" in flags for flags in cluster.commands("sbatch")[1:])
@@ -257,7 +257,7 @@ class TestBeginnings:
     Path(launch.source).write_text(BEGINNINGS)
     assert cluster.run(blocks1="fail") == 1
     assert launch.calls() == ["1"]
-    why = "second, seed 0: failed: it begins with first, seed 0, which failed\n"
+    why = "second, seed 0: failed: it depends on first, seed 0, which failed\n"
     assert why in capfd.readouterr().out
     assert cluster.run() == 0
     assert launch.calls() == ["1", "2"]
@@ -266,7 +266,7 @@ class TestBeginnings:
     Path(launch.source).write_text(BEGINNINGS)
     assert launch.run(blocks1="fail") == 1
     assert launch.calls() == ["1"]
-    assert "second, seed 0: failed: it begins with first, seed 0, which failed\n" in capfd.readouterr().out
+    assert "second, seed 0: failed: it depends on first, seed 0, which failed\n" in capfd.readouterr().out
 
 
 class TestRefusals:
@@ -309,7 +309,7 @@ class TestRefusals:
   def test_a_command_is_missing(self, cluster: Cluster) -> None:
     name = "sbatch" if cluster.kind == "slurm" else "kubectl"
     cluster.remove(name)
-    with pytest.raises(UserError, match=f"^{name}: no such command here; ") as caught:
+    with pytest.raises(UserError, match=f"^{name}: command not found; ") as caught:
       cluster.run()
     assert "\n" not in str(caught.value)
 

@@ -66,7 +66,7 @@ class TestEnds:
 
   def test_a_failure_that_nobody_knows(self, slurm_cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     assert slurm_cluster.run("short", "unbooked", blocks1="fail") == 1
-    why = "1 blocks, seed 0: failed: job 1 is gone from the queue: training diverged: loss is nan\n"
+    why = "1 blocks, seed 0: failed: job 1 is no longer in the queue: training diverged: loss is nan\n"
     assert why in capfd.readouterr().out
 
   def test_where_there_is_no_sacct(self, slurm_cluster: Cluster) -> None:
