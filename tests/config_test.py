@@ -224,7 +224,7 @@ class TestWrongValues:
       ({"expansion": {"seed": 2**31}}, "config.expansion: expansion.seed=2147483648: expected 0 to 2147483647"),
       (
         {"expansion": {"protocol": "honest"}},
-        "config.expansion: expansion.protocol='honest' with expansion.factor=1: ",
+        "config.expansion: expansion.protocol='honest' with expansion.factor=1 makes no copies: expected 2 or more",
       ),
       (
         {"expansion": {"augmentation": {"flip": 2.0}}},
