@@ -57,9 +57,11 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
   """Yields (line, text) of a file's comments and of its strings that contain a space."""
   source = path.read_text(encoding="utf-8")
   for token in tokenize.generate_tokens(io.StringIO(source).readline):
-    kind = tokenize.tok_name[token.type]
-    if kind == "COMMENT" or (kind in ("STRING", "FSTRING_MIDDLE") and " " in token.string.strip()):
+    if token.type == tokenize.COMMENT:
       yield token.start[0], token.string
+  for node in ast.walk(ast.parse(source)):  # without the expressions of f-strings
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+      yield node.lineno, node.value
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
