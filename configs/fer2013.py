@@ -1,6 +1,6 @@
 """FER2013 on two CPU cores: one recipe for every network of this project, and a long run of the best one.
 
-  python -m fer_jax.main --config=configs/fer2013.py                    # 150 epochs, 17 hours of processor time
+  python -m fer_jax.main --config=configs/fer2013.py                    # 150 epochs; estimated 17 hours of CPU time
   python -m fer_jax.main --config=configs/fer2013.py:league,densenet    # 30 minutes of processor time
   python -m fer_jax.main --config=configs/fer2013.py:demo               # built-in faces, a minute
 
@@ -21,7 +21,7 @@ from configs import chosen_variants
 from fer_jax.config import complete
 
 FILE = "configs/fer2013.py"
-# Widths are chosen for 48x48 pixels and at most 5 minutes of processor time per epoch.
+# Widths are chosen for 48x48 pixels and two CPU cores. The time per epoch is not measured yet.
 NETWORKS: dict[str, dict[str, Any]] = {
   "resnet20": {"name": "cifar_resnet", "depth": 20},
   "plain20": {"name": "cifar_resnet", "depth": 20, "kind": "plain"},
@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
   "mini_xception": {"name": "mini_xception"},
   "resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32},
   "se_resnet18": {"name": "resnet", "depth": 18, "stem": "strided", "width": 32, "squeeze_excite": True},
-  # Wider, with fewer blocks in the stages that have most parameters: 2.7 MB in 8 bits.
+  # Wider, with fewer blocks in the stages that have most parameters: 2.66 M parameters.
   "se_resnet": {
     "name": "resnet",
     "depth": 18,

@@ -6,6 +6,7 @@ Guo et al. 2017, "On calibration of modern neural networks" (arXiv:1706.04599). 
 import math
 
 import numpy as np
+from scipy.special import log_softmax
 
 BINS = 15  # as in the paper
 _LOWEST, _HIGHEST = 0.05, 20.0  # search interval of the temperature
@@ -49,7 +50,7 @@ def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float:
   log_probability = _log(probability)
 
   def loss(log_temperature: float) -> float:
-    scaled = _normalized(log_probability / math.exp(log_temperature))
+    scaled = log_softmax(log_probability / math.exp(log_temperature), axis=1)
     return float(-np.mean(scaled[np.arange(len(label)), label]))
 
   # Search over log T, so that T and 1 / T are treated alike.
@@ -69,14 +70,9 @@ def scale(probability: np.ndarray, temperature: float) -> np.ndarray:
   Returns:
     float32 array of shape [N, K].
   """
-  return np.exp(_normalized(_log(probability) / temperature)).astype(np.float32)
+  return np.exp(log_softmax(_log(probability) / temperature, axis=1)).astype(np.float32)
 
 
 def _log(probability: np.ndarray) -> np.ndarray:
   # Log probabilities equal the logits up to a constant per row; the lower bound avoids log(0).
   return np.log(np.maximum(probability.astype(np.float64), np.finfo(np.float32).tiny))
-
-
-def _normalized(logits: np.ndarray) -> np.ndarray:
-  """Returns log_softmax(logits). The inputs, scaled logarithms of probabilities, are at most 0: exp cannot overflow."""
-  return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))

@@ -71,8 +71,8 @@ def write(path: Path, model: Model, bits: int = 32) -> None:
       tensors[name], tensors[name + _SCALE] = np.asarray(value.values), np.asarray(value.scale)
     else:
       tensors[name] = np.asarray(value)
-  said = {_DESCRIPTION: json.dumps(model.description), _LAYERS: json.dumps(list(model.params))}
-  header = {"form": _FORM, **said, _DIGEST: _digest(tensors)}
+  texts = {_DESCRIPTION: json.dumps(model.description), _LAYERS: json.dumps(list(model.params))}
+  header = {"form": _FORM, **texts, _DIGEST: _digest(tensors)}
   path.write_bytes(safetensors.numpy.save(tensors, header))
 
 

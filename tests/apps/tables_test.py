@@ -138,6 +138,8 @@ def test_a_table_of_views_has_a_row_for_each_way_to_average_them(project: Path) 
   assert rows[4][3] == "not yet measured"
   resumed = {"crops": {**result, "seconds": 500.0}}
   assert "| 500 |" in render("<!-- results:views rows=crops -->\n<!-- /results -->\n", resumed)
+  processor = {"crops": {**result, "clock": "cpu", "seconds": 50.0}}  # not its process's wall-clock seconds
+  assert "| 50 (CPU time) |" in render("<!-- results:views rows=crops -->\n<!-- /results -->\n", processor)
   of_all = render("<!-- results:views -->\n<!-- /results -->\n", load_results(project / "results"))
   assert of_all.count("| crops |") == 2 and "| small |" not in of_all
 
