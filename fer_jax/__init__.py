@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from fer_jax.predictor import Predictor
+  from fer_jax.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,7 @@ def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predi
   Args:
     path: Folder of a finished run, or .safetensors file exported from one; None loads the network shipped with the
       package.
-    **options: Keyword arguments of `fer_jax.predictor.load`.
+    **options: Keyword arguments of `fer_jax.inference.predictor.load`.
 
   Returns:
     Predictor that detects and classifies the faces in images.
@@ -37,7 +37,7 @@ def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predi
     UserWarning: The network was trained on drawn faces only.
   """
   # Imported here so that importing the package stays cheap.
-  from fer_jax import predictor
+  from fer_jax.inference import predictor
 
   loaded = predictor.load(path, **options)
   if loaded.classifier.caution:

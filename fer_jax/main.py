@@ -2,7 +2,8 @@
 
 import sys
 
-from fer_jax import command_line, errors, processes
+from fer_jax.config import command_line
+from fer_jax.runtime import errors, processes
 
 
 def main() -> int:
@@ -19,9 +20,9 @@ def main() -> int:
 
 def _train(command: command_line.Command) -> int:
   # Imported late, so that a typo in a flag is reported at once, without waiting for JAX to load.
-  from fer_jax.checkpoint import silence_orbax
-  from fer_jax.interruption import Interrupted
-  from fer_jax.train import train_and_evaluate
+  from fer_jax.runtime.interruption import Interrupted
+  from fer_jax.training.checkpoint import silence_orbax
+  from fer_jax.training.train import train_and_evaluate
 
   silence_orbax()
   try:

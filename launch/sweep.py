@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # makes the package `configs` importable
 
 from fer_jax.apps.sweeps.command_line import main
-from fer_jax.errors import run
+from fer_jax.runtime.errors import run
 
 if __name__ == "__main__":
   run(main)

@@ -12,87 +12,41 @@ PACKAGE = Path(__file__).parent.parent / "fer_jax"
 # What a module or folder may import of ours, besides itself. The longest name that fits a module counts.
 FLOORS = {
   # Inside a function: to import the package costs nothing.
-  "fer_jax": ("predictor",),
+  "fer_jax": ("inference.predictor",),
   "fer_jax.console": (),
-  "fer_jax.errors": (),
-  "fer_jax.sweep": (),
-  "fer_jax.xla": ("errors",),
-  "fer_jax.quantization": (),
-  "fer_jax.layers": (),
+  "fer_jax.runtime": (),
+  "fer_jax.kernels": (),
   "fer_jax.losses": (),
   "fer_jax.optim": (),
-  "fer_jax.models": ("layers",),
-  "fer_jax.objectives": ("losses", "layers", "models"),
-  "fer_jax.calibration": (),
-  "fer_jax.intervals": (),
-  "fer_jax.faces": ("errors",),
-  "fer_jax.programs": (),
-  "fer_jax.data": ("errors", "faces", "programs", "provenance"),
+  "fer_jax.layers": ("kernels",),
+  "fer_jax.models": ("kernels", "layers"),
+  "fer_jax.objectives": ("kernels", "losses", "layers", "models"),
+  "fer_jax.data": ("faces", "runtime"),
+  "fer_jax.faces": ("data.images", "runtime.errors"),
+  "fer_jax.config.sweep": (),
+  "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
+  "fer_jax.pretrained": ("inference.model_file", "runtime.errors", "training.checkpoint"),
   # Models and objectives only by their signatures.
-  "fer_jax.step": (
-    *("data.augment", "data.batch", "data.mixing", "data.views", "losses", "models.network"),
-    "objectives.objective",
-  ),
-  "fer_jax.processes": ("errors",),
-  "fer_jax.parallel": ("errors", "programs", "provenance"),
-  "fer_jax.evaluate": ("data.batch", "parallel"),
-  "fer_jax.checkpoint": ("errors", "parallel", "processes", "step"),
-  "fer_jax.run_log": ("errors",),
-  "fer_jax.provenance": (),
-  "fer_jax.locks": ("errors",),
-  "fer_jax.workdir": ("errors", "locks", "provenance"),
-  "fer_jax.pretrained": ("errors", "checkpoint", "quantization"),
-  "fer_jax.settings": ("errors", "data.augment", "data.expansion", "data.mixing", "models", "objectives", "optim"),
-  "fer_jax.config": ("errors", "data.views", "models", "objectives", "settings"),
-  "fer_jax.command_line": ("errors", "config", "processes"),
-  "fer_jax.classifier": ("errors", "xla", "config", "data.augment", "models.network", "pretrained"),
-  "fer_jax.predictor": ("errors", "classifier", "faces"),
-  "fer_jax.saliency": ("classifier", "data.augment", "models.network"),
-  "fer_jax.phases": ("errors", "models.network", "parallel", "settings", "step"),
-  "fer_jax.interruption": ("processes",),
-  "fer_jax.initialization": ("errors", "models.network", "pretrained", "programs", "settings", "xla"),
-  "fer_jax.replicas": ("errors", "data", "parallel", "settings"),
-  "fer_jax.pace": ("data", "replicas", "settings"),
-  "fer_jax.rig": (
-    *("data", "evaluate", "initialization", "models.network", "parallel", "phases", "programs", "replicas", "settings"),
-    "step",
-  ),
-  "fer_jax.lockstep": (
-    *("errors", "checkpoint", "data", "evaluate", "interruption", "phases", "processes", "replicas", "rig"),
-    *("run_log", "step", "workdir"),
-  ),
-  "fer_jax.results": ("calibration", "data", "evaluate", "intervals", "lockstep", "provenance", "settings", "workdir"),
-  "fer_jax.train": (
-    *("errors", "config", "checkpoint", "initialization", "interruption", "lockstep", "pace", "parallel", "phases"),
-    *("processes", "provenance", "replicas", "results", "rig", "run_log", "settings", "workdir", "xla"),
-  ),
+  "fer_jax.training.step": ("data", "losses", "models.network", "objectives.objective"),
+  "fer_jax.training": ("config", "data", "models.network", "pretrained", "runtime"),
+  "fer_jax.inference.model_file": ("inference.quantization", "pretrained.weights_file", "runtime.errors"),
+  "fer_jax.inference": ("config", "data", "faces", "models.network", "pretrained", "runtime", "training.calibration"),
   "fer_jax.apps": (
-    *("errors", "config", "command_line", "data", "losses", "models", "objectives", "optim", "phases", "step"),
-    *(
-      "parallel",
-      "evaluate",
-      "checkpoint",
-      "provenance",
-      "workdir",
-      "locks",
-      "train",
-      "sweep",
-      "calibration",
-      "intervals",
-      "pretrained",
-      "replicas",
-      "rig",
-      "initialization",
-      "settings",
-      "quantization",
-      "classifier",
-      "predictor",
-      "saliency",
-      "faces",
-      "xla",
-    ),
+    "config",
+    "data",
+    "faces",
+    "inference",
+    "kernels",
+    "layers",
+    "losses",
+    "models",
+    "objectives",
+    "optim",
+    "pretrained",
+    "runtime",
+    "training",
   ),
-  "fer_jax.main": ("errors", "checkpoint", "command_line", "processes", "train", "interruption", "apps"),
+  "fer_jax.main": ("apps", "config", "runtime", "training"),
 }
 
 # What others may install and import elsewhere, and the packages that it may need for that.
@@ -105,7 +59,7 @@ LIGHT = {
 
 # The only modules that import a package. Grain's state goes into a checkpoint through handlers of its own, so
 # checkpoint.py names grain too.
-ONLY = {"orbax": {"fer_jax.checkpoint"}, "grain": {"fer_jax.data.pipeline", "fer_jax.checkpoint"}}
+ONLY = {"orbax": {"fer_jax.training.checkpoint"}, "grain": {"fer_jax.data.pipeline", "fer_jax.training.checkpoint"}}
 
 
 def module_of(path: Path) -> str:
@@ -127,7 +81,7 @@ def imports(source: str) -> Iterator[str]:
 
 
 def first_party(source: str) -> set[str]:
-  """The modules of fer_jax that a file imports; `from fer_jax.step import TrainState` is fer_jax.step."""
+  """The modules of fer_jax that a file imports; of an imported class, its module."""
   found = {name for name in imports(source) if name.split(".")[0] == "fer_jax"}
   return {name if name in SOURCES else name.rpartition(".")[0] for name in found}
 
@@ -176,10 +130,12 @@ class TestFloors:
       assert {module for module, source in SOURCES.items() if package in third_party(source)} == homes
 
   def test_pmap_has_one_home(self) -> None:
-    assert {module for module, source in SOURCES.items() if says(source, "pmap")} == {"fer_jax.parallel"}
+    assert {module for module, source in SOURCES.items() if says(source, "pmap")} == {"fer_jax.runtime.parallel"}
 
   def test_processes_meet_in_one_place(self) -> None:
-    assert {module for module, source in SOURCES.items() if says(source, "distributed")} == {"fer_jax.processes"}
+    assert {module for module, source in SOURCES.items() if says(source, "distributed")} == {
+      "fer_jax.runtime.processes"
+    }
 
   def test_every_file_has_a_name_that_says_something(self) -> None:
     assert {path.stem for path in PACKAGE.rglob("*.py")}.isdisjoint({"utils", "util", "helpers", "misc", "common"})
@@ -191,15 +147,15 @@ class TestFloors:
 
 def test_imports_are_seen_in_every_form() -> None:
   source = """
-import fer_jax.train
+import fer_jax.training.train
 import fer_jax.apps.bench as b
-from fer_jax import errors, checkpoint as c
+from fer_jax import main, console as c
 from fer_jax.data import pipeline
-from fer_jax.step import TrainState
+from fer_jax.training.step import TrainState
 def late():
   from fer_jax.models.network import Network
 """
-  expected = ("train", "apps.bench", "errors", "checkpoint", "data.pipeline", "step", "models.network")
+  expected = ("training.train", "apps.bench", "main", "console", "data.pipeline", "training.step", "models.network")
   assert first_party(source) == {f"fer_jax.{name}" for name in expected}
   assert third_party("import os, jax.numpy\nfrom optax import sgd\n") == {"jax", "optax"}
   with pytest.raises(AssertionError, match="relative import"):

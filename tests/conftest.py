@@ -13,7 +13,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jax
 import pytest
 
-from fer_jax import programs, xla
+from fer_jax.runtime import programs, xla
 
 xla.prepare()  # before the first device
 programs.keeps_traces = False  # tests replace functions of the package

@@ -13,10 +13,10 @@ import optax
 import pytest
 
 from fer_jax.apps.benchmarks.benchmark import random_variables
-from fer_jax.command_line import load_config
-from fer_jax.config import parse
+from fer_jax.config.command_line import load_config
+from fer_jax.config.parsing import parse
 from fer_jax.data.batch import Batch
-from fer_jax.step import Moment, Resident, TrainState, make_train_step
+from fer_jax.training.step import Resident, StepContext, TrainState, make_train_step
 from tests import float64
 
 CLASSES, SIZE = 7, 48
@@ -62,7 +62,7 @@ def stepped(name):
     TrainState(jnp.int32(3), params, stats, descend.init(params)),
     Resident(image, target),
     Batch(generator.permutation(2 * ROWS)[:ROWS].astype(np.int32), np.ones(ROWS, bool)),
-    Moment(np.float32(0.3), np.int32(5)),
+    StepContext(np.float32(0.3), np.int32(5)),
   )
   compiled = jax.jit(step, compiler_options=COMPILED_AS_USUAL)(*arguments)
   return settings, arguments[0], compiled, float64.evaluate(step, *arguments)

@@ -3,7 +3,7 @@
   python -m tests.jax_versions --out=results/jax_versions.json
 
 Each version is installed into a folder of its own, beside the packages of the Python that runs this. A version that
-fails belongs in `fer_jax.xla.FAULTY` and among the requirements' exclusions.
+fails belongs in `fer_jax.runtime.xla.FAULTY` and among the requirements' exclusions.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 
-from fer_jax import provenance
-from fer_jax.apps.report_page.run_files import write_text
-from fer_jax.errors import Failure, run
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import Failure, run
+from fer_jax.training.run_files import write_text
 
 ROOT = Path(__file__).parent.parent
 LOWEST, BELOW = (0, 10), (0, 13)
@@ -50,7 +50,7 @@ check(jax.jit(lambda a, b: jnp.sum(a * b, axis=3))(a, b), np.sum(np.float64(a) *
 _BEFORE = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from fer_jax import xla
+from fer_jax.runtime import xla
 xla.FAULTY.clear()
 xla.prepare()
 def check(found, expected):
@@ -62,7 +62,7 @@ import os, sys
 from tests import compilation
 os.environ["XLA_FLAGS"] = compilation.FLAGS
 import pytest
-from fer_jax import xla
+from fer_jax.runtime import xla
 xla.FAULTY.clear()
 sys.exit(pytest.main(["-q", "-m", "", "-p", "no:cacheprovider", "tests/float64_test.py"]))
 """

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_jax.checkpoint import Checkpoints
 from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [

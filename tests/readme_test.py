@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax import command_line
 from fer_jax.apps import tables
-from fer_jax.data.builders.synthetic_faces.pictures import picture
-from fer_jax.errors import UserError
+from fer_jax.config import command_line
+from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from configs import hsic
-from fer_jax import lockstep, train
-from fer_jax.checkpoint import Checkpoints
 from fer_jax.data.arrays import Arrays
+from fer_jax.training import loop, train
+from fer_jax.training.checkpoint import Checkpoints
 
 ROWS = {"train": 60, "validation": 20, "test": 21}
 
@@ -43,7 +43,7 @@ def run(workdir, config, devices=1):
 
 def stop_after(monkeypatch, step):
   """Sends SIGTERM to a run once, as its trainings have taken so many steps."""
-  take = lockstep.Lockstep._step
+  take = loop.TrainingLoop._step
   stopped = []
 
   def stopping(self, phase, active, progress):
@@ -53,7 +53,7 @@ def stop_after(monkeypatch, step):
       signal.raise_signal(signal.SIGTERM)
     return metrics
 
-  monkeypatch.setattr(lockstep.Lockstep, "_step", stopping)
+  monkeypatch.setattr(loop.TrainingLoop, "_step", stopping)
 
 
 def rows(workdir, kind):

@@ -6,7 +6,7 @@ Each file defines `get_sweep(variant)`. All have the same three variants, the ke
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fer_jax.sweep import Member
+from fer_jax.config.sweep import Member
 
 
 class Size(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.ca_resnet import BEST_AUGMENTATION, FILE, TABLE1
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Figure, Member, Sweep
 
 # Augmentations of table 1, applied one at a time with the probability that they have together.
 ALONE = ("flip", "crop", "rotation", "noise", "gamma", "erase")

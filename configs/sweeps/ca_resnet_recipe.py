@@ -9,7 +9,7 @@ Regularisation hampers a short run and helps a long one, so only the full size i
 
 from configs.ca_resnet import FILE
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 PHASE = "--config.phases.whole"
 HALVED = "halved images"

@@ -10,7 +10,7 @@ The paper's first row, a "parallel convolutional network" with 65.6 %, is from a
 from configs.ca_resnet import FILE, NETWORKS, TABLE2
 from configs.sweeps import size_of
 from configs.sweeps.hsic_baselines import NAMES
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 TITLES = {**NAMES, "resnet18": "ResNet-18", "resnet34": "ResNet-34"}
 

@@ -10,7 +10,7 @@ The last command measures multiply-adds and latency; the table reads them from i
 
 from configs.fer2013 import DEFAULT, FILE, NETWORKS
 from configs.sweeps import SIZES, size_of
-from fer_jax.sweep import COSTS, Figure, Member, Sweep
+from fer_jax.config.sweep import COSTS, Figure, Member, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:

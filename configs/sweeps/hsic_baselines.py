@@ -5,7 +5,7 @@ python launch/sweep.py configs/sweeps/hsic_baselines.py
 
 from configs.sweeps import size_of
 from configs.sweeps.hsic_table1 import PRINTED
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 # Key of configs.baselines.BASELINES -> name in tables.
 NAMES = {

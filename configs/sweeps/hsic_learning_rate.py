@@ -4,7 +4,7 @@ python launch/sweep.py configs/sweeps/hsic_learning_rate.py
 """
 
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:

@@ -5,7 +5,7 @@ python launch/sweep.py configs/sweeps/hsic_table1.py
 """
 
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 # As printed: seconds per step on an RTX 2080 at batch 128, parameters, test accuracy.
 PRINTED = {

@@ -11,7 +11,7 @@ the plain network for twice as long.
 
 from configs import obsr
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Sweep
+from fer_jax.config.sweep import Figure, Sweep
 
 CONFIG = "configs/obsr.py"
 VOTES, WHOLE = "ResNet on FER+ votes", "+ gradient centralization (OBSR-Net)"

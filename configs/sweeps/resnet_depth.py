@@ -10,7 +10,7 @@ performance on unseen people; the paper has no figures for these.
 
 from configs.resnet import FIG9, TABLE4, TABLE4_DEPTH
 from configs.sweeps import size_of
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Figure, Member, Sweep
 
 CONFIG = "configs/resnet.py"
 DIVISIONS = {"images": "image folds", "subjects": "subject folds"}

@@ -11,7 +11,7 @@ local binary patterns, 0 only those of the image.
 """
 
 from configs.sweeps import SIZES, size_of
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Figure, Member, Sweep
 
 CONFIG = "configs/separable_se.py"
 CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)

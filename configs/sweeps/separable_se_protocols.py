@@ -11,7 +11,7 @@ The difference between the two figures of a dataset is the effect of shared copi
 
 from configs.separable_se import FILE, TABLE4
 from configs.sweeps import SIZES, size_of
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Figure, Member, Sweep
 
 TITLES = {"ck_plus": "CK+", "jaffe": "JAFFE", "oulu_casia": "Oulu-CASIA", "drawn": "drawn people"}
 PROTOCOLS = {"paper": "as in the paper", "honest": "no person on both sides"}

@@ -15,7 +15,7 @@ only their ratios are comparable with the paper.
 from configs.separable_se import FILE, TABLE4, TABLE5
 from configs.sweeps import SIZES, size_of
 from configs.sweeps.hsic_baselines import NAMES
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Figure, Member, Sweep
 
 # Variant -> title, and figures of table 5 other than accuracy: seconds for 1,500 samples, parameters.
 NETWORKS: dict[str, tuple[str, dict[str, float]]] = {

@@ -12,15 +12,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax import provenance
 from fer_jax.apps.audit_page.content import audit_content, fold_overlaps
 from fer_jax.apps.audit_page.page import audit_page
-from fer_jax.apps.report_page.quantities import count
-from fer_jax.apps.report_page.run_files import Record, write_text
+from fer_jax.apps.formatting import count
 from fer_jax.data import arrays, builders
-from fer_jax.data.audit import BITS, NEAR, audit, find_duplicates
+from fer_jax.data.audit import audit
+from fer_jax.data.duplicates import BITS, NEAR, find_duplicates
 from fer_jax.data.splits import load_folds
-from fer_jax.errors import UserError, run
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import UserError, run
+from fer_jax.training.run_files import Record, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

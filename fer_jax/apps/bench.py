@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 
-from fer_jax import errors, provenance, xla
 from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
@@ -24,8 +23,9 @@ from fer_jax.apps.benchmarks.startup import startup
 from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
 from fer_jax.apps.benchmarks.table1 import table1
-from fer_jax.apps.report_page.run_files import write_text
-from fer_jax.errors import UserError
+from fer_jax.runtime import errors, provenance, xla
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import write_text
 
 # Each function takes a config, FILE.py:VARIANT, and the number of rounds; some also take the flags of FLAGS.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax import provenance
-from fer_jax.apps.report_page.quantities import count, percent
-from fer_jax.apps.report_page.run_files import Record, read_json, replica_folders, write_text
+from fer_jax.apps.formatting import count, percent
 from fer_jax.data.views import PROTOCOLS
-from fer_jax.errors import UserError, run
-from fer_jax.evaluate import Evaluation, averaged, deduplicated, per_class
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import UserError, run
+from fer_jax.training.evaluate import Evaluation, averaged, deduplicated, per_class
+from fer_jax.training.run_files import Record, read_json, replica_folders, write_text
 
 ALL, BEST = "all", "best"
 _ROUNDS = 50  # rounds of the forward selection; weights are multiples of 1/50 = 2 % or coarser

@@ -16,15 +16,14 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fer_jax import classifier as classifiers
 from fer_jax.apps.exports import onnx, stablehlo, weights
 from fer_jax.apps.predictions.options import add_checkpoint_option
-from fer_jax.classifier import Classifier
-from fer_jax.errors import UserError, run
-from fer_jax.pretrained import model_file
+from fer_jax.inference import model_file, trained_model
+from fer_jax.inference.trained_model import TrainedModel
+from fer_jax.runtime.errors import UserError, run
 
 # Functions that write a network to a path and return the largest difference of a probability.
-FORMATS: dict[str, Callable[[Classifier, Path], float]] = {
+FORMATS: dict[str, Callable[[TrainedModel, Path], float]] = {
   "stablehlo": stablehlo.write,
   "onnx": onnx.write,
   "safetensors": weights.write,
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.out.suffix != model_file.SUFFIX:
       raise UserError(f"--out={flags.out}: expected a name that ends in {model_file.SUFFIX}")
     write = functools.partial(weights.write, bits=flags.bits)
-  classifier = classifiers.load(flags.checkpoint)
+  classifier = trained_model.load(flags.checkpoint)
   difference = write(classifier, flags.out)
   height, width, channels = classifier.shape
   print(f"{flags.out}: {flags.out.stat().st_size / 1e6:,.2f} MB, {', '.join(classifier.class_names)}")

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from fer_jax.apps.live_window.recognition import live_detector
 from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
-from fer_jax.errors import UserError, run
 from fer_jax.faces.detection import YuNetDetector
-from fer_jax.predictor import Predictor, load
+from fer_jax.inference.predictor import Predictor, load
+from fer_jax.runtime.errors import UserError, run
 
 _PROBE = "from PySide6.QtGui import QGuiApplication; QGuiApplication([])"
 _PROBE_SECONDS = 30.0

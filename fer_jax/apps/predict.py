@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fer_jax import errors, predictor, provenance
 from fer_jax.apps.predictions.answers import Answerer, Counts
 from fer_jax.apps.predictions.copies import Copies
 from fer_jax.apps.predictions.gallery import Gallery
+from fer_jax.apps.predictions.images import Looker
 from fer_jax.apps.predictions.inputs import Listing, listing
 from fer_jax.apps.predictions.options import (
   add_checkpoint_option,
@@ -27,11 +27,12 @@ from fer_jax.apps.predictions.options import (
   add_views_option,
   detector_of,
 )
-from fer_jax.apps.predictions.pictures import Looker
 from fer_jax.apps.predictions.rows import Output, check_output
-from fer_jax.classifier import LARGEST_BATCH
-from fer_jax.errors import UserError
-from fer_jax.faces.pictures import MOST_PIXELS
+from fer_jax.data.images import MOST_PIXELS
+from fer_jax.inference import predictor
+from fer_jax.inference.trained_model import LARGEST_BATCH
+from fer_jax.runtime import errors, provenance
+from fer_jax.runtime.errors import UserError
 
 _NAMED_AT_MOST = 6
 _MOST_THREADS = 8  # each keeps images in memory

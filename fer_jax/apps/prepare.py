@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from fer_jax.data import arrays, builders
 from fer_jax.data.audit import audit
-from fer_jax.errors import run
+from fer_jax.runtime.errors import run
 
 # Dataset -> config that trains on it, and that config's own `config.data.name`.
 _CONFIGS = {

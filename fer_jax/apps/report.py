@@ -8,16 +8,16 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fer_jax.apps.formatting import accuracy_estimate, percent
 from fer_jax.apps.report_page.classes import Explanation, classes, mistakes, samples
 from fer_jax.apps.report_page.curves import curves
 from fer_jax.apps.report_page.markup import Section, document
 from fer_jax.apps.report_page.provenance import provenance
-from fer_jax.apps.report_page.quantities import accuracy_estimate, percent
-from fer_jax.apps.report_page.run_files import Run, mapping, read_run, write_text
 from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
 from fer_jax.apps.report_page.trainings import trainings
 from fer_jax.apps.report_page.views import views
-from fer_jax.errors import run
+from fer_jax.runtime.errors import run
+from fer_jax.training.run_files import Run, mapping, read_run, write_text
 
 
 def _page(

@@ -26,9 +26,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fer_jax.apps.report_page.run_files import Record, read_json, write_text
 from fer_jax.apps.result_tables.markdown import kind_of, plots, table
-from fer_jax.errors import UserError, run
+from fer_jax.runtime.errors import UserError, run
+from fer_jax.training.run_files import Record, read_json, write_text
 
 _BLOCK = re.compile(
   r"(?P<start><!-- results:(?P<table>\S+)(?P<options>[^>]*?) -->\n).*?(?P<end><!-- /results -->)", re.DOTALL

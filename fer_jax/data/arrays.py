@@ -13,12 +13,12 @@ import numpy as np
 
 from fer_jax.data import builders
 from fer_jax.data.column_cache import Columns, open_cache, write_cache
+from fer_jax.data.images import UnreadableImage, decode, in_channels
 from fer_jax.data.records import Images, Records, number_groups, open_records
-from fer_jax.errors import UserError
 from fer_jax.faces.crop import resize
 from fer_jax.faces.detection import HaarDetector
 from fer_jax.faces.framing import SMALLEST_FACE, Framing
-from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels
+from fer_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -363,7 +363,7 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
         row += 1
         for key, values in fields.items():
           values.append(record[key])
-  except (OSError, ValueError, RuntimeError, IndexError, UnreadablePicture, cv2.error) as error:
+  except (OSError, ValueError, RuntimeError, IndexError, UnreadableImage, cv2.error) as error:
     raise UserError(
       f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
       "run fer_jax.apps.prepare with --overwrite"

@@ -5,9 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-
-from fer_jax.data.tone import brightened, contrasted, erased, gamma_corrected, noised
-from fer_jax.data.warp import shifted, warped
+from jax.scipy.ndimage import map_coordinates
 
 ERASE_FILLS = ("random", "mean")
 
@@ -211,3 +209,138 @@ def _check(name: str, value: float, smallest: float, largest: float, expected: s
 def _check_range(name: str, bounds: tuple[float, ...], smallest: float, largest: float, expected: str) -> None:
   if len(bounds) != 2 or not smallest <= bounds[0] <= bounds[1] <= largest:
     raise ValueError(f"augmentation.{name}={bounds}: expected {expected}, the smaller first")
+
+
+def gamma_corrected(image: jax.Array, gamma: jax.Array | float) -> jax.Array:
+  """Applies gamma correction, 255 (x / 255)^gamma.
+
+  Args:
+    image: Image with values of 0 to 255, any dtype; values outside are clipped.
+    gamma: Exponent; values above 1 darken the image.
+
+  Returns:
+    float32 with values of 0 to 255, in the shape of the image.
+  """
+  return 255 * (jnp.clip(image.astype(jnp.float32), 0, 255) / 255) ** gamma
+
+
+def contrasted(image: jax.Array, change: jax.Array | float) -> jax.Array:
+  """Scales the distance of each intensity from the image's mean by 1 + change; returns float32, not clipped."""
+  image = image.astype(jnp.float32)
+  mean = image.mean()
+  return mean + (image - mean) * (1 + change)
+
+
+def brightened(image: jax.Array, change: jax.Array | float) -> jax.Array:
+  """Multiplies all intensities by 1 + change; returns float32, not clipped."""
+  return image.astype(jnp.float32) * (1 + change)
+
+
+def noised(image: jax.Array, variance: jax.Array | float, key: jax.Array) -> jax.Array:
+  """Adds independent Gaussian noise to each pixel and channel.
+
+  Args:
+    image: Image with values of 0 to 255, any dtype.
+    variance: Variance of the noise for intensities scaled to 0..1, float scalar.
+    key: PRNG key.
+
+  Returns:
+    float32 in the shape of the image, not clipped.
+  """
+  return image.astype(jnp.float32) + 255 * jnp.sqrt(variance) * jax.random.normal(key, image.shape)
+
+
+def erased(
+  image: jax.Array, area: jax.Array | float, aspect: jax.Array | float, place: jax.Array, fill: jax.Array
+) -> jax.Array:
+  """Replaces one rectangle of an image (Zhong et al., Random Erasing, arXiv:1708.04896).
+
+  Args:
+    image: Image, [H, W, C], any dtype.
+    area: Share of the image's area, 0 to 1; the rectangle has this area up to half a row or column.
+    aspect: Height divided by width, in pixels. A rectangle that does not fit into the image gets the nearest aspect
+      ratio that fits, which preserves the area (the paper draws again instead).
+    place: Position of the rectangle, float [2]: 0 at the top (left), up to 1 at the bottom (right).
+    fill: Replacement values, [H, W, C].
+
+  Returns:
+    Image, [H, W, C], in the dtype of `image`.
+  """
+  height, width, _ = image.shape
+  pixels = jnp.asarray(area * height * width, jnp.float32)
+  # At least the height at which the rectangle is as wide as the image; at most the height of the image.
+  tall = jnp.clip(jnp.sqrt(pixels * aspect), jnp.minimum(pixels / width, height), height)
+  rows = jnp.clip(jnp.round(tall), 1, height)
+  columns = jnp.minimum(jnp.round(pixels / rows), width)
+  # If `place` is uniform, all possible positions are equally likely.
+  top = jnp.minimum(jnp.floor(place[0] * (height - rows + 1)), height - rows)
+  left = jnp.minimum(jnp.floor(place[1] * (width - columns + 1)), width - columns)
+  # [H, 1, 1] and [1, W, 1]: the mask is [H, W, 1] and broadcasts over the channels.
+  row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+  inside = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)
+  return jnp.where(inside, fill.astype(image.dtype), image)
+
+
+def shifted(image: jax.Array, offset: jax.Array, largest: int) -> jax.Array:
+  """Shifts an image; pixels from outside the image repeat the border.
+
+  Args:
+    image: Image, [H, W, C], any dtype.
+    offset: Displacement (down, right) in pixels, int [2], each within +-largest.
+    largest: Maximum displacement in pixels.
+
+  Returns:
+    Shifted image, in the shape and dtype of `image`.
+  """
+  # A slice of the padded image has a static shape, although `offset` is traced.
+  padded = jnp.pad(image, ((largest, largest), (largest, largest), (0, 0)), mode="edge")
+  start = largest - offset
+  return jax.lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
+
+
+def warped(
+  image: jax.Array, degrees: jax.Array | float, zoom: jax.Array | float, share: jax.Array | float, place: jax.Array
+) -> jax.Array:
+  """Rotates an image, magnifies it and resizes a window of it to the size of the image, in one bilinear interpolation.
+
+  Args:
+    image: Image, [H, W, C]; outside the image, the border repeats.
+    degrees: Counter-clockwise angle of the rotation about the centre.
+    zoom: Magnification about the centre, above 0.
+    share: Share of the area that the window keeps, above 0 and at most 1; the window has the aspect ratio of the image.
+    place: Position of the window, float [2]: -1 at the top (left), 0 in the middle, 1 at the bottom (right).
+
+  Returns:
+    float32 [H, W, C]; equal to the image for degrees 0, zoom 1 and share 1.
+  """
+  height, width, _ = image.shape
+  middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
+  side = jnp.sqrt(share)
+  # Source position of each pixel of the result, relative to the centre of the image: first within the window (down [H],
+  # right [W]), then rotated and divided by the zoom (row, column [H, W]).
+  down = side * (jnp.arange(height) - middle_row) + place[0] * (1 - side) * height / 2
+  right = side * (jnp.arange(width) - middle_column) + place[1] * (1 - side) * width / 2
+  angle = jnp.deg2rad(degrees)
+  cosine, sine = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+  row = cosine * down[:, None] + sine * right[None, :] + middle_row
+  column = cosine * right[None, :] - sine * down[:, None] + middle_column
+
+  def interpolated(channel: jax.Array) -> jax.Array:
+    return map_coordinates(channel, [row, column], order=1, mode="nearest")
+
+  return jax.vmap(interpolated, in_axes=2, out_axes=2)(image.astype(jnp.float32))
+
+
+def rotated(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
+  """Rotates an image [H, W, C] counter-clockwise about its centre; float32, bilinear, the border repeats."""
+  return warped(image, degrees, 1.0, 1.0, jnp.zeros(2))
+
+
+def zoomed(image: jax.Array, zoom: jax.Array | float) -> jax.Array:
+  """Magnifies an image [H, W, C] about its centre (shrinks it below 1); float32, bilinear, the border repeats."""
+  return warped(image, 0.0, zoom, 1.0, jnp.zeros(2))
+
+
+def cropped(image: jax.Array, share: jax.Array | float, place: jax.Array) -> jax.Array:
+  """Resizes a window of an image [H, W, C] to the size of the image; `share` and `place` as in `warped`."""
+  return warped(image, 0.0, 1.0, share, place)

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.data.arrays import Arrays
-from fer_jax.data.audit import seen_in_training
 from fer_jax.data.augment import Augmentation
+from fer_jax.data.duplicates import seen_in_training
 from fer_jax.data.records import Records
-from fer_jax.errors import UserError
-from fer_jax.programs import KeptProgram
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.programs import CachedProgram
 
 PROTOCOLS = ("", "paper", "honest")
 
@@ -162,7 +162,7 @@ def with_notes(arrays: Arrays, expansion: Expansion, picture: np.ndarray) -> Arr
   Args:
     arrays: Dataset, expanded and split according to the protocol.
     expansion: Expansion that was applied.
-    picture: Result of `audit.number_pictures`, int32 [N].
+    picture: Result of `duplicates.image_ids`, int32 [N].
 
   Returns:
     The dataset with two more notes.
@@ -221,7 +221,7 @@ def _images(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion
   whole = np.empty((len(image) + len(source), *image.shape[1:]), np.uint8)
   whole[: len(image)] = image
   copies = functools.partial(_copies, expansion.augmentation, expansion.seed)
-  program = KeptProgram(copies, f"copies {expansion.augmentation} {expansion.seed}", jax.default_backend())
+  program = CachedProgram(copies, f"copies {expansion.augmentation} {expansion.seed}", jax.default_backend())
   for start in range(0, len(source), _AT_ONCE):
     # The last chunk repeats the last copy up to _AT_ONCE, because the program has a fixed shape.
     chunk = np.minimum(np.arange(start, start + _AT_ONCE), len(source) - 1)

@@ -17,9 +17,9 @@ from typing import SupportsIndex
 import grain
 import numpy as np
 
-from fer_jax import provenance
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.batch import Batch
+from fer_jax.runtime import provenance
 
 # Number of batches in a stream: more than any run needs, and within the range of every index type in grain.
 _ENDLESS = 2**31 - 1

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fer_jax.data.column_cache import open_cache, write_cache
-from fer_jax.errors import UserError
+from fer_jax.data.images import UnreadableImage, decode, in_channels
 from fer_jax.faces.crop import resize
-from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels
+from fer_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 _RECORDS_AT_ONCE = 1024  # encoded
 _PICTURES_AT_ONCE = 256  # decoded
-_UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, UnreadablePicture)
+_UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, UnreadableImage)
 
 
 class Records:
@@ -85,7 +85,7 @@ class Records:
         raise self._shards.damaged(row, "its checksum differs from when the dataset was first read")
       try:
         picture = in_channels(decode(encoded), self.shape[3])
-      except UnreadablePicture as error:
+      except UnreadableImage as error:
         raise self._shards.damaged(row, str(error)) from error
       image[place] = resize(picture, *self.shape[1:3]).reshape(self.shape[1:])
     return image

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from fer_jax.data.arrays import Arrays
-from fer_jax.data.audit import components, number_pictures
-from fer_jax.errors import UserError
+from fer_jax.data.duplicates import components, image_ids
+from fer_jax.runtime.errors import UserError
 
 # Units that are never split across folds: the value of config.folds.by, and the plural noun for messages.
 UNITS = {"images": "images", "groups": "groups", "subjects": "subjects", "one_subject_out": "subjects"}
@@ -227,7 +227,7 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
   if by == "images":
     return np.arange(len(arrays), dtype=np.int32)
   if by == "groups":
-    group, picture = np.unique(arrays.group, return_inverse=True)[1], number_pictures(arrays)
+    group, picture = np.unique(arrays.group, return_inverse=True)[1], image_ids(arrays)
     groups = int(np.max(group, initial=-1)) + 1
     nodes = groups + int(np.max(picture, initial=-1)) + 1
     # Edges between groups and images: groups that share an equal image become one unit.

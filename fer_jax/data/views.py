@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fer_jax.data.warp import shifted
+from fer_jax.data.augment import shifted
 
 
 class View(NamedTuple):

@@ -11,7 +11,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from fer_jax.faces.pictures import UnreadablePicture
+from fer_jax.data.images import UnreadableImage
 
 # OpenCV reads this once, when it opens the first video; -8 is FFmpeg's log level "quiet".
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -49,7 +49,7 @@ class Video:
     length: Number of frames reported by the file, which can be an estimate; None if none is reported, and for a camera.
 
   Raises:
-    UnreadablePicture: If there is no such file or camera, or it returns no image; during the iteration, if a camera
+    UnreadableImage: If there is no such file or camera, or it returns no image; during the iteration, if a camera
       returns no more images.
   """
 
@@ -62,7 +62,7 @@ class Video:
     found, self._first = self._capture.read()
     if not found:
       self.close()
-      raise UnreadablePicture(
+      raise UnreadableImage(
         f"camera {source} returns no image; another program may be using it"
         if self._is_camera
         else "not a readable video: it has no frames"
@@ -88,7 +88,7 @@ class Video:
       number += 1
     # A file ends here; a camera ends only when it was closed.
     if self._is_camera and self._capture.isOpened():
-      raise UnreadablePicture("the camera returns no more images; was it unplugged?")
+      raise UnreadableImage("the camera returns no more images; was it unplugged?")
 
   def close(self) -> None:
     """Closes the file or the camera, which also ends the iteration."""
@@ -115,32 +115,32 @@ def is_utf8(path: str | os.PathLike[str]) -> bool:
 
 
 def _open_file(path: pathlib.Path) -> cv2.VideoCapture:
-  """Opens a video file; raises UnreadablePicture with the reason if that fails."""
+  """Opens a video file; raises UnreadableImage with the reason if that fails."""
   if not is_utf8(path.absolute()):
-    raise UnreadablePicture("has a name that is not UTF-8, which OpenCV requires for videos; rename it")
+    raise UnreadableImage("has a name that is not UTF-8, which OpenCV requires for videos; rename it")
   try:
     if not path.is_file():
-      raise UnreadablePicture("a folder" if path.is_dir() else "does not exist")
+      raise UnreadableImage("a folder" if path.is_dir() else "does not exist")
     with path.open("rb") as file:
       if not file.read(1):
-        raise UnreadablePicture("empty (0 bytes)")
+        raise UnreadableImage("empty (0 bytes)")
   except PermissionError:
-    raise UnreadablePicture("no permission to read it") from None
+    raise UnreadableImage("no permission to read it") from None
   except (OSError, ValueError):
-    raise UnreadablePicture("cannot be opened") from None
+    raise UnreadableImage("cannot be opened") from None
   # An absolute path, and FFmpeg only: other backends would interpret names such as "http:" or "face_%d.png".
   capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
   if not capture.isOpened():
-    raise UnreadablePicture("not a readable video: unknown format, damaged or truncated")
+    raise UnreadableImage("not a readable video: unknown format, damaged or truncated")
   return capture
 
 
 def _open_camera(number: int) -> cv2.VideoCapture:
-  """Opens a camera; raises UnreadablePicture if that fails."""
+  """Opens a camera; raises UnreadableImage if that fails."""
   # OpenCV would open any camera for -1.
   capture = cv2.VideoCapture(number) if number >= 0 else None
   if capture is None or not capture.isOpened():
-    raise UnreadablePicture(f"camera {number} does not exist or cannot be opened")
+    raise UnreadableImage(f"camera {number} does not exist or cannot be opened")
   # Queue at most one frame, so that frames are current; cameras without a queue ignore the setting.
   capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
   return capture

@@ -1,11 +1,13 @@
 """Channel attention, spatial attention and their fusion. Li & Pan, after CBAM (arXiv:1807.06521)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from fer_jax.layers.convolution import Conv
+from fer_jax.kernels.convolution import Conv
 
 
 class ChannelAttention(nn.Module):
@@ -101,3 +103,120 @@ class MixedAttention(nn.Module):
 
 def _linear(features: int, dtype: DTypeLike, name: str) -> nn.Dense:
   return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.he_normal(), dtype=dtype, name=name)
+
+
+class AttentiveClassifier(nn.Module):
+  """Linear classifier that first multiplies each channel by a learned score in (0, 2).
+
+  The features are first normalised over the (global) batch. Spatially averaged activations vary by only a small
+  fraction of their mean, and a linear classifier learns slowly from such features. The scores are
+  2 sigmoid(W1 relu(W0 x)) with W1 initialised to zero: all scores start at 1, so the attention starts as the identity
+  and cannot suppress a channel before training (Han et al. 2023, "layer_11"; the paper does not give the layer sizes).
+  If the features of a channel are pooled over several grid cells, one score per channel is computed from the average
+  over the cells and applied to all of them.
+
+  Attributes:
+    num_classes: Number of classes, K.
+    cells: Number of grid cells per channel. The features have D = cells * C values, one cell after the other.
+    reduction: Reduction factor of the hidden layer of the scores, which has C / reduction units, at least one.
+    dropout: Fraction of the features set to zero during training.
+    dtype: Dtype of the computation; the logits are float32.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
+  """
+
+  num_classes: int
+  cells: int = 1
+  reduction: int = 8
+  dropout: float = 0.0
+  dtype: DTypeLike = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, features: jax.Array, train: bool) -> jax.Array:
+    """Maps features [B, D] to logits, float32 [B, K]."""
+    features = nn.BatchNorm(
+      use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="norm"
+    )(features)
+    # [B, cells*C] -> [B, cells, C]
+    by_cell = features.reshape(features.shape[0], self.cells, -1)
+    # [B, cells, C] -> [B, C]
+    channels = by_cell.mean(axis=1)
+    hidden = nn.relu(nn.Dense(max(channels.shape[-1] // self.reduction, 1), dtype=self.dtype)(channels))
+    # Zero kernel: 2 sigmoid(0) = 1, so every channel starts unchanged.
+    scores = nn.Dense(channels.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros)(hidden)
+    # The score of a channel is broadcast over its cells. [B, cells, C] -> [B, cells*C]
+    weighted = (by_cell * (2 * nn.sigmoid(scores))[:, None, :]).reshape(features.shape)
+    weighted = nn.Dropout(self.dropout, deterministic=not train)(weighted)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(weighted).astype(jnp.float32)
+
+
+LEAST = 8  # minimum number of channels between the two convolutions
+
+
+class CoordinateAttention(nn.Module):
+  """Coordinate attention: scales each value by a gate of its row and a gate of its column, both per channel.
+
+  The feature map is averaged along x to H row vectors and along y to W column vectors. The H + W vectors are
+  concatenated and pass a 1x1 convolution to C / reduction channels, normalisation and an activation. They are then
+  split again: the row vectors pass a 1x1 convolution back to C channels and a sigmoid, and the column vectors pass
+  another. The defaults are those of the authors' code, except that the bias of the first convolution is omitted: the
+  normalisation that follows cancels it.
+
+  Attributes:
+    reduction: Reduction factor: C / reduction channels between the convolutions, at least LEAST.
+    activation: Activation function of the concatenated vectors.
+    dtype: Dtype of the computation; parameters and statistics stay float32.
+    axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
+  """
+
+  reduction: int = 32
+  activation: Callable[[jax.Array], jax.Array] = nn.hard_swish
+  dtype: DTypeLike = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H, W, C]."""
+    _, height, _, channels = x.shape
+    init = nn.initializers.he_normal()
+    reduced = max(channels // self.reduction, LEAST)
+    # Row means [B, H, C] and column means [B, W, C] -> [B, H + W, C]
+    vectors = jnp.concatenate([x.mean(axis=2), x.mean(axis=1)], axis=1)
+    # A 1x1 convolution of a sequence is a matrix product. Dense computes it without the set-up of a convolution.
+    # [B, H + W, C] -> [B, H + W, reduced]
+    vectors = nn.Dense(reduced, use_bias=False, kernel_init=init, dtype=self.dtype, name="reduce")(vectors)
+    norm = nn.BatchNorm(
+      use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="norm"
+    )
+    # [B, H + W, reduced] -> [B, H, reduced] and [B, W, reduced]
+    rows, columns = jnp.split(self.activation(norm(vectors)), [height], axis=1)
+    rows = nn.sigmoid(nn.Dense(channels, kernel_init=init, dtype=self.dtype, name="rows")(rows))
+    columns = nn.sigmoid(nn.Dense(channels, kernel_init=init, dtype=self.dtype, name="columns")(columns))
+    # Row gates [B, H, 1, C] and column gates [B, 1, W, C] are broadcast over the feature map.
+    return x * rows[:, :, None, :] * columns[:, None, :, :]
+
+
+class SqueezeExcite(nn.Module):
+  """Squeeze-and-excitation block: x * gate(W1 relu(W0 mean + b0) + b1), with the mean over all pixels.
+
+  Hu et al. 2018 (arXiv:1709.01507) use `reduced` = C / 16 and the logistic function as the gate. Howard et al. 2019
+  (arXiv:1905.02244) use C / 4 and the piecewise linear approximation of the logistic function.
+
+  Attributes:
+    reduced: Number of hidden units between the two matrices.
+    gate: Function that maps the scores to [0, 1].
+    dtype: Dtype of the computation; parameters stay float32.
+  """
+
+  reduced: int
+  gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [B, H, W, C] to [B, H, W, C]; `train` has no effect."""
+    # [B, H, W, C] -> [B, 1, 1, C]
+    squeezed = x.mean(axis=(1, 2), keepdims=True)
+    # [B, 1, 1, C] -> [B, 1, 1, reduced]
+    hidden = nn.relu(nn.Dense(self.reduced, dtype=self.dtype, name="reduce")(squeezed))
+    return x * self.gate(nn.Dense(x.shape[-1], dtype=self.dtype, name="expand")(hidden))

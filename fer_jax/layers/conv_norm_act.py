@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from fer_jax.layers.convolution import Conv
+from fer_jax.kernels.convolution import Conv
 
 
 class ConvNormAct(nn.Module):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from fer_jax.layers.attention import SqueezeExcite
 from fer_jax.layers.conv_norm_act import ConvNormAct
-from fer_jax.layers.squeeze_excite import SqueezeExcite
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its inner channels
 REDUCTION = 16  # ratio of a block's channels to the hidden units of its gate

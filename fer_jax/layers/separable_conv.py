@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from fer_jax.kernels.convolution import Conv
 from fer_jax.layers.conv_norm_act import ConvNormAct
-from fer_jax.layers.convolution import Conv
 
 
 class SeparableConv(nn.Module):

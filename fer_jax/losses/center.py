@@ -23,10 +23,10 @@ def center_loss(features: jax.Array, target: jax.Array, centers: jax.Array) -> j
     float32 [B], one loss per row.
   """
   # Squared distances [B, K], weighted by the target and summed over the classes -> [B]
-  return 0.5 * jnp.sum(target.astype(jnp.float32) * jnp.sum(_away(features, centers) ** 2, axis=-1), axis=-1)
+  return 0.5 * jnp.sum(target.astype(jnp.float32) * jnp.sum(_offsets(features, centers) ** 2, axis=-1), axis=-1)
 
 
-def pull(features: jax.Array, target: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
+def center_sums(features: jax.Array, target: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Sums the offsets from each class centre to the rows of its class, and the number of those rows.
 
   With several devices, sum both results over the devices.
@@ -41,28 +41,28 @@ def pull(features: jax.Array, target: jax.Array, centers: jax.Array) -> tuple[ja
     are weighted by `target`.
   """
   target = target.astype(jnp.float32)
-  return jnp.einsum("bk,bkd->kd", target, _away(features, centers)), target.sum(axis=0)
+  return jnp.einsum("bk,bkd->kd", target, _offsets(features, centers)), target.sum(axis=0)
 
 
-def moved(centers: jax.Array, ways: jax.Array, rows: jax.Array, rate: float) -> jax.Array:
+def updated_centers(centers: jax.Array, offsets: jax.Array, rows: jax.Array, rate: float) -> jax.Array:
   r"""Computes the centres of the next step, :math:`c_k + \alpha \frac{\sum (x - c_k)}{1 + n_k}` (eq. 4).
 
   The centre of a class without rows is unchanged.
 
   Args:
     centers: Class centres, float32 [K, D].
-    ways: Summed offsets from centre to row over the whole batch, float32 [K, D], from `pull`.
-    rows: Number of rows per class in the whole batch, float32 [K], from `pull`.
+    offsets: Summed offsets from centre to row over the whole batch, float32 [K, D], from `center_sums`.
+    rows: Number of rows per class in the whole batch, float32 [K], from `center_sums`.
     rate: Step size alpha, 0 to 1.
 
   Returns:
     float32 [K, D], the updated centres.
   """
   # The 1 in the denominator keeps the step finite for classes without rows.
-  return centers + rate * ways / (1 + rows[:, None])
+  return centers + rate * offsets / (1 + rows[:, None])
 
 
-def _away(features: jax.Array, centers: jax.Array) -> jax.Array:
+def _offsets(features: jax.Array, centers: jax.Array) -> jax.Array:
   """Returns the offset from each centre to each row, float32 [B, K, D]."""
   # [B, 1, D] - [1, K, D] -> [B, K, D]
   return features.astype(jnp.float32)[:, None] - centers[None]

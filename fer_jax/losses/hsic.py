@@ -55,17 +55,17 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
   rows = _saturate(rows, rows.dtype)
-  everyone = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
+  global_rows = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
   # [b, D] x [D, B] -> [b, B]
-  products = jnp.matmul(rows, everyone.T, preferred_element_type=jnp.float32)
+  products = jnp.matmul(rows, global_rows.T, preferred_element_type=jnp.float32)
   if axis_name is not None:
     # [b, B] -> [B, B]
     products = jax.lax.all_gather(products, axis_name, tiled=True)
-  return products, (rows, everyone)
+  return products, (rows, global_rows)
 
 
 def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
-  rows, everyone = residuals
+  rows, global_rows = residuals
   # P is symmetric in its two uses of `rows`: one product with the symmetrised cotangent covers both.
   cotangent = cotangent + cotangent.T
   if axis_name is not None:
@@ -74,8 +74,8 @@ def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent:
     cotangent = jax.lax.dynamic_slice_in_dim(cotangent, start, rows.shape[0])
   if rows.dtype == jnp.float16:
     # Large rows have small cotangents, which underflow in float16.
-    everyone = everyone.astype(jnp.float32)
-  gradient = jnp.matmul(cotangent.astype(everyone.dtype), everyone, preferred_element_type=jnp.float32)
+    global_rows = global_rows.astype(jnp.float32)
+  gradient = jnp.matmul(cotangent.astype(global_rows.dtype), global_rows, preferred_element_type=jnp.float32)
   return (_saturate(gradient, rows.dtype),)
 
 
@@ -292,5 +292,5 @@ def label_products(target: jax.Array, balanced: bool = False) -> jax.Array:
 def _inverse_sqrt(squares: jax.Array) -> jax.Array:
   """Returns 1 / sqrt(x), and 0 with derivative 0 where x is (nearly) 0."""
   # The inner `where` keeps rsqrt(0) out of the gradient as well as out of the value.
-  something = squares > _TINY
-  return jnp.where(something, jax.lax.rsqrt(jnp.where(something, squares, 1.0)), 0.0)
+  nonzero = squares > _TINY
+  return jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, squares, 1.0)), 0.0)

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from fer_jax.layers.attention import MixedAttention
+from fer_jax.kernels.convolution import Conv
+from fer_jax.kernels.max_pooling import max_pool
+from fer_jax.layers.attention import CoordinateAttention, MixedAttention
 from fer_jax.layers.conv_norm_act import ConvNormAct
-from fer_jax.layers.convolution import Conv
-from fer_jax.layers.coordinate_attention import CoordinateAttention
 from fer_jax.layers.linear import LinearClassifier
-from fer_jax.layers.max_pooling import max_pool
-from fer_jax.layers.readout import read_out
+from fer_jax.layers.pooling import read_out
 from fer_jax.models.network import Apply, Network
 from fer_jax.models.stages import in_turn, stages_of
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.layers.channel_attention import AttentiveClassifier
+from fer_jax.layers.attention import AttentiveClassifier
 from fer_jax.layers.conv_unit import ConvUnit
 from fer_jax.layers.pooling import adaptive_average_pool
 from fer_jax.models.network import Apply, Network

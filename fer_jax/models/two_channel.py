@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.lbp import check_pattern, largest_code, local_binary_pattern
 from fer_jax.layers.linear import LinearClassifier
-from fer_jax.layers.readout import read_out
+from fer_jax.layers.pooling import read_out
 from fer_jax.models.network import Apply, Network
 from fer_jax.models.separable_se import SeparableSe
 

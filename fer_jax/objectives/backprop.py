@@ -12,8 +12,8 @@ from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Outputs, Tree
 from fer_jax.objectives.objective import (
   Examples,
-  Learned,
   Objective,
+  ObjectiveOutput,
   count_correct,
   global_rows,
   smoothed,
@@ -80,7 +80,7 @@ class Backprop:
     """
     self._check_classes(network)
 
-    def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> Learned:
+    def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> ObjectiveOutput:
       # Losses are scaled by 1 / global batch size, so that sums over devices are means over the global batch.
       rows = global_rows(batch.image.shape[0], axis_name)
 
@@ -103,9 +103,12 @@ class Backprop:
         metrics["center_loss"] = away
         centers = stats[CENTERS]["centers"]
         # Sums over the global batch: differences to the centres, float32 [K, D], and numbers of rows, float32 [K].
-        ways, counts = sum_over_devices(center.pull(outputs.features, batch.target, centers), axis_name)
-        new_stats = {**new_stats, CENTERS: {"centers": center.moved(centers, ways, counts, self.center_rate)}}
-      return Learned(gradients, new_stats, metrics)
+        offsets, counts = sum_over_devices(center.center_sums(outputs.features, batch.target, centers), axis_name)
+        new_stats = {
+          **new_stats,
+          CENTERS: {"centers": center.updated_centers(centers, offsets, counts, self.center_rate)},
+        }
+      return ObjectiveOutput(gradients, new_stats, metrics)
 
     return objective
 

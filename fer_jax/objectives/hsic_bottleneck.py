@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fer_jax.layers.ordering import depend_on
+from fer_jax.kernels.ordering import depend_on
 from fer_jax.losses import hsic
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.choices import check_choice
@@ -24,8 +24,8 @@ from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.layer_loss import LayerLoss
 from fer_jax.objectives.objective import (
   Examples,
-  Learned,
   Objective,
+  ObjectiveOutput,
   count_correct,
   global_rows,
   smoothed,
@@ -76,7 +76,7 @@ class HsicBottleneck(LayerLoss):
     closes_group = _group_ends(network, trainable, self.group)
     betas = _layer_values(network, self.beta, self.layer_beta, "objective.layer_beta")
 
-    def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> Learned:
+    def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> ObjectiveOutput:
       return _LocalWalk(self, network, trainable, axis_name, closes_group, betas, params, stats, batch, key).learn()
 
     return objective
@@ -164,7 +164,7 @@ class _LocalWalk:
     self.newest: list[jax.Array] = []
     self.awaited: list[jax.Array] = []
 
-  def learn(self) -> Learned:
+  def learn(self) -> ObjectiveOutput:
     """Applies the network to the batch; returns the gradients of all trainable layers, statistics and metrics."""
     image = self.loss.input_rows(self.batch.image)
     # The Gram matrices are of the global batch, [B, B], on every device; the input's is shared by all layers.
@@ -177,7 +177,7 @@ class _LocalWalk:
     self.label_factor = self.loss.factor(self.loss.label_gram(target))
     self.network.walk(self.apply, self.batch.image)
     gradients = sum_over_devices(self.gradients, self.axis_name)
-    return Learned(gradients, self.new_stats, {"loss": self.total, **self.metrics})
+    return ObjectiveOutput(gradients, self.new_stats, {"loss": self.total, **self.metrics})
 
   def apply(self, name: str, *inputs: jax.Array) -> jax.Array:
     """Applies one layer, frozen, as the classifier or with its local loss; the walk calls this function."""

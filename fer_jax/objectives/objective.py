@@ -22,7 +22,7 @@ class Examples(NamedTuple):
   target: jax.Array
 
 
-class Learned(NamedTuple):
+class ObjectiveOutput(NamedTuple):
   """Outputs of an objective for a batch, equal on every device.
 
   Attributes:
@@ -37,8 +37,8 @@ class Learned(NamedTuple):
   metrics: dict[str, jax.Array]
 
 
-# Pure function (params of all layers, batch statistics of all layers, batch, random key of the step) -> Learned.
-Objective = Callable[[Tree, Tree, Examples, jax.Array], Learned]
+# Pure function (params of all layers, batch statistics of all layers, batch, random key) -> ObjectiveOutput.
+Objective = Callable[[Tree, Tree, Examples, jax.Array], ObjectiveOutput]
 
 
 def sum_over_devices(tree: Any, axis_name: str | None) -> Any:

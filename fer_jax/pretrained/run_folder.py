@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.checkpoint import read_variables
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.checkpoint import read_variables
 
 RESULT = "result.json"
 

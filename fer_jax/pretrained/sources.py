@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from fer_jax.errors import UserError
-from fer_jax.pretrained import model_file, run_folder, weights_file
+from fer_jax.inference import model_file
+from fer_jax.pretrained import run_folder, weights_file
+from fer_jax.runtime.errors import UserError
 
 # Path of one of our variables: collection ("params" or "stats"), layer, and the names inside the layer.
 Variable = tuple[str, ...]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_pickle
 from fer_jax.pretrained.torch_pickle import Parameter, Storage, Tensor
+from fer_jax.runtime.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 # PyTorch's storage types and their dtypes.
 STORAGES: dict[str, np.dtype] = {

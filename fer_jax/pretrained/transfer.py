@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
-from fer_jax.errors import UserError
-from fer_jax.pretrained import model_file
+from fer_jax.inference import model_file
 from fer_jax.pretrained.sources import CLASSIFIER, Source, Variable, is_batch_counter, open_source, stage_of
+from fer_jax.runtime.errors import UserError
 
 # The first convolution, in every network that accepts pretrained weights.
 _FIRST = ("params", "stem", "conv", "kernel")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file
+from fer_jax.runtime.errors import UserError
 
 # Dtype names of the format: https://github.com/huggingface/safetensors#format
 _SAFETENSORS: dict[str, np.dtype] = {

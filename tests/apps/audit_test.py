@@ -14,9 +14,9 @@ from fer_jax.apps.audit import main
 from fer_jax.apps.audit_page import page as audit_page
 from fer_jax.apps.audit_page.content import audit_content, fold_overlaps
 from fer_jax.data import arrays, builders
-from fer_jax.data.audit import find_duplicates
+from fer_jax.data.duplicates import find_duplicates
 from fer_jax.data.splits import make_folds
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 from tests.apps.report_test import Page
 from tests.data.audit_test import dataset, photographs, toned
 

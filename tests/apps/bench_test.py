@@ -4,7 +4,7 @@ import pytest
 
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import table1
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 
 def run(what, config, tmp_path, *more):

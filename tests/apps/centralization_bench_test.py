@@ -11,8 +11,8 @@ from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import centralization
 from fer_jax.apps.benchmarks.benchmark import Program
 from fer_jax.apps.benchmarks.centralization import DIRECTION, GC_STEP, GRADIENT, STEP, UPDATES, gc, layouts
-from fer_jax.errors import UserError
 from fer_jax.optim import centralize_gradients
+from fer_jax.runtime.errors import UserError
 
 NOT_CENTRALIZED = 5e-3  # the means before are above, rounding is far below
 

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from fer_jax.apps import tables
 from fer_jax.apps.ensemble import forward_selection, main, write_ensemble
-from fer_jax.errors import UserError, run
+from fer_jax.runtime.errors import UserError, run
 
 CLASSES = ["happy", "sad", "surprise"]
 TEST, VALIDATION = 40, 30

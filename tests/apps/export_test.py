@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import fer_jax
-from fer_jax import classifier as classifiers
 from fer_jax.apps import export
 from fer_jax.apps.exports import onnx, stablehlo
 from fer_jax.apps.exports.program import check
-from fer_jax.classifier import Classifier
-from fer_jax.errors import Failure, UserError
+from fer_jax.inference import trained_model
+from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.models.baselines import bn_inception, mobilenet_v3, xception
 from fer_jax.models.baselines.alexnet import AlexNet
 from fer_jax.models.baselines.bn_inception import BnInception
@@ -32,6 +31,7 @@ from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.network import Network
 from fer_jax.models.resnet import CifarResNet
 from fer_jax.models.two_channel import TwoChannel
+from fer_jax.runtime.errors import Failure, UserError
 
 needs_onnx = pytest.mark.skipif(
   importlib.util.find_spec("jax2onnx") is None or importlib.util.find_spec("onnxruntime") is None,
@@ -70,7 +70,7 @@ def classifier_of(network, shape):
   image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   params, stats = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), image))
   origin = {"config": "configs/some.py:variant", "dataset": "faces", "step": 7, "accuracy": 0.5, "commit": "abc"}
-  return Classifier(network, params, stats, NAMES, shape, "detector", {**origin, "versions": {"jax": "0"}})
+  return TrainedModel(network, params, stats, NAMES, shape, "detector", {**origin, "versions": {"jax": "0"}})
 
 
 SYSTEMS = [name for name in NETWORKS if name != "mini_xception"]
@@ -249,7 +249,7 @@ class TestStableHlo:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.npz", stablehlo.LOADER]
 
 
-class Different(Classifier):
+class Different(TrainedModel):
   """One whose own logits are not what its network computes."""
 
   def logits(self, faces, batch_size=1):
@@ -287,7 +287,7 @@ def test_a_difference_is_found_on_whatever_kind_of_face_it_shows(kind):
 class TestProgram:
   @pytest.mark.parametrize("form", ["stablehlo", pytest.param("onnx", marks=needs_onnx)])
   def test_it_writes_the_file_and_says_so(self, form, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(classifiers, "load", {tmp_path / "run": linear(plain)}.get)
+    monkeypatch.setattr(trained_model, "load", {tmp_path / "run": linear(plain)}.get)
     out = tmp_path / "faces.file"
     export.main([f"--checkpoint={tmp_path / 'run'}", f"--format={form}", f"--out={out}"])
     assert out.is_file()

@@ -10,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from fer_jax.classifier import Classifier
-from fer_jax.intervals import student_interval
+from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.models.network import Network
+from fer_jax.training.intervals import student_interval
 
 NAMES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 TRICKY = '<b>sad</b> & "blue"'
@@ -284,11 +284,11 @@ class _Average(nn.Module):
     return x.mean(axis=(1, 2))
 
 
-def seer(row: int, channels: int = 1) -> Classifier:
+def seer(row: int, channels: int = 1) -> TrainedModel:
   """Returns a classifier that sees class k, up to 5, in row `row` and column k of 6x6 places, and the last nowhere."""
   walk = lambda apply, image: (apply("head", apply("places", image)), image)  # noqa: E731
   network = Network({"places": _Places(), "head": _Average()}, walk, (("places",),), "head")
   maps = np.zeros((6, 6, 7), np.float32)
   maps[row, range(6), range(6)] = 1
   params = {"places": {"maps": maps}, "head": {}}
-  return Classifier(network, params, {"places": {}, "head": {}}, tuple(NAMES), (48, 48, channels), "face", {})
+  return TrainedModel(network, params, {"places": {}, "head": {}}, tuple(NAMES), (48, 48, channels), "face", {})

@@ -38,7 +38,7 @@ def test_a_slow_network_drops_frames(monkeypatch):
   assert row["faces"] == 0
 
 
-class Classifier:
+class TrainedModel:
   class_names, shape, margin, origin, caution = ("a", "b"), (8, 8, 1), 0.0, {}, ""
 
   def probability(self, faces, batch_size, views):
@@ -47,7 +47,7 @@ class Classifier:
 
 def test_at_full_speed_a_picture_always_waits_and_none_is_dropped(monkeypatch):
   monkeypatch.setattr(benchmark, "SECONDS", 0.2)
-  watch = benchmark._Watch(benchmark.Predictor(Classifier(), lambda image: []))
+  watch = benchmark._Watch(benchmark.Predictor(TrainedModel(), lambda image: []))
   waiting = []
 
   def frames(watch):
@@ -61,7 +61,7 @@ def test_at_full_speed_a_picture_always_waits_and_none_is_dropped(monkeypatch):
 
 
 def test_a_failure_of_the_recognition_is_one_line(monkeypatch):
-  class Broken(Classifier):
+  class Broken(TrainedModel):
     def probability(self, faces, batch_size, views):
       if len(faces):
         return super().probability(faces, batch_size, views)
@@ -76,7 +76,7 @@ def test_the_window_shows_what_was_recognised(monkeypatch):
   pytest.importorskip("PySide6.QtWidgets", exc_type=ImportError)
   monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
   monkeypatch.setattr(benchmark, "SECONDS", 0.4)
-  row = benchmark._shown(benchmark.Predictor(Classifier(), lambda image: []), [benchmark.scene(0)], 2)
+  row = benchmark._shown(benchmark.Predictor(TrainedModel(), lambda image: []), [benchmark.scene(0)], 2)
   assert row["delay_p95_ms"] >= row["delay_p50_ms"] > 0
   assert 0 < row["frames"] <= 2 * 0.4 * benchmark.RATE
 

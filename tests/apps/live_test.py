@@ -11,7 +11,7 @@ pytest.importorskip("PySide6.QtTest", reason="needs PySide6 and its libraries", 
 
 from fer_jax.apps import live
 from fer_jax.apps.live_window import window as window_lib
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 from tests.apps.live_window.stand_ins import lit, predictor_of, write_video
 
 

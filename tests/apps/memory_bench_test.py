@@ -5,7 +5,7 @@ import os
 import pytest
 
 from fer_jax.apps.benchmarks import memory as benchmark
-from fer_jax.errors import Failure
+from fer_jax.runtime.errors import Failure
 
 MIB = 1024**2
 

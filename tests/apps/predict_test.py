@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax import predictor
 from fer_jax.apps import predict
 from fer_jax.apps.predictions import inputs
 from fer_jax.apps.predictions.gallery import Gallery
-from fer_jax.data.builders.synthetic_faces.pictures import picture
-from fer_jax.errors import UserError
-from fer_jax.faces.pictures import read
-from fer_jax.predictor import Predictor
+from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.images import read
+from fer_jax.inference import predictor
+from fer_jax.inference.predictor import Predictor
+from fer_jax.runtime.errors import UserError
 from tests import tiny_run
 
 SHARED = ("file", "frame", "time", "face", "track", "x", "y", "width", "height", "score", "label")

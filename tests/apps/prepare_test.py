@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fer_jax.apps import prepare
-from fer_jax.command_line import load_config
+from fer_jax.config.command_line import load_config
 from fer_jax.data import builders
 from fer_jax.data.builders.kdef_ck_plus.builder import DrawnKdefCkPlus
 from fer_jax.data.builders.synthetic_faces import layouts

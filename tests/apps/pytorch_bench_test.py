@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import provenance
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import pytorch
-from fer_jax.errors import UserError
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models import resnet
 from fer_jax.models.ca_resnet import CaResNet
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import UserError
 
 TINY = """
 from configs import obsr

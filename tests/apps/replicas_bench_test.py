@@ -10,7 +10,7 @@ import pytest
 
 from fer_jax.apps.benchmarks import replicas as benchmark
 from fer_jax.data import arrays as arrays_lib
-from fer_jax.errors import Failure, UserError
+from fer_jax.runtime.errors import Failure, UserError
 from tests.tiny_run import tiny_arrays
 
 CONFIG = "configs/hsic.py:demo"

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax import classifier
 from fer_jax.apps.report import main, write_report
-from fer_jax.errors import UserError
-from fer_jax.saliency import REFERENCE
+from fer_jax.inference import trained_model
+from fer_jax.inference.saliency import REFERENCE
+from fer_jax.runtime.errors import UserError
 
 from .fake_run import NAMES, seer, write_folds, write_run
 from .report_test import Page
@@ -32,11 +32,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
   """Puts stand-ins in the place of trained networks, fold k's seeing row k; returns the folders that were loaded."""
   loaded: list[Path] = []
 
-  def load(folder: Path) -> classifier.Classifier:
+  def load(folder: Path) -> trained_model.TrainedModel:
     loaded.append(folder)
     return seer(int(re.sub(r"\D", "", folder.name) or 3))
 
-  monkeypatch.setattr(classifier, "load", load)
+  monkeypatch.setattr(trained_model, "load", load)
   return loaded
 
 

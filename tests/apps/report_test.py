@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.report import main, write_report
-from fer_jax.errors import UserError
-from fer_jax.intervals import wilson_interval
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.intervals import wilson_interval
 
 from .fake_run import NAMES, TRICKY, write_folds, write_run
 

@@ -7,7 +7,7 @@ import pytest
 from fer_jax.apps.benchmarks import scaling as benchmark
 from fer_jax.apps.benchmarks.benchmark import settings_of
 from fer_jax.apps.benchmarks.scaling import Collective, Link, Traffic
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 
 def text_of(function, *shapes):

@@ -3,7 +3,7 @@
 import pytest
 
 from fer_jax.apps.benchmarks import startup as benchmark
-from fer_jax.errors import Failure
+from fer_jax.runtime.errors import Failure
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import streaming as benchmark
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fer_jax.apps.tables import add_result, load_results, main, render
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 RESULT: dict[str, Any] = {
   "accuracy": 0.75,

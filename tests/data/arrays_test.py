@@ -8,7 +8,7 @@ import pytest
 from fer_jax.data import arrays, builders
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 ROWS = 9
 NAMELESS = 4  # A row whose votes all say "no face".

@@ -9,7 +9,7 @@ import pytest
 import scipy.fft
 
 from fer_jax.data import arrays as prepared
-from fer_jax.data import audit, builders
+from fer_jax.data import audit, builders, duplicates
 from fer_jax.data.arrays import Arrays
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -57,14 +57,14 @@ def planted():
 
 class TestPictures:
   def test_equal_pictures_have_one_number_in_the_order_of_appearance(self, planted):
-    number = audit.number_pictures(planted)
+    number = duplicates.image_ids(planted)
     assert number.dtype == np.int32
     assert number.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
 
   def test_one_pixel_makes_a_difference(self):
     image = np.repeat(photographs(1), 2, axis=0)
     image[1, 47, 47] ^= 1
-    assert audit.number_pictures(dataset(image, [0, 0], ["train"] * 2)).tolist() == [0, 1]
+    assert duplicates.image_ids(dataset(image, [0, 0], ["train"] * 2)).tolist() == [0, 1]
 
   def test_an_augmented_copy_is_the_picture_that_it_was_made_of(self, planted):
     rows = [*range(10), 6, 8, 8, 9]
@@ -73,14 +73,14 @@ class TestPictures:
       image=np.concatenate([planted.image, photographs(4, seed=1)]),
       origin=np.array(rows, np.int32),
     )
-    assert audit.number_pictures(expanded).tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5, 1, 4, 4, 5]
+    assert duplicates.image_ids(expanded).tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5, 1, 4, 4, 5]
 
   def test_memory_mapped_images_serve_and_stay_as_they_are(self, planted, tmp_path):
     np.save(tmp_path / "image.npy", planted.image)
     mapped = dataclasses.replace(planted, image=np.load(tmp_path / "image.npy", mmap_mode="r"))
     assert audit.audit(mapped) == audit.audit(planted)
-    assert audit.find_duplicates(mapped).pairs.tolist() == audit.find_duplicates(planted).pairs.tolist()
-    assert audit.without_train_duplicates(mapped).image is mapped.image
+    assert duplicates.find_duplicates(mapped).pairs.tolist() == duplicates.find_duplicates(planted).pairs.tolist()
+    assert duplicates.without_train_duplicates(mapped).image is mapped.image
 
   def test_constant(self):
     image = photographs(4, channels=3)
@@ -95,7 +95,7 @@ class TestPerceptualHash:
   @pytest.mark.parametrize(("number", "size", "channels"), [(40, 48, 1), (20, 33, 3), (1030, 9, 1)])
   def test_is_that_of_scipy_in_float64(self, number, size, channels):
     image = photographs(number, size, channels)
-    code, known = audit.perceptual_hash(image)
+    code, known = duplicates.perceptual_hash(image)
     assert known.all()
     for one, hashed in zip(image.astype(np.float64), code, strict=True):
       grey = one[..., 0] if channels == 1 else 0.299 * one[..., 0] + 0.587 * one[..., 1] + 0.114 * one[..., 2]
@@ -104,21 +104,21 @@ class TestPerceptualHash:
       np.testing.assert_array_equal(np.unpackbits(np.array([hashed]).view(np.uint8)), bits)
 
   def test_half_of_the_bits_are_set(self):
-    assert np.bitwise_count(audit.perceptual_hash(photographs(50))[0]).tolist() == [32] * 50
+    assert np.bitwise_count(duplicates.perceptual_hash(photographs(50))[0]).tolist() == [32] * 50
 
   def test_tone_and_size_hardly_matter_and_another_picture_does(self):
     image = photographs(30)
-    code = audit.perceptual_hash(image)[0]
+    code = duplicates.perceptual_hash(image)[0]
     larger = np.stack([cv2.resize(one, (96, 96), interpolation=cv2.INTER_CUBIC)[..., None] for one in image])
     for other in (toned(image), larger):
-      assert np.bitwise_count(code ^ audit.perceptual_hash(other)[0]).max() <= audit.NEAR
-    assert np.bitwise_count(code[1:] ^ code[:-1]).min() > 2 * audit.NEAR
+      assert np.bitwise_count(code ^ duplicates.perceptual_hash(other)[0]).max() <= duplicates.NEAR
+    assert np.bitwise_count(code[1:] ^ code[:-1]).min() > 2 * duplicates.NEAR
 
   def test_a_picture_without_content_at_these_frequencies_has_none(self):
     image = photographs(4)
     image[1] = 200
     image[2] = np.arange(48)[:, None]  # the same along every row
-    assert audit.perceptual_hash(image)[1].tolist() == [True, False, False, True]
+    assert duplicates.perceptual_hash(image)[1].tolist() == [True, False, False, True]
 
 
 class TestNearPairs:
@@ -137,44 +137,44 @@ class TestNearPairs:
         if distance <= threshold:
           expected.append([i, j, distance])
     assert len(expected) >= 6
-    assert audit.near_pairs(code, threshold).tolist() == expected
+    assert duplicates.near_pairs(code, threshold).tolist() == expected
 
   def test_nothing_to_compare(self):
-    assert audit.near_pairs(np.empty(0, np.uint64)).shape == (0, 3)
+    assert duplicates.near_pairs(np.empty(0, np.uint64)).shape == (0, 3)
 
 
 class TestFindDuplicates:
   def test_pictures_and_pairs(self, planted):
-    found = audit.find_duplicates(planted)
+    found = duplicates.find_duplicates(planted)
     assert found.picture.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
     assert found.row.tolist() == [0, 1, 2, 3, 4, 9]
     assert found.pairs[:, :2].tolist() == [[2, 3]]
-    assert found.pairs[0, 2] <= audit.NEAR
+    assert found.pairs[0, 2] <= duplicates.NEAR
     assert len(set(found.near_group.tolist())) == 5
     assert found.near_group[2] == found.near_group[3]
 
   def test_constant_pictures_are_near_nothing(self):
     image = photographs(3)
     image[0], image[1] = 10, 20
-    assert len(audit.find_duplicates(dataset(image, [0] * 3, ["train"] * 3), 20).pairs) == 0
+    assert len(duplicates.find_duplicates(dataset(image, [0] * 3, ["train"] * 3), 20).pairs) == 0
 
   def test_frames_of_one_sequence_are_not_listed(self, planted):
     alike = dataclasses.replace(planted, group=np.array([0, 1, 2, 2, 4, 0, 5, 6, 4, 7], np.int32))
-    assert len(audit.find_duplicates(alike).pairs) == 0
+    assert len(duplicates.find_duplicates(alike).pairs) == 0
 
   def test_groups_go_through_others(self, monkeypatch):
     # Three hashes in a row, four bits from one to the next: the ends are farther apart than the threshold.
     code = np.array([0b0, 0b1111, 0b11111111, 2**63], np.uint64)
-    monkeypatch.setattr(audit, "perceptual_hash", lambda image: (code, np.ones(4, bool)))
-    found = audit.find_duplicates(dataset(photographs(4), [0] * 4, ["train"] * 4), 4)
+    monkeypatch.setattr(duplicates, "perceptual_hash", lambda image: (code, np.ones(4, bool)))
+    found = duplicates.find_duplicates(dataset(photographs(4), [0] * 4, ["train"] * 4), 4)
     assert found.pairs.tolist() == [[0, 1, 4], [0, 3, 1], [1, 2, 4]]
     assert len(set(found.near_group.tolist())) == 1
 
   def test_threshold(self, monkeypatch):
     code = np.array([0b0, 0b111], np.uint64)
-    monkeypatch.setattr(audit, "perceptual_hash", lambda image: (code, np.ones(2, bool)))
+    monkeypatch.setattr(duplicates, "perceptual_hash", lambda image: (code, np.ones(2, bool)))
     two = dataset(photographs(2), [0] * 2, ["train"] * 2)
-    assert [len(audit.find_duplicates(two, threshold).pairs) for threshold in (2, 3)] == [0, 1]
+    assert [len(duplicates.find_duplicates(two, threshold).pairs) for threshold in (2, 3)] == [0, 1]
 
 
 class TestCounts:
@@ -193,7 +193,7 @@ class TestCounts:
     assert audit.subjects_in_several_splits(planted) == {"ann": ("train", "validation"), "bob": ("train", "test")}
 
   def test_overlap(self, planted):
-    found = audit.find_duplicates(planted)
+    found = duplicates.find_duplicates(planted)
     train, validation, test = (planted.rows(split) for split in prepared.SPLITS)
     assert audit.overlap(planted, found, validation, train) == (3, 2, 1, 1, 1)
     assert audit.overlap(planted, found, test, train) == (3, 2, 0, 1, 1)
@@ -205,31 +205,31 @@ class TestCounts:
     image = photographs(1)[[0, 0, 0]]
     image[1] = toned(image[0])
     three = dataset(image, [0] * 3, ["train", "train", "test"])
-    found = audit.find_duplicates(three)
+    found = duplicates.find_duplicates(three)
     assert len(found.pairs) == 1
     assert audit.overlap(three, found, np.array([2]), np.array([0, 1]))[:3] == (1, 1, 0)
 
   def test_overlap_of_people_without_names_is_unknown(self, planted):
     nameless = dataclasses.replace(planted, subject=np.full(10, ""))
-    found = audit.find_duplicates(nameless)
+    found = duplicates.find_duplicates(nameless)
     assert audit.overlap(nameless, found, nameless.rows("test"), nameless.rows("train")).subject is None
 
 
 class TestTrainDuplicates:
   def test_which_were_seen_in_training(self, planted):
-    assert audit.seen_in_training(planted).tolist() == [True, True, False]
-    assert audit.seen_in_training(planted, "validation").tolist() == [False, True, True]
+    assert duplicates.seen_in_training(planted).tolist() == [True, True, False]
+    assert duplicates.seen_in_training(planted, "validation").tolist() == [False, True, True]
 
   def test_those_that_are_evaluated_are_left_out_of_training(self, planted):
     split = planted.split.copy()
     image = planted.image.copy()
-    kept = audit.without_train_duplicates(planted)
+    kept = duplicates.without_train_duplicates(planted)
     # 0 and 1 stand in validation, 0 and 4 in test; 2 has another print in validation, which counts as another picture.
     assert kept.rows("train").tolist() == [2]
     for name in ("validation", "test"):
       np.testing.assert_array_equal(kept.rows(name), planted.rows(name))
     assert kept.split.tolist() == ["", "", "train", "validation", ""] + ["validation"] * 2 + ["test"] * 3
-    assert not audit.seen_in_training(kept).any()
+    assert not duplicates.seen_in_training(kept).any()
     assert kept.image is planted.image
     assert kept.notes == (
       "3 of the 4 training examples are left out: their images also appear, pixel by pixel, in the validation "
@@ -240,7 +240,7 @@ class TestTrainDuplicates:
 
   def test_duplicates_within_training_stay(self):
     image = photographs(3)[[0, 0, 1, 2]]
-    kept = audit.without_train_duplicates(dataset(image, [0] * 4, ["train"] * 3 + ["test"]))
+    kept = duplicates.without_train_duplicates(dataset(image, [0] * 4, ["train"] * 3 + ["test"]))
     assert kept.rows("train").tolist() == [0, 1, 2]
     assert kept.notes[0].startswith("0 of the 3 training examples")
 
@@ -266,15 +266,15 @@ def test_the_real_fer2013(tmp_path):
   subprocess.run([sys.executable, DATA / "make_csv.py", tmp_path], check=True, capture_output=True)
   builders.prepare("fer2013", str(tmp_path / "data"), str(tmp_path))
   fer2013 = prepared.load("fer2013", str(tmp_path / "data"))
-  found = audit.find_duplicates(fer2013)
+  found = duplicates.find_duplicates(fer2013)
   assert len(found.row) == 34034
   assert len(audit.conflicting(found.picture, fer2013.label)) == 57
   assert audit.constant(fer2013.image).sum() == 12
   train = fer2013.rows("train")
   for split, leaked in (("validation", 280), ("test", 288)):
     assert audit.overlap(fer2013, found, fer2013.rows(split), train).picture == leaked
-    assert audit.seen_in_training(fer2013, split).sum() == leaked
+    assert duplicates.seen_in_training(fer2013, split).sum() == leaked
   assert np.bincount(found.pairs[:, 2]).tolist() == [125, 0, 258, 0, 540, 0, 731]
-  kept = audit.without_train_duplicates(fer2013)
+  kept = duplicates.without_train_duplicates(fer2013)
   assert len(train) - len(kept.rows("train")) == 703
-  assert not audit.seen_in_training(kept, "validation").any()
+  assert not duplicates.seen_in_training(kept, "validation").any()

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.data.augment import Augmentation, standardize
-from fer_jax.data.warp import shifted
+from fer_jax.data.augment import Augmentation, shifted, standardize
 
 H, W = 6, 5
 NEW = {

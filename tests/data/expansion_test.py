@@ -1,4 +1,4 @@
-"""Copies, and where they stand. The rows of a plan, folds and seeds included, are in tests/replicas_test.py."""
+"""Augmented copies and their splits. The rows of a plan are tested in tests/training/replicas_test.py."""
 
 import dataclasses
 
@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax.data import audit, expansion
+from fer_jax.data import duplicates, expansion
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.expansion import CopyAugmentation, Expansion
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 # One program for all tests of this file.
@@ -84,7 +84,7 @@ class TestExpand:
 
   def test_every_copy_is_another(self, expanded):
     plain = dataclasses.replace(expanded, origin=None)
-    assert len(np.unique(audit.number_pictures(plain))) > 0.95 * len(expanded)  # small turns of 4x4 may do nothing
+    assert len(np.unique(duplicates.image_ids(plain))) > 0.95 * len(expanded)  # small turns of 4x4 may do nothing
 
   def test_the_same_arguments_make_the_same_and_another_seed_others(self, arrays, honest, expanded):
     again = expansion.expand(arrays, honest)
@@ -151,7 +151,7 @@ class TestHonest:
     train = arrays.rows("train")
     few = np.bincount(arrays.label[train])
     many = few * [3, 5, 5]
-    *before, grown, seen = expansion.with_notes(found, honest, audit.number_pictures(found)).notes
+    *before, grown, seen = expansion.with_notes(found, honest, duplicates.image_ids(found)).notes
     assert before == ["a note"]
     assert grown == (
       f'expansion, protocol "honest", seed 2: split, then expanded: the 12 training examples became {many.sum()} '
@@ -169,5 +169,5 @@ class TestHonest:
     image[4] = image[0]  # test and training
     expanded = expansion.expand(dataclasses.replace(arrays, image=image, subject=np.full(20, "")), honest)
     found = expansion.with_training_copies(arrays, expanded)
-    note = expansion.with_notes(found, honest, audit.number_pictures(found)).notes[-1]
+    note = expansion.with_notes(found, honest, duplicates.image_ids(found)).notes[-1]
     assert note == "1 of the 4 test examples also appear in training, as the same image or as a copy of it"

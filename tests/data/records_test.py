@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from fer_jax.data import arrays, audit, builders, expansion, pipeline, records
+from fer_jax.data import arrays, audit, builders, duplicates, expansion, pipeline, records
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SIZE = 24
 
@@ -121,11 +121,11 @@ class TestColumns:
     assert "equal byte by byte" in streamed.notes[-1]
 
   def test_equal_files_are_equal_pictures(self, streamed, decoded):
-    np.testing.assert_array_equal(audit.number_pictures(streamed), audit.number_pictures(decoded))
-    np.testing.assert_array_equal(audit.seen_in_training(streamed), audit.seen_in_training(decoded))
+    np.testing.assert_array_equal(duplicates.image_ids(streamed), duplicates.image_ids(decoded))
+    np.testing.assert_array_equal(duplicates.seen_in_training(streamed), duplicates.seen_in_training(decoded))
 
   def test_an_audit_finds_the_same(self, streamed, decoded):
-    found, expected = (vars(audit.find_duplicates(each)) for each in (streamed, decoded))
+    found, expected = (vars(duplicates.find_duplicates(each)) for each in (streamed, decoded))
     for name, value in expected.items():
       np.testing.assert_array_equal(found[name], value)
     assert audit.audit(streamed) == audit.audit(decoded)

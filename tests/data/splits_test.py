@@ -7,7 +7,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, Stra
 
 from fer_jax.data import splits
 from fer_jax.data.arrays import Arrays
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 
 def make_arrays(label, group, split):

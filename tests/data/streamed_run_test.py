@@ -5,7 +5,7 @@ import pytest
 
 from fer_jax.data import builders
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 from tests.tiny_run import config, final_state, rows, run
 
 SHORT = {"duration": "6 steps", "evaluate_every": "3 steps", "checkpoint_every": "3 steps", "log_every": "1 steps"}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.data.tone import brightened, contrasted, erased, gamma_corrected, noised
+from fer_jax.data.augment import brightened, contrasted, erased, gamma_corrected, noised
 
 
 class TestTone:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fer_jax.data.warp import cropped, rotated, shifted, warped, zoomed
+from fer_jax.data.augment import cropped, rotated, shifted, warped, zoomed
 
 
 class TestShift:

@@ -9,10 +9,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fer_jax.data.builders.synthetic_faces.pictures import picture
-from fer_jax.errors import UserError
+from fer_jax.data.builders.synthetic_faces.images import picture
 from fer_jax.faces import detection
 from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
+from fer_jax.runtime.errors import UserError
 
 SIDE = 160
 # x, y, width, height, score.

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from fer_jax.data.images import UnreadableImage
 from fer_jax.faces import video
-from fer_jax.faces.pictures import UnreadablePicture
 from fer_jax.faces.video import Video
 
 LENGTH, RATE = 8, 12.5
@@ -105,7 +105,7 @@ def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
   says(30.0, 99.0, (7e6, 8e6, 9e6))
   opened, times = Video(0), []
   assert opened.length is None
-  with pytest.raises(UnreadablePicture, match="^the camera returns no more images; was it unplugged\\?$"):
+  with pytest.raises(UnreadableImage, match="^the camera returns no more images; was it unplugged\\?$"):
     times += [frame.time for frame in opened]
   opened = Video(0)
   frames = iter(opened)
@@ -114,7 +114,7 @@ def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
   opened.close()
   assert list(frames) == []
   says(30.0, 99.0, ())
-  with pytest.raises(UnreadablePicture, match="^camera 0 returns no image; another program may be using it$"):
+  with pytest.raises(UnreadableImage, match="^camera 0 returns no image; another program may be using it$"):
     Video(0)
 
 
@@ -129,19 +129,19 @@ def test_files_without_frames_say_why_and_print_nothing(folder, says, tmp_path, 
   }
   for name, (data, reason) in cases.items():
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UnreadablePicture) as caught:
+    with pytest.raises(UnreadableImage) as caught:
       Video(tmp_path / name)
     assert str(caught.value) == reason
   for name, reason in {"absent.mp4": "does not exist", "": "a folder"}.items():
-    with pytest.raises(UnreadablePicture) as caught:
+    with pytest.raises(UnreadableImage) as caught:
       Video(tmp_path / name)
     assert str(caught.value) == reason
   for number in (-1, 97):
-    with pytest.raises(UnreadablePicture, match=f"^camera {number} does not exist or cannot be opened$"):
+    with pytest.raises(UnreadableImage, match=f"^camera {number} does not exist or cannot be opened$"):
       Video(number)
   assert capfd.readouterr() == ("", "")
   says(30.0, 0.0, ())
-  with pytest.raises(UnreadablePicture, match="^not a readable video: it has no frames$"):
+  with pytest.raises(UnreadableImage, match="^not a readable video: it has no frames$"):
     Video(folder / "video.mp4")
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from absl import logging
 
-from fer_jax import errors, provenance
-from fer_jax.errors import UserError
+from fer_jax.runtime import errors, provenance
+from fer_jax.runtime.errors import UserError
 from tests.faults.registry import FAULTS
 from tests.faults.world import World
 

@@ -23,13 +23,13 @@ from typing import Any
 
 # What a run of several processes goes through, and the functions that do it.
 PHASES = {
-  "join": ("fer_jax.processes", "join"),
-  "preparation": ("fer_jax.replicas", "plan"),
-  "compilation": ("fer_jax.rig", "Rig.begin"),
-  "step": ("fer_jax.rig", "Rig.step"),
-  "checkpoint": ("fer_jax.checkpoint", "Checkpoints.save"),
-  "evaluation": ("fer_jax.rig", "Rig.evaluate"),
-  "results": ("fer_jax.results", "answers"),
+  "join": ("fer_jax.runtime.processes", "join"),
+  "preparation": ("fer_jax.training.replicas", "plan"),
+  "compilation": ("fer_jax.training.compiled_run", "Rig.begin"),
+  "step": ("fer_jax.training.compiled_run", "Rig.step"),
+  "checkpoint": ("fer_jax.training.checkpoint", "Checkpoints.save"),
+  "evaluation": ("fer_jax.training.compiled_run", "Rig.evaluate"),
+  "results": ("fer_jax.training.results", "answers"),
   "report": ("fer_jax.apps.report", "write_report"),
 }
 _OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -71,7 +71,7 @@ def _path(event: str, arguments: tuple[Any, ...]) -> str:
 
 def _at_step(step: int, action: Any) -> None:
   """Calls an action with the state and metrics that come of a step, which it may replace."""
-  from fer_jax.rig import Rig
+  from fer_jax.training.compiled_run import Rig
 
   take = Rig.step
   taken = 0

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_jax import errors, run_log
-from fer_jax.checkpoint import Checkpoints, read_variables
 from fer_jax.data import arrays
-from fer_jax.errors import Failure
-from fer_jax.run_log import RunLog, Stopwatch
-from tests.checkpoint_test import Run, clock_at, make_iterator, state_at
+from fer_jax.runtime import errors
+from fer_jax.runtime.errors import Failure
+from fer_jax.training import run_log
+from fer_jax.training.checkpoint import Checkpoints, read_variables
+from fer_jax.training.run_log import RunLog, Stopwatch
 from tests.faults import __main__ as command
 from tests.faults.registry import Fault
 from tests.tiny_run import tiny_arrays
+from tests.training.checkpoint_test import Run, clock_at, make_iterator, state_at
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ class TestErrors:
 
   @pytest.mark.parametrize("lines", [1, 100_000])
   def test_a_program_whose_output_nobody_reads_ends_in_silence(self, lines):
-    program = f"from fer_jax import errors; errors.run(lambda: [print('a line') for _ in range({lines})] and None)"
+    program = f"from fer_jax.runtime import errors; errors.run(lambda: [print('a line') for _ in range({lines})] and None)"
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as nobody:

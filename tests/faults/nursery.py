@@ -156,9 +156,9 @@ def _ended() -> bool:
 def _import() -> None:
   """Imports what runs import anyway."""
   import fer_jax.apps.report
-  import fer_jax.command_line
+  import fer_jax.config.command_line
   import fer_jax.data.builders.fer2013
-  import fer_jax.train
+  import fer_jax.training.train
 
   del fer_jax
   threads = os.listdir("/proc/self/task")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.processes import JOIN_SECONDS
+from fer_jax.runtime.processes import JOIN_SECONDS
 from tests.faults.child import PHASES
 from tests.faults.world import (
   STEPS,

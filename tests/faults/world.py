@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from fer_jax.checkpoint import read_variables
 from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.training.checkpoint import read_variables
 from tests import compilation
 from tests.faults.nursery import Forked, Nursery
 

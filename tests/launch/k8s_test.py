@@ -16,7 +16,7 @@ import pytest
 import yaml
 from jax._src.clusters import K8sCluster
 
-from tests.launch_test import ROOT, assert_one_line
+from tests.launch.sweep_test import ROOT, assert_one_line
 
 SCRIPT = ROOT / "launch" / "k8s" / "train.sh"
 CONFIG = "--config=configs/hsic.py:demo"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch_test import ROOT, STAND_IN, Machine, assert_one_line
+from tests.launch.sweep_test import ROOT, STAND_IN, Machine, assert_one_line
 
 TOOLS = ("env", "mkfifo", "mktemp", "sleep")  # all that local.sh calls beyond what environment.sh does
 CONFIG = "--config=configs/hsic.py:demo"

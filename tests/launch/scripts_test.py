@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch_test import ROOT
+from tests.launch.sweep_test import ROOT
 
 SCRIPTS = sorted([*ROOT.glob("launch/**/*.sh"), *ROOT.glob("launch/**/*.sbatch"), ROOT / ".ci" / "run"])
 SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")

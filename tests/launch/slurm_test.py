@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jax._src.clusters import SlurmCluster
 
-from tests.launch_test import ROOT, assert_one_line
+from tests.launch.sweep_test import ROOT, assert_one_line
 
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 CONFIG = "--config=configs/hsic.py:demo"

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.channel_attention import AttentiveClassifier
+from fer_jax.layers.attention import AttentiveClassifier
 
 B, D, K = 5, 24, 7
 

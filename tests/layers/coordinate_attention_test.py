@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.coordinate_attention import CoordinateAttention
+from fer_jax.layers.attention import CoordinateAttention
 from tests.layers.attention_test import in_float64, sigmoid
 from tests.layers.variables import random_variables, shapes_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax.layers.linear import LinearClassifier, LinearUnit
-from fer_jax.layers.readout import read_out
+from fer_jax.layers.pooling import read_out
 
 X = jax.random.normal(jax.random.key(0), (3, 50))
 

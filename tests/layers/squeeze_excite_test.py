@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax.layers.squeeze_excite import SqueezeExcite
+from fer_jax.layers.attention import SqueezeExcite
 from tests.layers.variables import random_variables
 
 GATES = {

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.losses.center import center_loss, moved, pull
+from fer_jax.losses.center import center_loss, center_sums, updated_centers
 
 B, D, K = 9, 5, 7
 FEATURES = np.random.default_rng(2).normal(1, 2, (B, D)).astype(np.float32)
@@ -42,22 +42,22 @@ def test_centres_move_as_in_float64_for_several_steps(target):
   centers, expected = jnp.asarray(CENTERS), CENTERS.astype(np.float64)
   for step in range(4):
     features = FEATURES * (1 + step)
-    centers = moved(centers, *pull(features, target, centers), 0.5)
+    centers = updated_centers(centers, *center_sums(features, target, centers), 0.5)
     expected = next_centers(features.astype(np.float64), target.astype(np.float64), expected, 0.5)
   np.testing.assert_allclose(centers, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_class_that_is_absent_does_not_move():
   target = np.eye(K, dtype=np.float32)[[1, 1, 4, 1, 4, 4, 1, 1, 1]]
-  found = np.asarray(moved(jnp.asarray(CENTERS), *pull(FEATURES, target, CENTERS), 0.5))
+  found = np.asarray(updated_centers(jnp.asarray(CENTERS), *center_sums(FEATURES, target, CENTERS), 0.5))
   still = (found == CENTERS).all(axis=1)
   assert still.tolist() == [k not in (1, 4) for k in range(K)]
 
 
 def test_parts_of_a_batch_sum_to_the_whole():
   target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
-  parts = [pull(FEATURES[rows], target[rows], CENTERS) for rows in (slice(0, 4), slice(4, B))]
-  whole = pull(FEATURES, target, CENTERS)
+  parts = [center_sums(FEATURES[rows], target[rows], CENTERS) for rows in (slice(0, 4), slice(4, B))]
+  whole = center_sums(FEATURES, target, CENTERS)
   for together, *each in zip(whole, *parts, strict=True):
     np.testing.assert_allclose(together, sum(each), rtol=1e-5, atol=1e-5)
 
@@ -66,4 +66,4 @@ def test_arithmetic_is_float32_whatever_the_features_are():
   target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
   half = jnp.asarray(FEATURES, jnp.bfloat16)
   assert center_loss(half, target, CENTERS).dtype == jnp.float32
-  assert {x.dtype for x in pull(half, target, CENTERS)} == {jnp.dtype(jnp.float32)}
+  assert {x.dtype for x in center_sums(half, target, CENTERS)} == {jnp.dtype(jnp.float32)}

@@ -4,7 +4,7 @@ import signal
 import numpy as np
 import pytest
 
-from fer_jax.interruption import Interrupted
+from fer_jax.runtime.interruption import Interrupted
 from tests import tiny_run
 from tests.multiprocess.tiny import get_config
 

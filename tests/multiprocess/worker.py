@@ -6,8 +6,10 @@ import signal
 import sys
 import time
 
-from fer_jax import checkpoint, errors, main
+from fer_jax import main
 from fer_jax.data import arrays
+from fer_jax.runtime import errors
+from fer_jax.training import checkpoint
 from tests.tiny_run import tiny_arrays
 
 

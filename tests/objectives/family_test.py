@@ -11,7 +11,7 @@ from fer_jax.data.batch import Batch
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.optim import Optimizer
-from fer_jax.step import Moment, Resident, TrainState, make_eval_step, make_train_step
+from fer_jax.training.step import Resident, StepContext, TrainState, make_eval_step, make_train_step
 
 SIZE, STEPS, BATCH = 32, 300, 64
 # pHSIC's own form: similarities to the labels' own, which the trace can take as well.
@@ -50,7 +50,7 @@ def test_learns_the_built_in_faces(faces, member):
   generator = np.random.default_rng(0)
   for i in range(STEPS):
     index = generator.integers(0, len(train.image), BATCH).astype(np.int32)
-    state, _ = step(state, train, Batch(index, np.ones(BATCH, bool)), Moment(np.float32(i / STEPS), np.int32(0)))
+    state, _ = step(state, train, Batch(index, np.ones(BATCH, bool)), StepContext(np.float32(i / STEPS), np.int32(0)))
   every = Batch(np.arange(len(test.image), dtype=np.int32), np.ones(len(test.image), bool))
   sums, _ = jax.jit(make_eval_step(network))((state.params, state.stats), test, every)
   assert np.trace(sums.confusion) / len(test.image) > 0.8

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file
+from fer_jax.runtime.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 FALSE, TRUE, NONE = b"\x89", b"\x88", b"N"

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file, weights_file
+from fer_jax.runtime.errors import UserError
 from tests.pretrained import forged
 from tests.pretrained.forged import (
   FALSE,

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import torch_file
+from fer_jax.runtime.errors import UserError
 from tests.pretrained import forged
 from tests.pretrained.forged import (
   NONE,
@@ -104,7 +104,7 @@ class TestCode:
       ("torch.jit", "FloatStorage"),
       ("collections", "Counter"),
       ("builtins", "getattr"),
-      ("fer_jax.errors", "run"),
+      ("fer_jax.runtime.errors", "run"),
     ],
   )
   def test_names_what_it_asks_for(self, tmp_path, module, attribute):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fer_jax import pretrained
-from fer_jax.checkpoint import Checkpoints, Clock
-from fer_jax.errors import UserError
 from fer_jax.models.resnet import ResNet
 from fer_jax.pretrained import weights_file
-from fer_jax.step import TrainState
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.checkpoint import Checkpoints, Clock
+from fer_jax.training.step import TrainState
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILE = GOLDEN / "resnet18_width4.safetensors"

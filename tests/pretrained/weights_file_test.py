@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.errors import UserError
 from fer_jax.pretrained import weights_file
+from fer_jax.runtime.errors import UserError
 from tests.pretrained.forged import NONE, dictionary, number, storage, tensor, write_zip
 
 GOLDEN = Path(__file__).parent.parent / "golden"

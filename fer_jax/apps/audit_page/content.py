@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fer_jax.apps.report_page.run_files import Record
 from fer_jax.data.arrays import SPLITS, Arrays
 from fer_jax.data.audit import (
-  Duplicates,
   Overlap,
   class_counts,
   conflicting,
@@ -15,6 +13,8 @@ from fer_jax.data.audit import (
   overlap,
   subjects_in_several_splits,
 )
+from fer_jax.data.duplicates import Duplicates
+from fer_jax.training.run_files import Record
 
 
 def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:

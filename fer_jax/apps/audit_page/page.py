@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from fer_jax.apps.audit_page.content import labels_differ, splits_differ
+from fer_jax.apps.formatting import count, percent, short_commit
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, picture, table
-from fer_jax.apps.report_page.quantities import count, percent, short_commit
-from fer_jax.apps.report_page.run_files import Record
 from fer_jax.data.records import Images
+from fer_jax.training.run_files import Record
 
 # Maximum number of items shown on the page.
 _CONFLICTS_SHOWN = 64  # groups of identical images with different labels

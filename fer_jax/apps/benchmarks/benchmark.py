@@ -9,20 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.classifier import Classifier
-from fer_jax.command_line import load_config
-from fer_jax.config import parse
+from fer_jax.config.command_line import load_config
+from fer_jax.config.parsing import parse
+from fer_jax.config.settings import Settings
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
-from fer_jax.errors import UserError
+from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.models import ModelSettings
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import Optimizer
-from fer_jax.parallel import Devices
-from fer_jax.settings import Settings
-from fer_jax.step import Moment, Resident, TrainState, make_train_step
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.parallel import Devices
+from fer_jax.training.step import Resident, StepContext, TrainState, make_train_step
 
 Row = dict[str, Any]
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -57,7 +57,7 @@ class Rig(NamedTuple):
   state: TrainState
   resident: Resident
   batch: Batch
-  moment: Moment
+  moment: StepContext
 
   @property
   def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
@@ -89,7 +89,9 @@ def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: 
   state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
   batch = Batch(index, np.ones(len(index), bool))
-  return Rig(network, state, devices.replicate(Resident(image, target)), batch, Moment(np.float32(0.5), np.int32(0)))
+  return Rig(
+    network, state, devices.replicate(Resident(image, target)), batch, StepContext(np.float32(0.5), np.int32(0))
+  )
 
 
 def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
@@ -115,19 +117,19 @@ def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tr
   return params, stats
 
 
-def random_classifier(config: str, crop: str = "face") -> Classifier:
+def random_classifier(config: str, crop: str = "face") -> TrainedModel:
   """Returns the network of a config with random parameters; its speed does not depend on the parameters.
 
   Args:
     config: Config of the network, FILE.py:VARIANT.
-    crop: Cropping of the training images: "face" for cropped faces, "detector" for photographs; see `Classifier`.
+    crop: Cropping of the training images: "face" for cropped faces, "detector" for photographs; see `TrainedModel`.
   """
   settings = settings_of(config)
   network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
   size = settings.data.image_size or FER2013[1]
   shape = (size, size, FER2013[3])
   params, stats = random_variables(network, (1, *shape))
-  return Classifier(network, params, stats, EXPRESSIONS, shape, crop, {"config": config})
+  return TrainedModel(network, params, stats, EXPRESSIONS, shape, crop, {"config": config})
 
 
 def step_of(objective: Objective) -> Callable[..., Any]:

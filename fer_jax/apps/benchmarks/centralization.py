@@ -25,10 +25,10 @@ from fer_jax.apps.benchmarks.benchmark import (
   time_by_turns,
 )
 from fer_jax.data.augment import Augmentation
-from fer_jax.errors import UserError
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import centralize_gradients, gc_adamw
-from fer_jax.step import make_train_step
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.step import make_train_step
 
 Leaf = Callable[[Any], jax.Array]
 Loss = Callable[[jax.Array], jax.Array]

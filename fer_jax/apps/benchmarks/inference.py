@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, random_variables, settings_of
+from fer_jax.config.settings import Settings
 from fer_jax.data.augment import standardize
+from fer_jax.inference.quantization import bytes_of, cast, dequantize, quantize
 from fer_jax.models import ModelSettings
 from fer_jax.models.network import Network, Tree
-from fer_jax.quantization import bytes_of, cast, dequantize, quantize
-from fer_jax.settings import Settings
 
 # Every network at its published size, with the image size of its config.
 NETWORKS = {

@@ -19,10 +19,10 @@ from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
 from fer_jax.apps.live_window.capture import Capture, Ended, Picture, Source
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Answer, Order, Recognition, Recognized, Trouble, live_detector
-from fer_jax.data.builders.synthetic_faces.pictures import picture
-from fer_jax.errors import UserError
+from fer_jax.data.builders.synthetic_faces.images import picture
 from fer_jax.faces.video import Frame
-from fer_jax.predictor import Predictor
+from fer_jax.inference.predictor import Predictor
+from fer_jax.runtime.errors import UserError
 
 WIDTH, HEIGHT, SIDE = 640, 480, 200
 RATE = 30.0  # frames per second of the simulated camera

@@ -14,7 +14,7 @@ import cv2
 from fer_jax.apps.benchmarks import live
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import Failure
+from fer_jax.runtime.errors import Failure
 
 STEPS = 20  # training steps; memory peaks at the first evaluations
 LIVE_SECONDS = 20.0  # duration of the window, of which at least ten seconds show recognised frames

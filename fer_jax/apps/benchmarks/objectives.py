@@ -20,7 +20,7 @@ from fer_jax.objectives import ObjectiveSettings
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import GROUPS
 from fer_jax.objectives.objective import Examples
-from fer_jax.step import Metrics, TrainState, rows_of
+from fer_jax.training.step import Metrics, TrainState, rows_of
 
 BLOCKWISE = "hsic_bottleneck, unit=block"
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import provenance
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
 from fer_jax.apps.predictions.answers import Answerer
+from fer_jax.apps.predictions.images import Looker
 from fer_jax.apps.predictions.inputs import File, listing
-from fer_jax.apps.predictions.pictures import Looker
 from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.data.images import MOST_PIXELS
 from fer_jax.faces.detection import HaarDetector
-from fer_jax.faces.pictures import MOST_PIXELS
-from fer_jax.predictor import SMALLEST_FACE, Predictor
+from fer_jax.inference.predictor import SMALLEST_FACE, Predictor
+from fer_jax.runtime import provenance
 
 PHOTOGRAPHS = 1000
 BATCH_SIZES = (64, 1, 7, 256)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fer_jax import provenance
 from fer_jax.apps.benchmarks.benchmark import (
   CLASSES,
   FER2013,
@@ -21,13 +20,14 @@ from fer_jax.apps.benchmarks.benchmark import (
   step_of,
   time_by_turns,
 )
-from fer_jax.errors import UserError
 from fer_jax.models import MODELS, ModelSettings
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.models.network import Tree
 from fer_jax.models.resnet import ResNet
 from fer_jax.objectives.backprop import Backprop
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import UserError
 
 OURS = "ours"
 # Row name -> whether PyTorch uses channels-last memory; each measurement of ours is compared with the faster format.

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax import replicas as replicas_lib
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, settings_of
-from fer_jax.errors import Failure, UserError
+from fer_jax.runtime.errors import Failure, UserError
+from fer_jax.training import replicas as replicas_lib
 
 ONE, SEQUENCE = "one program", "runs in sequence"
 

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
+from fer_jax.config.settings import Settings
 from fer_jax.data.batch import Batch
-from fer_jax.errors import UserError
-from fer_jax.initialization import Initialization, initialize
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
-from fer_jax.parallel import Devices
-from fer_jax.phases import Phase, plan
-from fer_jax.settings import Settings
-from fer_jax.step import Moment, Resident
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.parallel import Devices
+from fer_jax.training.initialization import Initialization, initialize
+from fer_jax.training.phases import Phase, plan
+from fer_jax.training.step import Resident, StepContext
 
 COUNTED = (2, 4, 8)  # numbers of devices for which programs are compiled
 PREDICTED = (2, 4, 8, 16, 64)  # numbers of devices for which times are predicted
@@ -280,7 +280,7 @@ def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) ->
     jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes),
     Resident(shape((FER2013[0], size, size, FER2013[3]), jnp.uint8), shape((FER2013[0], CLASSES), jnp.float32)),
     Batch(shape(rows, jnp.int32), shape(rows, jnp.bool)),
-    Moment(*(shape((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.float32))),
+    StepContext(*(shape((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.float32))),
   )
   program = phase.step.lower(*arguments).compile(compiler_options=_COMPILER).as_text()  # type: ignore[attr-defined]
   found = collectives_of(program)
@@ -304,7 +304,7 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
   image = generator.integers(0, 256, (batch, size, size, FER2013[3]), dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, batch)]
   placement = Devices([device])
-  resident, moment = placement.replicate(Resident(image, target)), Moment(np.float32(0.5), np.int32(0))
+  resident, moment = placement.replicate(Resident(image, target)), StepContext(np.float32(0.5), np.int32(0))
   seconds = {}
   for rows in (batch // n for n in parts if batch % n == 0):
     state = placement.place([phase.begin(0, *beginning.variables([0])[0])])

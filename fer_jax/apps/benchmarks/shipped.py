@@ -5,15 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from fer_jax import classifier as classifiers
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
-from fer_jax.calibration import expected_calibration_error
-from fer_jax.classifier import Classifier
-from fer_jax.data import arrays, audit
+from fer_jax.data import arrays, duplicates
 from fer_jax.data.arrays import Arrays
-from fer_jax.intervals import wilson_interval
-from fer_jax.predictor import VIEWS
-from fer_jax.pretrained import model_file
+from fer_jax.inference import model_file, trained_model
+from fer_jax.inference.predictor import VIEWS
+from fer_jax.inference.trained_model import TrainedModel
+from fer_jax.training.calibration import expected_calibration_error
+from fer_jax.training.intervals import wilson_interval
 
 BATCH = 256
 
@@ -32,11 +31,11 @@ def shipped(config: str, rounds: int) -> Benchmark:
     parameters and temperature; then one row per class with its recall for the single view.
   """
   del config, rounds
-  network = classifiers.load()
+  network = trained_model.load()
   # Shared by both protocols: it compiles its program once.
   unscaled = dataclasses.replace(network, temperature=1.0)
   data = arrays.load("fer2013", None)
-  label, seen = data.label[data.rows("test")], audit.seen_in_training(data)
+  label, seen = data.label[data.rows("test")], duplicates.seen_in_training(data)
   probability = {views: _probability(network, data, "test", views) for views in VIEWS}
   rows: list[Row] = []
   for views in VIEWS:
@@ -64,6 +63,6 @@ def shipped(config: str, rounds: int) -> Benchmark:
   return Benchmark(VIEWS[0], rows)
 
 
-def _probability(network: Classifier, data: Arrays, split: str, views: str) -> np.ndarray:
+def _probability(network: TrainedModel, data: Arrays, split: str, views: str) -> np.ndarray:
   """Returns the probabilities of a split, float32 [N, K]."""
   return network.probability(np.asarray(data.image[data.rows(split)]), BATCH, views)

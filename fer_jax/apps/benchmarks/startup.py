@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
-from fer_jax.errors import Failure
+from fer_jax.runtime.errors import Failure
 
 DEMOS = (
   "configs/hsic.py:demo",

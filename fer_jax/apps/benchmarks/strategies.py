@@ -7,10 +7,10 @@ import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
 from fer_jax.data.arrays import Arrays
-from fer_jax.initialization import initialize
-from fer_jax.parallel import Replicas, all_devices
-from fer_jax.replicas import Replica
-from fer_jax.rig import Rig, Trial
+from fer_jax.runtime.parallel import Replicas, all_devices
+from fer_jax.training.compiled_run import Rig, Trial
+from fer_jax.training.initialization import initialize
+from fer_jax.training.replicas import Replica
 
 TRAININGS = 4  # number of replicas
 # Names of the rows: replicas one after another, vectorised on one device, distributed over all devices.

@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax import provenance
 from fer_jax.apps.benchmarks.benchmark import FER2013, Benchmark, Row, settings_of
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.builders.synthetic_faces.crowd import DrawnCrowd, prepare_crowd
-from fer_jax.errors import UserError
-from fer_jax.initialization import initialize
-from fer_jax.parallel import Devices
-from fer_jax.replicas import Replica
-from fer_jax.rig import Rig
-from fer_jax.step import Moment
+from fer_jax.runtime import provenance
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.parallel import Devices
+from fer_jax.training.compiled_run import Rig
+from fer_jax.training.initialization import initialize
+from fer_jax.training.replicas import Replica
+from fer_jax.training.step import StepContext
 
 EXAMPLES = 1_000_000  # about the size of AffectNet
 FEWEST = 100  # minimum number of examples
@@ -151,7 +151,7 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
   beginning = initialize(settings, dataset.image.shape[1:], dataset.num_classes)
   rig = Rig(settings, beginning, placement, in_memory, epoch_rows=len(dataset.rows("train")))
   state = rig.begin([Replica("", 0, None, in_memory)])
-  moment = Moment(np.float32(0.5), np.int32(0))
+  moment = StepContext(np.float32(0.5), np.int32(0))
   seconds = {"step, from memory": 0.0, "step, streamed": 0.0}
   sources: dict[str, Callable[[], Any]] = {
     "step, from memory": lambda: _iterator(in_memory),

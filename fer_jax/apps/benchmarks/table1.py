@@ -12,8 +12,8 @@ from fer_jax.apps.benchmarks.benchmark import (
   step_of,
   time_by_turns,
 )
+from fer_jax.config.settings import PhaseSettings
 from fer_jax.objectives.backprop import Backprop
-from fer_jax.settings import PhaseSettings
 
 
 class _Printed(NamedTuple):

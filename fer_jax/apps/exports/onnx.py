@@ -13,8 +13,8 @@ import numpy as np
 
 from fer_jax.apps.exports.inlining import evaluate, is_narrow
 from fer_jax.apps.exports.program import INPUT, OUTPUT, TOLERANCE, check, faces_of, metadata, program, whole_file
-from fer_jax.classifier import Classifier
-from fer_jax.errors import UserError
+from fer_jax.inference.trained_model import TrainedModel
+from fer_jax.runtime.errors import UserError
 
 BATCHES = (1, 4)  # batch sizes tested, because the converter may fix the symbolic batch size by mistake
 OPSET = 21  # released in 2024; sufficient for all operations used
@@ -25,7 +25,7 @@ _REASON = 400  # maximum characters of an error message; onnxruntime prints whol
 _TALKATIVE = ("jax2onnx", "onnx_ir")
 
 
-def write(classifier: Classifier, path: Path) -> float:
+def write(classifier: TrainedModel, path: Path) -> float:
   """Writes a network as an ONNX file, atomically; the file computes in float32 whatever the network's precision.
 
   Its input is named INPUT and its output OUTPUT. The metadata, class names included, is stored in the model's
@@ -97,7 +97,7 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _failures(classifier: Classifier) -> Iterator[None]:
+def _failures(classifier: TrainedModel) -> Iterator[None]:
   """Converts any exception of the converter or the runtime to a one-line UserError."""
   try:
     yield

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 import fer_jax
-from fer_jax.classifier import Classifier, classify
-from fer_jax.errors import Failure, UserError
+from fer_jax.inference.trained_model import TrainedModel, classify
+from fer_jax.runtime.errors import Failure, UserError
 
 INPUT, OUTPUT = "faces", "probabilities"
 TOLERANCE = 1e-4  # maximum difference of a probability
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4  # maximum difference of a probability
 Program = Callable[[Any], Any]
 
 
-def program(classifier: Classifier) -> Program:
+def program(classifier: TrainedModel) -> Program:
   """Returns the function to export, which includes preprocessing, temperature scaling and softmax.
 
   Args:
@@ -37,13 +37,13 @@ def program(classifier: Classifier) -> Program:
   return probabilities
 
 
-def faces_of(classifier: Classifier) -> jax.ShapeDtypeStruct:
+def faces_of(classifier: TrainedModel) -> jax.ShapeDtypeStruct:
   """Returns the input specification of the program: uint8 [B, H, W, C] with symbolic batch size B."""
   (batch,) = jax.export.symbolic_shape("B")
   return jax.ShapeDtypeStruct((batch, *classifier.shape), np.uint8)
 
 
-def metadata(classifier: Classifier) -> dict[str, Any]:
+def metadata(classifier: TrainedModel) -> dict[str, Any]:
   """Returns the metadata of an exported file as JSON values: network, expected input, class names and versions."""
   origin = {key: value for key, value in classifier.origin.items() if key != "versions"}
   return {
@@ -87,7 +87,7 @@ def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
     raise UserError(f"{path}: cannot be written ({error}); free disk space or choose another path") from None
 
 
-def check(run: Program, classifier: Classifier, sizes: Sequence[int], tolerance: float = TOLERANCE) -> float:
+def check(run: Program, classifier: TrainedModel, sizes: Sequence[int], tolerance: float = TOLERANCE) -> float:
   """Compares an exported file with its network on fixed test images: noise and smooth gradients.
 
   Args:

@@ -8,16 +8,16 @@ import numpy as np
 
 from fer_jax.apps.exports import loader
 from fer_jax.apps.exports.program import check, faces_of, metadata, program, whole_file
-from fer_jax.apps.report_page.run_files import write_text
-from fer_jax.classifier import Classifier
-from fer_jax.errors import UserError
+from fer_jax.inference.trained_model import TrainedModel
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH = 4  # batch size tested; jax handles the symbolic batch size, so one is enough
 LOADER = "load_exported.py"
 
 
-def write(classifier: Classifier, path: Path) -> float:
+def write(classifier: TrainedModel, path: Path) -> float:
   """Writes a network as a .npz file, atomically, and the loader script next to it.
 
   The file has three entries: `program`, serialized by `jax.export` for all PLATFORMS; `class_names` [K]; and

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import classifier as classifiers
 from fer_jax.apps.exports.program import check, whole_file
-from fer_jax.classifier import Classifier
-from fer_jax.pretrained import model_file
+from fer_jax.inference import model_file, trained_model
+from fer_jax.inference.trained_model import TrainedModel
 
 BATCH = 4  # batch size tested
 # Maximum difference of a probability, by bits; 8-bit rounding can change an uncertain prediction noticeably.
 TOLERANCES = {8: 0.1, 16: 0.01, 32: 1e-6}
 
 
-def write(classifier: Classifier, path: Path, bits: int = 16) -> float:
+def write(classifier: TrainedModel, path: Path, bits: int = 16) -> float:
   """Writes a network as a safetensors file, atomically.
 
   Args:
@@ -41,7 +40,7 @@ def write(classifier: Classifier, path: Path, bits: int = 16) -> float:
   with whole_file(path, model_file.SUFFIX) as partial:
     model_file.write(partial, model_file.Model(dict(classifier.params), dict(classifier.stats), description), bits)
     # Check the file as it will be used: loaded again, with dequantized weights.
-    written = classifiers.load(partial)
+    written = trained_model.load(partial)
 
     def run(faces: np.ndarray) -> np.ndarray:
       return written.probability(faces)

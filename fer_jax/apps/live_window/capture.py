@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from fer_jax.faces.pictures import UnreadablePicture
+from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.video import Frame, Video
 
 # Index of a camera, or path of a video file.
@@ -86,7 +86,7 @@ class Capture:
     session: Session number for the messages of this capture.
     pictures: Function that is called with each image.
     ends: Function that is called with the reason when the source ends by itself; not called after `stop`.
-    open_source: Function that opens the source. It, or the iteration over its frames, raises UnreadablePicture on
+    open_source: Function that opens the source. It, or the iteration over its frames, raises UnreadableImage on
       failure.
     clock: Clock to use; None for the system's.
   """
@@ -145,7 +145,7 @@ class Capture:
           seen = True
           self._pictures(Picture(self._session, frame.image, frame.time, self._clock.now()))
       reason = ""
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
       reason = str(error)
     except Exception as error:  # shown in the window; the traceback goes to the log
       logging.getLogger(__name__).exception("capture failed")

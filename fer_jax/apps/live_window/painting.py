@@ -6,8 +6,8 @@ from PySide6.QtGui import QColor, QFont, QFontMetricsF, QImage, QPainter, QPen
 
 from fer_jax.apps.live_window.recognition import Recognized
 from fer_jax.apps.live_window.style import BOX, ON_BOX
+from fer_jax.data.images import in_channels
 from fer_jax.faces.detection import Box
-from fer_jax.faces.pictures import in_channels
 
 _FONT_PIXELS, _PEN_PIXELS, _CHOSEN_PEN_PIXELS, _RADIUS_PIXELS = 14, 2, 3, 5
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from fer_jax.apps.live_window.capture import Picture
 from fer_jax.apps.live_window.mailbox import Mailbox
-from fer_jax.errors import UserError
-from fer_jax.faces import pictures
+from fer_jax.data import images
+from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.detection import Box, Detector, HaarDetector
-from fer_jax.faces.pictures import UnreadablePicture
 from fer_jax.faces.tracking import Tracker
-from fer_jax.predictor import Predictor, stacked
+from fer_jax.inference.predictor import Predictor, stacked
+from fer_jax.runtime.errors import UserError
 
 # Batch sizes compiled before the first image; larger batches are compiled when they first occur.
 _PREPARED = (1, 2)
@@ -233,8 +233,8 @@ class Recognition:
     if isinstance(order, Picture):
       return self._recognizer(order)
     try:
-      image = pictures.read(order.path)
-    except UnreadablePicture as error:
+      image = images.read(order.path)
+    except UnreadableImage as error:
       return Trouble(f"{order.path.name} cannot be read ({error}): choose another image.")
     return self._recognizer(Picture(order.session, image, None, time.perf_counter()))
 

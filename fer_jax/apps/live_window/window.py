@@ -32,7 +32,7 @@ from fer_jax.apps.live_window.style import colours_of, sheet
 from fer_jax.apps.live_window.widgets import Chooser, PictureView
 from fer_jax.faces.detection import Detector
 from fer_jax.faces.video import Video
-from fer_jax.predictor import Predictor
+from fer_jax.inference.predictor import Predictor
 
 _SENTENCE_PIXELS = 46  # height of two lines, so the layout does not move for long sentences
 _PATIENCE = 5.0  # timeout in seconds for a thread to end

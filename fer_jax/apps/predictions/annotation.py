@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from fer_jax.data.images import in_channels
 from fer_jax.faces.crop import face_square
 from fer_jax.faces.detection import Box
-from fer_jax.faces.pictures import in_channels
 
 _GREEN = (46, 204, 64)
 _INK = (10, 30, 12)

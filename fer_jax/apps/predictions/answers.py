@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from fer_jax.apps.predictions.copies import Copies
-from fer_jax.apps.predictions.pictures import Looked
+from fer_jax.apps.predictions.images import Looked
 from fer_jax.apps.predictions.rows import NO_FACE, Row
 from fer_jax.faces.tracking import Tracker
-from fer_jax.predictor import Predictor, stacked
+from fer_jax.inference.predictor import Predictor, stacked
 
 _HELD_BYTES = 256 * 2**20  # limit for images kept in memory until their batch is full
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from fer_jax.apps.predictions.annotation import annotated, put_back
 from fer_jax.apps.predictions.gallery import Gallery
-from fer_jax.apps.predictions.pictures import Source
+from fer_jax.apps.predictions.images import Source
 from fer_jax.apps.predictions.rows import Row
+from fer_jax.data.images import in_channels
 from fer_jax.faces.crop import crop_face, face_square
 from fer_jax.faces.detection import Box
-from fer_jax.faces.pictures import in_channels
-from fer_jax.predictor import Predictor
-from fer_jax.saliency import Explainer, paint
+from fer_jax.inference.predictor import Predictor
+from fer_jax.inference.saliency import Explainer, paint
 
 
 class Copies:
@@ -23,7 +23,7 @@ class Copies:
     gallery: Gallery for the copies.
     predictor: Predictor whose predictions are drawn.
     batch_size: Maximum number of faces per call of Grad-CAM.
-    explain: Whether to overlay a Grad-CAM saliency map on each face (see `fer_jax.saliency`).
+    explain: Whether to overlay a Grad-CAM saliency map on each face (see `fer_jax.inference.saliency`).
   """
 
   def __init__(self, gallery: Gallery, predictor: Predictor, batch_size: int, explain: bool):

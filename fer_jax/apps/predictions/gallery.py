@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_jax.errors import UserError
 from fer_jax.faces.video import is_utf8
+from fer_jax.runtime.errors import UserError
 
 # MPEG-4 has at most 65535 time steps per second, so rates up to this one can have two decimals.
 _LARGEST_RATE = 600.0

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from fer_jax.errors import UserError
 from fer_jax.faces.detection import Detector, HaarDetector, YuNetDetector
-from fer_jax.predictor import FACES, SMALLEST_FACE, VIEWS
+from fer_jax.inference.predictor import FACES, SMALLEST_FACE, VIEWS
+from fer_jax.runtime.errors import UserError
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol, Self, TextIO
 
 import numpy as np
 
-from fer_jax.errors import UserError
 from fer_jax.faces.detection import Box
+from fer_jax.runtime.errors import UserError
 
 OK = "ok"
 NO_FACE = "no face"

@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 
+from fer_jax.apps.formatting import count, percent
 from fer_jax.apps.report_page.markup import Section, picture, table
-from fer_jax.apps.report_page.quantities import count, percent
-from fer_jax.apps.report_page.run_files import Record, Run, mapping
 from fer_jax.apps.report_page.trainings import name_of
+from fer_jax.training.run_files import Record, Run, mapping
 
 _STRONG = 0.55  # share of the row above which a cell is dark enough to need light digits
 

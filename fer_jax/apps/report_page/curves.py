@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 
+from fer_jax.apps.formatting import count
 from fer_jax.apps.report_page.figures import (
   Chart,
   Line,
@@ -16,8 +17,7 @@ from fer_jax.apps.report_page.figures import (
   phases_of,
 )
 from fer_jax.apps.report_page.markup import Section, chart_figure
-from fer_jax.apps.report_page.quantities import count
-from fer_jax.apps.report_page.run_files import Record, Run, mapping
+from fer_jax.training.run_files import Record, Run, mapping
 
 OTHER_COLOURS = 4  # --other-0 .. --other-3 in the style sheet
 _LAYER_TITLES = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import classifier
 from fer_jax.apps.report_page.classes import Explanation
-from fer_jax.apps.report_page.run_files import Predictions, Run, mapping
-from fer_jax.errors import UserError
-from fer_jax.saliency import REFERENCE, Explainer, paint
+from fer_jax.inference import trained_model
+from fer_jax.inference.saliency import REFERENCE, Explainer, paint
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import Predictions, Run, mapping
 
 
 def explain(whole: Run) -> Mapping[Path, Explanation]:
@@ -38,7 +38,7 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
   pooled: list[np.ndarray | None] = [None] * len(makers)  # by mistake of the whole run: [2, H, W, 3] once explained
   explainer: Explainer | None = None
   for training in whole.finished or [whole]:
-    loaded = classifier.load(training.workdir)
+    loaded = trained_model.load(training.workdir)
     # All replicas of a run have the same network, so it is compiled once.
     explainer = Explainer(loaded) if explainer is None else explainer.of(loaded)
     if training.predictions is not None and len(training.predictions.worst):

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
-from fer_jax.apps.report_page.run_files import Record
+from fer_jax.training.run_files import Record
 
 _POINTS = 240  # about one point for each pixel of a figure's width on a phone
 _SETTINGS: dict[Any, Any] = {  # Any: matplotlib's stubs give every key its own type

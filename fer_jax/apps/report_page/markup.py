@@ -8,8 +8,8 @@ from html import escape
 import cv2
 import numpy as np
 
+from fer_jax.apps.formatting import NOT_MEASURED
 from fer_jax.apps.report_page.figures import Chart, Line, Phase, draw
-from fer_jax.apps.report_page.quantities import NOT_MEASURED
 from fer_jax.apps.report_page.style import CSS
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from fer_jax.apps.formatting import count, duration, short_commit
 from fer_jax.apps.report_page.markup import Section, bullets, facts, table
-from fer_jax.apps.report_page.quantities import count, duration, short_commit
-from fer_jax.apps.report_page.run_files import Run, mapping
+from fer_jax.training.run_files import Run, mapping
 
 _TIME_COLOURS = ("var(--accent)", "var(--other-0)", "var(--other-1)", "var(--other-2)", "var(--other-3)")
 

@@ -8,9 +8,7 @@ from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
-from fer_jax.apps.report_page.curves import first_loss_not_finite, other_colour
-from fer_jax.apps.report_page.markup import Section, facts, said, table
-from fer_jax.apps.report_page.quantities import (
+from fer_jax.apps.formatting import (
   NOT_MEASURED,
   accuracy_estimate,
   count,
@@ -22,8 +20,10 @@ from fer_jax.apps.report_page.quantities import (
   quantity,
   trainings_of,
 )
-from fer_jax.apps.report_page.run_files import Record, Run, mapping
+from fer_jax.apps.report_page.curves import first_loss_not_finite, other_colour
+from fer_jax.apps.report_page.markup import Section, facts, said, table
 from fer_jax.apps.report_page.trainings import name_of
+from fer_jax.training.run_files import Record, Run, mapping
 
 
 def best_validation(run: Run) -> Record | None:

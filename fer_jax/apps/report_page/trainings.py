@@ -6,9 +6,9 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
+from fer_jax.apps.formatting import count, duration, percent
 from fer_jax.apps.report_page.markup import Section, said, table
-from fer_jax.apps.report_page.quantities import count, duration, percent
-from fer_jax.apps.report_page.run_files import Record, Run, mapping
+from fer_jax.training.run_files import Record, Run, mapping
 
 # By the unit that is not split between folds.
 _DIVISIONS = {

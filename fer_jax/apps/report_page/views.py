@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from fer_jax.apps.formatting import percent
 from fer_jax.apps.report_page.markup import Section, table
-from fer_jax.apps.report_page.quantities import percent
-from fer_jax.apps.report_page.run_files import Run, mapping
+from fer_jax.training.run_files import Run, mapping
 
 _NAMES = {"single": "one image", "flip": "+ mirror image", "ten_crop": "ten crops"}
 _LEAD = (

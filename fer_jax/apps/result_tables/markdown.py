@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fer_jax.apps.report_page.figures import scatter_file
-from fer_jax.apps.report_page.quantities import (
+from fer_jax.apps.formatting import (
   NOT_MEASURED,
   accuracy_estimate,
   count,
@@ -15,11 +14,12 @@ from fer_jax.apps.report_page.quantities import (
   quantity,
   short_commit,
 )
-from fer_jax.apps.report_page.run_files import Record
+from fer_jax.apps.report_page.figures import scatter_file
 from fer_jax.apps.sweeps.figures import points_of
 from fer_jax.apps.sweeps.table import class_table, member_table
-from fer_jax.command_line import load_config
-from fer_jax.errors import UserError
+from fer_jax.config.command_line import load_config
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import Record
 
 _ACCURACY = [
   "run",

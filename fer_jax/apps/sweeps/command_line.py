@@ -12,7 +12,7 @@ from fer_jax.apps.sweeps.launcher import Launcher
 from fer_jax.apps.sweeps.plan import Plan, plan
 from fer_jax.apps.sweeps.queues import Queue
 from fer_jax.apps.sweeps.slurm import Slurm
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 BACKENDS = ("local", "slurm", "k8s")
 SCRIPT = "launch/local.sh"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from fer_jax.apps.sweeps.plan import Run
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
-# Error line of the package's programs, see fer_jax.errors; launch/local.sh prefixes the lines of all processes but
-# process 0 with the process number.
+# Error line of the programs of this package (fer_jax.runtime.errors); launch/local.sh prefixes the lines of all
+# processes but process 0 with the process number.
 _ERROR = re.compile(r"(?:\[\d+\] )?error: (.*)")
 # Error of one process of several. A process that ends because another one failed prints this form, too.
 _OF_ONE = re.compile(r"process \d+ of \d+: ")
@@ -33,11 +33,11 @@ class Outcome:
   error: str = ""
 
 
-class Later(UserError):
+class NotReady(UserError):
   """A run cannot be started now: the cluster does not respond, or the maximum number of jobs is reached."""
 
 
-class Silence(Later):
+class NoResponse(NotReady):
   """A command of a cluster did not respond as expected; the failure may be temporary."""
 
 
@@ -65,7 +65,7 @@ class Executor(Protocol):
     """Starts a run, or adopts it if it is already active; returns a message, possibly empty.
 
     Raises:
-      Later: The run cannot be started now, but may be later.
+      NotReady: The run cannot be started now, but may be later.
       UserError: Neither this run nor any other can be started.
     """
 

@@ -7,12 +7,12 @@ from html import escape
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from fer_jax.apps.formatting import percent
 from fer_jax.apps.report_page.curves import OTHER_COLOURS, other_colour
 from fer_jax.apps.report_page.figures import Chart, Curve, Line, Point, draw_scatter, mean_line
 from fer_jax.apps.report_page.markup import chart_figure, said
-from fer_jax.apps.report_page.quantities import percent
-from fer_jax.apps.report_page.run_files import Metrics, Record
-from fer_jax.sweep import Figure
+from fer_jax.config.sweep import Figure
+from fer_jax.training.run_files import Metrics, Record
 
 
 def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from fer_jax.apps.report_page.quantities import accuracy_estimate, trainings_of
-from fer_jax.apps.report_page.run_files import Metrics, Record, mapping, read_json, read_metrics, replica_folders
+from fer_jax.apps.formatting import accuracy_estimate, trainings_of
 from fer_jax.apps.sweeps.executors import Outcome
 from fer_jax.apps.sweeps.plan import Plan, Run, measured_overrides
-from fer_jax.errors import UserError
-from fer_jax.intervals import student_interval, wilson_interval
-from fer_jax.sweep import Member
+from fer_jax.config.sweep import Member
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.intervals import student_interval, wilson_interval
+from fer_jax.training.run_files import Metrics, Record, mapping, read_json, read_metrics, replica_folders
 
 QUANTITIES = (
   "test accuracy",

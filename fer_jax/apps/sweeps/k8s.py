@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.apps.sweeps.executors import Later, Silence, last_error
+from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
 from fer_jax.apps.sweeps.plan import Run
 from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SCRIPT = "launch/k8s/train.sh"
 STORAGE = Path("/storage")  # mount path of the volume in the pods
@@ -58,7 +58,7 @@ class Kubernetes:
     """Creates the JobSet of a run, replacing one that has ended, and returns its name.
 
     Raises:
-      Later: The cluster rejected a command.
+      NotReady: The cluster rejected a command.
       UserError: The script does not exist.
     """
     if not Path(SCRIPT).is_file():
@@ -71,17 +71,17 @@ class Kubernetes:
       done = call(command, _MISSING)
       if done.returncode:
         said = complaint(done).removeprefix("error: ")
-        raise Later(f"{run.title} cannot be submitted: {said} (fix the cause, or the flags in --k8s)")
+        raise NotReady(f"{run.title} cannot be submitted: {said} (fix the cause, or the flags in --k8s)")
     return name
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns the name and the state of a run's active JobSet, or None; raises Silence if kubectl fails."""
+    """Returns the name and the state of a run's active JobSet, or None; raises NoResponse if kubectl fails."""
     name = job_name(run)
     state = self.states([name]).get(name)
     return (name, state) if state is not None and not state.ended else None
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of JobSets by name, without those that do not exist; raises Silence if kubectl fails."""
+    """Returns the states of JobSets by name, without those that do not exist; raises NoResponse if kubectl fails."""
     done = call([*self._kubectl, "get", "jobset", *jobs, "--ignore-not-found", "--output=json"], _MISSING)
     try:
       if done.returncode:
@@ -90,7 +90,7 @@ class Kubernetes:
       found = json.loads(done.stdout or '{"items": []}')
       return {item["metadata"]["name"]: _state(item) for item in found.get("items", [found])}
     except (ValueError, KeyError, TypeError, AttributeError):
-      raise Silence(f"kubectl get jobset: {complaint(done).removeprefix('error: ')}") from None
+      raise NoResponse(f"kubectl get jobset: {complaint(done).removeprefix('error: ')}") from None
 
   def last_words(self, job: str, run: Run, word: str) -> str:
     """Returns the last error message in the logs of the JobSet's pods, or their last line; empty without logs."""

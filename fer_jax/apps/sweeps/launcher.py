@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fer_jax import locks
-from fer_jax.apps.report_page.quantities import duration
-from fer_jax.apps.report_page.run_files import Record, write_text
-from fer_jax.apps.sweeps.executors import Executor, Later, Outcome, Silence
+from fer_jax.apps.formatting import duration
+from fer_jax.apps.sweeps.executors import Executor, NoResponse, NotReady, Outcome
 from fer_jax.apps.sweeps.gather import gather, read_trainings
 from fer_jax.apps.sweeps.page import sweep_page
 from fer_jax.apps.sweeps.plan import Plan, Run
-from fer_jax.errors import UserError
+from fer_jax.runtime import locks
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import Record, write_text
 
 
 class Launcher:
@@ -102,7 +102,7 @@ class Launcher:
       elif run.after is None or (run.after / "result.json").is_file() or self._chained(run.after):
         try:
           self._begin(run)
-        except Later as error:
+        except NotReady as error:
           self._hold(error, held)
           return
       else:
@@ -121,12 +121,12 @@ class Launcher:
     if said:
       self._say(run, said)
 
-  def _hold(self, error: Later, before: str) -> None:
+  def _hold(self, error: NotReady, before: str) -> None:
     """Postpones a run and all after it, with one warning for each reason; raises the error if retrying is pointless.
 
     Retrying makes sense while other runs are active, or if the cluster did not respond.
     """
-    if not (self._wait and (self._on or isinstance(error, Silence))):
+    if not (self._wait and (self._on or isinstance(error, NoResponse))):
       raise error
     self._held = str(error)
     if self._held != before:

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from urllib.parse import quote
 
+from fer_jax.apps.formatting import NOT_MEASURED, count, duration, percent, percent_range, short_commit
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
-from fer_jax.apps.report_page.quantities import NOT_MEASURED, count, duration, percent, percent_range, short_commit
-from fer_jax.apps.report_page.run_files import Metrics, Record
 from fer_jax.apps.report_page.trainings import SHARED
 from fer_jax.apps.sweeps.figures import curves, lines, points, scatter
 from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
 from fer_jax.apps.sweeps.table import class_table, member_table, quantities_of
-from fer_jax.sweep import Figure
+from fer_jax.config.sweep import Figure
+from fer_jax.training.run_files import Metrics, Record
 
 _BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus", "drawn_jaffe"}
 

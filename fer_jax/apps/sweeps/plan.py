@@ -10,9 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fer_jax import command_line, config
-from fer_jax.errors import UserError
-from fer_jax.sweep import Member, Sweep
+from fer_jax.config import command_line, parsing
+from fer_jax.config.sweep import Member, Sweep
+from fer_jax.runtime.errors import UserError
 
 # The location of the data on a machine does not change what is measured, so it is not part of a run's identity.
 _DATA_DIR = "data.data_dir"
@@ -99,7 +99,7 @@ def load_sweep(source: str) -> Sweep:
     raise UserError(f"{source}: no file {path}; expected one of {', '.join(known)}, with or without :VARIANT")
   sweep = command_line.call_in_file(source, "get_sweep", source)
   if not isinstance(sweep, Sweep):
-    raise UserError(f"{source}: get_sweep returned {type(sweep).__name__}; expected a fer_jax.sweep.Sweep")
+    raise UserError(f"{source}: get_sweep returned {type(sweep).__name__}; expected a fer_jax.config.sweep.Sweep")
   return sweep
 
 
@@ -143,7 +143,7 @@ def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
   try:
     command = command_line.parse(["sweep", *arguments])
     assert command is not None  # None is returned only for --help
-    config.parse(command.config)
+    parsing.parse(command.config)
     name = _run_name(member.config, command_line.load_config(member.config), command.config)
   except UserError as error:
     raise UserError(f"member {member.name}: {error}") from None

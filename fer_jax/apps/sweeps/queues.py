@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from fer_jax import locks
-from fer_jax.apps.report_page.run_files import write_text
-from fer_jax.apps.sweeps.executors import Outcome, Silence
+from fer_jax.apps.sweeps.executors import NoResponse, Outcome
 from fer_jax.apps.sweeps.plan import Run
-from fer_jax.errors import UserError
+from fer_jax.runtime import locks
+from fer_jax.runtime.errors import UserError
+from fer_jax.training.run_files import write_text
 
 POLL_SECONDS = 15.0
 # Time for a job's files to appear on a shared disk, and for a job that has left the queue to appear in the accounting.
@@ -74,15 +74,15 @@ class Cluster(Protocol):
     """Submits a run and returns the job's id.
 
     Raises:
-      Silence: The cluster did not respond; the run may have been submitted.
-      Later: The cluster rejected the run.
+      NoResponse: The cluster did not respond; the run may have been submitted.
+      NotReady: The cluster rejected the run.
     """
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns the id and the state of a run's queued or running job, also of another sweep; raises Silence."""
+    """Returns the id and the state of a run's queued or running job, also of another sweep; raises NoResponse."""
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of jobs by id, without jobs that the cluster no longer lists; raises Silence."""
+    """Returns the states of jobs by id, without jobs that the cluster no longer lists; raises NoResponse."""
 
   def last_words(self, job: str, run: Run, word: str) -> str:
     """Returns the last error message of a job that ended in the state `word`; empty if there is none."""
@@ -152,7 +152,7 @@ class Queue:
     record = self._ours(run)
     try:
       state = self._before(record.job) if record else None
-    except Silence:  # start() queries again before it submits anything
+    except NoResponse:  # start() queries again before it submits anything
       return ""
     return self._take(run, record, state) if record and state is not None and not state.ended else ""
 
@@ -206,7 +206,7 @@ class Queue:
       return {}
     try:
       states = self._cluster.states(list(self._on))
-    except Silence as error:
+    except NoResponse as error:
       print(f"warning: {error}; trying again", file=sys.stderr, flush=True)
       return {}
     ended = {}
@@ -313,7 +313,7 @@ def call(command: Sequence[str], missing: str) -> subprocess.CompletedProcess[st
 
   Raises:
     UserError: The command does not exist.
-    Silence: The command timed out.
+    NoResponse: The command timed out.
   """
   try:
     return subprocess.run(
@@ -329,7 +329,7 @@ def call(command: Sequence[str], missing: str) -> subprocess.CompletedProcess[st
   except (FileNotFoundError, PermissionError):
     raise UserError(f"{command[0]}: command not found; {missing}") from None
   except subprocess.TimeoutExpired:
-    raise Silence(f"{command[0]}: timed out after {_ANSWER_SECONDS:.0f} s; is the cluster reachable?") from None
+    raise NoResponse(f"{command[0]}: timed out after {_ANSWER_SECONDS:.0f} s; is the cluster reachable?") from None
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax.apps.sweeps.executors import Later, Silence, last_error
+from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
 from fer_jax.apps.sweeps.plan import Run
 from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SCRIPT = "launch/slurm.sbatch"
 _MISSING = "expected the commands of SLURM; run the sweep on a login node"
@@ -70,8 +70,8 @@ class Slurm:
     """Submits a run and returns the job's id.
 
     Raises:
-      Later: sbatch rejected the run.
-      Silence: sbatch timed out.
+      NotReady: sbatch rejected the run.
+      NoResponse: sbatch timed out.
       UserError: The script or sbatch does not exist.
     """
     if not Path(SCRIPT).is_file():
@@ -81,14 +81,14 @@ class Slurm:
     words = done.stdout.split()
     job = words[-1].partition(";")[0] if words else ""  # with several clusters the output is ID;CLUSTER
     if done.returncode or not re.fullmatch(r"\d+", job):
-      raise Later(f"{run.title} cannot be submitted: {complaint(done)} (fix the cause, or the flags in --sbatch)")
+      raise NotReady(f"{run.title} cannot be submitted: {complaint(done)} (fix the cause, or the flags in --sbatch)")
     return job
 
   def on(self, run: Run) -> tuple[str, JobState] | None:
-    """Returns the id and the state of a queued or running job with the run's name; raises Silence if squeue fails."""
+    """Returns the id and state of a queued or running job with the run's name; raises NoResponse if squeue fails."""
     asked = call([*self._squeue(), f"--name={job_name(run)}"], _MISSING)
     if asked.returncode:
-      raise Silence(f"squeue: {complaint(asked)}")
+      raise NoResponse(f"squeue: {complaint(asked)}")
     found = _read(asked.stdout)
     return next(((job, state) for job, state in found.items() if not state.ended), None)
 
@@ -96,13 +96,13 @@ class Slurm:
     return ["squeue", "--noheader", "--me", *self._clusters, "--format=%i|%T"]
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of jobs by id; raises Silence if squeue fails.
+    """Returns the states of jobs by id; raises NoResponse if squeue fails.
 
     squeue lists a job for some minutes after its end. Later states are read from sacct, on clusters with accounting.
     """
     queue = call([*self._squeue(), "--states=all"], _MISSING)
     if queue.returncode:
-      raise Silence(f"squeue: {complaint(queue)}")
+      raise NoResponse(f"squeue: {complaint(queue)}")
     found = {job: state for job, state in _read(queue.stdout).items() if job in jobs}
     if others := [job for job in jobs if job not in found]:
       command = ["sacct", "--noheader", "--parsable2", "--allocations", *self._clusters, "--format=JobIDRaw,State"]

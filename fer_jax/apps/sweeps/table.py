@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fer_jax.apps.report_page.quantities import count, percent, percent_range, quantity
-from fer_jax.apps.report_page.run_files import Record
+from fer_jax.apps.formatting import count, percent, percent_range, quantity
+from fer_jax.training.run_files import Record
 
 _ALWAYS = ("test accuracy", "validation accuracy", "parameters", "seconds a step")
 

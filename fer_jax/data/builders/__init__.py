@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.photographs import Found, Photograph
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import cv2
 from tensorflow_datasets.core import utils as tfds_utils
 
-from fer_jax.errors import UserError
-from fer_jax.faces.pictures import UnreadablePicture, decode, in_channels, is_plain
+from fer_jax.data.images import UnreadableImage, decode, in_channels, is_plain
+from fer_jax.runtime.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -202,7 +202,7 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
     digest.update(f"{photograph.file} {len(data)}\n".encode() + data)
     try:
       image = decode(data)
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
       # Only the text before the colon: with the details after it, each kind of damage would be a separate line.
       rejects.append(Reject(photograph.file, str(error).partition(":")[0]))
       continue
@@ -231,7 +231,7 @@ def encoded(photograph: Photograph, channels: int) -> bytes:
     return data
   try:
     image = in_channels(decode(data), channels)
-  except UnreadablePicture:
+  except UnreadableImage:
     raise UserError(
       f"{photograph.file} has changed since it was checked and is no longer readable: prepare the dataset again"
     ) from None

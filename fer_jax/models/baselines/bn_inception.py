@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from fer_jax.kernels.max_pooling import max_pool
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
-from fer_jax.layers.max_pooling import max_pool
-from fer_jax.layers.readout import read_out
+from fer_jax.layers.pooling import read_out
 from fer_jax.models.choices import STEMS, check_choice
 from fer_jax.models.network import Apply, Network
 

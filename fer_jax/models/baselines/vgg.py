@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax.kernels.max_pooling import max_pool
 from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier, LinearUnit
-from fer_jax.layers.max_pooling import max_pool
-from fer_jax.layers.readout import read_out
+from fer_jax.layers.pooling import read_out
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Network
 

@@ -9,7 +9,7 @@ import pytest
 
 from fer_jax.apps.live_window import capture as module
 from fer_jax.apps.live_window.capture import Capture, Clock, Ended, Picture, name_of
-from fer_jax.faces.pictures import UnreadablePicture
+from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.video import Frame
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -34,7 +34,7 @@ def frames_of(clock, *, times, reading=(), error=None):
     clock.time += reading[number] if reading else 0.0
     yield Frame(number, time, IMAGE)
   if error:
-    raise UnreadablePicture(error)
+    raise UnreadableImage(error)
 
 
 def captured(source, clock=None, open_source=None, **frames):
@@ -88,7 +88,7 @@ def test_an_end_that_nobody_asked_for_is_a_sentence(source, times, error, senten
 
 def test_a_source_that_does_not_open_is_a_sentence():
   def refuse(source):
-    raise UnreadablePicture("busy")
+    raise UnreadableImage("busy")
 
   assert captured(0, open_source=refuse)[0].sentence.startswith("Camera 0 cannot be opened (busy):")
 

@@ -11,9 +11,9 @@ from fer_jax.apps.benchmarks.live import scene
 from fer_jax.apps.live_window.capture import Picture
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Ready, Recognition, Recognizer, Run, Still, Trouble, live_detector
-from fer_jax.classifier import softmax
-from fer_jax.errors import UserError
-from fer_jax.predictor import Predictor
+from fer_jax.inference.predictor import Predictor
+from fer_jax.inference.trained_model import softmax
+from fer_jax.runtime.errors import UserError
 from tests.apps.live_window.stand_ins import NAMES, Brightness, lit, predictor_of
 
 LEFT, RIGHT = (2, 2, 20, 20), (30, 4, 16, 16)

@@ -5,16 +5,16 @@ import time
 import cv2
 import numpy as np
 
-from fer_jax.classifier import softmax
 from fer_jax.faces.detection import Box
 from fer_jax.faces.video import Frame
-from fer_jax.predictor import Predictor
+from fer_jax.inference.predictor import Predictor
+from fer_jax.inference.trained_model import softmax
 
 NAMES = ("happy", "sad", "neutral")
 
 
 class Brightness:
-  """Stands for a Classifier: the brighter a face, the happier."""
+  """Stands for a TrainedModel: the brighter a face, the happier."""
 
   class_names = NAMES
   shape = (8, 8, 1)

@@ -21,9 +21,9 @@ from fer_jax.apps.live_window.capture import Ended  # noqa: E402
 from fer_jax.apps.live_window.recognition import Recognition, Trouble  # noqa: E402
 from fer_jax.apps.live_window.style import BOX, DARK  # noqa: E402
 from fer_jax.apps.live_window.window import LiveWindow, application  # noqa: E402
-from fer_jax.data.builders.synthetic_faces.pictures import picture  # noqa: E402
-from fer_jax.errors import UserError  # noqa: E402
+from fer_jax.data.builders.synthetic_faces.images import picture  # noqa: E402
 from fer_jax.faces.detection import Box  # noqa: E402
+from fer_jax.runtime.errors import UserError  # noqa: E402
 from tests.apps.live_window.stand_ins import NAMES, Brightness, Camera, lit, predictor_of, write_video  # noqa: E402
 
 LEFT, RIGHT = (40, 60, 120, 120), (190, 80, 90, 90)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fer_jax.apps.sweeps.gather import gather, read_trainings
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 from .conftest import Launch
 

@@ -9,7 +9,7 @@ import yaml
 
 from fer_jax.apps.sweeps import k8s
 from fer_jax.apps.sweeps.k8s import Kubernetes, job_name
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 from .conftest import ROOT, Cluster, Launch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fer_jax.apps.sweeps.command_line import main
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 from .conftest import ROOT, Launch
 

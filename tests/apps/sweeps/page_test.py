@@ -36,9 +36,9 @@ class TestFigures:
     # Drawn values cannot be read off a picture; the lines that are drawn can.
     import numpy as np
 
-    from fer_jax.apps.report_page.run_files import Metrics
     from fer_jax.apps.sweeps import figures
-    from fer_jax.sweep import Figure
+    from fer_jax.config.sweep import Figure
+    from fer_jax.training.run_files import Metrics
 
     def logged(*values: float) -> Metrics:
       return Metrics(evaluations={"validation": [{"step": s, "accuracy": a} for s, a in enumerate(values)]})
@@ -72,8 +72,8 @@ class TestFigures:
   def test_training_loss_is_cross_entropy_alone(self) -> None:
     import numpy as np
 
-    from fer_jax.apps.report_page.run_files import Metrics
     from fer_jax.apps.sweeps.figures import _curve
+    from fer_jax.training.run_files import Metrics
 
     records = [
       {"step": 1, "loss": -200.0},
@@ -101,7 +101,7 @@ class TestLines:
     import numpy as np
 
     from fer_jax.apps.sweeps import figures
-    from fer_jax.sweep import Figure
+    from fer_jax.config.sweep import Figure
 
     rows = [
       {"value": n, "series": s, "measured": {"test accuracy": n / 100}, "reported": {"test accuracy": 0.9}, **intervals}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fer_jax.apps.sweeps.plan import Plan, plan
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 from .conftest import Launch
 
@@ -62,7 +62,7 @@ def test_a_member_s_arguments_are_for_main(launch: Launch) -> None:
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("def get_sweep(): return 3\n", "get_sweep returned int; expected a fer_jax.sweep.Sweep"),
+    ("def get_sweep(): return 3\n", "get_sweep returned int; expected a fer_jax.config.sweep.Sweep"),
     ("def get_sweep():\n  raise ValueError('no members')\n", "no members"),
     ("import nothing_here\n", "cannot be imported"),
     ("x = 1\n", "has no function get_sweep"),

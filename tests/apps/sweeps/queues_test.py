@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fer_jax import locks
 from fer_jax.apps.sweeps import command_line, queues
 from fer_jax.apps.sweeps.command_line import main
-from fer_jax.errors import UserError
+from fer_jax.runtime import locks
+from fer_jax.runtime.errors import UserError
 
 from .conftest import ROOT, Cluster, Launch
 

@@ -8,7 +8,7 @@ import pytest
 
 from fer_jax.apps.sweeps.plan import Run
 from fer_jax.apps.sweeps.slurm import Slurm, job_name
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 from .conftest import ROOT, Cluster, Launch
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.convolution import Conv
+from fer_jax.kernels.convolution import Conv
 from fer_jax.models import MODELS
 from fer_jax.models.baselines.alexnet import AlexNet
 from fer_jax.models.baselines.bn_inception import BnInception

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.layers.convolution import Conv
+from fer_jax.kernels.convolution import Conv
 
 LEAVES = (Conv, nn.Dense, nn.BatchNorm)
 

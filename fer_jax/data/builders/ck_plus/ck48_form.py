@@ -6,7 +6,7 @@ import re
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus.selection import CONTEMPT, Selection
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 _CLASS_OF_FOLDER = {
   **{"anger": "angry", "disgust": "disgust", "fear": "fear", "happy": "happy"},

@@ -7,7 +7,7 @@ import re
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus.selection import CONTEMPT, NEUTRAL, Selection
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 IMAGES = "cohn-kanade-images"
 LABELS = ("Emotion", "Emotion_labels")

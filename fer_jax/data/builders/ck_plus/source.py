@@ -7,7 +7,7 @@ from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus import ck48_form, official_form, table_form
 from fer_jax.data.builders.ck_plus.selection import Selection
 from fer_jax.data.builders.photographs import Found
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 _EXPECTED = (
   f"{official_form.IMAGES}/ with {' or '.join(f'{name}/' for name in official_form.LABELS)}, CK+48/<class>/ or "

@@ -12,7 +12,7 @@ from fer_jax.data.builders.ck_plus.selection import CONTEMPT, Selection
 from fer_jax.data.builders.fer2013 import csv_form
 from fer_jax.data.builders.photograph_builder import EXPRESSIONS
 from fer_jax.data.builders.photographs import Found, Photograph
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 FILE = "ckextended.csv"
 COUNTS = {

@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow_datasets.core import utils as tfds_utils
 
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SPLIT_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_jax.data.builders.fer2013 import csv_form
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 FILE = "fer2013new.csv"
 COLUMNS = (

@@ -7,7 +7,7 @@ import pathlib
 
 from fer_jax.data.builders.fer2013 import csv_form, ferplus, folder_form
 from fer_jax.data.builders.fer2013.raw import Raw
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 CSV_FILES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv")
 

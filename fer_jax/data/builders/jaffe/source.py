@@ -10,7 +10,7 @@ import re
 
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
 COUNTS = {

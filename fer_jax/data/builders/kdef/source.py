@@ -9,7 +9,7 @@ import re
 
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 # Full left, half left, straight, half right, full right.
 ANGLES = ("FL", "HL", "S", "HR", "FR")

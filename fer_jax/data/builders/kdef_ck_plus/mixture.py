@@ -16,7 +16,7 @@ from fer_jax.data.builders.ck_plus import source as ck_plus
 from fer_jax.data.builders.kdef import source as kdef
 from fer_jax.data.builders.photograph_builder import EXPRESSIONS
 from fer_jax.data.builders.photographs import Found, Photograph
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 TABLE_3 = {
   **{"angry": 740, "disgust": 750, "fear": 720, "happy": 760},

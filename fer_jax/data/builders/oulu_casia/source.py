@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.oulu_casia.selection import NEUTRAL, Selection
 from fer_jax.data.builders.photographs import Found, Photograph, Reject
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 # Class by the folder's name in lower case.
 _CLASS_OF_FOLDER = {

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.arrays import SPLITS
 from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.pictures import picture
+from fer_jax.data.builders.synthetic_faces.images import picture
 
 _DESCRIPTION = """
 Synthetic grey faces of people who do not exist, in seven expressions composed of facial action units. The dataset is

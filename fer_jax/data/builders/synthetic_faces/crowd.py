@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fer_jax.data import builders
 from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS, ONE_SIDED
-from fer_jax.data.builders.synthetic_faces.pictures import picture
+from fer_jax.data.builders.synthetic_faces.images import picture
 
 SIZE = 112  # Side of an image in pixels, the usual size of aligned faces.
 CLASSES = (*EXPRESSIONS, *ONE_SIDED)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.pictures import picture
+from fer_jax.data.builders.synthetic_faces.images import picture
 
 FER2013_SIZE = 48
 USAGES = ("Training", "PublicTest", "PrivateTest")

@@ -12,7 +12,7 @@ import pytest
 
 from fer_jax.data import builders
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SIX = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
 # The layout's order of sequences is that of the codes in the Emotion files.

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from fer_jax.data import builders
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SPLITS = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
 

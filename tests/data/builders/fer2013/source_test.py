@@ -6,7 +6,7 @@ import pytest
 
 from fer_jax.data import builders
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 ROWS_PER_SPLIT = 7
 LAST_ROW = 1 + 3 * ROWS_PER_SPLIT

@@ -16,7 +16,7 @@ from fer_jax.data import arrays, builders
 from fer_jax.data.builders.jaffe import source
 from fer_jax.data.builders.jaffe.builder import DrawnJaffe
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SEVEN = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 CLASS_OF_CODE = dict(zip(("AN", "DI", "FE", "HA", "SA", "SU", "NE"), SEVEN, strict=True))

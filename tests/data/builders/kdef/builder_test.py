@@ -13,7 +13,7 @@ import pytest
 from fer_jax.data import builders
 from fer_jax.data.builders.photographs import Found, Photograph, Reject, checked
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SEVEN = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 CLASS_OF_CODE = dict(zip(("AN", "DI", "AF", "HA", "SA", "SU", "NE"), SEVEN, strict=True))

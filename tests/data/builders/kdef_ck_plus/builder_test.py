@@ -13,7 +13,7 @@ import pytest
 from fer_jax.data import arrays, builders
 from fer_jax.data.builders.kdef_ck_plus.builder import DrawnKdefCkPlus
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SEVEN = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from fer_jax.data.builders.kdef_ck_plus import mixture
 from fer_jax.data.builders.photographs import Found, Photograph
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 # The paper's tables 1, 2 and 3.

@@ -10,7 +10,7 @@ import pytest
 from fer_jax.data import builders
 from fer_jax.data.builders.oulu_casia import selection
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.errors import UserError
+from fer_jax.runtime.errors import UserError
 
 SIX = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
 FOLDERS = ["Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise"]

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.arrays import SPLITS
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.pictures import picture
+from fer_jax.data.builders.synthetic_faces.images import picture
 
 SUBJECTS = (4, 2, 3)
 

@@ -1,0 +1,132 @@
+"""Formats measured quantities for the report page and for the tables of the README."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fer_jax.training.intervals import wilson_interval
+
+NOT_MEASURED = "not yet measured"
+
+
+@dataclass(frozen=True)
+class Estimate:
+  """An accuracy and its 95 % interval.
+
+  Attributes:
+    value: Accuracy in [0, 1].
+    interval: Ends of the interval, in [0, 1]; None without one.
+    meaning: Description of the interval, such as "Wilson, over 3,589 test images".
+  """
+
+  value: float
+  interval: tuple[float, float] | None
+  meaning: str
+
+
+def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
+  """Returns the test accuracy of a result with its 95 % interval, or None if it was not measured.
+
+  One replica has the Wilson interval over its test images. Several replicas (seeds or folds) have their mean and the
+  interval that the result contains, which is over the replicas. Seeds share a test split, so the images of several
+  seeds are not independent and a binomial interval over them would be wrong.
+
+  Args:
+    result: Content of a `result.json`.
+  """
+  runs = result.get("runs") or []
+  if len(runs) > 1 and result.get("mean") is not None:
+    low_high = result.get("interval_95")
+    interval = (float(low_high[0]), float(low_high[1])) if low_high else None
+    spread = "" if result.get("std") is None else f", standard deviation {percent(result['std'])}"
+    return Estimate(float(result["mean"]), interval, f"mean of {trainings_of(len(runs), result)}{spread}")
+  if result.get("accuracy") is None:
+    return None
+  accuracy = float(result["accuracy"])
+  images = sum(sum(row) for row in result.get("confusion_matrix") or [])
+  if not images:
+    return Estimate(accuracy, None, "number of test images not stated")
+  return Estimate(accuracy, wilson_interval(accuracy * images, images), f"Wilson, over {count(images)} test images")
+
+
+def trainings_of(number: int, result: Mapping[str, Any]) -> str:
+  """Returns the number of replicas of a result and what they differ in: "10 folds by subjects", "3 seeds".
+
+  Args:
+    number: Number of replicas.
+    result: Content of a `result.json`.
+  """
+  folds = result.get("folds")
+  if not folds:
+    return f"{number} {'seeds' if len(result.get('seeds') or []) == number else 'runs'}"
+  # "3 of 10 folds": a run can train a part of the folds.
+  of = f" of {folds['count']}" if folds.get("count", number) > number else ""
+  unit = "of one subject each" if folds["by"] == "one_subject_out" else f"by {folds['by']}"
+  return f"{number}{of} folds {unit}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+  """Formats a share in [0, 1]: 0.7124 is "71.24 %"."""
+  return NOT_MEASURED if share is None else f"{100 * share:.{digits}f} %"
+
+
+def percent_range(low: float, high: float) -> str:
+  """Formats an interval of shares, with an en dash: "69.74 \N{EN DASH} 72.70 %"."""
+  return f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f} %"
+
+
+def count(number: float | None) -> str:
+  """Formats a whole number with separators: "7,000,000"."""
+  return NOT_MEASURED if number is None else f"{number:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+  """Formats a number of seconds: "0.049 s", "42.1 s", "14 min 20 s", "2 h 05 min"."""
+  if seconds is None:
+    return NOT_MEASURED
+  if seconds < 1:
+    return f"{seconds:.3g} s"
+  # The rounded value is compared: 59.97 s is "1 min 00 s", not "60.0 s".
+  if round(seconds, 1) < 60:
+    return f"{seconds:.1f} s"
+  if round(seconds) < 3600:
+    return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
+  minutes = round(seconds / 60)
+  return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def memory(size: float | None) -> str:
+  """Formats a number of bytes in binary units: "1.24 GiB"."""
+  if size is None:
+    return NOT_MEASURED
+  for unit in ("B", "KiB", "MiB"):
+    if size < 1024:
+      return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+    size /= 1024
+  return f"{size:.2f} GiB"
+
+
+def quantity(name: str, value: object) -> str:
+  """Formats the value of a named quantity: accuracies as percentages, other numbers with 4 significant digits."""
+  if value is None:
+    return NOT_MEASURED
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return str(value)
+  if "accuracy" in name:
+    return percent(value)
+  if abs(value) >= 1000 or isinstance(value, int):
+    return count(value)
+  return f"{value:.4g}"
+
+
+def device_of(result: Mapping[str, Any]) -> str:
+  """Returns the device of a run, and the number of processes if there are several."""
+  processes = result.get("processes") or 1
+  return str(result.get("device") or "not stated") + (f", {processes} processes" if processes > 1 else "")
+
+
+def short_commit(commit: object) -> str:
+  """Shortens a commit to its first nine digits and keeps a suffix such as "-dirty"."""
+  text = str(commit or "unknown")
+  digits = len(text) - len(text.lstrip("0123456789abcdef"))
+  return text[:9] + text[digits:] if digits >= 9 else text

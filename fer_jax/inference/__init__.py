@@ -1,0 +1,1 @@
+"""Inference with trained models: loading, prediction on images, saliency maps and quantization."""

@@ -1,0 +1,1 @@
+"""The environment of a program: devices, processes, compilation, signals, locks, errors and provenance."""

@@ -1,0 +1,209 @@
+"""The sweeps of configs/sweeps and the networks that they compare: every member's config parses and builds."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import baselines, ca_resnet
+from configs.sweeps import SIZES, hsic_baselines, obsr_ablation, separable_se_table5
+from fer_jax.apps.benchmarks import inference, table1
+from fer_jax.apps.sweeps.plan import Plan, plan
+from fer_jax.config import command_line, parsing
+from fer_jax.config.command_line import load_config
+from fer_jax.config.settings import Settings
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.parallel import Devices
+from fer_jax.training.phases import plan as plan_phases
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem != "__init__")
+WORKDIR = Path("w")
+# The real datasets and the drawn one, by what sweeps are called.
+DATA = {
+  "resnet": ({"kdef_ck_plus"}, {"drawn_kdef_ck_plus"}),
+  "separable_se": ({"ck_plus/neutral", "jaffe", "oulu_casia/paper"}, {"drawn_jaffe"}),
+  "": ({"fer2013"}, {"synthetic_faces"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(ROOT)
+
+
+def planned(name: str, variant: str = "") -> Plan:
+  return plan(f"configs/sweeps/{name}.py" + (f":{variant}" if variant else ""), WORKDIR)
+
+
+def settings_of(arguments: tuple[str, ...]) -> Settings:
+  command = command_line.parse(["sweep", *arguments])
+  assert command is not None
+  return parsing.parse(command.config)
+
+
+def plan_steps(arguments: tuple[str, ...]) -> int:
+  settings = settings_of(arguments)
+  return settings.duration.steps(1, 28709, settings.batch_size)
+
+
+@pytest.mark.parametrize("variant", SIZES)
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_member_parses_and_builds(name: str, variant: str) -> None:
+  devices = Devices(jax.devices()[:1])
+  for run in planned(name, variant).distinct:
+    settings = settings_of(run.arguments)
+    network = settings.model.build(7, jnp.float32, None)
+    phases = plan_phases(settings, network, devices, rows=28709)
+    if name.startswith("hsic"):
+      assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
+    real, drawn = next(of for prefix, of in DATA.items() if name.startswith(prefix))
+    assert settings.data.name in (drawn if variant == "demo" else real)
+
+
+def test_sweeps_share_the_default_network() -> None:
+  of = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
+  # The default in each but the objectives' own seeds: three blocks, relu and 0.005 are what configs/hsic.py has.
+  assert len(set.intersection(*of.values())) == 3
+  assert of["hsic_table1"] < of["hsic_baselines"]
+  assert len(of["hsic_objective"] & of["hsic_baselines"]) == 6  # and the twin
+
+
+@pytest.mark.parametrize(
+  ("name", "key", "values"),
+  [
+    ("hsic_blocks", "model.blocks", [1, 2, 3, 4]),
+    ("hsic_activation", "model.activation", ["relu", "tanh", "elu"]),
+    ("hsic_learning_rate", "phases.bottleneck.optimizer.learning_rate", [0.0005, 0.001, 0.005]),
+  ],
+)
+def test_members_differ_in_what_is_swept(name: str, key: str, values: list[object]) -> None:
+  sweep = planned(name).sweep
+  assert [member.value for member in sweep.members] == values
+  found = []
+  for member in sweep.members:
+    command = command_line.parse(["sweep", f"--config={member.config}", *member.overrides])
+    assert command is not None
+    value = command.config
+    for part in key.split("."):
+      value = value[part]
+    found.append(value)
+  assert found == values
+
+
+class TestAblation:
+  def test_its_rows_begin_with_the_votes_of_their_own_seed(self) -> None:
+    plan = planned("obsr_ablation")
+    votes = {run.seed: run.workdir for run in plan.runs if run.member == obsr_ablation.VOTES}
+    assert len(votes) == 3
+    for row in obsr_ablation.ROWS:
+      for run in (run for run in plan.runs if run.member == row):
+        assert f"--config.pretrained.path={votes[run.seed]}" in run.arguments
+
+  def test_with_a_file_of_weights_nothing_is_trained_before(self) -> None:
+    plan = planned("obsr_ablation", "small,imagenet=some/weights.pth")
+    assert [member.name for member in plan.sweep.members] == ["ResNet", *obsr_ablation.ROWS]
+    given = ["--config.pretrained.path=some/weights.pth" in run.arguments for run in plan.runs]
+    assert given == [run.member != "ResNet" for run in plan.runs]
+
+  def test_the_paper_s_figures_stand_beside_the_rows(self) -> None:
+    reported = {member.name: dict(member.reported) for member in planned("obsr_ablation").sweep.members}
+    assert [reported[name]["test accuracy"] for name in ("ResNet", *obsr_ablation.ROWS)] == pytest.approx(
+      [0.7055, 0.7429, 0.7561, 0.7765]
+    )
+    assert reported[obsr_ablation.VOTES] == {}
+
+  def test_half_as_long_is_half_as_long(self) -> None:
+    for size in ("", "small", "demo"):
+      members = {member.name: member for member in planned("obsr_ablation", size).sweep.members}
+      steps = [
+        plan_steps((f"--config={member.config}", *member.overrides))
+        for member in (members["ResNet"], members["ResNet, twice as long"])
+      ]
+      assert 2 * steps[0] == pytest.approx(steps[1], abs=1)
+
+
+class TestDepth:
+  def test_each_kind_and_depth_is_trained_on_both_divisions(self) -> None:
+    found = {}
+    for run in planned("resnet_depth").runs:
+      settings = settings_of(run.arguments)
+      assert (settings.folds.count, settings.replicas, settings.data.image_size) == (10, 0, 128)
+      found[run.member] = (settings.model.kind, settings.model.depth, settings.folds.by)
+    assert len(found) == len(set(found.values())) == 16
+    assert found["plain 38, image folds"] == ("plain", 38, "images")
+    assert found["residual 74, subject folds"] == ("residual", 74, "subjects")
+
+  def test_figure_9_is_of_the_image_folds_and_table_4_of_74_layers(self) -> None:
+    members = {member.name: member for member in planned("resnet_depth").sweep.members}
+    assert members["residual 74, image folds"].reported == {"test accuracy": 0.9079}
+    assert members["plain 74, image folds"].reported == {"test accuracy": 0.8623}
+    assert members["residual 74, image folds"].by_class["fear"] == 0.8222
+    for name, member in members.items():
+      assert bool(member.reported) == name.endswith("image folds")
+      assert bool(member.by_class) == (name == "residual 74, image folds")
+
+  @pytest.mark.parametrize(("size", "depths"), [("small", [8, 14, 20]), ("demo", [8, 14])])
+  def test_the_paper_has_no_figures_of_small_networks(self, size: str, depths: list[int]) -> None:
+    members = planned("resnet_depth", size).sweep.members
+    assert sorted({member.value for member in members}) == depths
+    assert all(not member.reported and not member.by_class for member in members)
+
+  def test_a_figure_shows_one_division(self) -> None:
+    lines = [figure for figure in planned("resnet_depth").sweep.figures if figure.kind == "lines"]
+    assert [{name.partition(", ")[2] for name in figure.members} for figure in lines] == [
+      {"image folds"},
+      {"subject folds"},
+    ]
+
+
+def test_the_table_s_figures_are_the_paper_s() -> None:
+  reported = {member.name: member.reported for member in planned("hsic_table1").sweep.members}
+  assert reported["ResNet-50"] == {"seconds a step": 0.180212, "parameters": 24e6, "test accuracy": 0.95}
+  assert reported["dense network, HSIC bottleneck"]["test accuracy"] == 0.97
+
+
+def test_the_table_s_members_name_rows_of_the_benchmark() -> None:
+  timings = {member.timing for member in planned("hsic_table1").sweep.members}
+  assert timings == {table1.OURS, *(f"{name}, backprop" for name in table1.PRINTED)}
+
+
+class TestBaselines:
+  def test_a_baseline_is_the_twin_with_another_network(self) -> None:
+    for variant in ("", "small", "demo"):
+      words = ",".join(part for part in ("vgg19", variant) if part)
+      one = load_config(f"configs/baselines.py:{words}").to_dict()
+      twin = load_config(f"configs/hsic.py:{variant},backprop").to_dict()
+      assert one.pop("model")["name"] == "vgg"
+      assert twin.pop("model")["name"] == "hsic_dense"
+      assert one == twin
+
+  @pytest.mark.parametrize("name", baselines.BASELINES)
+  def test_the_narrower_network_takes_a_face_and_is_smaller(self, name: str) -> None:
+    sizes = []
+    for variant in (name, f"{name},small"):
+      network = settings_of((f"--config=configs/baselines.py:{variant}",)).model.build(7, jnp.float32, None)
+      image = jax.ShapeDtypeStruct((1, 48, 48, 1), jnp.float32)
+      params, _ = jax.eval_shape(network.init, jax.random.key(0), image)
+      sizes.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
+    assert sizes[1] <= sizes[0]
+
+  def test_all_are_in_a_sweep(self) -> None:
+    compared = {*hsic_baselines.NAMES, *ca_resnet.NETWORKS, *separable_se_table5.NETWORKS}
+    assert set(baselines.BASELINES) <= compared
+
+  @pytest.mark.parametrize("variant", ["", "small", "alexnet,vgg19", "lenet", "alexnet,small,demo"])
+  def test_a_variant_names_one_network(self, variant: str) -> None:
+    with pytest.raises(UserError, match="expected one of alexnet, bn_inception, .*, alone or with ,small or ,demo"):
+      load_config(f"configs/baselines.py:{variant}")
+
+
+def test_table_5_of_the_separable_network_is_the_same_for_the_sweep_and_the_benchmark() -> None:
+  sweep = {member.timing: member.reported for member in planned("separable_se_table5").sweep.members}
+  for name, printed in inference.PRINTED.items():
+    assert sweep[name] == {
+      "test accuracy": printed.accuracy,
+      "seconds for 1,500 images": printed.seconds,
+      "parameters": printed.parameters,
+    }

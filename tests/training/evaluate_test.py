@@ -1,0 +1,160 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from fer_jax.data import pipeline
+from fer_jax.data.arrays import Arrays
+from fer_jax.models.network import Network
+from fer_jax.runtime.parallel import Devices
+from fer_jax.training.evaluate import Evaluation, averaged, evaluate, per_class, worst_mistakes
+from fer_jax.training.step import Resident, make_eval_step
+
+CLASSES = 5
+ROWS = 23
+
+
+class Linear(nn.Module):
+  """Reads the pixels and no more."""
+
+  @nn.compact
+  def __call__(self, image, train):
+    del train
+    return nn.Dense(CLASSES)(image.reshape(len(image), -1))
+
+
+NETWORK = Network(
+  layers={"classifier": Linear()},
+  walk=lambda apply, image: (apply("classifier", image), image),
+  blocks=(),
+  classifier="classifier",
+)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+  """A test split of ROWS rows among rows of other splits."""
+  rng = np.random.default_rng(0)
+  split = rng.permutation(np.repeat(["test", "train"], [ROWS, 9]))
+  size = len(split)
+  return Arrays(
+    image=rng.integers(0, 256, (size, 4, 3, 1), np.uint8),
+    label=rng.integers(0, CLASSES, size).astype(np.int32),
+    subject=np.full(size, ""),
+    group=np.arange(size, dtype=np.int32),
+    split=split,
+    class_names=tuple("abcde"),
+  )
+
+
+@pytest.fixture(scope="module")
+def variables(arrays):
+  params, stats = NETWORK.init(jax.random.key(0), jnp.zeros((1, *arrays.image.shape[1:])))
+  kernel = params["classifier"]["Dense_0"]["kernel"]
+  params["classifier"]["Dense_0"]["kernel"] = 4 * kernel
+  return params, stats
+
+
+@pytest.fixture(scope="module")
+def expected(arrays, variables):
+  """The evaluation in NumPy and float64."""
+  rows = arrays.rows("test")
+  image = arrays.image[rows].astype(float).reshape(ROWS, -1)
+  image = (image - image.mean(1, keepdims=True)) / image.std(1, keepdims=True)
+  layer = {name: np.asarray(value, float) for name, value in variables[0]["classifier"]["Dense_0"].items()}
+  logits = image @ layer["kernel"] + layer["bias"]
+  probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  label = arrays.label[rows]
+  confusion = np.zeros((CLASSES, CLASSES), int)
+  np.add.at(confusion, (label, logits.argmax(1)), 1)
+  return Evaluation(-np.log(probability[np.arange(ROWS), label]).mean(), confusion, probability)
+
+
+class TestEvaluate:
+  @pytest.mark.parametrize("host", [False, True], ids=["resident", "host"])
+  @pytest.mark.parametrize(
+    ("count", "batch_size"), [(1, 1), (1, 7), (1, 23), (1, 64), (2, 2), (2, 14), (2, 64), (4, 4), (4, 28), (4, 64)]
+  )
+  def test_is_the_same_for_any_batch_size_and_device_count(self, arrays, variables, expected, count, batch_size, host):
+    devices = Devices(jax.devices()[:count])
+    eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name), "evaluation")
+    resident = Resident() if host else Resident(arrays.image, pipeline.targets(arrays))
+    batches = pipeline.evaluation_batches(arrays, "test", batch_size, host=host)
+    placed = devices.replicate(variables), devices.replicate(resident)
+    (found,) = evaluate(eval_step, devices, *placed, [batches], [ROWS])
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    assert found.confusion.dtype == np.int64
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.probability.shape == (ROWS, CLASSES)
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-5)
+
+  def test_accuracy(self, expected):
+    assert 0 < expected.accuracy < 1
+    assert expected.accuracy == np.trace(expected.confusion) / ROWS
+
+
+class TestPerClass:
+  @pytest.mark.parametrize("seed", range(8))
+  def test_equals_scikit_learn(self, seed):
+    rng = np.random.default_rng(seed)
+    confusion = rng.integers(0, 6, (CLASSES, CLASSES)) * rng.integers(0, 2, (CLASSES, CLASSES))
+    if seed % 2:
+      confusion[rng.integers(CLASSES)] = 0  # a class without rows
+    if seed % 3:
+      confusion[:, rng.integers(CLASSES)] = 0  # a class never predicted
+    true, predicted = (np.repeat(axis.ravel(), confusion.ravel()) for axis in np.indices(confusion.shape))
+    reference = sklearn.metrics.precision_recall_fscore_support(true, predicted, labels=range(CLASSES), zero_division=0)
+    found = per_class(confusion, "abcde")
+    assert [row["class"] for row in found] == list("abcde")
+    for values, name in zip(reference, ("precision", "recall", "f1", "support"), strict=True):
+      np.testing.assert_allclose([row[name] for row in found], values, rtol=1e-12)
+
+  def test_of_nothing_is_zero(self):
+    (row,) = per_class(np.zeros((1, 1), int), "a")
+    assert row == {"class": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+class TestWorstMistakes:
+  def test_are_all_wrong_and_the_most_confident_come_first(self):
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(CLASSES), 50)
+    label = rng.integers(0, CLASSES, 50)
+    found = worst_mistakes(probability, label, 50)
+    assert sorted(found) == [i for i in range(50) if probability[i].argmax() != label[i]]
+    confidence = probability[found].max(axis=1)
+    assert np.all(np.diff(confidence) <= 0)
+    np.testing.assert_array_equal(worst_mistakes(probability, label, 3), found[:3])
+
+  def test_equals_in_the_split_s_order(self):
+    confidence = np.tile([0.75, 1.0], 100)
+    found = worst_mistakes(np.stack([confidence, 1 - confidence], axis=1), np.ones(200, int), 200)
+    assert found.tolist() == [*range(1, 200, 2), *range(0, 200, 2)]
+
+  def test_none(self):
+    assert worst_mistakes(np.eye(3), np.arange(3), 5).tolist() == []
+
+
+class TestAveraged:
+  def test_is_the_evaluation_of_the_mean_probability(self):
+    generator = np.random.default_rng(0)
+    probability = generator.dirichlet(np.ones(CLASSES), (4, ROWS)).astype(np.float32)
+    label = generator.integers(0, CLASSES, ROWS)
+    views = [Evaluation(0.0, np.zeros((CLASSES, CLASSES), np.int64), each) for each in probability]
+    found = averaged(views, np.eye(CLASSES)[label])
+    mean = probability.astype(float).mean(axis=0)
+    np.testing.assert_allclose(found.probability, mean, rtol=1e-6)
+    np.testing.assert_array_equal(
+      found.confusion, sklearn.metrics.confusion_matrix(label, mean.argmax(1), labels=range(CLASSES))
+    )
+    assert found.loss == pytest.approx(sklearn.metrics.log_loss(label, mean, labels=range(CLASSES)))
+
+  def test_one_view_is_what_it_was(self, expected, arrays):
+    found = averaged([expected], pipeline.targets(arrays)[arrays.rows("test")])
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    assert found.loss == pytest.approx(expected.loss)
+
+  def test_a_probability_of_zero_costs_much_and_not_everything(self):
+    of = Evaluation(0.0, np.zeros((2, 2), np.int64), np.array([[1.0, 0.0]], np.float32))
+    assert 80 < averaged([of], np.array([[0.0, 1.0]])).loss < 90

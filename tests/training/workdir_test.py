@@ -1,0 +1,206 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from fer_jax.runtime import locks
+from fer_jax.runtime.errors import Failure, UserError
+from fer_jax.training import workdir as workdir_lib
+from fer_jax.training.workdir import Workdir
+
+CONFIG = {"seed": 0, "schedule": ("a", "b"), "phases": {"a": {"rate": 0.1}}, "paper": {}}
+
+
+def claim(path, config=CONFIG, source="mine.py", overrides=(), device="cpu", data=""):
+  with Workdir(path) as folder:
+    folder.claim(ConfigDict(config), source, overrides, device, data)
+
+
+def content_of(folder):
+  return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestClaim:
+  def test_makes_the_folder_and_says_what_runs_there(self, tmp_path):
+    path = tmp_path / "deep" / "run"
+    claim(path, overrides=["--config.seed=0"])
+    written = json.loads((path / "config.json").read_text())
+    assert written["config"] == json.loads(json.dumps(CONFIG))
+    assert (written["source"], written["overrides"], written["device"]) == ("mine.py", ["--config.seed=0"], "cpu")
+    assert written["versions"]["jax"] == jax.__version__
+    assert written["commit"]
+    assert sorted(p.name for p in path.iterdir()) == ["config.json", "lock"]
+
+  def test_an_empty_folder_will_do(self, tmp_path):
+    claim(tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+  def test_the_same_config_again_changes_nothing(self, tmp_path):
+    claim(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    before = content_of(tmp_path)
+    claim(tmp_path, source="elsewhere.py", device="gpu")
+    assert content_of(tmp_path) == before
+
+  @pytest.mark.parametrize(
+    ("change", "key", "there", "here"),
+    [
+      ({"seed": 1}, "config.seed", "0", "1"),
+      ({"schedule": ("a",)}, "config.schedule", '["a", "b"]', '["a"]'),
+      ({"phases": {"a": {"rate": 0.2}}}, "config.phases.a.rate", "0.1", "0.2"),
+      ({"phases": {"a": {"rate": 0.1, "more": "x"}}}, "config.phases.a.more", '"absent"', '"x"'),
+      ({"phases": {}}, "config.phases.a", '{"rate": 0.1}', '"absent"'),
+    ],
+  )
+  def test_another_config_names_the_key_and_both_values(self, tmp_path, change, key, there, here):
+    claim(tmp_path)
+    before = content_of(tmp_path)
+    with pytest.raises(UserError) as raised:
+      claim(tmp_path, CONFIG | change)
+    assert f"{key} is {there} there and {here} here" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert content_of(tmp_path) == before
+
+  def test_a_folder_with_other_things_is_refused_and_left_alone(self, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    before = content_of(tmp_path)
+    with pytest.raises(UserError, match="not empty and not the folder of a run"):
+      claim(tmp_path)
+    assert content_of(tmp_path) == before
+
+  def test_a_file_is_no_folder(self, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("precious")
+    with pytest.raises(UserError, match="not the folder of a run"):
+      claim(file)
+    with pytest.raises(UserError, match="cannot be created"):
+      claim(file / "run")
+    assert file.read_text() == "precious"
+
+  @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 1}', "null"])
+  def test_a_config_json_of_something_else(self, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json: not the config\.json of a run"):
+      claim(tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+
+  def test_what_a_killed_claim_left_is_claimed_again(self, tmp_path):
+    (tmp_path / "lock").write_text("process 1 on a host\n")
+    (tmp_path / "config.json.part").write_text("{")
+    claim(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "lock"]
+
+  def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lib.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot be written to; make it writable or choose another --workdir"):
+      Workdir(tmp_path / "deep" / "run").check(ConfigDict(CONFIG))
+    assert not list(tmp_path.iterdir())
+
+  def test_other_data_than_it_began_with_are_refused(self, tmp_path):
+    config = CONFIG | {"data": {"name": "fer2013"}}
+    claim(tmp_path, config, data="0a0b0c0d")
+    claim(tmp_path, config, data="0a0b0c0d")
+    claim(tmp_path, config)
+    with pytest.raises(UserError, match="fer2013 has changed since this run started: .* 11111111, and was 0a0b0c0d"):
+      claim(tmp_path, config, data="11111111")
+
+
+class TestLock:
+  def test_nobody_else_runs_in_the_folder_meanwhile(self, tmp_path):
+    with Workdir(tmp_path) as folder:
+      folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
+      before = content_of(tmp_path)
+      for begin in (lambda: claim(tmp_path), lambda: Workdir(tmp_path).check(ConfigDict(CONFIG))):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .+ is running in this folder; wait"):
+          begin()
+      folder.check(ConfigDict(CONFIG))
+      assert content_of(tmp_path) == before
+    claim(tmp_path)
+
+  def test_a_finished_run_is_nobody_s(self, tmp_path):
+    with Workdir(tmp_path) as folder:
+      folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
+      folder.write_json("result.json", {"accuracy": 0.5})
+      assert Workdir(tmp_path).check(ConfigDict(CONFIG))
+
+  def test_one_that_does_not_write_takes_no_lock(self, tmp_path):
+    claim(tmp_path)
+    with Workdir(tmp_path, writes=False) as reader:
+      reader.check(ConfigDict(CONFIG))
+      claim(tmp_path)
+
+  def test_a_killed_process_lets_go(self, tmp_path):
+    script = (
+      "import sys, time; from pathlib import Path; from ml_collections import ConfigDict\n"
+      "from fer_jax.training.workdir import Workdir\n"
+      f"folder = Workdir(Path({str(tmp_path)!r})); folder.claim(ConfigDict({CONFIG!r}), 'mine.py', (), 'cpu')\n"
+      "print('claimed', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+      assert process.stdout.readline() == "claimed\n"
+      with pytest.raises(UserError, match=f"process {process.pid} on"):
+        claim(tmp_path)
+      process.kill()
+    claim(tmp_path)
+
+  def test_a_file_system_without_locks_is_warned_of(self, tmp_path, monkeypatch, capsys):
+    def refuse(file, how):
+      raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    claim(tmp_path)
+    assert "no locks here (No locks available)" in capsys.readouterr().err
+    assert (tmp_path / "config.json").exists()
+
+
+class TestWriting:
+  def test_json_round_trip(self, tmp_path):
+    folder = Workdir(tmp_path)
+    assert folder.result is None
+    folder.write_json("result.json", {"accuracy": 0.5, "names": ["angry"]})
+    assert folder.result == {"accuracy": 0.5, "names": ["angry"]}
+    folder.write_json("result.json", {"accuracy": 0.6})
+    assert folder.result == {"accuracy": 0.6}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+  def test_arrays_round_trip(self, tmp_path):
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Workdir(tmp_path).write_arrays("predictions.npz", image=image, label=np.arange(3))
+    with np.load(tmp_path / "predictions.npz") as file:
+      assert sorted(file.files) == ["image", "label"]
+      np.testing.assert_array_equal(file["image"], image)
+    assert [p.name for p in tmp_path.iterdir()] == ["predictions.npz"]
+
+  @pytest.mark.parametrize("fails_at", ["the content", "the last moment"])
+  def test_a_failed_write_leaves_the_file_before(self, tmp_path, monkeypatch, fails_at):
+    folder = Workdir(tmp_path)
+    folder.write_json("result.json", {"accuracy": 0.5})
+    folder.write_arrays("predictions.npz", label=np.arange(3))
+    before = {name: (tmp_path / name).read_bytes() for name in ("result.json", "predictions.npz")}
+
+    def fail(*arguments, **more):
+      raise OSError("disk full")
+
+    if fails_at == "the last moment":
+      monkeypatch.setattr(workdir_lib.os, "replace", fail)
+    else:
+      monkeypatch.setattr(workdir_lib.json, "dumps", fail)
+      monkeypatch.setattr(workdir_lib.np, "savez_compressed", lambda file, **arrays: file.write(b"half") and fail())
+    with pytest.raises(OSError, match="disk full"):
+      folder.write_json("result.json", {"accuracy": 0.6})
+    with pytest.raises(OSError, match="disk full"):
+      folder.write_arrays("predictions.npz", label=np.arange(4))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+  def test_a_full_disk_is_a_failure_in_one_line(self, tmp_path):
+    (tmp_path / "result.json.part").symlink_to("/dev/full")
+    message = r"result\.json\.part cannot be written \(No space left on device\); free or repair the disk, then run"
+    with pytest.raises(Failure, match=message):
+      Workdir(tmp_path).write_json("result.json", {"accuracy": 0.5})
+    assert not (tmp_path / "result.json").exists()
