@@ -136,7 +136,7 @@ def test_nobody_is_in_training_and_test(journey):
   folds = json.loads((journey.audits / "folds" / "audit.json").read_text())["folds"]
   assert len(folds) == PEOPLE
   for fold in folds:
-    assert (fold["subject"], fold["group"], fold["picture"]) == (0, 0, 0)
+    assert (fold["subject"], fold["group"], fold["image"]) == (0, 0, 0)
   splits = journey.read("splits.json")
   assert (splits["by"], splits["count"]) == ("subjects", PEOPLE)
   assert sorted(set(splits["fold"])) == list(range(PEOPLE))

@@ -15,7 +15,7 @@ import pytest
 
 from fer_jax.apps import tables
 from fer_jax.config import command_line
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def used(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
   """A folder with what an example of use finds in its own: a finished run, and a picture of two people."""
   folder = tmp_path_factory.mktemp("used")
   shutil.copytree(finished_run, folder / "workdir" / "separable_se_demo")
-  people = [picture(0, subject, "happy", 0, 240, yaw=0.0) for subject in (0, 1)]
+  people = [render_image(0, subject, "happy", 0, 240, yaw=0.0) for subject in (0, 1)]
   cv2.imwrite(str(folder / "party.jpg"), np.concatenate(people, axis=1))
   return folder
 

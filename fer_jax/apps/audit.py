@@ -78,8 +78,8 @@ def _near_lines(content: Record) -> list[str]:
 
 def _fold_lines(content: Record) -> list[str]:
   folds = content.get("folds", [])
-  counted = {what: sum(bool(fold[what]) for fold in folds) for what in ("picture", "near", "subject", "group")}
-  names = {"picture": "an identical image", "near": "a near duplicate", "subject": "a person", "group": "a group"}
+  counted = {what: sum(bool(fold[what]) for fold in folds) for what in ("image", "near", "subject", "group")}
+  names = {"image": "an identical image", "near": "a near duplicate", "subject": "a person", "group": "a group"}
   return [
     f"{number} of the {len(folds)} folds share {names[what]} between training and test"
     for what, number in counted.items()

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       every=options.every,
       keep=copies is not None,
       threads=min(max(2, provenance.cores()), _MOST_THREADS),
-      announce=lambda pictures: _lengthen(bar, pictures - 1),
+      announce=lambda images: _lengthen(bar, images - 1),
     )
     answer = Answerer(model, options.batch_size, options.smoothing, copies)
     for rows in answer(look(files.files)):
@@ -136,20 +136,20 @@ def _path(text: str) -> Path:
   return Path(os.path.expanduser(text))
 
 
-def _bar(pictures: int) -> tqdm:
+def _bar(images: int) -> tqdm:
   if sys.stderr.isatty():
-    return tqdm(total=pictures, unit=" images", leave=False, dynamic_ncols=True)
-  return tqdm(total=pictures, unit=" images", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
+    return tqdm(total=images, unit=" images", leave=False, dynamic_ncols=True)
+  return tqdm(total=images, unit=" images", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
 
 
-def _lengthen(bar: tqdm, pictures: int) -> None:
-  bar.total += pictures  # displayed at the next update
+def _lengthen(bar: tqdm, images: int) -> None:
+  bar.total += images  # displayed at the next update
 
 
 def _summary(counts: Counts, files: Listing, seconds: float) -> str:
-  rate = f"{counts.pictures / seconds:.0f} per second" if seconds > 0 else "at once"
+  rate = f"{counts.images / seconds:.0f} per second" if seconds > 0 else "at once"
   text = (
-    f"{counts.pictures} images in {seconds:.1f} s ({rate}): {counts.faces} faces, "
+    f"{counts.images} images in {seconds:.1f} s ({rate}): {counts.faces} faces, "
     f"{counts.faceless} images without a face, {counts.unreadable} unreadable files"
   )
   if files.passed_over:

@@ -54,7 +54,7 @@ class Arrays:
       first. None if the dataset was not expanded (see `data.expansion`).
     crop: Face crop of the images: "face" if the dataset contains face crops already; "detector", "fixed" or "none" for
       photographs, as in `load`.
-    picture: Number of the distinct image in each row, int32 [N], in order of first appearance; None if it has to be
+    image_id: Number of the distinct image in each row, int32 [N], in order of first appearance; None if it has to be
       found by comparing pixels.
     fingerprint: Checksum (CRC-32, hexadecimal) of the dataset as loaded, before it is split or expanded; "" for a
       dataset that was not made by `load`.
@@ -70,7 +70,7 @@ class Arrays:
   notes: tuple[str, ...] = ()
   origin: np.ndarray | None = None
   crop: str = "face"
-  picture: np.ndarray | None = None
+  image_id: np.ndarray | None = None
   fingerprint: str = ""
 
   def __len__(self) -> int:
@@ -202,7 +202,7 @@ def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -
     subject=columns["subject"],
     group=columns["group"],
     split=columns["split"],
-    picture=columns["picture"],
+    image_id=columns["image_id"],
     class_names=tuple(builder.info.features["label"].names),
     notes=(*(builder.info.metadata or {}).get("warnings", ()), note),
   )
@@ -355,11 +355,11 @@ def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, 
         _records(source), total=len(source), desc="Cropping", unit=" images", leave=False, disable=quiet
       ):
         # [h, w] or [h, w, 3], size as on disk
-        picture = in_channels(decode(record["image"]), image.shape[3])
+        pixels = in_channels(decode(record["image"]), image.shape[3])
         if framing is not None:
-          picture = framing(picture, record["subject"].decode(), record["file"].decode())
+          pixels = framing(pixels, record["subject"].decode(), record["file"].decode())
         # -> [H, W, C]; `resize` returns [H, W] if C is 1
-        image[row] = resize(picture, height, width).reshape(image.shape[1:])
+        image[row] = resize(pixels, height, width).reshape(image.shape[1:])
         row += 1
         for key, values in fields.items():
           values.append(record[key])

@@ -14,14 +14,14 @@ class Overlap(NamedTuple):
 
   Attributes:
     examples: Number of examples compared.
-    picture: Number of examples whose image also appears among the others.
+    image: Number of examples whose image also appears among the others.
     near: Number of examples whose image does not appear among the others, but a near duplicate of it does.
     subject: Number of examples of a person who also appears among the others; None if the dataset names no subjects.
     group: Number of examples whose group (a sequence, or exact duplicates) also appears among the others.
   """
 
   examples: int
-  picture: int
+  image: int
   near: int
   subject: int | None
   group: int
@@ -80,17 +80,17 @@ def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np
   """
   # Both masks are per distinct image, bool [M]: among the others; near a distinct image among the others.
   shown = np.zeros(len(duplicates.row), bool)
-  shown[duplicates.picture[others]] = True
+  shown[duplicates.image_id[others]] = True
   near = np.zeros(len(duplicates.row), bool)
   first, second = duplicates.pairs[:, 0], duplicates.pairs[:, 1]
   near[first[shown[second]]] = True
   near[second[shown[first]]] = True
-  picture = duplicates.picture[rows]
+  image_id = duplicates.image_id[rows]
   named = arrays.subject[others] != ""
   return Overlap(
     examples=len(rows),
-    picture=int(shown[picture].sum()),
-    near=int((near & ~shown)[picture].sum()),
+    image=int(shown[image_id].sum()),
+    near=int((near & ~shown)[image_id].sum()),
     subject=int(np.isin(arrays.subject[rows], arrays.subject[others][named]).sum()) if arrays.subject.any() else None,
     group=int(np.isin(arrays.group[rows], arrays.group[others]).sum()),
   )
@@ -105,17 +105,17 @@ def audit(arrays: Arrays) -> list[str]:
   Returns:
     One line for each finding; empty if there is none.
   """
-  picture = image_ids(arrays)
-  copies = np.bincount(picture)
+  image_id = image_ids(arrays)
+  copies = np.bincount(image_id)
   lines = []
   if len(copies) < len(arrays):
     lines.append(f"{len(copies)} distinct images in {len(arrays)} rows: {np.sum(copies > 1)} appear more than once")
-  conflicts = len(conflicting(picture, arrays.label))
+  conflicts = len(conflicting(image_id, arrays.label))
   if conflicts:
     lines.append(f"{conflicts} of these groups of duplicates have conflicting labels")
-  in_train = picture[arrays.rows("train")]
+  in_train = image_id[arrays.rows("train")]
   for split in ("validation", "test"):
-    leaked = np.sum(np.isin(picture[arrays.rows(split)], in_train))
+    leaked = np.sum(np.isin(image_id[arrays.rows(split)], in_train))
     if leaked:
       lines.append(f"{leaked} of the {len(arrays.rows(split))} {split} images also appear in train")
   people = len(subjects_in_several_splits(arrays))

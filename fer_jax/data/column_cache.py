@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 # Increment this when the contents of a cache change: caches of an older format are rebuilt.
-_FORMAT = 2
+_FORMAT = 3
 
 # Contents of a cache: arrays by name, and notes on how they were made.
 Columns = tuple[dict[str, np.ndarray], tuple[str, ...]]

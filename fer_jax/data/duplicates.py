@@ -38,7 +38,7 @@ class Duplicates:
   """Exact and near duplicates in a dataset of N examples and M distinct images.
 
   Attributes:
-    picture: Number of the distinct image of each example, int32 [N], in order of first appearance.
+    image_id: Number of the distinct image of each example, int32 [N], in order of first appearance.
     row: First example that has each distinct image, int64 [M].
     pairs: Near duplicates, int64 [P, 3]: the numbers of two distinct images, the lower one first, and their hash
       distance.
@@ -46,7 +46,7 @@ class Duplicates:
       images, share a group.
   """
 
-  picture: np.ndarray
+  image_id: np.ndarray
   row: np.ndarray
   pairs: np.ndarray
   near_group: np.ndarray
@@ -64,8 +64,8 @@ def image_ids(arrays: Arrays) -> np.ndarray:
   Returns:
     Number of each example's image, int32 [N].
   """
-  if arrays.picture is not None:
-    return arrays.picture
+  if arrays.image_id is not None:
+    return arrays.image_id
   image = arrays.image
   # Originals come first, so this slice contains all of them and no copy.
   if arrays.origin is not None:
@@ -156,8 +156,8 @@ def find_duplicates(arrays: Arrays, threshold: int = NEAR) -> Duplicates:
   Returns:
     The duplicates.
   """
-  picture = image_ids(arrays)
-  row = np.unique(picture, return_index=True)[1]
+  image_id = image_ids(arrays)
+  row = np.unique(image_id, return_index=True)[1]
   code, known = perceptual_hash(arrays.image)
   hashed = np.flatnonzero(known[row])
   pairs = near_pairs(code[row[hashed]], threshold)
@@ -166,7 +166,7 @@ def find_duplicates(arrays: Arrays, threshold: int = NEAR) -> Duplicates:
   # [M]
   group = arrays.group[row]
   pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
-  return Duplicates(picture, row, pairs, components(pairs[:, 0], pairs[:, 1], len(row)))
+  return Duplicates(image_id, row, pairs, components(pairs[:, 0], pairs[:, 1], len(row)))
 
 
 def components(left: np.ndarray, right: np.ndarray, nodes: int) -> np.ndarray:
@@ -188,19 +188,19 @@ def components(left: np.ndarray, right: np.ndarray, nodes: int) -> np.ndarray:
   return np.asarray(connected_components(links, directed=False)[1])
 
 
-def seen_in_training(arrays: Arrays, split: str = "test", picture: np.ndarray | None = None) -> np.ndarray:
+def seen_in_training(arrays: Arrays, split: str = "test", image_id: np.ndarray | None = None) -> np.ndarray:
   """Returns which examples of a split have an image that also appears, equal in every pixel, in the training split.
 
   Args:
     arrays: Dataset.
     split: Name of the split.
-    picture: Result of `image_ids`, int32 [N]; None to compute it here.
+    image_id: Result of `image_ids`, int32 [N]; None to compute it here.
 
   Returns:
     Mask in the order of the split's rows, bool [n].
   """
-  picture = image_ids(arrays) if picture is None else picture
-  return np.isin(picture[arrays.rows(split)], picture[arrays.rows("train")])
+  image_id = image_ids(arrays) if image_id is None else image_id
+  return np.isin(image_id[arrays.rows(split)], image_id[arrays.rows("train")])
 
 
 def without_train_duplicates(arrays: Arrays) -> Arrays:
@@ -214,10 +214,10 @@ def without_train_duplicates(arrays: Arrays) -> Arrays:
   Returns:
     The dataset with the `split` of these examples set to "", and a note with their number.
   """
-  picture = image_ids(arrays)
+  image_id = image_ids(arrays)
   train = arrays.rows("train")
   evaluated = np.concatenate([arrays.rows(split) for split in SPLITS if split != "train"])
-  dropped = train[np.isin(picture[train], picture[evaluated])]
+  dropped = train[np.isin(image_id[train], image_id[evaluated])]
   split = arrays.split.copy()
   split[dropped] = ""
   note = (

@@ -153,7 +153,7 @@ def with_training_copies(divided: Arrays, expanded: Arrays) -> Arrays:
   return dataclasses.replace(expanded, split=split, notes=divided.notes)
 
 
-def with_notes(arrays: Arrays, expansion: Expansion, picture: np.ndarray) -> Arrays:
+def with_notes(arrays: Arrays, expansion: Expansion, image_id: np.ndarray) -> Arrays:
   """Adds notes for the user to a dataset that was expanded and split.
 
   The first note contains the number of examples before and after the expansion. The second contains the number of test
@@ -162,7 +162,7 @@ def with_notes(arrays: Arrays, expansion: Expansion, picture: np.ndarray) -> Arr
   Args:
     arrays: Dataset, expanded and split according to the protocol.
     expansion: Expansion that was applied.
-    picture: Result of `duplicates.image_ids`, int32 [N].
+    image_id: Result of `duplicates.image_ids`, int32 [N].
 
   Returns:
     The dataset with two more notes.
@@ -176,7 +176,7 @@ def with_notes(arrays: Arrays, expansion: Expansion, picture: np.ndarray) -> Arr
     before, after = train[original[train]], train
   grown = f'expansion, protocol "{expansion.protocol}", seed {expansion.seed}: {those.format(f"{len(before):,}")}'
   grown += f" {len(after):,} ({_by_class(arrays, before, after)}){rest}"
-  seen = int(seen_in_training(arrays, picture=picture).sum())
+  seen = int(seen_in_training(arrays, image_id=image_id).sum())
   found = f"{seen:,} of the {len(test):,} test examples also appear in training, as the same image or as a copy of it"
   if expansion.protocol == "paper" and seen:
     found += ": this is the paper's protocol, not a measure of new faces"

@@ -84,10 +84,10 @@ class Records:
       if zlib.crc32(encoded) != self._checksum[row]:
         raise self._shards.damaged(row, "its checksum differs from when the dataset was first read")
       try:
-        picture = in_channels(decode(encoded), self.shape[3])
+        pixels = in_channels(decode(encoded), self.shape[3])
       except UnreadableImage as error:
         raise self._shards.damaged(row, str(error)) from error
-      image[place] = resize(picture, *self.shape[1:3]).reshape(self.shape[1:])
+      image[place] = resize(pixels, *self.shape[1:3]).reshape(self.shape[1:])
     return image
 
 
@@ -214,8 +214,8 @@ def open_records(
     shape: Shape (H, W, C) of the images after resizing.
 
   Returns:
-    The images; the columns label, subject, group, split and picture, as in `Arrays` (images with equal encoded bytes
-    have the same number in `picture`); and a note for the user.
+    The images; the columns label, subject, group, split and image_id, as in `Arrays` (images with equal encoded bytes
+    have the same number in `image_id`); and a note for the user.
 
   Raises:
     UserError: If a shard is missing or a record is damaged.
@@ -259,10 +259,10 @@ def _read_columns(shards: Shards) -> dict[str, np.ndarray]:
   from tensorflow_datasets.core import utils as tfds_utils
 
   total = len(shards)
-  label, picture, checksum = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.uint32)
+  label, image_id, checksum = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.uint32)
   subject: list[str] = []
   group: list[bytes] = []
-  pictures: dict[bytes, int] = {}
+  ids: dict[bytes, int] = {}
   names: dict[bytes, str] = {}  # one str object per person, shared by all rows of the person
   bar = tfds_utils.tqdm(shards.examples(), total=total, desc="Reading columns", unit=" records", leave=False)
   for row, example in enumerate(bar):
@@ -271,7 +271,7 @@ def _read_columns(shards: Shards) -> dict[str, np.ndarray]:
     checksum[row] = zlib.crc32(encoded)
     # Digests instead of the encoded images: these may not fit into memory.
     digest = hashlib.blake2b(encoded, digest_size=16).digest()
-    picture[row] = pictures.setdefault(digest, len(pictures))
+    image_id[row] = ids.setdefault(digest, len(ids))
     person = example["subject"].bytes_list.value[0]
     subject.append(names.setdefault(person, person.decode()))
     group.append(example["group"].bytes_list.value[0])
@@ -279,7 +279,7 @@ def _read_columns(shards: Shards) -> dict[str, np.ndarray]:
     "label": label,
     "subject": np.array(subject),
     "group": number_groups(group),
-    "picture": picture,
+    "image_id": image_id,
     "checksum": checksum,
   }
 

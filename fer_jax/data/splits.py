@@ -227,11 +227,11 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
   if by == "images":
     return np.arange(len(arrays), dtype=np.int32)
   if by == "groups":
-    group, picture = np.unique(arrays.group, return_inverse=True)[1], image_ids(arrays)
+    group, image_id = np.unique(arrays.group, return_inverse=True)[1], image_ids(arrays)
     groups = int(np.max(group, initial=-1)) + 1
-    nodes = groups + int(np.max(picture, initial=-1)) + 1
+    nodes = groups + int(np.max(image_id, initial=-1)) + 1
     # Edges between groups and images: groups that share an equal image become one unit.
-    joined = components(group, groups + picture, nodes)[group]
+    joined = components(group, groups + image_id, nodes)[group]
     return np.unique(joined, return_inverse=True)[1].astype(np.int32)
   unnamed = int(np.sum(arrays.subject == ""))
   if unnamed:

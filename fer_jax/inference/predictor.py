@@ -30,21 +30,21 @@ class Prediction:
   An image without a face has no row.
 
   Attributes:
-    picture: Index of each face's image in the sequence, int32 array of shape [F].
+    image_index: Index of each face's image in the sequence, int32 array of shape [F].
     box: Bounding boxes (x and y of the upper left corner, width, height) in pixels, float32 array of shape [F, 4].
     score: Detection scores, float32 array of shape [F]; comparable only between faces of the same detector.
     probability: Probability of each class, float32 array of shape [F, K].
     class_names: Names of the K classes.
   """
 
-  picture: np.ndarray
+  image_index: np.ndarray
   box: np.ndarray
   score: np.ndarray
   probability: np.ndarray
   class_names: tuple[str, ...]
 
   def __len__(self) -> int:
-    return len(self.picture)
+    return len(self.image_index)
 
   @property
   def label(self) -> list[str]:
@@ -124,7 +124,7 @@ class Predictor:
       found += [(number, box) for box in boxes]
       faces += [self.cut(image, box) for box in boxes]
     return Prediction(
-      picture=np.array([number for number, _ in found], np.int32),
+      image_index=np.array([number for number, _ in found], np.int32),
       box=np.array([box[:4] for _, box in found], np.float32).reshape(-1, 4),
       score=np.array([box.score for _, box in found], np.float32),
       probability=self.probability(stacked(faces, self.classifier.shape), batch_size),
@@ -198,8 +198,8 @@ def checked(image: np.ndarray) -> np.ndarray:
   """Returns an image unchanged; raises ValueError unless it is uint8 [H, W] or [H, W, 3] and not empty."""
   if not isinstance(image, np.ndarray):
     raise ValueError(f"an image is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file")
-  is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-  if image.dtype != np.uint8 or not is_picture or 0 in image.shape:
+  has_image_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+  if image.dtype != np.uint8 or not has_image_shape or 0 in image.shape:
     raise ValueError(f"an image is {image.dtype} {list(image.shape)}: expected uint8 [H, W] grey or [H, W, 3] RGB")
   return image
 

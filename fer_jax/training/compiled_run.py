@@ -53,7 +53,7 @@ class Rig:
       self.resident = placement.replicate(Resident(np.asarray(arrays.image), pipeline.targets(arrays)))
 
   @functools.cached_property
-  def picture(self) -> np.ndarray:
+  def image_id(self) -> np.ndarray:
     """Number of each example's distinct image, int32 [N], from `image_ids`; the splits have no effect."""
     return image_ids(self._arrays)
 

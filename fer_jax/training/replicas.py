@@ -127,14 +127,14 @@ def _finishing(settings: Settings, arrays: Arrays, rows: np.ndarray | None = Non
   """
   protocol = settings.expansion.protocol
   whole = expansion.expand(arrays, settings.expansion, rows) if protocol == "honest" else arrays
-  picture = duplicates.image_ids(whole) if protocol else None
+  image_id = duplicates.image_ids(whole) if protocol else None
 
   def finish(divided: Arrays) -> Arrays:
     if settings.data.drop == "train_duplicates":
       divided = duplicates.without_train_duplicates(divided)
     if protocol == "honest":
       divided = expansion.with_training_copies(divided, whole)
-    return divided if picture is None else expansion.with_notes(divided, settings.expansion, picture)
+    return divided if image_id is None else expansion.with_notes(divided, settings.expansion, image_id)
 
   return finish
 

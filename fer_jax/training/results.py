@@ -97,7 +97,7 @@ def of_training(run: TrainingLoop, number: int, found: Answers, tested: Tested) 
   """
   member, rig = run.members[number], run.rig
   test = found["test"]["single"]
-  seen = duplicates.seen_in_training(member.replica.arrays, picture=rig.picture)
+  seen = duplicates.seen_in_training(member.replica.arrays, image_id=rig.image_id)
   replica, clock = member.replica, member.clock
   together = len(run.members)
   # A lockstep step trains all replicas, so each is charged its share.
@@ -140,7 +140,7 @@ def of_training(run: TrainingLoop, number: int, found: Answers, tested: Tested) 
   }
 
 
-def write_predictions(member: Member, found: Answers, settings: Settings, picture: np.ndarray) -> None:
+def write_predictions(member: Member, found: Answers, settings: Settings, image_id: np.ndarray) -> None:
   """Writes predictions.npz of a replica: test probabilities, worst mistakes, and samples of training images.
 
   It also contains the probabilities on the validation split and those of averaged views, for `apps.ensemble`.
@@ -149,7 +149,7 @@ def write_predictions(member: Member, found: Answers, settings: Settings, pictur
     member: Replica.
     found: Evaluations of the replica by split and protocol, from `answers`.
     settings: Settings of the run.
-    picture: Index of each row's distinct image, int32 [N], from `duplicates.image_ids`; equal images share an index.
+    image_id: Index of each row's distinct image, int32 [N], from `duplicates.image_ids`; equal images share an index.
   """
   arrays = member.replica.arrays
   rows, validation = arrays.rows("test"), arrays.rows("validation")
@@ -164,7 +164,7 @@ def write_predictions(member: Member, found: Answers, settings: Settings, pictur
     worst=worst,
     worst_image=arrays.image[rows[worst]],
     sample_image=_samples(arrays, settings, member.replica.seed),
-    seen=duplicates.seen_in_training(arrays, picture=picture),
+    seen=duplicates.seen_in_training(arrays, image_id=image_id),
     validation_index=validation,
     validation_label=np.asarray(arrays.label)[validation],
     **{f"{split}_{protocol}": each.probability for split, of in found.items() for protocol, each in of.items()},
@@ -248,10 +248,10 @@ def pool_predictions(folders: Sequence[Workdir], into: Workdir) -> None:
   # Each replica stores only the images of its worst mistakes; the worst mistakes over all replicas are among them.
   starts = np.cumsum([0, *(len(each["label"]) for each in loaded[:-1])])
   # Key: row in the concatenated arrays, which is the row within the replica plus the replica's first row.
-  pictures = {
-    start + position: picture
+  images = {
+    start + position: image
     for start, each in zip(starts.tolist(), loaded, strict=True)
-    for position, picture in zip(each["worst"].tolist(), each["worst_image"], strict=True)
+    for position, image in zip(each["worst"].tolist(), each["worst_image"], strict=True)
   }
   shape = loaded[0]["worst_image"].shape[1:]
   into.write_arrays(
@@ -259,7 +259,7 @@ def pool_predictions(folders: Sequence[Workdir], into: Workdir) -> None:
     **pooled,
     replica=np.repeat(np.arange(len(loaded), dtype=np.int32), [len(each["label"]) for each in loaded]),
     worst=worst,
-    worst_image=np.array([pictures[position] for position in worst.tolist()], np.uint8).reshape(-1, *shape),
+    worst_image=np.array([images[position] for position in worst.tolist()], np.uint8).reshape(-1, *shape),
     sample_image=loaded[0]["sample_image"],
   )
 

@@ -265,7 +265,7 @@ class _Run:
       found = []
       for number, (member, tested) in enumerate(zip(members, run.test(), strict=True)):
         answers = results.answers(member, tested)
-        results.write_predictions(member, answers, self.settings, rig.picture)
+        results.write_predictions(member, answers, self.settings, rig.image_id)
         found.append(results.of_training(run, number, answers, tested) | self.origin)
       # All results are computed before the first one is written: a failure leaves the whole group unfinished.
       for member, result in zip(members, found, strict=True):

@@ -81,17 +81,17 @@ def test_the_json_names_every_row(written, data_dir):
     {"rows": [1, 5], "labels": ["disgust", "neutral"], "splits": ["train", "validation"]},
   ]
   (pair,) = content["near"]["pairs"]
-  assert [each["rows"] for each in pair["pictures"]] == [[2], [9]]
-  assert [each["labels"] for each in pair["pictures"]] == [["fear"], ["disgust"]]
+  assert [each["rows"] for each in pair["images"]] == [[2], [9]]
+  assert [each["labels"] for each in pair["images"]] == [["fear"], ["disgust"]]
   assert (content["near"]["groups"], content["near"]["conflicting_groups"], content["near"]["largest_group"]) == (
     1,
     1,
     2,
   )
   assert [each["rows"] for each in content["constant"]] == [[3]]
-  assert (content["examples"], content["pictures"], content["conflicting_duplicates"]) == (12, 9, 1)
+  assert (content["examples"], content["images"], content["conflicting_duplicates"]) == (12, 9, 1)
   assert content["class_counts"]["train"] == [1, 1, 1, 1, 0, 0, 0]
-  counted = {(each["of"], each["among"]): (each["picture"], each["near"]) for each in content["overlaps"]}
+  counted = {(each["of"], each["among"]): (each["image"], each["near"]) for each in content["overlaps"]}
   assert counted == {("validation", "train"): (2, 0), ("test", "train"): (1, 1), ("test", "validation"): (1, 0)}
   assert content["origin"]["path"].endswith("fer2013.csv")
   assert set(content["versions"]) >= {"python", "numpy"}
@@ -152,14 +152,14 @@ def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
   for k, fold in enumerate(folds):
     # Those of a group that are tested while another of it is not.
     seen = sum(int((number[rows] == k).sum()) for rows in equal if len(set(number[rows])) > 1)
-    assert (fold["fold"], fold["examples"], fold["picture"]) == (k, 6, seen)
-  assert sum(fold["picture"] for fold in folds) > 0
+    assert (fold["fold"], fold["examples"], fold["image"]) == (k, 6, seen)
+  assert sum(fold["image"] for fold in folds) > 0
   assert [str(k) for k in range(2)] == [row[0] for row in Page(tmp_path / "out" / "index.html").rows if row[1] == "6"]
   printed = capsys.readouterr().out
   assert "of the 2 folds share an identical image between training and test" in printed
   make_folds(loaded, "groups", 2, 0).save(tmp_path / "groups.json")
   main([*flags, f"--splits={tmp_path / 'groups.json'}"])
-  assert [(fold["picture"], fold["group"]) for fold in content_of(tmp_path / "out")["folds"]] == [(0, 0), (0, 0)]
+  assert [(fold["image"], fold["group"]) for fold in content_of(tmp_path / "out")["folds"]] == [(0, 0), (0, 0)]
   assert "identical image between" not in capsys.readouterr().out
 
 

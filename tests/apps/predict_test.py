@@ -14,7 +14,7 @@ import pytest
 from fer_jax.apps import predict
 from fer_jax.apps.predictions import inputs
 from fer_jax.apps.predictions.gallery import Gallery
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.data.images import read
 from fer_jax.inference import predictor
 from fer_jax.inference.predictor import Predictor
@@ -32,19 +32,19 @@ def model(finished_run):
 
 def scene(people=1, size=240):
   """A photograph of drawn people side by side."""
-  return np.concatenate([picture(0, n, "happy", 0, size, yaw=0.0) for n in range(max(1, people))], axis=1)
+  return np.concatenate([render_image(0, n, "happy", 0, size, yaw=0.0) for n in range(max(1, people))], axis=1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Two faces, none, a clip of one, something that is no picture, a damaged picture, and a stranger."""
-  folder = tmp_path_factory.mktemp("pictures")
+  """Two faces, none, a clip of one, something that is no found, a damaged found, and a stranger."""
+  folder = tmp_path_factory.mktemp("images")
   (folder / "below").mkdir()
   cv2.imwrite(str(folder / "two.png"), scene(2))
   cv2.imwrite(str(folder / "below" / "one.jpg"), cv2.cvtColor(scene(), cv2.COLOR_GRAY2BGR))
   cv2.imwrite(str(folder / "wall.png"), np.full((200, 300), 128, np.uint8))
   (folder / "torn.jpg").write_bytes((folder / "below" / "one.jpg").read_bytes()[:900])
-  (folder / "notes.txt").write_text("not a picture")
+  (folder / "notes.txt").write_text("not a found")
   clip = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (240, 240))
   for _ in range(5):
     clip.write(cv2.cvtColor(scene(), cv2.COLOR_GRAY2BGR))

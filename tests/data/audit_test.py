@@ -23,9 +23,9 @@ def photographs(number, size=48, channels=1, seed=0):
   return np.clip(np.stack(drawn), 0, 255).astype(np.uint8)
 
 
-def toned(picture):
+def toned(image_id):
   """Another print of the same photograph."""
-  return np.clip(picture * 0.8 + 20, 0, 255).astype(np.uint8)
+  return np.clip(image_id * 0.8 + 20, 0, 255).astype(np.uint8)
 
 
 def dataset(image, label, split, subject=None, group=None):
@@ -146,7 +146,7 @@ class TestNearPairs:
 class TestFindDuplicates:
   def test_pictures_and_pairs(self, planted):
     found = duplicates.find_duplicates(planted)
-    assert found.picture.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
+    assert found.image_id.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 4, 5]
     assert found.row.tolist() == [0, 1, 2, 3, 4, 9]
     assert found.pairs[:, :2].tolist() == [[2, 3]]
     assert found.pairs[0, 2] <= duplicates.NEAR
@@ -224,7 +224,7 @@ class TestTrainDuplicates:
     split = planted.split.copy()
     image = planted.image.copy()
     kept = duplicates.without_train_duplicates(planted)
-    # 0 and 1 stand in validation, 0 and 4 in test; 2 has another print in validation, which counts as another picture.
+    # 0 and 1 stand in validation, 0 and 4 in test; 2 has another print in validation, which counts as another image_id.
     assert kept.rows("train").tolist() == [2]
     for name in ("validation", "test"):
       np.testing.assert_array_equal(kept.rows(name), planted.rows(name))
@@ -268,11 +268,11 @@ def test_the_real_fer2013(tmp_path):
   fer2013 = prepared.load("fer2013", str(tmp_path / "data"))
   found = duplicates.find_duplicates(fer2013)
   assert len(found.row) == 34034
-  assert len(audit.conflicting(found.picture, fer2013.label)) == 57
+  assert len(audit.conflicting(found.image_id, fer2013.label)) == 57
   assert audit.constant(fer2013.image).sum() == 12
   train = fer2013.rows("train")
   for split, leaked in (("validation", 280), ("test", 288)):
-    assert audit.overlap(fer2013, found, fer2013.rows(split), train).picture == leaked
+    assert audit.overlap(fer2013, found, fer2013.rows(split), train).image_id == leaked
     assert duplicates.seen_in_training(fer2013, split).sum() == leaked
   assert np.bincount(found.pairs[:, 2]).tolist() == [125, 0, 258, 0, 540, 0, 731]
   kept = duplicates.without_train_duplicates(fer2013)

@@ -22,7 +22,7 @@ COLOUR = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (30, 20))
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
-  """A picture as a file."""
+  """A image_id as a file."""
   file = io.BytesIO()
   (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
   return file.getvalue()
@@ -69,7 +69,7 @@ def test_a_picture_is_turned_upright(kind, orientation):
   stored[:8, :8] = 0
   exif = Image.Exif()
   exif[0x0112] = orientation
-  # Where the black corner, stored at the upper left of a wide picture, is to be seen.
+  # Where the black corner, stored at the upper left of a wide image_id, is to be seen.
   is_high = orientation >= 5
   height, width = (32, 16) if is_high else (16, 32)
   down, right = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[orientation]
@@ -234,16 +234,16 @@ def test_a_large_webp_is_refused():
 
 
 def test_files_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
-  (tmp_path / "picture.png").write_bytes(encoded(COLOUR, "PNG"))
-  np.testing.assert_array_equal(read(tmp_path / "picture.png"), COLOUR)
-  np.testing.assert_array_equal(read(str(tmp_path / "picture.png")), COLOUR)
+  (tmp_path / "image_id.png").write_bytes(encoded(COLOUR, "PNG"))
+  np.testing.assert_array_equal(read(tmp_path / "image_id.png"), COLOUR)
+  np.testing.assert_array_equal(read(str(tmp_path / "image_id.png")), COLOUR)
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "link").symlink_to("nowhere")
   (tmp_path / "empty.png").write_bytes(b"")
   expected = {
     "absent.png": "does not exist",
     "link": "does not exist",
-    "picture.png/more": "cannot be opened: Not a directory",
+    "image_id.png/more": "cannot be opened: Not a directory",
     "": "a folder",
     "pipe": "not a regular file",
     "empty.png": "empty (0 bytes)",
@@ -255,14 +255,14 @@ def test_files_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
       read(os.path.join(tmp_path, name))
     assert str(caught.value) == words
   with pytest.raises(UnreadableImage, match="^30x20 pixels, above the limit of 500$"):
-    read(tmp_path / "picture.png", most_pixels=500)
+    read(tmp_path / "image_id.png", most_pixels=500)
 
   def forbid(path: pathlib.Path, mode: str) -> None:
     raise PermissionError(13, "Permission denied", str(path))
 
   monkeypatch.setattr(pathlib.Path, "open", forbid)
   with pytest.raises(UnreadableImage, match="^no permission to read it$"):
-    read(tmp_path / "picture.png")
+    read(tmp_path / "image_id.png")
 
 
 def test_channels_are_mixed_and_repeated():

@@ -134,7 +134,7 @@ class TestColumns:
     first = load(own_dir)
     monkeypatch.setattr(records.Shards, "examples", None)
     again = load(own_dir)
-    for name in ("label", "subject", "group", "split", "picture"):
+    for name in ("label", "subject", "group", "split", "image_id"):
       np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
 
   @pytest.mark.parametrize("name", ["label.npy", "checksum.npy", "contents.json"])

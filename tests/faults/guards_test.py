@@ -126,7 +126,9 @@ class TestErrors:
 
   @pytest.mark.parametrize("lines", [1, 100_000])
   def test_a_program_whose_output_nobody_reads_ends_in_silence(self, lines):
-    program = f"from fer_jax.runtime import errors; errors.run(lambda: [print('a line') for _ in range({lines})] and None)"
+    program = (
+      f"from fer_jax.runtime import errors; errors.run(lambda: [print('a line') for _ in range({lines})] and None)"
+    )
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as nobody:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fer_jax
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.data.images import in_channels
 from fer_jax.faces.detection import Box, HaarDetector
 from fer_jax.faces.framing import SMALLEST_FACE, Framing
@@ -50,7 +50,7 @@ def test_an_image_of_training_gives_the_same_logits_through_predict(finished_run
   images = [np.asarray(image)[..., 0] for image in arrays.image[:9]]
   found = predictor.load(finished_run, face="whole").predict(images)
   np.testing.assert_array_equal(found.probability, model.probability(np.asarray(arrays.image[:9])))
-  np.testing.assert_array_equal(found.picture, np.arange(9))
+  np.testing.assert_array_equal(found.image_index, np.arange(9))
   np.testing.assert_array_equal(found.box[0], (0, 0, 16, 16))
   assert found.label == [("a", "b", "c")[k] for k in found.probability.argmax(axis=1)]
   np.testing.assert_allclose(found.probability.sum(axis=1), 1, atol=1e-6)
@@ -83,7 +83,7 @@ def test_a_face_is_cut_around_its_box_with_the_margin_of_training(model):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_photograph_is_cut_as_training_cut_it(model, channels):
-  photograph = in_channels(picture(0, 3, "happy", 0, 300, yaw=0.0), channels)
+  photograph = in_channels(render_image(0, 3, "happy", 0, 300, yaw=0.0), channels)
   detector = HaarDetector(smallest_face=SMALLEST_FACE)
   expected = Framing(48, {"": (0.5, 0.5, 0.1)}, detector)
   classifier = dataclasses.replace(model, crop="detector", shape=(48, 48, channels))
@@ -99,7 +99,7 @@ def test_pictures_with_no_face_and_with_several(model):
     [np.zeros((side, 40), np.uint8) for side in (10, 20, 30)]
   )
   assert len(found) == 3
-  np.testing.assert_array_equal(found.picture, (1, 1, 2))
+  np.testing.assert_array_equal(found.image_index, (1, 1, 2))
   np.testing.assert_array_equal(found.score, (2, 1, 4))
   np.testing.assert_array_equal(found.box[2], (1, 2, 20, 20))
   nothing = Predictor(model, lambda image: []).predict([np.zeros((9, 9), np.uint8)])

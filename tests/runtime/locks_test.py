@@ -17,7 +17,9 @@ def test_a_lock_is_taken_once(tmp_path):
 
 
 def test_it_goes_with_its_process(tmp_path):
-  program = f"from fer_jax.runtime import locks; from pathlib import Path; held = locks.take(Path({str(tmp_path / 'lock')!r}))"
+  program = (
+    f"from fer_jax.runtime import locks; from pathlib import Path; held = locks.take(Path({str(tmp_path / 'lock')!r}))"
+  )
   subprocess.run([sys.executable, "-c", f"{program}; import os; os.kill(os.getpid(), 9)"], check=False)
   locks.take(tmp_path / "lock").close()
 

@@ -31,24 +31,24 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
     Record with counts, and with the rows, labels and splits of each finding.
   """
   shown = _Shown(arrays, duplicates)
-  groups = duplicates.near_group[duplicates.picture]  # [N]: group of near duplicates of each example
+  groups = duplicates.near_group[duplicates.image_id]  # [N]: group of near duplicates of each example
   return {
     "examples": len(arrays),
     "image_shape": list(arrays.image.shape[1:]),
     "classes": list(arrays.class_names),
     "class_counts": {split: counts.tolist() for split, counts in class_counts(arrays).items()},
-    "pictures": len(duplicates.row),
-    "duplicates": [shown(picture) for picture in np.flatnonzero(np.bincount(duplicates.picture) > 1).tolist()],
-    "conflicting_duplicates": len(conflicting(duplicates.picture, arrays.label)),
+    "images": len(duplicates.row),
+    "duplicates": [shown(image_id) for image_id in np.flatnonzero(np.bincount(duplicates.image_id) > 1).tolist()],
+    "conflicting_duplicates": len(conflicting(duplicates.image_id, arrays.label)),
     "near": {
       "threshold": near,
       "pairs": [
-        {"distance": distance, "pictures": [shown(first), shown(second)]}
+        {"distance": distance, "images": [shown(first), shown(second)]}
         for first, second, distance in duplicates.pairs.tolist()
       ],
       **_near_groups(duplicates, conflicting(groups, arrays.label)),
     },
-    "constant": [shown(picture) for picture in np.unique(duplicates.picture[constant(arrays.image)]).tolist()],
+    "constant": [shown(image_id) for image_id in np.unique(duplicates.image_id[constant(arrays.image)]).tolist()],
     "subjects": len(set(arrays.subject.tolist()) - {""}),
     "subjects_in_several_splits": {who: list(splits) for who, splits in subjects_in_several_splits(arrays).items()},
     "overlaps": _overlaps(arrays, duplicates),
@@ -62,12 +62,12 @@ class _Shown:
   def __init__(self, arrays: Arrays, duplicates: Duplicates):
     self._arrays = arrays
     # Group the rows by distinct image: sort by image number, then split where the number changes.
-    order = np.argsort(duplicates.picture, kind="stable")
-    ends = np.cumsum(np.bincount(duplicates.picture))
+    order = np.argsort(duplicates.image_id, kind="stable")
+    ends = np.cumsum(np.bincount(duplicates.image_id))
     self._rows = np.split(order, ends[:-1])
 
-  def __call__(self, picture: int) -> Record:
-    rows = self._rows[picture]
+  def __call__(self, image_id: int) -> Record:
+    rows = self._rows[image_id]
     return {
       "rows": rows.tolist(),
       "labels": [self._arrays.class_names[label] for label in self._arrays.label[rows].tolist()],
@@ -121,11 +121,11 @@ def fold_overlaps(arrays: Arrays, duplicates: Duplicates, fold: np.ndarray) -> l
   return [{"fold": number} | counted._asdict() for number, counted in found]
 
 
-def labels_differ(pictures: Sequence[Record]) -> bool:
+def labels_differ(images: Sequence[Record]) -> bool:
   """Returns whether the examples of these images have more than one label."""
-  return len({label for picture in pictures for label in picture["labels"]}) > 1
+  return len({label for image in images for label in image["labels"]}) > 1
 
 
-def splits_differ(pictures: Sequence[Record]) -> bool:
+def splits_differ(images: Sequence[Record]) -> bool:
   """Returns whether the examples of these images belong to more than one split."""
-  return len({split for picture in pictures for split in picture["splits"]}) > 1
+  return len({split for image in images for split in image["splits"]}) > 1

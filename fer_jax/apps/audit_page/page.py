@@ -9,7 +9,7 @@ import numpy as np
 
 from fer_jax.apps.audit_page.content import labels_differ, splits_differ
 from fer_jax.apps.formatting import count, percent, short_commit
-from fer_jax.apps.report_page.markup import Section, bullets, document, facts, picture, table
+from fer_jax.apps.report_page.markup import Section, bullets, document, facts, image_tag, table
 from fer_jax.data.records import Images
 from fer_jax.training.run_files import Record
 
@@ -54,10 +54,10 @@ def _header(content: Record) -> str:
   listed = facts(
     [
       ("Images", count(content["examples"]), kind),
-      ("Distinct images", count(content["pictures"]), f"{count(repeated)} appear more than once"),
+      ("Distinct images", count(content["images"]), f"{count(repeated)} appear more than once"),
       ("Conflicting labels", count(content["conflicting_duplicates"]), "groups of identical images"),
       *(
-        (f"{found['of'].capitalize()} images in {found['among']}", count(found["picture"]), _share(found))
+        (f"{found['of'].capitalize()} images in {found['among']}", count(found["image"]), _share(found))
         for found in content["overlaps"]
         if found["among"] == "train"
       ),
@@ -74,7 +74,7 @@ def _header(content: Record) -> str:
 
 
 def _share(found: Record) -> str:
-  return f"{percent(found['picture'] / found['examples'], 1)} of {count(found['examples'])}"
+  return f"{percent(found['image'] / found['examples'], 1)} of {count(found['examples'])}"
 
 
 def _shared_subjects(content: Record) -> str:
@@ -86,9 +86,9 @@ def notices(content: Record) -> list[str]:
   """Returns warnings about leaks that inflate accuracy on this dataset, as plain sentences."""
   found = []
   for each in content["overlaps"]:
-    if each["among"] == "train" and each["picture"]:
+    if each["among"] == "train" and each["image"]:
       found.append(
-        f"{count(each['picture'])} of the {count(each['examples'])} {each['of']} images also appear in the training "
+        f"{count(each['image'])} of the {count(each['examples'])} {each['of']} images also appear in the training "
         "split, pixel for pixel. config.data.drop=train_duplicates removes them from training."
       )
     if each["among"] == "train" and each["subject"]:
@@ -96,7 +96,7 @@ def notices(content: Record) -> list[str]:
         f"{count(each['subject'])} of the {count(each['examples'])} {each['of']} images show people who are also in "
         "the training split: accuracy on them does not measure performance on unseen people."
       )
-  for name, what in (("subject", "people"), ("picture", "identical images")):
+  for name, what in (("subject", "people"), ("image", "identical images")):
     shared = [each for each in content.get("folds", []) if each[name]]
     if shared:
       found.append(f"In {len(shared)} of the {len(content['folds'])} folds, training and test share {what}.")
@@ -147,7 +147,7 @@ def _overlap_head(first: str) -> list[str]:
 
 def _overlap_cells(found: Record) -> list[str]:
   people = '<span class="missing">not stated</span>' if found["subject"] is None else count(found["subject"])
-  return [count(found["examples"]), count(found["picture"]), count(found["near"]), people, count(found["group"])]
+  return [count(found["examples"]), count(found["image"]), count(found["near"]), people, count(found["group"])]
 
 
 def _folds(content: Record) -> Section | None:
@@ -183,7 +183,7 @@ def _gallery(title: str, groups: Sequence[Record], image: Images, limit: int = _
   if not groups:
     return ""
   items = "".join(_item([each], image) for each in groups[:limit])
-  return f'<h3>{_of(title, min(len(groups), limit), len(groups))}</h3><ul class="pictures">{items}</ul>'
+  return f'<h3>{_of(title, min(len(groups), limit), len(groups))}</h3><ul class="images">{items}</ul>'
 
 
 def _similar(content: Record, image: Images) -> Section | None:
@@ -201,13 +201,13 @@ def _similar(content: Record, image: Images) -> Section | None:
   rows, samples = [], ""
   for distance in sorted({pair["distance"] for pair in pairs}):
     at = [pair for pair in pairs if pair["distance"] == distance]
-    across = sum(splits_differ(pair["pictures"]) for pair in at)
-    differ = sum(labels_differ(pair["pictures"]) for pair in at)
+    across = sum(splits_differ(pair["images"]) for pair in at)
+    differ = sum(labels_differ(pair["images"]) for pair in at)
     rows.append([str(distance), count(len(at)), count(across), count(differ)])
     samples += _pairs(f"Distance {distance}", at, image, _SAMPLE)
   body = lead + f'<div class="narrow">{table(["distance", "pairs", "across splits", "labels differ"], rows)}</div>'
-  conflicts = [pair for pair in pairs if labels_differ(pair["pictures"])]
-  leaks = [pair for pair in pairs if splits_differ(pair["pictures"]) and not labels_differ(pair["pictures"])]
+  conflicts = [pair for pair in pairs if labels_differ(pair["images"])]
+  leaks = [pair for pair in pairs if splits_differ(pair["images"]) and not labels_differ(pair["images"])]
   body += _pairs("Different labels", conflicts, image) + _pairs("One label, different splits", leaks, image)
   return Section("similar", "Similar images", body + samples)
 
@@ -217,8 +217,8 @@ def _pairs(title: str, pairs: Sequence[Record], image: Images, limit: int = _PAI
   if not pairs:
     return ""
   drawn = np.unique(np.linspace(0, len(pairs) - 1, min(limit, len(pairs))).round().astype(int)).tolist()
-  items = "".join(_item(pairs[i]["pictures"], image, pairs[i]["distance"]) for i in drawn)
-  return f'<h3>{_of(title, len(drawn), len(pairs))}</h3><ul class="pictures">{items}</ul>'
+  items = "".join(_item(pairs[i]["images"], image, pairs[i]["distance"]) for i in drawn)
+  return f'<h3>{_of(title, len(drawn), len(pairs))}</h3><ul class="images">{items}</ul>'
 
 
 def _constant(content: Record, image: Images) -> Section | None:
@@ -230,10 +230,10 @@ def _constant(content: Record, image: Images) -> Section | None:
   return Section("constant", "Constant images", lead + _gallery("Distinct images", found, image))
 
 
-def _item(pictures: Sequence[Record], image: Images, distance: int | None = None) -> str:
+def _item(images: Sequence[Record], image: Images, distance: int | None = None) -> str:
   """Returns a list item of one or two images, with splits, labels and rows below them in the same order."""
-  drawn = "".join(picture(_small(image[each["rows"][0]]), _caption(each)) for each in pictures)
-  said = [f'{escape(_caption(each))} <span class="muted">{_rows(each)}</span>' for each in pictures]
+  drawn = "".join(image_tag(_small(image[each["rows"][0]]), _caption(each)) for each in images)
+  said = [f'{escape(_caption(each))} <span class="muted">{_rows(each)}</span>' for each in images]
   said += [] if distance is None else [f'<span class="muted">distance {distance}</span>']
   return f"<li>{drawn}{'<br>'.join(said)}</li>"
 

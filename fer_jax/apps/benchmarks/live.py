@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
-from fer_jax.apps.live_window.capture import Capture, Ended, Picture, Source
+from fer_jax.apps.live_window.capture import Capture, CapturedImage, Ended, Source
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Answer, Order, Recognition, Recognized, Trouble, live_detector
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.faces.video import Frame
 from fer_jax.inference.predictor import Predictor
 from fer_jax.runtime.errors import UserError
@@ -45,18 +45,18 @@ def live(config: str, rounds: int) -> Benchmark:
     frames per second; `dropped` is the share of these frames that was replaced by newer ones, and `faces` the share
     of frames in which a face was found.
   """
-  pictures = [scene(number) for number in range(_SCENES)]
+  images = [scene(number) for number in range(_SCENES)]
   classifier = random_classifier(config)
   predictor = Predictor(classifier, live_detector())
   row = {
     "name": config,
     "image_size": classifier.shape[0],
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(classifier.params)),
-    **_measured(predictor, pictures, rounds),
+    **_measured(predictor, images, rounds),
   }
-  rows = [row, {"name": "detection alone", **_detection(pictures, rounds)}]
+  rows = [row, {"name": "detection alone", **_detection(images, rounds)}]
   if has_window():
-    rows.append({"name": "with the window", **_shown(predictor, pictures, rounds)})
+    rows.append({"name": "with the window", **_shown(predictor, images, rounds)})
   return Benchmark(config, rows)
 
 
@@ -76,14 +76,14 @@ def scene(number: int) -> np.ndarray:
 
 @functools.cache
 def _portrait() -> np.ndarray:
-  return picture(0, 3, "happy", 0, SIDE, yaw=0.0)
+  return render_image(0, 3, "happy", 0, SIDE, yaw=0.0)
 
 
-def _measured(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) -> Row:
+def _measured(predictor: Predictor, images: Sequence[np.ndarray], rounds: int) -> Row:
   fast, paced = _Watch(predictor), _Watch(predictor)
   for _ in range(rounds):
-    fast.run(lambda watch: _as_asked(pictures, watch))
-    paced.run(lambda watch: _by_the_clock(pictures))
+    fast.run(lambda watch: _as_asked(images, watch))
+    paced.run(lambda watch: _by_the_clock(images))
   delays = [1000 * found.delay for found in paced.found]
   return {
     "frames_per_second": len(fast.found) / fast.seconds,
@@ -137,9 +137,9 @@ class _Watch:
         ended.set()
       ready.set()
 
-    def captured(picture: Picture) -> None:
+    def captured(captured: CapturedImage) -> None:
       self.captured += 1
-      orders.put(picture)
+      orders.put(captured)
 
     def finished(_: Ended) -> None:
       ended.set()
@@ -165,30 +165,30 @@ class _Watch:
       raise UserError(trouble[0].sentence)
 
 
-def _as_asked(pictures: Sequence[np.ndarray], watch: _Watch) -> Iterator[Frame]:
+def _as_asked(images: Sequence[np.ndarray], watch: _Watch) -> Iterator[Frame]:
   """Yields a frame whenever one was taken, so that the next one is always ready."""
   end = time.perf_counter() + SECONDS
   number = 0
   while (now := time.perf_counter()) < end:
-    yield Frame(number, now, pictures[number % len(pictures)])
+    yield Frame(number, now, images[number % len(images)])
     number += 1
     watch.wanted.acquire()
 
 
-def _by_the_clock(pictures: Sequence[np.ndarray]) -> Iterator[Frame]:
+def _by_the_clock(images: Sequence[np.ndarray]) -> Iterator[Frame]:
   """Yields RATE frames per second, as a camera does."""
   began = time.perf_counter()
   for number in range(max(1, round(SECONDS * RATE))):
     time.sleep(max(0.0, began + number / RATE - time.perf_counter()))
-    yield Frame(number, number / RATE, pictures[number % len(pictures)])
+    yield Frame(number, number / RATE, images[number % len(images)])
 
 
-def _detection(pictures: Sequence[np.ndarray], rounds: int) -> Row:
+def _detection(images: Sequence[np.ndarray], rounds: int) -> Row:
   detector = live_detector()
-  detector(pictures[0])
+  detector(images[0])
   times, faces = [], 0
   for _ in range(rounds):
-    for image in pictures:
+    for image in images:
       began = time.perf_counter()
       faces += bool(detector(image))
       times.append(time.perf_counter() - began)
@@ -215,7 +215,7 @@ def has_window() -> bool:
   return True
 
 
-def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) -> Row:
+def _shown(predictor: Predictor, images: Sequence[np.ndarray], rounds: int) -> Row:
   """Measures the real window at camera rate, from capture of each frame until Qt has painted it."""
   from PySide6.QtCore import QEvent, QEventLoop, QObject, QTimer
 
@@ -227,8 +227,8 @@ def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) ->
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
       if event.type() == QEvent.Type.Paint and (found := window.view.found) is not None:
         # The event filter runs before the frame is painted; a timer of 0 ms runs after it.
-        delay = lambda: 1000 * (time.perf_counter() - found.captured)  # noqa: E731
-        QTimer.singleShot(0, lambda: painted.setdefault(found.captured, (delay(), bool(found.boxes))))
+        delay = lambda: 1000 * (time.perf_counter() - found.captured_at)  # noqa: E731
+        QTimer.singleShot(0, lambda: painted.setdefault(found.captured_at, (delay(), bool(found.boxes))))
       return False
 
   def until(holds: Callable[[], bool]) -> None:
@@ -238,7 +238,7 @@ def _shown(predictor: Predictor, pictures: Sequence[np.ndarray], rounds: int) ->
     loop.exec()
 
   def opened(_: Source) -> contextlib.AbstractContextManager[Iterator[Frame]]:
-    return contextlib.nullcontext(_by_the_clock(pictures))
+    return contextlib.nullcontext(_by_the_clock(images))
 
   application()
   window = LiveWindow(predictor, _no_run, Path(), SMOOTHING, source=0, open_source=opened, find_cameras=lambda: [])

@@ -60,11 +60,11 @@ def _probabilities(predictor: Predictor, files: list[File], batch_size: int) -> 
     every=1,
     keep=False,
     threads=max(2, provenance.cores()),
-    announce=lambda pictures: None,
+    announce=lambda images: None,
   )
   answer = Answerer(predictor, batch_size, 0.0, None)
   rows = [row for rows in answer(look(files)) for row in rows]
-  assert answer.counts.pictures == len(files)
+  assert answer.counts.images == len(files)
   return np.array([row.probability for row in rows if row.probability is not None])
 
 

@@ -106,7 +106,7 @@ def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
 def _in_memory(dataset: Arrays) -> Arrays:
   """Returns the first training examples, decoded in memory, for measurements that do not depend on the dataset size."""
   rows = dataset.rows("train")[:_ROWS_IN_MEMORY]
-  columns = {key: getattr(dataset, key)[rows] for key in ("image", "label", "subject", "group", "split", "picture")}
+  columns = {key: getattr(dataset, key)[rows] for key in ("image", "label", "subject", "group", "split", "image_id")}
   return dataclasses.replace(dataset, **columns)
 
 

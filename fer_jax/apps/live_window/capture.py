@@ -33,20 +33,20 @@ Open = Callable[[Source], AbstractContextManager[Frames]]
 
 
 @dataclass(frozen=True)
-class Picture:
+class CapturedImage:
   """A captured image to be recognised.
 
   Attributes:
     session: Session number, which identifies images of a source that was closed in the meantime.
     image: Image, uint8 array of shape [H, W] (grey) or [H, W, 3] (RGB).
     time: Time in the video in seconds; None for a single image.
-    captured: Time of capture on the clock of `time.perf_counter`.
+    captured_at: Time of capture on the clock of `time.perf_counter`.
   """
 
   session: int
   image: np.ndarray
   time: float | None
-  captured: float
+  captured_at: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Capture:
   Args:
     source: Index of a camera, or path of a video file.
     session: Session number for the messages of this capture.
-    pictures: Function that is called with each image.
+    images: Function that is called with each image.
     ends: Function that is called with the reason when the source ends by itself; not called after `stop`.
     open_source: Function that opens the source. It, or the iteration over its frames, raises UnreadableImage on
       failure.
@@ -95,13 +95,13 @@ class Capture:
     self,
     source: Source,
     session: int,
-    pictures: Callable[[Picture], None],
+    images: Callable[[CapturedImage], None],
     ends: Callable[[Ended], None],
     open_source: Open = Video,
     clock: Clock | None = None,
   ):
     self._source, self._session, self._open = source, session, open_source
-    self._pictures, self._ends = pictures, ends
+    self._images, self._ends = images, ends
     self._clock = clock or Clock()
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._run, name=f"capture of {source}", daemon=True)
@@ -143,7 +143,7 @@ class Capture:
           if self._stopped.is_set():
             return
           seen = True
-          self._pictures(Picture(self._session, frame.image, frame.time, self._clock.now()))
+          self._images(CapturedImage(self._session, frame.image, frame.time, self._clock.now()))
       reason = ""
     except UnreadableImage as error:
       reason = str(error)

@@ -12,9 +12,9 @@ from fer_jax.faces.detection import Box
 _FONT_PIXELS, _PEN_PIXELS, _CHOSEN_PEN_PIXELS, _RADIUS_PIXELS = 14, 2, 3, 5
 
 
-def image_of(picture: np.ndarray) -> QImage:
+def image_of(image: np.ndarray) -> QImage:
   """Returns an image, uint8 [H, W] or [H, W, 3], as a QImage with its own copy of the pixels."""
-  rgb = np.ascontiguousarray(in_channels(picture, 3))
+  rgb = np.ascontiguousarray(in_channels(image, 3))
   height, width, _ = rgb.shape
   return QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy()
 

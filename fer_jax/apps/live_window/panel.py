@@ -67,14 +67,14 @@ class Panel(QWidget):
     self.of.setText(of)
     self.bars.show_classes(class_names, probability)
 
-  def count(self, captured: float) -> None:
+  def count(self, captured_at: float) -> None:
     """Updates frame rate and delay for an image that is shown now.
 
     Args:
-      captured: Time of capture on the clock of `time.perf_counter`.
+      captured_at: Time of capture on the clock of `time.perf_counter`.
     """
     now = time.perf_counter()
-    self._shown.append((now, now - captured))
+    self._shown.append((now, now - captured_at))
     while now - self._shown[0][0] > _SECONDS:
       self._shown.popleft()
     # N images span N - 1 intervals; a rate over less than a quarter of the window would be too noisy.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.apps.live_window.capture import Picture
+from fer_jax.apps.live_window.capture import CapturedImage
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
@@ -62,7 +62,7 @@ class Recognized:
     tracks: Track numbers of the F faces; a face keeps its number from image to image.
     probability: Probability of each class, smoothed over time, float32 array of shape [F, K].
     class_names: Names of the K classes.
-    captured: Time of capture on the clock of `time.perf_counter`.
+    captured_at: Time of capture on the clock of `time.perf_counter`.
     finished: Time at which recognition finished, on the same clock.
   """
 
@@ -72,13 +72,13 @@ class Recognized:
   tracks: list[int]
   probability: np.ndarray
   class_names: tuple[str, ...]
-  captured: float
+  captured_at: float
   finished: float
 
   @property
   def delay(self) -> float:
     """Seconds from the capture of the image to the end of its recognition."""
-    return self.finished - self.captured
+    return self.finished - self.captured_at
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Trouble:
   sentence: str
 
 
-Order = Picture | Still | Run
+Order = CapturedImage | Still | Run
 Answer = Recognized | Ready | Trouble
 
 
@@ -131,27 +131,27 @@ class Recognizer:
     for faces in _PREPARED:
       self._predictor.probability(np.zeros((faces, *shape), np.uint8))
 
-  def __call__(self, picture: Picture) -> Recognized:
+  def __call__(self, captured: CapturedImage) -> Recognized:
     """Detects, classifies and tracks the faces in an image."""
-    boxes = (self._predictor if picture.time is None else self._moving).find(picture.image)
-    cut = [self._predictor.cut(picture.image, box) for box in boxes]
+    boxes = (self._predictor if captured.time is None else self._moving).find(captured.image)
+    cut = [self._predictor.cut(captured.image, box) for box in boxes]
     probability = self._predictor.probability(stacked(cut, self._predictor.classifier.shape))
     # Single images (time None) are not tracked or smoothed, and always use the predictor's own detector.
     tracks = list(range(len(boxes)))
-    if picture.time is not None:
-      if picture.session != self._session:
-        self._session, self._tracker = picture.session, Tracker(self._smoothing)
-      tracks = self._tracker.update(picture.time, boxes)
+    if captured.time is not None:
+      if captured.session != self._session:
+        self._session, self._tracker = captured.session, Tracker(self._smoothing)
+      tracks = self._tracker.update(captured.time, boxes)
       for face, track in enumerate(tracks):
-        probability[face] = self._tracker.smooth(track, picture.time, probability[face])
+        probability[face] = self._tracker.smooth(track, captured.time, probability[face])
     return Recognized(
-      session=picture.session,
-      image=picture.image,
+      session=captured.session,
+      image=captured.image,
       boxes=boxes,
       tracks=tracks,
       probability=probability,
       class_names=self._predictor.classifier.class_names,
-      captured=picture.captured,
+      captured_at=captured.captured_at,
       finished=time.perf_counter(),
     )
 
@@ -230,13 +230,13 @@ class Recognition:
     if order.session < self._newest:
       return None
     self._newest = order.session
-    if isinstance(order, Picture):
+    if isinstance(order, CapturedImage):
       return self._recognizer(order)
     try:
       image = images.read(order.path)
     except UnreadableImage as error:
       return Trouble(f"{order.path.name} cannot be read ({error}): choose another image.")
-    return self._recognizer(Picture(order.session, image, None, time.perf_counter()))
+    return self._recognizer(CapturedImage(order.session, image, None, time.perf_counter()))
 
   def _use(self, predictor: Predictor) -> Answer:
     recognizer = Recognizer(predictor, self._smoothing, self._detector)

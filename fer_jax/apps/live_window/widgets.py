@@ -17,7 +17,7 @@ _RADIUS = 10
 _BAR, _ROW = 10, 34  # heights in pixels of a bar and of a class's whole row
 
 
-class PictureView(QWidget):
+class ImageView(QWidget):
   """Shows the newest recognised image and its faces, scaled to the widget; a click chooses a face.
 
   Args:
@@ -46,7 +46,7 @@ class PictureView(QWidget):
     """Returns a size with the 4:3 aspect ratio of common cameras."""
     return QSize(720, 540)
 
-  def show_picture(self, found: Recognized | None, chosen: int | None) -> None:
+  def show_image(self, found: Recognized | None, chosen: int | None) -> None:
     """Shows a recognised image.
 
     Args:

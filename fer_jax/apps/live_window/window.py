@@ -23,13 +23,13 @@ from PySide6.QtWidgets import (
   QWidget,
 )
 
-from fer_jax.apps.live_window.capture import Capture, Ended, Open, Picture, Source, cameras, name_of
+from fer_jax.apps.live_window.capture import Capture, CapturedImage, Ended, Open, Source, cameras, name_of
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.painting import annotated, caption, image_of
 from fer_jax.apps.live_window.panel import Panel
 from fer_jax.apps.live_window.recognition import Answer, Order, Ready, Recognition, Recognized, Run, Still, Trouble
 from fer_jax.apps.live_window.style import colours_of, sheet
-from fer_jax.apps.live_window.widgets import Chooser, PictureView
+from fer_jax.apps.live_window.widgets import Chooser, ImageView
 from fer_jax.faces.detection import Detector
 from fer_jax.faces.video import Video
 from fer_jax.inference.predictor import Predictor
@@ -150,7 +150,7 @@ class LiveWindow(QMainWindow):
   def close_camera(self) -> None:
     """Closes the camera, video or image."""
     self._begin()
-    self.view.show_picture(None, None)
+    self.view.show_image(None, None)
     self._show_face()
     self.say("Closed.")
     self._enable()
@@ -250,9 +250,9 @@ class LiveWindow(QMainWindow):
     if found is not None:
       nothing = np.zeros((0, len(ready.class_names)), np.float32)
       cleared = replace(found, boxes=[], tracks=[], probability=nothing, class_names=ready.class_names)
-      self.view.show_picture(cleared, None)
+      self.view.show_image(cleared, None)
       if self._capture is None and found.session == self._session:
-        self._orders.put(Picture(found.session, found.image, None, time.perf_counter()))
+        self._orders.put(CapturedImage(found.session, found.image, None, time.perf_counter()))
     self._show_face()
     if not self.sentence.property("trouble"):
       self.say(ready.sentence)
@@ -273,11 +273,11 @@ class LiveWindow(QMainWindow):
     if found.session != self._session:
       return
     first = self.view.found is None or self.view.found.session != found.session
-    self.view.show_picture(found, self._chosen)
+    self.view.show_image(found, self._chosen)
     self._class_names = found.class_names
     self._show_face()
     if self._capture is not None:
-      self.panel.count(found.captured)
+      self.panel.count(found.captured_at)
     if first:
       if self._source is None:
         self.say(_faces(found))
@@ -301,7 +301,7 @@ class LiveWindow(QMainWindow):
     chosen = self._chosen in found.tracks
     face = found.tracks.index(self._chosen) if self._chosen is not None and chosen else 0
     which = "the face you chose" if chosen else "the largest face" if len(found.boxes) > 1 else "one face"
-    self.view.show_picture(found, found.tracks[face])
+    self.view.show_image(found, found.tracks[face])
     self.panel.show_face(found.class_names, found.probability[face], which)
 
   def _ask_for(self, title: str, kinds: str) -> Path | None:
@@ -310,7 +310,7 @@ class LiveWindow(QMainWindow):
 
   def _build(self) -> None:
     self.setWindowTitle("Facial expressions")
-    self.view, self.panel = PictureView(_INVITATION), Panel(self._class_names)
+    self.view, self.panel = ImageView(_INVITATION), Panel(self._class_names)
     self.view.face_clicked.connect(self.choose_face)
     self.chooser = Chooser()
     self.chooser.setAccessibleName("Camera")

@@ -19,13 +19,13 @@ class Counts:
   """Counts of the processed inputs.
 
   Attributes:
-    pictures: Number of images and video frames.
+    images: Number of images and video frames.
     faces: Number of faces in them.
     faceless: Number of images and frames without a face.
     unreadable: Number of files that could not be read completely.
   """
 
-  pictures: int = 0
+  images: int = 0
   faces: int = 0
   faceless: int = 0
   unreadable: int = 0
@@ -46,63 +46,63 @@ class Answerer:
     self._tracker, self._tracked = Tracker(half_life), ""
     self.counts = Counts()
 
-  def __call__(self, pictures: Iterable[Looked]) -> Iterator[list[Row]]:
+  def __call__(self, images: Iterable[Looked]) -> Iterator[list[Row]]:
     """Yields the list of rows of each image, in order; images are buffered until their faces fill a batch.
 
     Args:
-      pictures: Images with their detected faces.
+      images: Images with their detected faces.
     """
     waiting: list[Looked] = []
     faces = held = 0
-    for picture in pictures:
-      waiting.append(picture)
-      faces += len(picture.faces)
-      held += 0 if picture.image is None else picture.image.nbytes
+    for found in images:
+      waiting.append(found)
+      faces += len(found.faces)
+      held += 0 if found.image is None else found.image.nbytes
       # Images without faces fill no batch, so the number of images and their memory are limited too.
       if faces >= self._batch_size or held >= _HELD_BYTES or len(waiting) >= 4 * self._batch_size:
         yield from self._answer(waiting)
         waiting, faces, held = [], 0, 0
     yield from self._answer(waiting)
 
-  def _answer(self, pictures: Sequence[Looked]) -> Iterator[list[Row]]:
+  def _answer(self, images: Sequence[Looked]) -> Iterator[list[Row]]:
     shape = self._predictor.classifier.shape
-    faces = stacked([face for picture in pictures for face in picture.faces], shape)
+    faces = stacked([face for found in images for face in found.faces], shape)
     probability = self._predictor.probability(faces, self._batch_size)
     # Rows start:stop of `faces` and `probability` belong to one image.
     start = 0
-    for picture in pictures:
-      stop = start + len(picture.faces)
-      rows = self._rows(picture, probability[start:stop])
-      if self._copies is not None and picture.image is not None:
-        self._copies.add(picture.source, picture.image, rows, faces[start:stop])
+    for found in images:
+      stop = start + len(found.faces)
+      rows = self._rows(found, probability[start:stop])
+      if self._copies is not None and found.image is not None:
+        self._copies.add(found.source, found.image, rows, faces[start:stop])
       start = stop
       yield rows
 
-  def _rows(self, picture: Looked, probability: np.ndarray) -> list[Row]:
-    source = picture.source
+  def _rows(self, found: Looked, probability: np.ndarray) -> list[Row]:
+    source = found.source
     row = Row(str(source.file.path), frame=source.frame, time=source.time)
-    if picture.error:
+    if found.error:
       self.counts.unreadable += 1
-      return [row._replace(status=f"error: {picture.error}")]
-    self.counts.pictures += 1
-    self.counts.faces += len(picture.boxes)
-    tracks: Sequence[int | None] = [None] * len(picture.boxes)
+      return [row._replace(status=f"error: {found.error}")]
+    self.counts.images += 1
+    self.counts.faces += len(found.boxes)
+    tracks: Sequence[int | None] = [None] * len(found.boxes)
     # A frame without faces also goes through the tracker, which ends tracks that were not seen for a while.
     if source.time is not None:
-      tracks, probability = self._smoothed(picture, source.time, probability)
-    if not picture.boxes:
+      tracks, probability = self._smoothed(found, source.time, probability)
+    if not found.boxes:
       self.counts.faceless += 1
       return [row._replace(status=NO_FACE)]
     return [
       row._replace(face=number, track=track, box=box, probability=of_face)
-      for number, (track, box, of_face) in enumerate(zip(tracks, picture.boxes, probability, strict=True))
+      for number, (track, box, of_face) in enumerate(zip(tracks, found.boxes, probability, strict=True))
     ]
 
-  def _smoothed(self, picture: Looked, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
+  def _smoothed(self, found: Looked, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Returns the tracks of a frame's faces and their smoothed probabilities, float32 [F, K]."""
     # Each video has its own tracker.
-    if picture.source.file.name != self._tracked:
-      self._tracker, self._tracked = Tracker(self._half_life), picture.source.file.name
-    tracks = self._tracker.update(time, picture.boxes)
+    if found.source.file.name != self._tracked:
+      self._tracker, self._tracked = Tracker(self._half_life), found.source.file.name
+    tracks = self._tracker.update(time, found.boxes)
     smooth = [self._tracker.smooth(track, time, each) for track, each in zip(tracks, probability, strict=True)]
     return tracks, np.array(smooth, np.float32).reshape(probability.shape)

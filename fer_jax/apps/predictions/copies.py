@@ -49,7 +49,7 @@ class Copies:
     names = self._predictor.classifier.class_names
     drawn = annotated(canvas, boxes, [f"{names[p.argmax(-1)]} {p.max():.0%}" for _, p in found])
     if source.rate is None:
-      self._gallery.add_picture(source.file.name, drawn)
+      self._gallery.add_image(source.file.name, drawn)
     else:
       self._gallery.add_frame(source.file.name, drawn, source.rate)
 

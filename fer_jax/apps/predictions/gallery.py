@@ -50,7 +50,7 @@ class Gallery:
     """Returns the suffix that a copy's name adds to that of the original."""
     return ".mp4" if is_video else ".png"
 
-  def add_picture(self, name: str, image: np.ndarray) -> None:
+  def add_image(self, name: str, image: np.ndarray) -> None:
     """Writes the copy of an image.
 
     Args:

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from fer_jax.apps.formatting import count, percent
-from fer_jax.apps.report_page.markup import Section, picture, table
+from fer_jax.apps.report_page.markup import Section, image_tag, table
 from fer_jax.apps.report_page.trainings import name_of
 from fer_jax.training.run_files import Record, Run, mapping
 
@@ -134,19 +134,19 @@ def classes(run: Run) -> Section | None:
 def _explained(image: np.ndarray, explanation: Explanation, place: int, said: str, names: tuple[str, str]) -> str:
   """Returns three images: evidence for the predicted class, the face itself, evidence for the true class."""
   true, predicted = names
-  pictures = (
+  images = (
     (explanation.predicted[place], f"predicted: {predicted}", f"evidence for {predicted}"),
     (image, "the face", said),
     (explanation.true[place], f"true: {true}", f"evidence for {true}"),
   )
   return "".join(
-    f"<figure>{picture(pixels, alternative)}<figcaption>{escape(caption)}</figcaption></figure>"
-    for pixels, caption, alternative in pictures
+    f"<figure>{image_tag(pixels, alternative)}<figcaption>{escape(caption)}</figcaption></figure>"
+    for pixels, caption, alternative in images
   )
 
 
 def _legend(explanation: Explanation) -> str:
-  scale = picture(explanation.scale, "grey, violet, red, yellow")
+  scale = image_tag(explanation.scale, "grey, violet, red, yellow")
   return (
     '<p class="lead">Left of each face: the evidence for the predicted class; right: the evidence for the true class. '
     "The colour is the evidence at a position, relative to "
@@ -179,10 +179,10 @@ def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None
     place = f"row {int(of.index[position])}"
     if of.replica is not None:
       place += f", {name_of(trainings[of.replica[position]])}"
-    shown = picture(image, said)
+    shown = image_tag(image, said)
     if explanation is not None:
-      pictures = _explained(image, explanation, number, said, (_name(names, true), _name(names, predicted)))
-      shown = f'<div class="explained">{pictures}</div>'
+      images = _explained(image, explanation, number, said, (_name(names, true), _name(names, predicted)))
+      shown = f'<div class="explained">{images}</div>'
     items.append(
       f"<li>{shown}{escape(said)}<br>"
       f'<span class="muted">{percent(float(probability[predicted]), 1)} \N{MIDDLE DOT} '
@@ -195,7 +195,7 @@ def mistakes(run: Run, explanation: Explanation | None = None) -> Section | None
   )
   if explanation is not None:
     lead += _legend(explanation)
-  kind = "pictures" if explanation is None else "pictures broad"
+  kind = "images" if explanation is None else "images broad"
   return Section("mistakes", "Worst mistakes", f'{lead}<ul class="{kind}">{"".join(items)}</ul>')
 
 
@@ -203,6 +203,6 @@ def samples(run: Run) -> Section | None:
   """Returns the section with augmented training images, as they are fed to the network."""
   if run.predictions is None or run.predictions.sample_image is None or not len(run.predictions.sample_image):
     return None
-  items = "".join(f"<li>{picture(image, 'augmented sample')}</li>" for image in run.predictions.sample_image)
+  items = "".join(f"<li>{image_tag(image, 'augmented sample')}</li>" for image in run.predictions.sample_image)
   lead = '<p class="lead">Training images after augmentation, as they are fed to the network.</p>'
-  return Section("samples", "Augmented samples", f'{lead}<ul class="pictures small">{items}</ul>')
+  return Section("samples", "Augmented samples", f'{lead}<ul class="images small">{items}</ul>')

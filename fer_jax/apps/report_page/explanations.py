@@ -50,15 +50,15 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
       for row, *pair in zip(own, *_painted(explainer, training, whole.predictions, own), strict=True):
         pooled[row] = np.stack(pair)
   if pooled:
-    pictures = [pair for pair in pooled if pair is not None]
-    if len(pictures) < len(pooled):
+    images = [pair for pair in pooled if pair is not None]
+    if len(images) < len(pooled):
       missing = sorted({maker for maker, pair in zip(makers, pooled, strict=True) if pair is None})
       raise UserError(
         f"{whole.workdir / 'replicas'}: expected the folders of all replicas, but {', '.join(missing)} is missing or "
         "not finished; copy the whole workdir again, or leave out --explain"
       )
     # M arrays [2, H, W, 3] -> [2, M, H, W, 3]: predicted, true
-    found[whole.workdir] = _explanation(*np.stack(pictures, axis=1))
+    found[whole.workdir] = _explanation(*np.stack(images, axis=1))
   return found
 
 

@@ -96,7 +96,7 @@ def bullets(texts: Iterable[str]) -> str:
   return f'<ul class="plain">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
 
 
-def picture(image: np.ndarray, alternative: str) -> str:
+def image_tag(image: np.ndarray, alternative: str) -> str:
   """Returns an `<img>` element with the image embedded as PNG.
 
   Args:

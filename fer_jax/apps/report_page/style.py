@@ -150,20 +150,20 @@ table.confusion td.right {
   outline: 1.5px solid color-mix(in oklab, var(--ink) 45%, transparent); outline-offset: -1.5px;
 }
 
-ul.pictures {
+ul.images {
   display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1.1rem 0.9rem;
   margin: 0; padding: 0; list-style: none;
 }
-ul.pictures.small { grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: 0.5rem; }
-ul.pictures li { break-inside: avoid; font-size: 0.8125rem; line-height: 1.35; }
-ul.pictures img {
+ul.images.small { grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: 0.5rem; }
+ul.images li { break-inside: avoid; font-size: 0.8125rem; line-height: 1.35; }
+ul.images img {
   display: block; width: 100%; height: auto; border-radius: 3px; background: var(--panel);
   margin-bottom: 0.35rem;
 }
-ul.pictures.small img { margin: 0; }
-ul.pictures.broad { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.4rem; }
+ul.images.small img { margin: 0; }
+ul.images.broad { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: 1.4rem; }
 .explained { display: grid; grid-template-columns: repeat(3, 1fr); gap: 0.4rem; margin-bottom: 0.35rem; }
-ul.pictures .explained img { margin: 0; }
+ul.images .explained img { margin: 0; }
 .explained figcaption { margin: 0.15rem 0 0; font-size: 0.75rem; font-weight: 400; color: var(--muted); }
 .scale { white-space: nowrap; }
 .scale img { width: 6rem; height: 0.7rem; vertical-align: -0.05em; border-radius: 2px; }
@@ -199,9 +199,9 @@ pre {
   table.confusion { font-size: 0.6875rem; border-spacing: 1px; }
   table.confusion td small { font-size: 0.5625rem; }
   table.confusion .corner { width: 3.9rem; }
-  ul.pictures { grid-template-columns: repeat(3, 1fr); gap: 0.9rem 0.6rem; }
-  ul.pictures.small { grid-template-columns: repeat(4, 1fr); }
-  ul.pictures.broad { grid-template-columns: 1fr; }
+  ul.images { grid-template-columns: repeat(3, 1fr); gap: 0.9rem 0.6rem; }
+  ul.images.small { grid-template-columns: repeat(4, 1fr); }
+  ul.images.broad { grid-template-columns: 1fr; }
 }
 @media print, (max-width: 44rem) {
   table.confusion thead th:not(.corner) {

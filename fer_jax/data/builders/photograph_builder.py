@@ -18,7 +18,7 @@ EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"
 # Default side of the image in pixels by framing: the first paper's crops, and the usual size of cropped-face datasets.
 _IMAGE_SIZE = {"photograph": 128, "face": 48}
 # Images in one file of the prepared dataset. That many are in memory at once while it is written.
-_PICTURES_PER_SHARD = 512
+_IMAGES_PER_SHARD = 512
 
 _Examples = Iterator[tuple[int, dict[str, Any]]]
 
@@ -83,8 +83,8 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
       comparison=list(found.comparison),
       warnings=[*found.warnings, *photographs.reject_lines(found.rejects)],
     )
-    pictures = list(enumerate(found.photographs))
-    shards = [pictures[start : start + _PICTURES_PER_SHARD] for start in range(0, len(pictures), _PICTURES_PER_SHARD)]
+    images = list(enumerate(found.photographs))
+    shards = [images[start : start + _IMAGES_PER_SHARD] for start in range(0, len(images), _IMAGES_PER_SHARD)]
     return {"train": [functools.partial(self._examples, shard) for shard in shards]}
 
   def _examples(self, shard: Sequence[tuple[int, Photograph]]) -> _Examples:

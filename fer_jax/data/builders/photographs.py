@@ -298,14 +298,14 @@ def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], 
     write(pathlib.Path(folder))
     found = read(pathlib.Path(folder))
     # Read now: the files are deleted on leaving the `with` block.
-    pictures = tuple(
+    images = tuple(
       dataclasses.replace(photograph, read=functools.partial(bytes, photograph.read()))
       for photograph in found.photographs
     )
   # The temporary path and the comparison with the published dataset are meaningless for synthetic images.
   origin = {key: found.origin[key] for key in ("contents", "sha256")}
   origin |= {"form": "drawn", "path": f"drawn in {trees}"}
-  return dataclasses.replace(found, photographs=pictures, origin=origin, warnings=(), comparison=())
+  return dataclasses.replace(found, photographs=images, origin=origin, warnings=(), comparison=())
 
 
 def _odd_sizes(dataset: str, sizes: Mapping[str, Sequence[str]]) -> list[str]:

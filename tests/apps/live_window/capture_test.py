@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.live_window import capture as module
-from fer_jax.apps.live_window.capture import Capture, Clock, Ended, Picture, name_of
+from fer_jax.apps.live_window.capture import Capture, CapturedImage, Clock, Ended, name_of
 from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.video import Frame
 
@@ -40,7 +40,7 @@ def frames_of(clock, *, times, reading=(), error=None):
 def captured(source, clock=None, open_source=None, **frames):
   """Everything that is handed on, until the source ends."""
   clock = clock or Scripted()
-  handed: list[Picture | Ended] = []
+  handed: list[CapturedImage | Ended] = []
   opened = open_source or (lambda _: contextlib.nullcontext(frames_of(clock, **frames)))
   capture = Capture(source, 3, handed.append, handed.append, opened, clock)
   capture.start()
@@ -50,19 +50,19 @@ def captured(source, clock=None, open_source=None, **frames):
 
 def test_a_file_is_read_at_its_own_speed_and_a_late_picture_does_not_wait():
   clock = Scripted()
-  *pictures, ended = captured(Path("dir/talk.mp4"), clock, times=(5.0, 5.5, 6.0, 6.5), reading=(0.0, 0.125, 0.75, 0.0))
+  *images, ended = captured(Path("dir/talk.mp4"), clock, times=(5.0, 5.5, 6.0, 6.5), reading=(0.0, 0.125, 0.75, 0.0))
   # Due 0.5 s apart. The third is read 0.25 s too late and is shown at once, the fourth at its own time again.
-  assert [each.captured for each in pictures] == [100.0, 100.5, 101.25, 101.5]
+  assert [each.captured_at for each in images] == [100.0, 100.5, 101.25, 101.5]
   assert clock.waits == [0.375, 0.25]
-  assert [each.time for each in pictures] == [5.0, 5.5, 6.0, 6.5]
+  assert [each.time for each in images] == [5.0, 5.5, 6.0, 6.5]
   assert ended == Ended(3, "talk.mp4 has ended; the last image stays.", expected=True)
 
 
 def test_a_camera_sets_its_own_pace():
   clock = Scripted()
-  *pictures, _ = captured(0, clock, times=(0.0, 1.0), reading=(0.5, 0.5))
+  *images, _ = captured(0, clock, times=(0.0, 1.0), reading=(0.5, 0.5))
   assert clock.waits == []
-  assert [each.captured for each in pictures] == [100.5, 101.0]
+  assert [each.captured_at for each in images] == [100.5, 101.0]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_a_camera_sets_its_own_pace():
   ],
 )
 def test_an_end_that_nobody_asked_for_is_a_sentence(source, times, error, sentence):
-  *pictures, ended = captured(source, times=times, error=error)
-  assert len(pictures) == len(times)
+  *images, ended = captured(source, times=times, error=error)
+  assert len(images) == len(times)
   assert ended == Ended(3, sentence, expected=False)
 
 
@@ -109,8 +109,8 @@ def test_stop_ends_a_file_that_waits_and_says_nothing():
     yield frames_of(Scripted(), times=(0.0, 3600.0))
     released.set()
 
-  def take(picture):
-    handed.append(picture)
+  def take(captured):
+    handed.append(captured)
     first.set()
 
   capture = Capture(Path("long.mp4"), 0, take, handed.append, opened)
@@ -119,7 +119,7 @@ def test_stop_ends_a_file_that_waits_and_says_nothing():
   capture.stop()
   assert capture.join(10)
   assert released.is_set()
-  assert [type(each) for each in handed] == [Picture]
+  assert [type(each) for each in handed] == [CapturedImage]
 
 
 def test_a_camera_is_opened_again_only_when_it_was_closed():

@@ -1,4 +1,4 @@
-"""The recognition thread and what it makes of a picture, on a stand-in for the network."""
+"""The recognition thread and what it makes of a captured, on a stand-in for the network."""
 
 import queue
 import time
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.benchmarks.live import scene
-from fer_jax.apps.live_window.capture import Picture
+from fer_jax.apps.live_window.capture import CapturedImage
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Ready, Recognition, Recognizer, Run, Still, Trouble, live_detector
 from fer_jax.inference.predictor import Predictor
@@ -24,7 +24,7 @@ def light(value):
 
 
 def at(time, value=255, session=0):
-  return Picture(session, lit(value), time, 0.0)
+  return CapturedImage(session, lit(value), time, 0.0)
 
 
 def test_every_face_is_classified_in_one_go():
@@ -32,7 +32,7 @@ def test_every_face_is_classified_in_one_go():
   recognize = Recognizer(predictor_of(LEFT, RIGHT, classifier=classifier), smoothing=0.5)
   image = lit(0)
   image[:, 28:] = 255
-  found = recognize(Picture(4, image, 0.0, 7.0))
+  found = recognize(CapturedImage(4, image, 0.0, 7.0))
   assert classifier.asked == [2]
   assert found.image is image
   assert [box[:4] for box in found.boxes] == [LEFT, RIGHT]
@@ -51,7 +51,7 @@ def test_a_face_is_smoothed_over_its_half_life_and_a_new_source_begins_anew():
   np.testing.assert_allclose(recognize(at(1.0, 0)).probability[0], light(0), rtol=1e-5)
   half = (light(0) + light(255)) / 2
   np.testing.assert_allclose(recognize(at(1.25, 255)).probability[0], half, rtol=1e-5)
-  # A still picture, and the first one of another source, stand alone.
+  # A still captured, and the first one of another source, stand alone.
   np.testing.assert_allclose(recognize(at(None, 255)).probability[0], light(255), rtol=1e-5)
   np.testing.assert_allclose(recognize(at(1.25, 255, session=1)).probability[0], light(255), rtol=1e-5)
 
@@ -104,7 +104,7 @@ def test_an_image_file_goes_the_same_way_as_a_frame(start, tmp_path):
   np.testing.assert_array_equal(found.probability, frame.probability)
   np.testing.assert_array_equal(found.image, frame.image)
   assert found.session == 2
-  (tmp_path / "bad.png").write_bytes(b"no picture")
+  (tmp_path / "bad.png").write_bytes(b"no captured")
   thread.orders.put(Still(3, tmp_path / "bad.png"))
   answer = thread.answer()
   assert isinstance(answer, Trouble)
@@ -142,7 +142,7 @@ def test_a_picture_of_a_source_closed_since_is_not_answered(start):
 
 def test_an_error_in_between_is_said_and_survived(start, caplog):
   thread = start()
-  thread.orders.put(Picture(0, "no array", 0.0, 0.0))
+  thread.orders.put(CapturedImage(0, "no array", 0.0, 0.0))
   assert thread.answer().sentence.startswith("The recognition failed: ")
   assert "recognition failed" in caplog.text
   thread.orders.put(at(0.0))
@@ -153,7 +153,7 @@ def test_the_live_detector_finds_faces_of_a_fifth_of_the_height():
   found = live_detector()(scene(0))
   assert len(found) == 1
   small = cv2.resize(scene(0), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-  picture = lit(120, 480, 640)
-  picture[100:340, 200:520] = small
-  (face,) = live_detector()(picture)
+  captured = lit(120, 480, 640)
+  captured[100:340, 200:520] = small
+  (face,) = live_detector()(captured)
   assert face.height < 0.25 * 480

@@ -36,17 +36,17 @@ class Brightness:
 
 
 def predictor_of(*boxes, classifier=None):
-  """A predictor that finds the same faces in every picture."""
+  """A predictor that finds the same faces in every captured."""
   return Predictor(classifier or Brightness(), lambda image: [Box(*map(float, box), 1.0) for box in boxes])
 
 
 def lit(value, height=40, width=60):
-  """A picture that is as bright all over."""
+  """A captured that is as bright all over."""
   return np.full((height, width, 3), value, np.uint8)
 
 
 def write_video(path, images):
-  """Writes RGB pictures of one size as a video of 30 a second."""
+  """Writes RGB images of one size as a video of 30 a second."""
   height, width, _ = images[0].shape
   writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (width, height))
   for image in images:

@@ -21,7 +21,7 @@ from fer_jax.apps.live_window.capture import Ended  # noqa: E402
 from fer_jax.apps.live_window.recognition import Recognition, Trouble  # noqa: E402
 from fer_jax.apps.live_window.style import BOX, DARK  # noqa: E402
 from fer_jax.apps.live_window.window import LiveWindow, application  # noqa: E402
-from fer_jax.data.builders.synthetic_faces.images import picture  # noqa: E402
+from fer_jax.data.builders.synthetic_faces.images import render_image  # noqa: E402
 from fer_jax.faces.detection import Box  # noqa: E402
 from fer_jax.runtime.errors import UserError  # noqa: E402
 from tests.apps.live_window.stand_ins import NAMES, Brightness, Camera, lit, predictor_of, write_video  # noqa: E402
@@ -47,7 +47,7 @@ def until(condition):
 @pytest.fixture(scope="module")
 def scenes():
   """A face from the left to the right, and one that stays, before a plain wall."""
-  faces = [picture(0, subject, "happy", 0, 120, yaw=0.0)[..., None] for subject in (3, 5)]
+  faces = [render_image(0, subject, "happy", 0, 120, yaw=0.0)[..., None] for subject in (3, 5)]
   images = []
   for number in range(12):
     image = np.full((240, 320, 3), (96, 124, 150), np.uint8)
@@ -411,10 +411,10 @@ def test_it_follows_the_system_into_the_dark(app, open_window, video, artefacts)
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is immortal from Python 3.12 on")
 def test_repainting_gives_no_reference_away(open_window, scenes):
-  """PySide6 6.12.0 gave away 46 for each picture, and Python ended with the last of them."""
+  """PySide6 6.12.0 gave away 46 for each captured, and Python ended with the last of them."""
   window = open_window(source=0, open_source=Camera(scenes, alive=True))
   click(window.open_button)
   until(lambda: window.view.found is not None)
   before, seen = sys.getrefcount(None), set()
-  until(lambda: seen.add(window.view.found.captured) or len(seen) > 30)
+  until(lambda: seen.add(window.view.found.captured_at) or len(seen) > 30)
   assert sys.getrefcount(None) > before - 500

@@ -50,19 +50,19 @@ def read(folder: pathlib.Path) -> Found:
     raise photographs.not_found(folder, "JAFFE", f"images such as {_EXAMPLE}, in any subfolder")
   # Rejects are reported only below the common parent, so unrelated files elsewhere in `folder` are ignored.
   root = pathlib.Path(os.path.commonpath([path.parent for path in named]))
-  pictures, rejects = _list(named, root)
+  images, rejects = _list(named, root)
   rejects += [
     Reject(path.relative_to(root).as_posix(), f"unexpected file name, expected an image such as {_EXAMPLE}")
     for path in files
     if path.is_relative_to(root) and not _name(path)
   ]
-  people = {photograph.subject for photograph in pictures}
+  people = {photograph.subject for photograph in images}
   origin = {
     "form": "official",
     "path": str(root),
-    "contents": f"{len(pictures)} images of {len(people)} of the {len(PEOPLE)} people",
+    "contents": f"{len(images)} images of {len(people)} of the {len(PEOPLE)} people",
   }
-  found = Found(tuple(pictures), origin, "photograph", {"": _SQUARE}, tuple(rejects))
+  found = Found(tuple(images), origin, "photograph", {"": _SQUARE}, tuple(rejects))
   found = photographs.checked(found, "JAFFE", channels=1)
   warnings = photographs.count_warning("JAFFE", found.counts(), COUNTS)
   return dataclasses.replace(
@@ -78,7 +78,7 @@ def _name(path: pathlib.Path) -> re.Match[str] | None:
 def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograph], list[Reject]]:
   """Returns the images sorted by name, and the rejects that have the name of an earlier image."""
   first: dict[str, pathlib.Path] = {}
-  pictures, rejects = [], []
+  images, rejects = [], []
   for path in sorted(files, key=lambda path: (path.stem.upper(), path)):
     file = path.relative_to(root).as_posix()
     earlier = first.setdefault(path.stem.upper(), path)
@@ -92,8 +92,8 @@ def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograp
       rejects.append(Reject(file, "another image with the same name"))
     elif name is not None:
       subject, code = name.groups()
-      pictures.append(Photograph(file, _CLASS_OF_CODE[code], subject, f"{subject}_{code}", path.read_bytes))
-  return pictures, rejects
+      images.append(Photograph(file, _CLASS_OF_CODE[code], subject, f"{subject}_{code}", path.read_bytes))
+  return images, rejects
 
 
 def _comparison(counts: dict[str, int]) -> list[str]:

@@ -98,8 +98,8 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
     )
   tree = trees[0]
   sequences, rejects = _list(tree)
-  pictures = [picture for sequence in sequences for picture in _select(sequence, tree, selection, rejects)]
-  if not pictures:
+  images = [image for sequence in sequences for image in _select(sequence, tree, selection, rejects)]
+  if not images:
     faults = "; ".join(photographs.reject_lines(rejects)) or "it is empty"
     raise UserError(f"{tree.folder} has no usable sequence of {selection.needed_frames} frames or more: {faults}")
   people = {sequence.subject for sequence in sequences}
@@ -109,7 +109,7 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
     "contents": f"{place}: {len(sequences)} sequences of {len(people)} people",
   }
   squares = {"": _SQUARE} if tree.form.framing == "photograph" else {}
-  found = Found(tuple(pictures), origin, tree.form.framing, squares, tuple(rejects))
+  found = Found(tuple(images), origin, tree.form.framing, squares, tuple(rejects))
   found = photographs.checked(found, "Oulu-CASIA", channels=1)
   warnings = [*found.warnings, *photographs.count_warning("Oulu-CASIA", found.counts(), selection.counts)]
   warnings += [

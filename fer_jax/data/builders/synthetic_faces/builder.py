@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.arrays import SPLITS
 from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 
 _DESCRIPTION = """
 Synthetic grey faces of people who do not exist, in seven expressions composed of facial action units. The dataset is
@@ -92,7 +92,7 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
     # Index of the split's first image in the whole dataset.
     first = subjects.start * len(EXPRESSIONS) * config.repetitions
     for index, (subject, (label, expression), repetition) in enumerate(places, start=first):
-      image = picture(config.seed, subject, expression, repetition, config.size)
+      image = render_image(config.seed, subject, expression, repetition, config.size)
       # Encoded bytes instead of an array, because TFDS encodes arrays with TensorFlow.
       yield (
         index,

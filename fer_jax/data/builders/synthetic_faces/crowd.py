@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fer_jax.data import builders
 from fer_jax.data.builders.local_info import LocalInfo
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS, ONE_SIDED
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 
 SIZE = 112  # Side of an image in pixels, the usual size of aligned faces.
 CLASSES = (*EXPRESSIONS, *ONE_SIDED)
@@ -131,7 +131,7 @@ def _encoded(count: int) -> list[bytes]:
   files = []
   for number in range(count):
     subject, expression = divmod(number, len(CLASSES))
-    grey = picture(0, subject, CLASSES[expression], 0, SIZE).astype(np.float32)[..., None]
+    grey = render_image(0, subject, CLASSES[expression], 0, SIZE).astype(np.float32)[..., None]
     # [112, 112, 1] * [3] -> [112, 112, 3]
     tint = generator.uniform(0.7, 1.1, 3)
     image = grey * tint + _NOISE * generator.standard_normal((SIZE, SIZE, 3))

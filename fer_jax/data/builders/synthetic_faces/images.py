@@ -21,7 +21,7 @@ def person(seed: int, subject: int) -> Identity:
   return sample_identity(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(subject,))))
 
 
-def picture(
+def render_image(
   seed: int,
   subject: int,
   expression: str,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 
 FER2013_SIZE = 48
 USAGES = ("Training", "PublicTest", "PrivateTest")
@@ -50,7 +50,7 @@ class _Row:
 
   def pixels(self, seed: int) -> str:
     """Returns the 48 * 48 grey levels as text, separated by spaces."""
-    image = picture(seed, self.subject, self.expression, 0, FER2013_SIZE)
+    image = render_image(seed, self.subject, self.expression, 0, FER2013_SIZE)
     return " ".join(map(str, image.ravel().tolist()))
 
 
@@ -129,7 +129,7 @@ def write_kaggle_folders(directory: Path, per_class: int, seed: int = 0) -> None
   """
   for row_number, row in enumerate(_rows(per_class * len(EXPRESSIONS), [*EXPRESSIONS])):
     part = "train" if row.usage == "Training" else "test"
-    image = picture(seed, row.subject, row.expression, 0, FER2013_SIZE)
+    image = render_image(seed, row.subject, row.expression, 0, FER2013_SIZE)
     _write_image(directory / part / row.expression / f"{row.usage}_{row_number}.jpg", image)
 
 
@@ -275,7 +275,7 @@ def write_tree(
   height, width = round(layout.height * scale), round(layout.width * scale)
   for subject in range(subjects):
     for file in (file for file in layout.files(subject) if file.path.startswith(within)):
-      image = picture(
+      image = render_image(
         seed,
         subject,
         file.expression,

@@ -156,16 +156,16 @@ def _photograph(canvas: np.ndarray, shot: Shot, size: int) -> np.ndarray:
   Returns:
     Grey image, uint8 [size, size].
   """
-  picture: np.ndarray = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+  image: np.ndarray = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
   # Linear brightness slope times a vignette.
   across, down, falloff = _light_field(size)
-  picture *= shot.gain * (1 + shot.light[0] * across + shot.light[1] * down - 0.18 * falloff)
+  image *= shot.gain * (1 + shot.light[0] * across + shot.light[1] * down - 0.18 * falloff)
   if shot.blur > 0:
-    picture = cv2.GaussianBlur(picture, (0, 0), shot.blur * size)
+    image = cv2.GaussianBlur(image, (0, 0), shot.blur * size)
   if shot.noise > 0:
     noise = np.random.default_rng(shot.noise_seed).standard_normal((size, size), np.float32)
-    picture += shot.noise * noise
-  return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image += shot.noise * noise
+  return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=8)

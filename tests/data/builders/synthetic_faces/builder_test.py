@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.arrays import SPLITS
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 
 SUBJECTS = (4, 2, 3)
 
@@ -69,7 +69,7 @@ def test_pictures_and_class_names_come_back_as_they_were_drawn(tiny: SyntheticFa
   for examples in splits.values():
     example = examples[-1]
     subject = int(example["subject"].decode().removeprefix("S"))
-    drawn = picture(0, subject, names[int(example["label"])], 1, 32)
+    drawn = render_image(0, subject, names[int(example["label"])], 1, 32)
     np.testing.assert_array_equal(example["image"], drawn[..., None])
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fer_jax.data.builders.synthetic_faces.images import person, picture
+from fer_jax.data.builders.synthetic_faces.images import person, render_image
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -14,11 +14,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def test_seed_subject_expression_and_repetition_each_give_another_picture() -> None:
   places = [*itertools.product((0, 1), (0, 1), ("happy", "sad"), (0, 1))]
-  pictures = [picture(*place, 32) for place in places]
+  pictures = [render_image(*place, 32) for place in places]
   for first, second in itertools.combinations(pictures, 2):
     assert difference(first, second).mean() > 3
   for place, drawn in zip(places, pictures, strict=True):
-    np.testing.assert_array_equal(picture(*place, 32), drawn)
+    np.testing.assert_array_equal(render_image(*place, 32), drawn)
 
 
 def test_a_person_is_the_same_in_every_picture_and_unlike_the_others() -> None:
@@ -28,12 +28,12 @@ def test_a_person_is_the_same_in_every_picture_and_unlike_the_others() -> None:
 
 @pytest.mark.parametrize("expression", ["angry", "disgust", "fear", "happy", "sad", "surprise"])
 def test_strength_is_how_far_the_movement_has_come(expression: str) -> None:
-  rest, half, full = (picture(0, 2, expression, 0, 64, strength=strength) for strength in (0.0, 0.5, 1.0))
+  rest, half, full = (render_image(0, 2, expression, 0, 64, strength=strength) for strength in (0.0, 0.5, 1.0))
   assert 0 < difference(rest, half).sum() < difference(rest, full).sum()
 
 
 def test_yaw_turns_the_head_alone() -> None:
-  turned, straight = (picture(0, 0, "neutral", 0, 64, yaw=yaw) for yaw in (0.4, 0.0))
+  turned, straight = (render_image(0, 0, "neutral", 0, 64, yaw=yaw) for yaw in (0.4, 0.0))
   assert difference(turned, straight).max() > 30
   # The background, in the corner, and its noise stay as they were.
   np.testing.assert_array_equal(turned[:6, :6], straight[:6, :6])
@@ -42,7 +42,7 @@ def test_yaw_turns_the_head_alone() -> None:
 def test_contempt_moves_one_half_of_the_face() -> None:
   sides = set()
   for subject in range(12):
-    rest, full = (picture(0, subject, "contempt", 0, 96, strength=strength, yaw=0.0) for strength in (0, 1))
+    rest, full = (render_image(0, subject, "contempt", 0, 96, strength=strength, yaw=0.0) for strength in (0, 1))
     left, right = (half.sum() for half in np.array_split(difference(rest, full), 2, axis=1))
     assert max(left, right) > 2 * min(left, right)
     sides.add(left > right)
