@@ -100,7 +100,7 @@ def test_updates_are_those_of_float64(name):
   settings, before, (found, _), _ = stepped(name)
   optimizer = settings.phases[settings.schedule[0]].optimizer.build()
   learned = jax.tree.map(np.float32, gradients(before, found))
-  update = functools.partial(optimizer.update, progress=np.float32(0.3), rate=np.float32(1))
+  update = functools.partial(optimizer.update, progress=np.float32(0.3), lr_scale=np.float32(1))
   arguments = learned, optimizer.init(before.params), before.params
   compiled = jax.jit(update, compiler_options=COMPILED_AS_USUAL)(*arguments)
   assert max(distances(compiled, float64.evaluate(update, *arguments)).values()) < 1e-4

@@ -86,26 +86,26 @@ class Optimizer:
   def schedule_factor(self, progress: jax.Array) -> jax.Array:
     """Returns the factor of the peak learning rate at `progress` in [0, 1].
 
-    The reductions of a plateau are not included; see `lower_rate`.
+    The reductions of a plateau are not included; see `lr_factor_at`.
     """
     return with_warmup(self._schedule(), self.warmup)(progress)
 
-  def lower_rate(self, worse: int) -> float:
+  def lr_factor_at(self, evaluations: int) -> float:
     """Returns the factor to apply to the learning rate after an evaluation: below 1 if a plateau exceeds the patience.
 
     Args:
-      worse: Number of consecutive evaluations without improvement, this one included.
+      evaluations: Number of consecutive evaluations without improvement, this one included.
 
     Returns:
       `decay_factor` after each `decay_patience` evaluations without improvement if the schedule is "plateau", else 1.
     """
-    on_plateau = self.schedule == "plateau" and worse > 0 and worse % self.decay_patience == 0
+    on_plateau = self.schedule == "plateau" and evaluations > 0 and evaluations % self.decay_patience == 0
     return self.decay_factor if on_plateau else 1.0
 
   def build(self) -> optax.GradientTransformationExtraArgs:
     """Returns the optax chain.
 
-    Its `update` takes the extra arguments `progress` and `rate`; see `scale_by_progress`.
+    Its `update` takes the extra arguments `progress` and `lr_scale`; see `scale_by_progress`.
     """
     chain: list[Any] = []
     centralization = centralize_gradients(conv_only=self.centralize_conv_only)

@@ -65,7 +65,7 @@ def _half_cosine(begin: float, end: float, share: jax.Array) -> jax.Array:
   return end + (begin - end) * cosine(jnp.clip(share, 0.0, 1.0))
 
 
-# "plateau" is constant here: the training loop evaluates the validation split and passes the factor as `rate` (see
+# "plateau" is constant here: the training loop evaluates the validation split and passes the factor as `lr_scale` (see
 # `scale_by_progress`).
 SCHEDULES: dict[str, Schedule] = {
   "constant": constant,
@@ -94,7 +94,7 @@ def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.Gradien
 
   `update` takes the extra argument `progress`, a float32 scalar in [0, 1]: the completed fraction of the phase.
   Progress is an argument and not a counter in the state, so that runs planned in minutes and runs planned in steps use
-  the same compiled program. The optional extra argument `rate` is a further factor, by which the "plateau" schedule
+  the same compiled program. The optional extra argument `lr_scale` is a further factor, by which the "plateau" schedule
   lowers the learning rate.
 
   Args:
@@ -106,10 +106,16 @@ def scale_by_progress(learning_rate: float, schedule: Schedule) -> optax.Gradien
   """
 
   def update(
-    updates: Any, state: Any, params: Any = None, *, progress: jax.Array, rate: jax.Array | float = 1.0, **extra: Any
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    progress: jax.Array,
+    lr_scale: jax.Array | float = 1.0,
+    **extra: Any,
   ) -> Any:
     del params, extra
-    scale = -learning_rate * schedule(progress) * rate
+    scale = -learning_rate * schedule(progress) * lr_scale
     # Cast back, because a float32 scale would promote 16-bit updates.
     return jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates), state
 

@@ -227,7 +227,7 @@ class TrainingLoop:
       score = phase.score(accuracy, evaluation.loss)
       better = clock.phase_best is None or score > clock.phase_best
       clock.worse, clock.phase_best = (0, score) if better else (clock.worse + 1, clock.phase_best)
-      clock.rate *= phase.lower_rate(clock.worse)
+      clock.rate *= phase.lr_factor_at(clock.worse)
       if accuracy >= clock.best_accuracy:  # a tie selects the later step, which is also the one that checkpoints keep
         clock.best_accuracy, clock.best_step = accuracy, clock.step
     self._say_evaluation("validation", max(member.clock.step for member in found), list(found.values()))

@@ -25,7 +25,7 @@ class Phase:
     trainable: Names of the trainable layers.
     optimizer: Optimiser of the parameters of the trainable layers.
     learning_rate: Function progress in [0, 1] -> learning rate, for the log; it excludes the factor due to plateaus.
-    lower_rate: Function number of evaluations without improvement -> factor of the learning rate.
+    lr_factor_at: Function number of evaluations without improvement -> factor of the learning rate.
     step: Compiled function (state, resident, batch, moment) -> (state, metrics).
     steps: Planned number of steps; a time budget may end the phase earlier.
     patience: Number of evaluations without improvement before the phase ends; 0 disables early stopping.
@@ -38,7 +38,7 @@ class Phase:
   trainable: frozenset[str]
   optimizer: optax.GradientTransformationExtraArgs
   learning_rate: Callable[[float], float]
-  lower_rate: Callable[[int], float]
+  lr_factor_at: Callable[[int], float]
   step: Callable[..., Any]
   steps: int
   patience: int
@@ -105,7 +105,7 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
         trainable=trainable,
         optimizer=optimizer,
         learning_rate=_learning_rate(phase.optimizer),
-        lower_rate=phase.optimizer.lower_rate,
+        lr_factor_at=phase.optimizer.lr_factor_at,
         step=placement.compile_train(step, f"training {identity}"),
         steps=phase.duration.steps(whole, rows, settings.batch_size),
         patience=phase.patience,

@@ -54,12 +54,12 @@ class StepContext(NamedTuple):
   Attributes:
     progress: Completed fraction of the phase, float32 scalar in [0, 1].
     seed: Random seed of the replica, int32 scalar.
-    rate: Factor of the learning rate due to plateaus, float32 scalar.
+    lr_scale: Factor of the learning rate due to plateaus, float32 scalar.
   """
 
   progress: Any
   seed: Any
-  rate: Any = np.float32(1.0)
+  lr_scale: Any = np.float32(1.0)
 
 
 class Resident(NamedTuple):
@@ -107,20 +107,20 @@ def make_train_step(
 
   Args:
     objective: Objective that computes the gradients of the trainable layers.
-    optimizer: Optimiser of the trainable layers; its `update` receives `progress` in [0, 1] and `rate`.
+    optimizer: Optimiser of the trainable layers; its `update` receives `progress` in [0, 1] and `lr_scale`.
     augmentation: Augmentation of one image.
     axis_name: Mapped axis of devices; None on one device.
     mixing: Mixing of an image with another one of the global batch.
     average: Decay of the moving averages of the trainable layers; 0 if the state has none.
 
   Returns:
-    Pure function (state, resident, batch, moment) -> (state, metrics).
+    Pure function (state, resident, batch, context) -> (state, metrics).
   """
 
   def train_step(
-    state: TrainState, resident: Resident, batch: Batch, moment: StepContext
+    state: TrainState, resident: Resident, batch: Batch, context: StepContext
   ) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(jax.random.key(moment.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(context.seed), state.step)
     mix_key = jax.random.fold_in(key, 2)  # 0 and 1 would give the keys of the split below
     augment_key, model_key = jax.random.split(key)
     if axis_name is not None:  # different dropout masks on each device
@@ -132,16 +132,16 @@ def make_train_step(
     examples = Examples(standardize(jax.vmap(augmentation)(image, row_keys)), target)
     if mixing.active:
       examples = _mixed(mixing, examples, mix_key, axis_name)
-    learned = objective(state.params, state.stats, examples, model_key)
+    output = objective(state.params, state.stats, examples, model_key)
     # The optimiser receives the trainable layers only; frozen layers are copied to the new state.
-    trained = {name: state.params[name] for name in learned.gradients}
+    trained = {name: state.params[name] for name in output.gradients}
     updates, opt_state = optimizer.update(
-      learned.gradients, state.opt_state, trained, progress=moment.progress, rate=moment.rate
+      output.gradients, state.opt_state, trained, progress=context.progress, lr_scale=context.lr_scale
     )
     params = {**state.params, **optax.apply_updates(trained, updates)}
-    metrics = {**learned.metrics, "gradient_norm": optax.tree.norm(learned.gradients)}
-    moved = TrainState(state.step + 1, params, learned.stats, opt_state, state.average)
-    return (dataclasses.replace(moved, average=_averaged(moved, average)) if average else moved), metrics
+    metrics = {**output.metrics, "gradient_norm": optax.tree.norm(output.gradients)}
+    updated = TrainState(state.step + 1, params, output.stats, opt_state, state.average)
+    return (dataclasses.replace(updated, average=_averaged(updated, average)) if average else updated), metrics
 
   return train_step
 
@@ -197,11 +197,11 @@ def _mixed(mixing: Mixing, examples: Examples, key: jax.Array, axis_name: str | 
   rows = len(examples.target)
   position = global_positions(rows, axis_name)
   # [b, ...] -> [B, ...]: a partner may be on another device.
-  everyone = examples if axis_name is None else jax.lax.all_gather(examples, axis_name, tiled=True)
+  global_examples = examples if axis_name is None else jax.lax.all_gather(examples, axis_name, tiled=True)
   partner_key, row_key = jax.random.split(key)
   # The permutation is drawn for the global batch, then restricted to this device's rows: int32 [b].
-  partner = partners(len(everyone.target), partner_key)[position]
-  others = jax.tree.map(lambda x: x[partner], everyone)
+  partner = partners(len(global_examples.target), partner_key)[position]
+  others = jax.tree.map(lambda x: x[partner], global_examples)
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(row_key, position)
   return Examples(*jax.vmap(mixing)(examples.image, examples.target, others.image, others.target, row_keys))
 
@@ -214,5 +214,5 @@ def _averaged(state: TrainState, decay: float) -> tuple[Tree, Tree]:
   taken = state.step.astype(jnp.float32)
   weight = 1 - jnp.minimum(decay, (1 + taken) / (10 + taken))
   params, stats = state.average
-  learned = {name: state.params[name] for name in params}, {name: state.stats[name] for name in stats}
-  return jax.tree.map(lambda mean, new: mean + weight * (new - mean), (params, stats), learned)
+  latest = {name: state.params[name] for name in params}, {name: state.stats[name] for name in stats}
+  return jax.tree.map(lambda mean, new: mean + weight * (new - mean), (params, stats), latest)

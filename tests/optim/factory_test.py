@@ -155,7 +155,7 @@ def test_schedule_factor_is_what_the_chain_uses():
 
 def test_the_rate_that_is_told_multiplies_the_schedule_s():
   transform, gradient = Optimizer("sgd", 0.1, "plateau", momentum=0.0).build(), jnp.ones(1)
-  updates, _ = transform.update(gradient, transform.init(gradient), gradient, progress=jnp.float32(0.5), rate=0.25)
+  updates, _ = transform.update(gradient, transform.init(gradient), gradient, progress=jnp.float32(0.5), lr_scale=0.25)
   np.testing.assert_allclose(updates, [-0.025])
 
 
@@ -167,8 +167,8 @@ def test_step_is_lowered_at_the_end_of_each_interval():
 
 def test_a_plateau_lowers_the_rate_once_each_time_the_patience_is_over():
   optimizer = Optimizer(schedule="plateau", decay_factor=0.5, decay_patience=3)
-  assert [optimizer.lower_rate(worse) for worse in range(8)] == [1, 1, 1, 0.5, 1, 1, 0.5, 1]
-  assert Optimizer(schedule="cosine", decay_patience=3).lower_rate(3) == 1
+  assert [optimizer.lr_factor_at(count) for count in range(8)] == [1, 1, 1, 0.5, 1, 1, 0.5, 1]
+  assert Optimizer(schedule="cosine", decay_patience=3).lr_factor_at(3) == 1
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_average_follows_what_is_learned():
 def test_the_rate_scales_the_update():
   rig = rig_of(Backprop(), 1)
   full, half = (
-    rig.step(rig.state, rig.resident, rig.batch(), moment()._replace(rate=np.float32(r)))[0] for r in (1, 0.5)
+    rig.step(rig.state, rig.resident, rig.batch(), moment()._replace(lr_scale=np.float32(r)))[0] for r in (1, 0.5)
   )
   moved = jax.tree.map(lambda a, b, at: (a - at) - 2 * (b - at), full.params, half.params, rig.state.params)
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(moved)) < 1e-5
