@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from fer_jax.inference.predictor import Predictor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # jaxlib 0.10, the newest for Python 3.11, logs two kilobytes for each program it finds in the compilation cache, about
 # "features" that no CPU has (prefer-no-gather). The log level is read once, when jax is imported. A level of 1 may have

@@ -33,7 +33,7 @@ def _train(command: command_line.Command) -> int:
     # Imported only now: the plots take most of a second to import, which would delay the first training step.
     from fer_jax.apps.report import write_report
 
-    print(f"test accuracy {result['accuracy']:.4f} on {result['dataset']} in {result['seconds']:.0f} s")
+    print(f"test accuracy {result.accuracy:.4f} on {result.dataset} in {result.seconds:.0f} s")
     print(f"report: {write_report(command.workdir)}")
   return 0
 

@@ -38,7 +38,9 @@ def config(**changes):
 
 
 def run(workdir, config, devices=1):
-  return train.train_and_evaluate(config, workdir, "a config", devices=jax.devices()[:devices])
+  """Trains, and returns the content of result.json."""
+  train.train_and_evaluate(config, workdir, "a config", devices=jax.devices()[:devices])
+  return json.loads((workdir / "result.json").read_text())
 
 
 def stop_after(monkeypatch, step):
@@ -48,7 +50,7 @@ def stop_after(monkeypatch, step):
 
   def stopping(self, phase, active, progress):
     metrics = take(self, phase, active, progress)
-    if active[0].clock.step >= step and not stopped:
+    if active[0].progress.step >= step and not stopped:
       stopped.append(step)
       signal.raise_signal(signal.SIGTERM)
     return metrics

@@ -22,8 +22,10 @@ from fer_jax.apps.formatting import count, percent
 from fer_jax.data.views import PROTOCOLS
 from fer_jax.runtime import provenance
 from fer_jax.runtime.errors import UserError, run
-from fer_jax.training.evaluate import Evaluation, averaged, deduplicated, per_class
+from fer_jax.training.evaluate import Evaluation, averaged, deduplicated
+from fer_jax.training.metrics import per_class
 from fer_jax.training.run_files import Record, read_json, replica_folders, write_text
+from fer_jax.training.run_result import as_json
 
 ALL, BEST = "all", "best"
 _ROUNDS = 50  # rounds of the forward selection; weights are multiples of 1/50 = 2 % or coarser
@@ -290,8 +292,8 @@ def _record(networks: Sequence[Network], chosen: Sequence[int], protocol: str) -
     "loss": test.loss,
     "confusion_matrix": test.confusion.tolist(),
     "class_names": names,
-    "per_class": per_class(test.confusion, names),
-    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen),
+    "per_class": as_json(per_class(test.confusion, names)),
+    "deduplicated": as_json(deduplicated(test, networks[0].arrays["label"], seen)),
     "validation": {"accuracy": _validation(picked, protocol).accuracy, "step": None},
     "protocol": protocol,
     "views": {each: _figures(picked, each, seen) for each in common} if len(common) > 1 else {},
@@ -327,7 +329,7 @@ def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Re
   return {
     "validation": _validation(networks, protocol).accuracy,
     "test": test.accuracy,
-    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen)["accuracy"],
+    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen).accuracy,
     "loss": test.loss,
   }
 

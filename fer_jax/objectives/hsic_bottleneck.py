@@ -77,7 +77,29 @@ class HsicBottleneck(LayerLoss):
     betas = _layer_values(network, self.beta, self.layer_beta, "objective.layer_beta")
 
     def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> ObjectiveOutput:
-      return _LocalWalk(self, network, trainable, axis_name, closes_group, betas, params, stats, batch, key).learn()
+      image = self.input_rows(batch.image)
+      # The Gram matrices are of the global batch, [B, B], on every device; the input's is shared by all layers.
+      input_gram = self.gram(hsic.inner_products(image, axis_name), image.shape[-1])
+      # [b, K] -> [B, K]
+      target = batch.target if axis_name is None else jax.lax.all_gather(batch.target, axis_name, tiled=True)
+      walk = _LocalWalk(
+        loss=self,
+        network=network,
+        trainable=trainable,
+        axis_name=axis_name,
+        closes_group=closes_group,
+        betas=betas,
+        params=params,
+        stats=stats,
+        batch=batch,
+        key=key,
+        input_factor=self.factor(input_gram),
+        label_factor=self.factor(self.label_gram(target)),
+        new_stats=dict(stats),
+      )
+      network.walk(walk.apply, batch.image)
+      gradients = sum_over_devices(walk.gradients, axis_name)
+      return ObjectiveOutput(gradients, walk.new_stats, {"loss": walk.total, **walk.metrics})
 
     return objective
 
@@ -137,9 +159,28 @@ class _Waiting(NamedTuple):
 
 @dataclasses.dataclass
 class _LocalWalk:
-  """The walk of one batch: the layers of the incomplete group, and the gradients so far.
+  """The walk of one batch through the network, in one trace of the step.
 
-  An object is used for one trace of the step. `learn` is called once and is a pure function of the fields.
+  Attributes:
+    loss: Hyper-parameters of the objective.
+    network: Network to train.
+    trainable: Names of the trainable layers.
+    axis_name: Mapped axis of devices; None on one device.
+    closes_group: Names of the layers after which a group is complete.
+    betas: Weight of the label term of each hidden layer.
+    params: Parameters of all layers.
+    stats: Batch statistics of all layers.
+    batch: Rows of this device.
+    key: Random key of the step.
+    input_factor: Factor of the input's Gram matrix, float32 [B, B].
+    label_factor: Factor of the labels' Gram matrix, float32 [B, B].
+    new_stats: Batch statistics after the step.
+    gradients: Gradients of the layers of all complete groups, before the sum over devices.
+    metrics: Metrics of the layers so far.
+    total: Sum of the losses so far.
+    waiting: Layers of the incomplete group.
+    newest: Gradients of the latest complete group.
+    awaited: Gradients of the group before it, on which the parameters of the next layers depend.
   """
 
   loss: HsicBottleneck
@@ -152,32 +193,15 @@ class _LocalWalk:
   stats: Tree
   batch: Examples
   key: jax.Array
-
-  def __post_init__(self) -> None:
-    self.new_stats = dict(self.stats)
-    self.gradients: Tree = {}
-    self.metrics: dict[str, jax.Array] = {}
-    self.total = jnp.zeros((), jnp.float32)
-    self.waiting: list[_Waiting] = []
-    self.block_of = {name: i for i, block in enumerate(self.network.blocks) for name in block}
-    # Gradients of the latest complete group, and of the group before it, on which the next layers depend.
-    self.newest: list[jax.Array] = []
-    self.awaited: list[jax.Array] = []
-
-  def learn(self) -> ObjectiveOutput:
-    """Applies the network to the batch; returns the gradients of all trainable layers, statistics and metrics."""
-    image = self.loss.input_rows(self.batch.image)
-    # The Gram matrices are of the global batch, [B, B], on every device; the input's is shared by all layers.
-    input_gram = self.loss.gram(hsic.inner_products(image, self.axis_name), image.shape[-1])
-    target = self.batch.target
-    if self.axis_name is not None:
-      # [b, K] -> [B, K]
-      target = jax.lax.all_gather(target, self.axis_name, tiled=True)
-    self.input_factor = self.loss.factor(input_gram)
-    self.label_factor = self.loss.factor(self.loss.label_gram(target))
-    self.network.walk(self.apply, self.batch.image)
-    gradients = sum_over_devices(self.gradients, self.axis_name)
-    return ObjectiveOutput(gradients, self.new_stats, {"loss": self.total, **self.metrics})
+  input_factor: jax.Array
+  label_factor: jax.Array
+  new_stats: Tree
+  gradients: Tree = dataclasses.field(default_factory=dict)
+  metrics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  total: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros((), jnp.float32))
+  waiting: list[_Waiting] = dataclasses.field(default_factory=list)
+  newest: list[jax.Array] = dataclasses.field(default_factory=list)
+  awaited: list[jax.Array] = dataclasses.field(default_factory=list)
 
   def apply(self, name: str, *inputs: jax.Array) -> jax.Array:
     """Applies one layer, frozen, as the classifier or with its local loss; the walk calls this function."""
@@ -229,26 +253,36 @@ class _LocalWalk:
   def pull_back(self, cotangents: jax.Array) -> Tree:
     """Returns the gradients of the layers of the group, {layer name: tree}.
 
-    Inside a unit, the cotangents of outputs are propagated from layer to layer in reverse walk order. Elsewhere, the
-    cotangent of an output is zero and those of the inputs are unused, so that XLA computes neither.
+    If `unit` is "block", the cotangents of outputs are propagated from layer to layer in reverse walk order. Otherwise
+    the cotangent of an output is zero and those of the inputs are unused, so that XLA computes neither.
 
     Args:
       cotangents: Derivatives of the losses with respect to the inner products, float32 [L, B, B].
     """
     gradients: Tree = {}
-    passed_back: dict[int, jax.Array] = {}  # sum of cotangents, by id of the output that later layers of the unit read
-    # Block of the layer that computed an array, by id of the array.
-    maker = {id(layer.output): self.block_of[layer.name] for layer in self.waiting}
+    # Sum of the cotangents of each layer's output, from the later layers of its block that read it.
+    of_output: list[jax.Array | None] = [None] * len(self.waiting)
     for i, layer in reversed(list(enumerate(self.waiting))):
-      own = passed_back.pop(id(layer.output), None)
-      cotangent = jnp.zeros_like(layer.output) if own is None else own
-      gradients[layer.name], of_inputs = layer.pull_back((cotangents[i], cotangent))
-      for given, passed in zip(layer.inputs, of_inputs, strict=True):
-        if self.loss.unit == "block" and maker.get(id(given)) == self.block_of[layer.name]:
-          # An output that several layers read receives the sum of their cotangents.
-          before = passed_back.get(id(given))
-          passed_back[id(given)] = passed if before is None else before + passed
+      own = of_output[i]
+      own = jnp.zeros_like(layer.output) if own is None else own
+      gradients[layer.name], of_inputs = layer.pull_back((cotangents[i], own))
+      if self.loss.unit == "block":
+        for x, cotangent in zip(layer.inputs, of_inputs, strict=True):
+          source = self._producer(x, layer.name)
+          if source is not None:
+            before = of_output[source]
+            of_output[source] = cotangent if before is None else before + cotangent
     return gradients
+
+  def _producer(self, x: jax.Array, reader: str) -> int | None:
+    """Returns the position in `waiting` of the layer whose output x is, if it is in the block of the reader."""
+    for i, layer in enumerate(self.waiting):
+      if layer.output is x:
+        return i if self._block_of(layer.name) == self._block_of(reader) else None
+    return None
+
+  def _block_of(self, name: str) -> int:
+    return next(i for i, block in enumerate(self.network.blocks) if name in block)
 
   def classify(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
     """Applies the classifier and computes the gradient of its cross-entropy, only for its own parameters."""

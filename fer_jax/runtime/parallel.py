@@ -59,7 +59,7 @@ class Placement(Protocol):
     """Compiles a training step for arguments that are arranged by the methods below.
 
     Args:
-      step: Pure function (state, resident, batch, moment) -> (state, metrics).
+      step: Pure function (state, resident, batch, context) -> (state, metrics).
       identity: Text that identifies the step. On one device it is the key of the trace on disk; see `CachedProgram`.
     """
 
@@ -72,7 +72,7 @@ class Placement(Protocol):
     """
 
   def stack(self, trees: Sequence[Any]) -> Any:
-    """Combines small host trees, such as moments, one for each of at most `together` replicas."""
+    """Combines small host trees, such as step contexts, one for each of at most `together` replicas."""
 
   def deal(self, batches: Sequence[Any]) -> Any:
     """Arranges host batches for the devices: this process's part of one global batch per replica."""
@@ -128,7 +128,7 @@ class Devices:
       )
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
-    """Compiles (state, resident, batch, moment) -> (state, metrics) for batches from `split`."""
+    """Compiles (state, resident, batch, context) -> (state, metrics) for batches from `split`."""
     if self.axis_name is None:
       return _kept(step, identity, self.devices[0], donate=True)
     return jax.pmap(
@@ -206,7 +206,7 @@ class Replicas:
     self._shape = (len(self.devices), of_device)
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Program | CachedProgram:
-    """Compiles (state, resident, batch, moment) -> (state, metrics); all arguments but `resident` are stacked."""
+    """Compiles (state, resident, batch, context) -> (state, metrics); all arguments but `resident` are stacked."""
     return self._map(step, (0, None, 0, 0), identity, donate=True)
 
   def compile_eval(self, step: Callable[..., Any], identity: str) -> Program | CachedProgram:

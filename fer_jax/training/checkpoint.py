@@ -1,4 +1,4 @@
-"""Checkpoints of the training state, the data position and the clock. The only file that imports orbax."""
+"""Checkpoints of the training state, the data position and the progress. The only file that imports orbax."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,11 @@ from fer_jax.runtime.parallel import of_all_processes
 from fer_jax.training.step import TrainState
 
 _NOT_MEASURED = -1.0
+_OLD_ITEM = "clock"  # item of a checkpoint that version 0.1 wrote in place of "progress"
 
 
 @dataclasses.dataclass
-class Clock:
+class Progress:
   """Progress of a run; saved next to the training state.
 
   Attributes:
@@ -42,9 +43,9 @@ class Clock:
     phase_seconds: Value of `seconds` at the start of the phase.
     best_accuracy: Best validation accuracy so far; -1 before the first evaluation.
     best_step: Step of the best accuracy, the latest in case of a tie; -1 before the first evaluation.
-    worse: Number of evaluations without improvement in this phase.
+    evals_without_improvement: Number of evaluations without improvement in this phase.
     phase_best: Best score of this phase (larger is better, see `Phase.score`); None before the first evaluation.
-    rate: Factor on the learning rate, the product of the plateau reductions in this phase.
+    lr_scale: Factor of the learning rate, the product of the plateau reductions in this phase.
   """
 
   phase: int = 0
@@ -54,9 +55,9 @@ class Clock:
   phase_seconds: float = 0.0
   best_accuracy: float = _NOT_MEASURED
   best_step: int = -1
-  worse: int = 0
+  evals_without_improvement: int = 0
   phase_best: float | None = None
-  rate: float = 1.0
+  lr_scale: float = 1.0
 
 
 class Checkpoints:
@@ -97,47 +98,51 @@ class Checkpoints:
       if not isinstance(error, UserError):  # otherwise the earlier error is the cause; do not replace it
         raise
 
-  def save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
-    """Saves a checkpoint under the step of the clock. Call it before the next batch is taken.
+  def save(
+    self, state: TrainState, iterator: grain.DatasetIterator, progress: Progress, accuracy: float | None
+  ) -> None:
+    """Saves a checkpoint of the current step. Call it before the next batch is taken.
 
     Args:
       state: Training state.
       iterator: Iterator of the training data; its position is saved.
-      clock: Progress of the run.
+      progress: Progress of the run.
       accuracy: Validation accuracy at this step, or None if it was not evaluated; selects the best checkpoint.
 
     Raises:
       Failure: This checkpoint or the previous one cannot be written.
     """
     with self._writing():
-      self._save(state, iterator, clock, accuracy)
+      self._save(state, iterator, progress, accuracy)
 
-  def _save(self, state: TrainState, iterator: grain.DatasetIterator, clock: Clock, accuracy: float | None) -> None:
-    if clock.step in self._manager.all_steps():
+  def _save(
+    self, state: TrainState, iterator: grain.DatasetIterator, progress: Progress, accuracy: float | None
+  ) -> None:
+    if progress.step in self._manager.all_steps():
       # Saved before, without an accuracy or by a stop signal: only a checkpoint with an accuracy replaces it.
       if accuracy is None:
         return
       self._manager.wait_until_finished()  # a checkpoint cannot be deleted while it is being written
-      self._manager.delete(clock.step)
+      self._manager.delete(progress.step)
     # Copied: on a CPU the background writer would otherwise read device buffers that the next steps may reuse.
     state = jax.tree.map(np.array, state)
-    position, counted = iterator.get_state(), dataclasses.asdict(clock)
+    position, counted = iterator.get_state(), dataclasses.asdict(progress)
     checksums = _checksums(state, position, counted)
     # Data-parallel processes must have equal states. Floating-point results differ between kinds of machines.
     if others := processes.differing(" ".join(f"{checksums[each.name]:x}" for each in dataclasses.fields(state))):
       raise Failure(
-        f"process {others[0]} does not have the state of process 0 at step {clock.step}: different kinds of machines "
-        "compute differently; use identical machines"
+        f"process {others[0]} does not have the state of process 0 at step {progress.step}: different kinds of "
+        "machines compute differently; use identical machines"
       )
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state if processes.count() == 1 else of_all_processes(state)),
       # Not grain's checkpoint handler, which writes one file per process: all processes are at the same batch.
       data=ocp.args.JsonSave(position),
-      clock=ocp.args.JsonSave(counted),
+      progress=ocp.args.JsonSave(counted),
       checksums=ocp.args.JsonSave(checksums),
     )
     metrics = {"accuracy": _NOT_MEASURED if accuracy is None else accuracy}
-    self._manager.save(clock.step, args=arguments, metrics=metrics)
+    self._manager.save(progress.step, args=arguments, metrics=metrics)
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
@@ -155,25 +160,30 @@ class Checkpoints:
       raise unwritable(f"{self._folder}: a checkpoint", reason[:200]) from error
 
   def restore_newest(
-    self, state_for: Callable[[Clock], TrainState], iterator: grain.DatasetIterator, warn: Callable[[str], None]
-  ) -> tuple[TrainState, Clock] | None:
+    self, state_for: Callable[[Progress], TrainState], iterator: grain.DatasetIterator, warn: Callable[[str], None]
+  ) -> tuple[TrainState, Progress] | None:
     """Restores the newest readable checkpoint, with the position of the iterator; removes newer, damaged ones.
 
     Args:
-      state_for: Function that returns the shapes of the state at a clock; phases differ in their optimiser state.
+      state_for: Function that returns the shapes of the state for a progress; phases differ in their optimiser state.
       iterator: Iterator of the training data; set to the saved position.
       warn: Function that is called with a message about each damaged checkpoint.
 
     Returns:
-      State and clock, or None if there is no checkpoint.
+      State and progress, or None if there is no checkpoint.
 
     Raises:
-      UserError: All checkpoints are damaged.
+      UserError: All checkpoints are damaged, or an earlier version of fer_jax wrote them.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
+    if any((self._folder / str(step) / _OLD_ITEM).is_dir() for step in steps):
+      raise UserError(
+        f"{self._folder}: checkpoints of fer_jax 0.1, which this version cannot resume; finish the run with "
+        "fer_jax 0.1, or move the folder away to start from step 0"
+      )
     for step in steps:
       try:
-        state, clock, position = processes.everywhere(functools.partial(self._read, step, state_for))
+        state, progress, position = processes.everywhere(functools.partial(self._read, step, state_for))
       except Exception as error:  # orbax has no common base class for errors of damaged files
         if processes.lost(error):
           raise
@@ -182,20 +192,22 @@ class Checkpoints:
         continue
       iterator.set_state(position)
       self._remove(steps[: steps.index(step)])  # the run will save under these step numbers again
-      return state, clock
+      return state, progress
     if steps:
       raise UserError(
         f"{self._folder}: none of the checkpoints {steps} can be read; move the folder away to start from step 0"
       )
     return None
 
-  def _read(self, step: int, state_for: Callable[[Clock], TrainState]) -> tuple[TrainState, Clock, dict[str, Any]]:
-    """Returns the state, the clock and the data position of a checkpoint; raises an exception if it is damaged."""
-    clock, position = self._clock(step), self._json(step, "data")
-    state = self.restore_state(step, state_for(clock))
-    if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(clock)):
+  def _read(
+    self, step: int, state_for: Callable[[Progress], TrainState]
+  ) -> tuple[TrainState, Progress, dict[str, Any]]:
+    """Returns the state, the progress and the data position of a checkpoint; raises an exception if it is damaged."""
+    progress, position = self._progress(step), self._json(step, "data")
+    state = self.restore_state(step, state_for(progress))
+    if self._json(step, "checksums") != _checksums(state, position, dataclasses.asdict(progress)):
       raise ValueError("its checksums differ")
-    return state, clock, position
+    return state, progress, position
 
   def _remove(self, steps: Sequence[int]) -> None:
     """Deletes the folders of checkpoints and reloads the list of steps."""
@@ -207,12 +219,12 @@ class Checkpoints:
     processes.first(remove)
     self._manager.reload()
 
-  def clocks(self) -> dict[int, Clock]:
-    """Returns the clocks of all readable checkpoints, by step."""
+  def progress_by_step(self) -> dict[int, Progress]:
+    """Returns the progress at all readable checkpoints, by step."""
     found = {}
     for step in self._manager.all_steps():
       with contextlib.suppress(Exception):  # restore_newest reports damaged checkpoints
-        found[step] = self._clock(step)
+        found[step] = self._progress(step)
     return found
 
   def forget_after(self, step: int) -> None:
@@ -241,8 +253,8 @@ class Checkpoints:
     self._manager.wait_until_finished()
     return processes.everywhere(lambda: read_variables(self._folder, step))
 
-  def _clock(self, step: int) -> Clock:
-    return Clock(**self._json(step, "clock"))
+  def _progress(self, step: int) -> Progress:
+    return Progress(**self._json(step, "progress"))
 
   def _json(self, step: int, item: str) -> Any:
     return json.loads((self._folder / str(step) / item / "metadata").read_text(encoding="utf-8"))
@@ -322,11 +334,12 @@ def _expect_unchanged(recorded: Path, state: Mapping[str, Any]) -> None:
       raise ValueError(f"{recorded.parent.parent}: the checksums of {', '.join(changed)} differ")
 
 
-def _checksums(state: TrainState, position: Mapping[str, Any], clock: Mapping[str, Any]) -> dict[str, int]:
+def _checksums(state: TrainState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> dict[str, int]:
   """Returns the CRC-32 of each part of a checkpoint; orbax's array format has no checksums of the contents."""
   parts = {each.name: _crc32(getattr(state, each.name)) for each in dataclasses.fields(state)}
   return parts | {
-    name: zlib.crc32(json.dumps(of, sort_keys=True).encode()) for name, of in (("position", position), ("clock", clock))
+    name: zlib.crc32(json.dumps(of, sort_keys=True).encode())
+    for name, of in (("position", position), ("progress", progress))
   }
 
 
@@ -341,28 +354,29 @@ def _crc32(tree: Any) -> int:
   return found
 
 
-def newest_common(clocks: Sequence[Mapping[int, Clock]], waits: Callable[[Clock], bool]) -> list[int] | None:
-  """Finds the newest checkpoints from which replicas that train in lockstep can resume together.
+def newest_common(saved: Sequence[Mapping[int, Progress]], waits: Callable[[Progress], bool]) -> list[int] | None:
+  """Finds the newest checkpoints from which replicas that train together can resume together.
 
   A process that is killed while saving may leave some replicas without a checkpoint that the others have.
 
   Args:
-    clocks: Clocks of the checkpoints of each replica, by step.
+    saved: Progress at the checkpoints of each replica, by step.
     waits: Function that returns whether a replica had stopped early and was idle until the end of its phase.
 
   Returns:
     Step of the checkpoint to resume from, for each replica; all have the same phase and phase step, except replicas
     that had stopped early, whose phase step may be smaller. None if there is no such set of checkpoints.
   """
-  places = {(clock.phase, clock.phase_step) for of in clocks for clock in of.values()}
-  for phase, phase_step in sorted(places, reverse=True):
+  reached = {(progress.phase, progress.phase_step) for of_replica in saved for progress in of_replica.values()}
+  for phase, phase_step in sorted(reached, reverse=True):
     found = [
       [
         step
-        for step, clock in of.items()
-        if clock.phase == phase and (clock.phase_step == phase_step or (waits(clock) and clock.phase_step < phase_step))
+        for step, progress in of_replica.items()
+        if progress.phase == phase
+        and (progress.phase_step == phase_step or (waits(progress) and progress.phase_step < phase_step))
       ]
-      for of in clocks
+      for of_replica in saved
     ]
     if all(found):
       return [max(steps) for steps in found]

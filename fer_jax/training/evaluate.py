@@ -9,6 +9,8 @@ import numpy as np
 
 from fer_jax.data.batch import Batch
 from fer_jax.runtime.parallel import Placement
+from fer_jax.training.metrics import confusion_matrix
+from fer_jax.training.run_result import Deduplicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,42 +73,23 @@ def averaged(views: Sequence[Evaluation], target: np.ndarray) -> Evaluation:
     target: Distributions over the classes, float [N, K].
   """
   probability = np.stack([each.probability for each in views]).mean(axis=0, dtype=np.float64)
-  label, predicted = target.argmax(axis=1), probability.argmax(axis=1)
-  # add.at counts repeated (label, predicted) pairs, which += would count once.
-  confusion = np.zeros((target.shape[1],) * 2, np.int64)
-  np.add.at(confusion, (label, predicted), 1)
+  confusion = confusion_matrix(probability, target.argmax(axis=1))
   # A probability of 0 counts as the smallest normal float32, so that the loss is finite.
   loss = -np.mean(np.sum(target * np.log(np.maximum(probability, np.finfo(np.float32).tiny)), axis=1))
   return Evaluation(float(loss), confusion, np.asarray(probability, np.float32))
 
 
-def deduplicated(evaluation: Evaluation, label: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
+def deduplicated(evaluation: Evaluation, label: np.ndarray, seen: np.ndarray) -> Deduplicated:
   """Returns the accuracy without the test images that also appear in training, and the sizes of both groups.
 
   Args:
     evaluation: Evaluation of N rows.
     label: True classes, int [N].
     seen: Mask of the rows whose image also appears in training, bool [N].
-
-  Returns:
-    Dict with "accuracy" (None if all images are seen), "images" (number of unseen images) and "seen" (number of seen
-    images).
   """
   right = evaluation.probability.argmax(axis=1) == label
-  accuracy = float(right[~seen].mean()) if not seen.all() else None
-  return {"accuracy": accuracy, "images": int((~seen).sum()), "seen": int(seen.sum())}
-
-
-def per_class(confusion: np.ndarray, class_names: Iterable[str]) -> list[dict[str, Any]]:
-  """Returns precision, recall and F1 of each class as defined in `sklearn.metrics`; 0 where undefined."""
-  rows = []
-  for k, name in enumerate(class_names):
-    hits, predicted, support = confusion[k, k], confusion[:, k].sum(), confusion[k].sum()
-    precision = float(hits / predicted) if predicted else 0.0
-    recall = float(hits / support) if support else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    rows.append({"class": name, "precision": precision, "recall": recall, "f1": f1, "support": int(support)})
-  return rows
+  accuracy = None if seen.all() else float(right[~seen].mean())
+  return Deduplicated(images=int((~seen).sum()), seen=int(seen.sum()), accuracy=accuracy)
 
 
 def worst_mistakes(probability: np.ndarray, label: np.ndarray, most: int) -> np.ndarray:

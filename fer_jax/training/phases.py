@@ -12,13 +12,12 @@ import optax
 from fer_jax.config.settings import Settings
 from fer_jax.models.network import Network, Tree
 from fer_jax.runtime.errors import UserError
-from fer_jax.runtime.parallel import Placement
-from fer_jax.training.step import TrainState, make_train_step
+from fer_jax.training.step import TrainState, TrainStep, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """A phase with its compiled step.
+  """A phase with its training step, which is not compiled yet.
 
   Attributes:
     name: Name of the phase in the config.
@@ -26,12 +25,12 @@ class Phase:
     optimizer: Optimiser of the parameters of the trainable layers.
     learning_rate: Function progress in [0, 1] -> learning rate, for the log; it excludes the factor due to plateaus.
     lr_factor_at: Function number of evaluations without improvement -> factor of the learning rate.
-    step: Compiled function (state, resident, batch, moment) -> (state, metrics).
+    train_step: Pure function (state, resident, batch, context) -> (state, metrics).
     steps: Planned number of steps; a time budget may end the phase earlier.
     patience: Number of evaluations without improvement before the phase ends; 0 disables early stopping.
     watch: Validation metric that defines improvement, "accuracy" or "loss".
     averages: Whether moving averages of the trainable layers are computed.
-    identity: Text that identifies everything the compiled step depends on except the shapes of its arguments.
+    identity: Text that identifies everything the training step depends on except the shapes of its arguments.
   """
 
   name: str
@@ -39,14 +38,14 @@ class Phase:
   optimizer: optax.GradientTransformationExtraArgs
   learning_rate: Callable[[float], float]
   lr_factor_at: Callable[[int], float]
-  step: Callable[..., Any]
+  train_step: TrainStep
   steps: int
   patience: int
   watch: str
   averages: bool
   identity: str
 
-  def begin(self, step: int, params: Tree, stats: Tree) -> TrainState:
+  def initial_state(self, step: int, params: Tree, stats: Tree) -> TrainState:
     """Returns the state at the start of the phase, with a new optimiser state.
 
     Args:
@@ -65,40 +64,31 @@ class Phase:
     return accuracy if self.watch == "accuracy" else -loss
 
 
-def plan(settings: Settings, network: Network, placement: Placement, rows: int) -> tuple[Phase, ...]:
+def plan_phases(settings: Settings, network: Network, axis_name: str | None, epoch_rows: int) -> tuple[Phase, ...]:
   """Returns the phases of a run, in order.
 
   Args:
     settings: Settings of the run.
     network: Network to train.
-    placement: Placement that compiles the steps.
-    rows: Number of training rows in an epoch, for durations.
+    axis_name: Mapped axis of devices; None on one device.
+    epoch_rows: Number of training rows in an epoch, for durations.
 
   Raises:
     UserError: The layers or the objective of a phase do not fit the network.
   """
   # Number of steps of the whole run; phase durations may be shares of it.
-  whole = settings.duration.steps(1, rows, settings.batch_size)
+  whole = settings.duration.steps(1, epoch_rows, settings.batch_size)
   phases = []
   for name in settings.schedule:
     phase = settings.phases[name]
     trainable = _matching(network, phase.train, f"config.phases.{name}.train")
     try:
-      objective = phase.objective.build(network, trainable, placement.axis_name)
+      objective = phase.objective.build(network, trainable, axis_name)
     except ValueError as error:
       raise UserError(f"config.phases.{name}.objective: {error}") from None
     # The identity contains everything that the trace of the step depends on; see `CachedProgram`.
     learning = (phase.objective, phase.optimizer, phase.average, sorted(trainable))
-    identity = repr((settings.model, settings.precision, learning, settings.augmentation, settings.mixing))
     optimizer = phase.optimizer.build()
-    step = make_train_step(
-      objective,
-      optimizer,
-      settings.augmentation,
-      placement.axis_name,
-      mixing=settings.mixing,
-      average=phase.average,
-    )
     phases.append(
       Phase(
         name=name,
@@ -106,12 +96,14 @@ def plan(settings: Settings, network: Network, placement: Placement, rows: int) 
         optimizer=optimizer,
         learning_rate=_learning_rate(phase.optimizer),
         lr_factor_at=phase.optimizer.lr_factor_at,
-        step=placement.compile_train(step, f"training {identity}"),
-        steps=phase.duration.steps(whole, rows, settings.batch_size),
+        train_step=make_train_step(
+          objective, optimizer, settings.augmentation, axis_name, mixing=settings.mixing, average=phase.average
+        ),
+        steps=phase.duration.steps(whole, epoch_rows, settings.batch_size),
         patience=phase.patience,
         watch=phase.watch,
         averages=bool(phase.average),
-        identity=identity,
+        identity=repr((settings.model, settings.precision, learning, settings.augmentation, settings.mixing)),
       )
     )
   return tuple(phases)

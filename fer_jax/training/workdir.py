@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.runtime import locks, provenance
 from fer_jax.runtime.errors import UserError, storage
+from fer_jax.training.run_result import RunResult, read_result
 
 _LOCK = "lock"
 # Files that a process killed before it has written config.json may leave.
@@ -59,7 +60,7 @@ class Workdir:
     """
     recorded = self._recorded()
     if recorded is not None:
-      for key, there, here in _differences(recorded["config"], _plain(config), "config"):
+      for key, there, here in _differences(_compared(recorded["config"]), _compared(_plain(config)), "config"):
         raise UserError(
           f"{self.path} contains a run of another config: {key} is {there} there and {here} here; choose another "
           "--workdir"
@@ -152,9 +153,10 @@ class Workdir:
     self._lock = locks.take(self.path / _LOCK)
 
   @property
-  def result(self) -> dict[str, Any] | None:
+  def result(self) -> RunResult | None:
     """Content of result.json; None if the run is not finished."""
-    return self.read_json("result.json")
+    path = self.path / "result.json"
+    return read_result(path) if path.exists() else None
 
   def read_json(self, name: str) -> dict[str, Any] | None:
     """Returns the content of a JSON file written by `write_json`; None if there is no such file."""
@@ -191,6 +193,11 @@ class Workdir:
 def _plain(config: ConfigDict) -> dict[str, Any]:
   """Returns a config in the form in which JSON restores it: tuples become lists."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config without the results of the paper, which do not affect a run."""
+  return {key: value for key, value in config.items() if key != "paper"}
 
 
 def _differences(there: Any, here: Any, path: str) -> list[tuple[str, str, str]]:

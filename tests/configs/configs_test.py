@@ -16,7 +16,7 @@ from fer_jax.models import resnet as networks
 from fer_jax.runtime.parallel import Devices
 from fer_jax.runtime.programs import CachedProgram
 from fer_jax.training.initialization import initialize
-from fer_jax.training.phases import plan
+from fer_jax.training.phases import plan_phases
 from fer_jax.training.step import Resident, StepContext
 
 VARIANTS = [
@@ -54,7 +54,7 @@ class Built(NamedTuple):
 
   network: Any
   phases: Any
-  beginning: Any
+  initialization: Any
   arguments: Any
 
 
@@ -64,21 +64,21 @@ def build(name, variant):
   config.pretrained.required = False  # what the layers begin with is of no account here
   settings = parse(config)
   devices = Devices(jax.devices()[:1])
-  beginning = initialize(settings, (48, 48, 1), 7)
+  initialization = initialize(settings, (48, 48, 1), 7)
   image = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 1), dtype=np.uint8)
   resident = devices.replicate(Resident(image, np.eye(7, dtype=np.float32)[np.arange(8) % 7]))
-  batch, moment = Batch(np.arange(8, dtype=np.int32), np.ones(8, bool)), StepContext(np.float32(0.5), np.int32(0))
-  phases = plan(settings, beginning.network, devices, rows=1000)
-  return Built(beginning.network, phases, beginning, (resident, batch, moment))
+  batch, context = Batch(np.arange(8, dtype=np.int32), np.ones(8, bool)), StepContext(np.float32(0.5), np.int32(0))
+  phases = plan_phases(settings, initialization.network, None, epoch_rows=1000)
+  return Built(initialization.network, phases, initialization, (resident, batch, context))
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_a_config_has_a_step_for_each_phase(name, variant):
   """Traced, and not compiled: that takes some twenty seconds for each of the networks."""
-  network, phases, beginning, arguments = build(name, variant)
+  network, phases, initialization, arguments = build(name, variant)
   for phase in phases:
-    state = jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes)
-    new_state, metrics = jax.eval_shape(phase.step._function, state, *arguments)
+    state = jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes)
+    new_state, metrics = jax.eval_shape(phase.train_step, state, *arguments)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     assert "loss" in metrics
   assert set.union(*(set(phase.trainable) for phase in phases)) == set(network.layers)
@@ -88,10 +88,10 @@ def test_a_config_has_a_step_for_each_phase(name, variant):
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_a_step_can_be_traced_for_a_gpu(name, variant):
   """A trace that is kept may call no kernel whose stability `jax.export` does not guarantee."""
-  _, phases, beginning, arguments = build(name, variant)
+  _, phases, initialization, arguments = build(name, variant)
   for phase in phases:
-    state = jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes)
-    new_state, _ = CachedProgram(phase.step._function, phase.identity, "cuda").shapes(state, *arguments)
+    state = jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes)
+    new_state, _ = CachedProgram(phase.train_step, phase.identity, "cuda").shapes(state, *arguments)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
 
@@ -99,13 +99,14 @@ def test_a_step_can_be_traced_for_a_gpu(name, variant):
   ("name", "variant"), [each if each in SHORT else pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS]
 )
 def test_a_config_takes_steps_in_each_phase(name, variant):
-  network, phases, beginning, arguments = build(name, variant)
-  params, stats = beginning.variables([0])[0]
+  network, phases, initialization, arguments = build(name, variant)
+  params, stats = initialization.variables([0])[0]
   for phase in phases:
-    state = phase.begin(0, params, stats)
-    new_state, _ = phase.step(state, *arguments)
+    state = phase.initial_state(0, params, stats)
+    step = Devices(jax.devices()[:1]).compile_train(phase.train_step, f"training {phase.identity}")
+    new_state, _ = step(state, *arguments)
     # Two, for a classifier that begins at zero sends nothing back in the first.
-    new_state, metrics = phase.step(new_state, *arguments)
+    new_state, metrics = step(new_state, *arguments)
     assert np.isfinite(metrics["loss"])
     for layer in network.layers:
       # What is frozen stays to the bit, its running statistics too.

@@ -12,9 +12,8 @@ from fer_jax.apps.ensemble import write_ensemble
 from fer_jax.config.parsing import parse
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.interruption import Interrupted
-from fer_jax.runtime.parallel import Devices
 from fer_jax.training import loop
-from fer_jax.training.phases import plan
+from fer_jax.training.phases import plan_phases
 from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -133,8 +132,8 @@ def test_no_two_parts_of_a_state_share_a_buffer():
   settings = parse(config(**RECIPE))
   network = settings.model.build(3, jnp.float32, None)
   params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
-  phase, *_ = plan(settings, network, Devices(jax.devices()[:1]), 60)
-  buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(phase.begin(0, params, stats))]
+  phase, *_ = plan_phases(settings, network, None, 60)
+  buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(phase.initial_state(0, params, stats))]
   assert len(set(buffers)) == len(buffers)
 
 

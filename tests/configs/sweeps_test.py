@@ -15,7 +15,7 @@ from fer_jax.config.command_line import load_config
 from fer_jax.config.settings import Settings
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.parallel import Devices
-from fer_jax.training.phases import plan as plan_phases
+from fer_jax.training.phases import plan_phases
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem != "__init__")

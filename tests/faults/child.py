@@ -24,12 +24,12 @@ from typing import Any
 # What a run of several processes goes through, and the functions that do it.
 PHASES = {
   "join": ("fer_jax.runtime.processes", "join"),
-  "preparation": ("fer_jax.training.replicas", "plan"),
-  "compilation": ("fer_jax.training.compiled_run", "Rig.begin"),
-  "step": ("fer_jax.training.compiled_run", "Rig.step"),
+  "preparation": ("fer_jax.training.train", "plan_replicas"),
+  "compilation": ("fer_jax.training.compiled_run", "CompiledRun.initial_state"),
+  "step": ("fer_jax.training.compiled_run", "CompiledRun.train_step"),
   "checkpoint": ("fer_jax.training.checkpoint", "Checkpoints.save"),
-  "evaluation": ("fer_jax.training.compiled_run", "Rig.evaluate"),
-  "results": ("fer_jax.training.results", "answers"),
+  "evaluation": ("fer_jax.training.compiled_run", "CompiledRun.evaluate"),
+  "results": ("fer_jax.training.results", "by_protocol"),
   "report": ("fer_jax.apps.report", "write_report"),
 }
 _OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -71,9 +71,9 @@ def _path(event: str, arguments: tuple[Any, ...]) -> str:
 
 def _at_step(step: int, action: Any) -> None:
   """Calls an action with the state and metrics that come of a step, which it may replace."""
-  from fer_jax.training.compiled_run import Rig
+  from fer_jax.training.compiled_run import CompiledRun
 
-  take = Rig.step
+  take = CompiledRun.train_step
   taken = 0
 
   def counting(self: Any, *arguments: Any) -> Any:
@@ -82,7 +82,7 @@ def _at_step(step: int, action: Any) -> None:
     done = take(self, *arguments)
     return action(*done) if taken == step else done
 
-  Rig.step = counting  # type: ignore[method-assign]
+  CompiledRun.train_step = counting  # type: ignore[method-assign]
 
 
 def _kill_in(phase: str, number: int, seconds: float) -> None:

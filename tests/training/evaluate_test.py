@@ -9,7 +9,7 @@ from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.models.network import Network
 from fer_jax.runtime.parallel import Devices
-from fer_jax.training.evaluate import Evaluation, averaged, evaluate, per_class, worst_mistakes
+from fer_jax.training.evaluate import Evaluation, averaged, evaluate, worst_mistakes
 from fer_jax.training.step import Resident, make_eval_step
 
 CLASSES = 5
@@ -93,27 +93,6 @@ class TestEvaluate:
   def test_accuracy(self, expected):
     assert 0 < expected.accuracy < 1
     assert expected.accuracy == np.trace(expected.confusion) / ROWS
-
-
-class TestPerClass:
-  @pytest.mark.parametrize("seed", range(8))
-  def test_equals_scikit_learn(self, seed):
-    rng = np.random.default_rng(seed)
-    confusion = rng.integers(0, 6, (CLASSES, CLASSES)) * rng.integers(0, 2, (CLASSES, CLASSES))
-    if seed % 2:
-      confusion[rng.integers(CLASSES)] = 0  # a class without rows
-    if seed % 3:
-      confusion[:, rng.integers(CLASSES)] = 0  # a class never predicted
-    true, predicted = (np.repeat(axis.ravel(), confusion.ravel()) for axis in np.indices(confusion.shape))
-    reference = sklearn.metrics.precision_recall_fscore_support(true, predicted, labels=range(CLASSES), zero_division=0)
-    found = per_class(confusion, "abcde")
-    assert [row["class"] for row in found] == list("abcde")
-    for values, name in zip(reference, ("precision", "recall", "f1", "support"), strict=True):
-      np.testing.assert_allclose([row[name] for row in found], values, rtol=1e-12)
-
-  def test_of_nothing_is_zero(self):
-    (row,) = per_class(np.zeros((1, 1), int), "a")
-    assert row == {"class": "a", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
 
 
 class TestWorstMistakes:

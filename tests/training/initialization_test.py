@@ -30,7 +30,7 @@ def settings_of(variant="demo", **changes):
   return parse(config)
 
 
-def begin(settings, image=IMAGE):
+def initialized(settings, image=IMAGE):
   return initialize(settings, image, 7)
 
 
@@ -61,56 +61,56 @@ def leaves(tree, path=()):
 
 
 def test_shapes_are_those_of_what_it_begins_with():
-  beginning = begin(settings_of())
-  chex.assert_trees_all_equal_shapes_and_dtypes(beginning.shapes, beginning.variables([0])[0])
-  assert beginning.loaded is None
+  initialization = initialized(settings_of())
+  chex.assert_trees_all_equal_shapes_and_dtypes(initialization.shapes, initialization.variables([0])[0])
+  assert initialization.loaded is None
 
 
 def test_a_seed_draws_what_the_network_draws_by_its_key():
-  beginning = begin(settings_of())
-  drawn = beginning.variables([3])[0]
-  expected = jax.jit(beginning.network.init)(jax.random.key(3), jnp.zeros((1, *IMAGE)))
+  initialization = initialized(settings_of())
+  drawn = initialization.variables([3])[0]
+  expected = jax.jit(initialization.network.init)(jax.random.key(3), jnp.zeros((1, *IMAGE)))
   chex.assert_trees_all_close(drawn, expected, rtol=1e-6)
 
 
-def test_another_seed_is_another_beginning():
-  (one, _), (two, _) = begin(settings_of()).variables([0, 1])
+def test_another_seed_is_gives_other_variables():
+  (one, _), (two, _) = initialized(settings_of()).variables([0, 1])
   assert not np.allclose(one["classifier"]["linear"]["kernel"], two["classifier"]["linear"]["kernel"])
 
 
 def test_both_extractors_begin_with_the_weights_and_the_head_at_random(tmp_path):
-  donor = trained(begin(settings_of("demo,resnet34")).variables([3])[0])
+  donor = trained(initialized(settings_of("demo,resnet34")).variables([3])[0])
   path = weights_of(tmp_path, donor)
-  beginning = begin(settings_of("demo", **{"pretrained.path": path, "pretrained.required": True}))
-  params, stats = beginning.variables([0])[0]
+  initialization = initialized(settings_of("demo", **{"pretrained.path": path, "pretrained.required": True}))
+  params, stats = initialization.variables([0])[0]
   for prefix in ("a_", "b_"):
     for tree, of in ((params, donor[0]), (stats, donor[1])):
       copied = {name.removeprefix(prefix): layer for name, layer in tree.items() if name.startswith(prefix)}
       chex.assert_trees_all_equal(copied, {name: of[name] for name in copied})
-  fresh = begin(settings_of("demo")).variables([0])[0][0]
+  fresh = initialized(settings_of("demo")).variables([0])[0][0]
   chex.assert_trees_all_equal(params["classifier"], fresh["classifier"])
-  assert "fc.weight" in beginning.loaded.report.unused
+  assert "fc.weight" in initialization.loaded.report.unused
 
 
 def test_the_classifier_is_taken_where_it_is_asked_for(tmp_path):
-  donor = begin(settings_of("demo,resnet34")).variables([3])[0]
+  donor = initialized(settings_of("demo,resnet34")).variables([3])[0]
   changes = {"pretrained.path": weights_of(tmp_path, donor), "pretrained.classifier": True}
-  params, stats = begin(settings_of("demo,resnet34", **changes)).variables([0])[0]
+  params, stats = initialized(settings_of("demo,resnet34", **changes)).variables([0])[0]
   chex.assert_trees_all_equal((params, stats), donor)
 
 
 def test_weights_that_a_config_needs_and_has_not_are_asked_for():
   with pytest.raises(UserError, match=r"config\.pretrained\.path is empty.*nothing is downloaded"):
-    begin(dataclasses.replace(settings_of(), pretrained=settings_of("small").pretrained))
+    initialized(dataclasses.replace(settings_of(), pretrained=settings_of("small").pretrained))
 
 
 def test_a_path_that_is_wrong_is_named(tmp_path):
   with pytest.raises(UserError, match="nowhere.pth"):
-    begin(settings_of(**{"pretrained.path": str(tmp_path / "nowhere.pth")}))
+    initialized(settings_of(**{"pretrained.path": str(tmp_path / "nowhere.pth")}))
 
 
 def test_images_that_are_too_small_are_an_error_of_the_config():
   config = obsr.get_config("demo")
   config.model = {"name": "alexnet"}
   with pytest.raises(UserError, match=r"config\.data\.image_size: images of 2x2 do not fit config\.model"):
-    begin(parse(config), (2, 2, 1))
+    initialized(parse(config), (2, 2, 1))

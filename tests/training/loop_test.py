@@ -5,11 +5,10 @@ import time
 
 import pytest
 
-from fer_jax.config.parsing import parse
 from fer_jax.config.settings import CLOCKS
 from fer_jax.runtime.interruption import Interrupted
-from fer_jax.training import compiled_run, run_log
-from fer_jax.training.pace import Pace
+from fer_jax.training import run_log
+from fer_jax.training.compiled_run import CompiledRun
 from tests.tiny_run import config, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -44,7 +43,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
   machine, compiled = Machine(), []
-  step, evaluate = compiled_run.Rig.step, compiled_run.Rig.evaluate
+  train_step, evaluate = CompiledRun.train_step, CompiledRun.evaluate
 
   def compiling(program):
     if program not in compiled:
@@ -52,10 +51,10 @@ def machine(monkeypatch):
       machine.now += machine.compilation
       monkeypatch.setattr(run_log, "_compile_seconds", run_log._compile_seconds + machine.compilation)
 
-  def stepping(self, phase, state, batches, moments):
-    compiling(phase.step)
-    machine.now += machine.step.get(int(moments[0].seed), 1.0)
-    return step(self, phase, state, batches, moments)
+  def stepping(self, phase, state, batches, contexts):
+    compiling(self.train_steps[phase.identity])
+    machine.now += machine.step.get(int(contexts[0].seed), 1.0)
+    return train_step(self, phase, state, batches, contexts)
 
   def evaluating(self, *arguments, **options):
     compiling(self.eval_step)
@@ -63,8 +62,8 @@ def machine(monkeypatch):
     return evaluate(self, *arguments, **options)
 
   monkeypatch.setattr(run_log, "_COMPILE_EVENT", "")  # this clock does not move for what is really compiled
-  monkeypatch.setattr(compiled_run.Rig, "step", stepping)
-  monkeypatch.setattr(compiled_run.Rig, "evaluate", evaluating)
+  monkeypatch.setattr(CompiledRun, "train_step", stepping)
+  monkeypatch.setattr(CompiledRun, "evaluate", evaluating)
   monkeypatch.setitem(CLOCKS, "wall", lambda: machine.now)
   return machine
 
@@ -161,26 +160,3 @@ def test_a_budget_may_be_of_processor_time(tmp_path, machine, monkeypatch):
   result = run(tmp_path / "run", config(**changes))
   assert (result["stopped"], result["clock"]) == ("time budget", "cpu")
   assert 180 < result["seconds"] < 360
-
-
-class TestPace:
-  pace = Pace(parse(config(evaluate_every="5 steps")), 60, (1.0, 2.0), evaluation=5.0, final=2.0)
-
-  @pytest.mark.parametrize(("left", "expected"), [(1, (1, 1)), (260, (10, 5)), (2000, (40, 20))])
-  def test_steps_that_fit_keep_the_proportions_of_the_phases(self, left, expected):
-    steps, fits = self.pace.fitting((40, 20), left, waves=4)
-    assert steps == expected
-    assert fits == (4 * self.pace.wave(steps) <= left)
-
-  def test_a_wave_is_its_steps_and_evaluations(self):
-    assert self.pace.phases((11, 5)) == [11 * 1.0 + 3 * 5.0, 5 * 2.0 + 5.0]
-
-  def test_deadlines_keep_the_time_that_later_waves_need(self):
-    one, two = (self.pace.deadlines((11, 5), 500.0, waves) for waves in (1, 2))
-    assert one[-1] - two[-1] == pytest.approx(self.pace.wave((11, 5)))
-    assert two[0] / two[1] == pytest.approx(26 / 41)
-
-  def test_alone_the_clock_gives_phases_the_shares_of_their_steps(self):
-    first, last = self.pace.deadlines((90, 10), 400.0, begin=100.0)
-    assert first - 100 == pytest.approx(0.9 * (last - 100))
-    assert 400 < last < 500

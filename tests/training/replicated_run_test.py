@@ -14,7 +14,9 @@ from fer_jax.config.parsing import parse
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.runtime.errors import Failure, UserError
 from fer_jax.runtime.interruption import Interrupted
-from fer_jax.training import compiled_run, replicas, train
+from fer_jax.training import strategy, train
+from fer_jax.training.compiled_run import CompiledRun
+from fer_jax.training.strategy import StrategyProbe
 from tests.tiny_run import assert_same, config, final_state, rows, run, stop_after, tiny_arrays
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -153,7 +155,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch, singles, s
 
 def judge_by_hand(monkeypatch):
   """Makes the validation accuracy of fold 0 fall from evaluation to evaluation, and that of the others rise."""
-  evaluate = compiled_run.Rig.evaluate
+  evaluate = CompiledRun.evaluate
   seen = collections.Counter()
 
   def judged(self, variables, those, split, view):
@@ -165,7 +167,7 @@ def judge_by_hand(monkeypatch):
     confusions = [np.array([[number, 100 - number], [0, 0]]) for number in right]
     return [dataclasses.replace(each, confusion=of) for each, of in zip(found, confusions, strict=True)]
 
-  monkeypatch.setattr(compiled_run.Rig, "evaluate", judged)
+  monkeypatch.setattr(CompiledRun, "evaluate", judged)
   return seen
 
 
@@ -270,7 +272,7 @@ def test_cores_become_devices_before_the_data_may_touch_one(tmp_path, monkeypatc
     assert asked == [parted]
     raise UserError("planned")
 
-  monkeypatch.setattr(replicas, "plan", plan)
+  monkeypatch.setattr(train, "plan_replicas", plan)
   with pytest.raises(UserError, match="planned"):
     train.train_and_evaluate(several(replicas=wanted), tmp_path / "run")
 
@@ -278,10 +280,10 @@ def test_cores_become_devices_before_the_data_may_touch_one(tmp_path, monkeypatc
 def test_the_last_fold_alone_keeps_the_cores_together(tmp_path, monkeypatch):
   monkeypatch.setattr(train, "all_devices", lambda trainings: jax.devices()[:2])
   seen = []
-  monkeypatch.setattr(train._Run, "alone", lambda self, signals, started: seen.append(self.devices) or {})
+  monkeypatch.setattr(train, "_train_alone", lambda run, watch, signals: seen.append(run.devices))
   changes = {"folds.number": FOLDS - 1, "batch_size": 11}  # which two devices could not share
   train.train_and_evaluate(several(**changes), tmp_path / "run")
-  assert seen == [jax.devices()[:1]]
+  assert seen == [tuple(jax.devices()[:1])]
 
 
 def test_auto_measures_both(tmp_path, capsys):
@@ -293,9 +295,9 @@ def test_auto_measures_both(tmp_path, capsys):
 
 def test_what_does_not_fit_is_trained_a_few_at_a_time(tmp_path, monkeypatch, singles):
   needed = []
-  memory = compiled_run.Trial.memory
-  monkeypatch.setattr(compiled_run.Trial, "memory", lambda self: needed.append(memory(self)) or needed[-1])
-  monkeypatch.setattr(replicas, "free_memory", lambda device: 0.8 * needed[0])
+  memory = StrategyProbe.memory
+  monkeypatch.setattr(StrategyProbe, "memory", lambda self: needed.append(memory(self)) or needed[-1])
+  monkeypatch.setattr(strategy, "free_memory", lambda device: 0.8 * needed[0])
   result = run(tmp_path / "run", several("vmap"))
   assert result["strategy"]["together"] == 2
   assert "2 at a time" in result["strategy"]["reason"]

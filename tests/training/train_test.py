@@ -15,7 +15,7 @@ from fer_jax.models import resnet
 from fer_jax.runtime.errors import Failure, UserError
 from fer_jax.runtime.interruption import Interrupted
 from fer_jax.training.checkpoint import Checkpoints
-from fer_jax.training.compiled_run import Rig
+from fer_jax.training.compiled_run import CompiledRun
 from tests.tiny_run import ROWS, assert_same, config, final_state, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
@@ -136,7 +136,7 @@ def test_a_phase_that_ends_in_no_number_is_not_saved(tmp_path):
 @pytest.mark.parametrize(("step", "kept"), [(5, []), (10, [5]), (27, [20, 25]), (30, [25, 27])])
 def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, step, kept):
   """At a checkpoint, an evaluation and the ends of both phases; the loss that made them may have been a number."""
-  take, taken = Rig.step, []
+  take, taken = CompiledRun.train_step, []
 
   def taking(self, *arguments):
     state, metrics = take(self, *arguments)
@@ -145,7 +145,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, ste
       state = state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params))
     return state, metrics
 
-  monkeypatch.setattr(Rig, "step", taking)
+  monkeypatch.setattr(CompiledRun, "train_step", taking)
   phase = "bottleneck" if step < 28 else "deepening"
   with pytest.raises(Failure, match=f"diverged: .* is nan at step {step} in phase {phase}"):
     run(tmp_path / "run", config())

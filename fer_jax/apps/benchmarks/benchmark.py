@@ -42,7 +42,7 @@ class Benchmark(NamedTuple):
   rows: list[Row]
 
 
-class Rig(NamedTuple):
+class StepInputs(NamedTuple):
   """A network with random parameters and random faces, ready for a training step.
 
   Attributes:
@@ -50,19 +50,19 @@ class Rig(NamedTuple):
     state: Training state at step 0, with every layer trainable.
     resident: Faces and labels on the device.
     batch: Row indices of one batch.
-    moment: Step context halfway through the phase, with seed 0.
+    context: Step context halfway through the phase, with seed 0.
   """
 
   network: Network
   state: TrainState
   resident: Resident
   batch: Batch
-  moment: StepContext
+  context: StepContext
 
   @property
   def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
     """Arguments of a training step."""
-    return self.state, self.resident, self.batch, self.moment
+    return self.state, self.resident, self.batch, self.context
 
   @property
   def parameters(self) -> int:
@@ -70,7 +70,7 @@ class Rig(NamedTuple):
     return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
 
-def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> Rig:
+def make_step_inputs(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> StepInputs:
   """Builds a network with random parameters and random grey faces on the first device.
 
   Args:
@@ -89,7 +89,7 @@ def make_rig(model: ModelSettings, batch_size: int, precision: str, image_size: 
   state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
   batch = Batch(index, np.ones(len(index), bool))
-  return Rig(
+  return StepInputs(
     network, state, devices.replicate(Resident(image, target)), batch, StepContext(np.float32(0.5), np.int32(0))
   )
 
@@ -117,7 +117,7 @@ def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tr
   return params, stats
 
 
-def random_classifier(config: str, crop: str = "face") -> TrainedModel:
+def random_model(config: str, crop: str = "face") -> TrainedModel:
   """Returns the network of a config with random parameters; its speed does not depend on the parameters.
 
   Args:

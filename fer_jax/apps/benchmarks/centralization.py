@@ -17,10 +17,10 @@ from fer_jax.apps.benchmarks.benchmark import (
   FER2013,
   Benchmark,
   Program,
-  Rig,
   Row,
+  StepInputs,
   compile_program,
-  make_rig,
+  make_step_inputs,
   settings_of,
   time_by_turns,
 )
@@ -82,15 +82,15 @@ def gc(config: str, rounds: int) -> Benchmark:
   """
   settings = settings_of(config)
   size = settings.data.image_size or FER2013[1]
-  rig = make_rig(settings.model, settings.batch_size, settings.precision, size)
+  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision, size)
   phase = settings.phases[settings.schedule[0]]
-  objective = phase.objective.build(rig.network, frozenset(rig.network.layers), None)
+  objective = phase.objective.build(inputs.network, frozenset(inputs.network.layers), None)
   adamw, direction = optax.adamw(1e-3, weight_decay=1e-2), gc_adamw(1e-3, weight_decay=1e-2)
   gradient = gc_adamw(1e-3, weight_decay=1e-2, location="gradient")
   updates = {ADAMW: adamw, DIRECTION: direction, GRADIENT: gradient}
   steps = {STEP: adamw, GC_STEP: direction}
-  update_turns = _turns({name: _update(optimizer, rig) for name, optimizer in updates.items()}, UPDATES * rounds)
-  step_turns = _turns({name: _step(objective, optimizer, rig) for name, optimizer in steps.items()}, rounds)
+  update_turns = _turns({name: _update(optimizer, inputs) for name, optimizer in updates.items()}, UPDATES * rounds)
+  step_turns = _turns({name: _step(objective, optimizer, inputs) for name, optimizer in steps.items()}, rounds)
   step_seconds = statistics.median(turn[STEP] for turn in step_turns)
   rows = [_cost(name, ADAMW, update_turns, step_seconds) for name in updates]
   rows += [_cost(name, STEP, step_turns, step_seconds) for name in steps]
@@ -232,9 +232,9 @@ def _key(seed: int) -> jax.Array:
   return jax.random.key(seed)
 
 
-def _update(optimizer: optax.GradientTransformation, rig: Rig) -> Program:
+def _update(optimizer: optax.GradientTransformation, inputs: StepInputs) -> Program:
   """Compiles an optimizer update with random gradients; it returns new parameters and a new optimizer state."""
-  params = rig.state.params
+  params = inputs.state.params
   generator = np.random.default_rng(0)
   gradients = jax.tree.map(lambda p: jnp.asarray(generator.normal(size=p.shape), p.dtype), params)
 
@@ -245,10 +245,10 @@ def _update(optimizer: optax.GradientTransformation, rig: Rig) -> Program:
   return compile_program(update, (gradients, optimizer.init(params), params))
 
 
-def _step(objective: Objective, optimizer: optax.GradientTransformation, rig: Rig) -> Program:
+def _step(objective: Objective, optimizer: optax.GradientTransformation, inputs: StepInputs) -> Program:
   step = make_train_step(objective, optax.with_extra_args_support(optimizer), Augmentation())
-  state = dataclasses.replace(rig.state, opt_state=optimizer.init(rig.state.params))
-  return compile_program(step, (state, *rig.arguments[1:]))
+  state = dataclasses.replace(inputs.state, opt_state=optimizer.init(inputs.state.params))
+  return compile_program(step, (state, *inputs.arguments[1:]))
 
 
 def _turns(programs: Mapping[str, Program], rounds: int) -> list[dict[str, float]]:

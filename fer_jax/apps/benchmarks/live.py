@@ -15,7 +15,7 @@ import cv2
 import jax
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_model
 from fer_jax.apps.live_window.capture import Capture, CapturedImage, Ended, Source
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import Answer, Order, Recognition, Recognized, Trouble, live_detector
@@ -46,7 +46,7 @@ def live(config: str, rounds: int) -> Benchmark:
     of frames in which a face was found.
   """
   images = [scene(number) for number in range(_SCENES)]
-  classifier = random_classifier(config)
+  classifier = random_model(config)
   predictor = Predictor(classifier, live_detector())
   row = {
     "name": config,

@@ -10,7 +10,7 @@ from fer_jax.apps.benchmarks.benchmark import (
   Row,
   bottleneck_of,
   compile_program,
-  make_rig,
+  make_step_inputs,
   settings_of,
   step_of,
   time_by_turns,
@@ -41,14 +41,14 @@ def objectives(config: str, rounds: int) -> Benchmark:
   """
   settings = settings_of(config)
   local = bottleneck_of(config, settings)
-  rig = make_rig(settings.model, settings.batch_size, settings.precision)
-  trainable = frozenset(rig.network.layers)
+  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision)
+  trainable = frozenset(inputs.network.layers)
   candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop()}
   by_layer = dataclasses.replace(local, group="network", unit="layer")
   candidates |= {f"hsic_bottleneck, group={g}": dataclasses.replace(by_layer, group=g) for g in GROUPS}
   candidates[BLOCKWISE] = dataclasses.replace(by_layer, group="block", unit="block")
   programs = {
-    name: compile_program(step_of(candidate.build(rig.network, trainable, None)), rig.arguments)
+    name: compile_program(step_of(candidate.build(inputs.network, trainable, None)), inputs.arguments)
     for name, candidate in candidates.items()
   }
   seconds = time_by_turns(programs, rounds)
@@ -84,8 +84,8 @@ def parts(config: str, rounds: int) -> Benchmark:
   """
   settings = settings_of(config)
   local = bottleneck_of(config, settings)
-  rig = make_rig(settings.model, settings.batch_size, settings.precision)
-  network, trainable = rig.network, frozenset(rig.network.layers)
+  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision)
+  network, trainable = inputs.network, frozenset(inputs.network.layers)
   key = jax.random.key(0)
   # With group="network", no measure depends on a gradient. XLA then removes all gradients from `measured`, which does
   # not return them.
@@ -97,11 +97,11 @@ def parts(config: str, rounds: int) -> Benchmark:
     image = jax.vmap(Augmentation())(image, jax.random.split(key, len(image)))
     return Examples(standardize(image), target)
 
-  def forward(state: TrainState, resident: Any, batch: Any, moment: Any) -> Any:
+  def forward(state: TrainState, resident: Any, batch: Any, context: Any) -> Any:
     outputs, stats = network.apply(state.params, state.stats, examples(resident, batch).image, key=key)
     return outputs.logits, stats
 
-  def measured(state: TrainState, resident: Any, batch: Any, moment: Any) -> Metrics:
+  def measured(state: TrainState, resident: Any, batch: Any, context: Any) -> Metrics:
     learned = dependence(state.params, state.stats, examples(resident, batch), key)
     return {**learned.metrics, **learned.stats}
 
@@ -117,7 +117,7 @@ def parts(config: str, rounds: int) -> Benchmark:
     "backprop gradients": learned(twin_gradients),
     "backprop step": step_of(twin_gradients),
   }
-  programs = {name: compile_program(function, rig.arguments) for name, function in functions.items()}
+  programs = {name: compile_program(function, inputs.arguments) for name, function in functions.items()}
   t = time_by_turns(programs, rounds)
   whole = t["backprop step"]
   # Part -> (HSIC bottleneck, back-propagation), as differences of cumulative times.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_classifier
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_model
 from fer_jax.apps.predictions.answers import Answerer
 from fer_jax.apps.predictions.images import Looker
 from fer_jax.apps.predictions.inputs import File, listing
@@ -35,7 +35,7 @@ def prediction(config: str, rounds: int) -> Benchmark:
     One row per batch size, the headline first: `images_per_second` of the fastest round; number of `faces`;
     `largest_difference` of a probability from the headline's; number of `labels_that_differ` from the headline's.
   """
-  classifier = random_classifier(config, crop="detector")
+  classifier = random_model(config, crop="detector")
   predictor = Predictor(classifier, HaarDetector(smallest_face=SMALLEST_FACE))
   with tempfile.TemporaryDirectory() as folder:
     layouts.write_tree("kdef", Path(folder), subjects=-(-PHOTOGRAPHS // _OF_A_PERSON))

@@ -12,10 +12,10 @@ from fer_jax.apps.benchmarks.benchmark import (
   FER2013,
   Benchmark,
   Program,
-  Rig,
   Row,
+  StepInputs,
   compile_program,
-  make_rig,
+  make_step_inputs,
   settings_of,
   step_of,
   time_by_turns,
@@ -140,17 +140,17 @@ def _row(name: str, task: _Task, side: _Side, seconds: dict[str, dict[str, float
 
 
 def _ours(task: _Task) -> _Side:
-  rig = make_rig(task.model, task.batch_size, task.precision, task.image_size)
-  objective = Backprop().build(rig.network, frozenset(rig.network.layers), None)
-  training = compile_program(step_of(objective), rig.arguments)
-  return _Side(rig.parameters, training, {batch: _our_inference(rig, task.images(batch)) for batch in BATCHES})
+  inputs = make_step_inputs(task.model, task.batch_size, task.precision, task.image_size)
+  objective = Backprop().build(inputs.network, frozenset(inputs.network.layers), None)
+  training = compile_program(step_of(objective), inputs.arguments)
+  return _Side(inputs.parameters, training, {batch: _our_inference(inputs, task.images(batch)) for batch in BATCHES})
 
 
-def _our_inference(rig: Rig, image: np.ndarray) -> Program:
+def _our_inference(inputs: StepInputs, image: np.ndarray) -> Program:
   def logits(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
-    return rig.network.apply(params, stats, image)[0].logits
+    return inputs.network.apply(params, stats, image)[0].logits
 
-  return compile_program(logits, (rig.state.params, rig.state.stats, jax.device_put(image)))
+  return compile_program(logits, (inputs.state.params, inputs.state.stats, jax.device_put(image)))
 
 
 def _theirs(task: _Task, channels_last: bool) -> _Side:

@@ -35,7 +35,7 @@ def replicas(config: str, rounds: int) -> Benchmark:
     UserError: The config has a single replica.
     Failure: A run failed.
   """
-  trainings = replicas_lib.plan(settings_of(config)).replicas
+  trainings = replicas_lib.plan_replicas(settings_of(config)).replicas
   if len(trainings) == 1:
     raise UserError(
       f"--config={config}: has a single replica; expected several, such as configs/resnet.py:demo,folds=10"

@@ -8,7 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.parallel import Devices
 from fer_jax.training.initialization import Initialization, initialize
-from fer_jax.training.phases import Phase, plan
+from fer_jax.training.phases import Phase, plan_phases
 from fer_jax.training.step import Resident, StepContext
 
 COUNTED = (2, 4, 8)  # numbers of devices for which programs are compiled
@@ -257,8 +257,9 @@ def _phase_of(settings: Settings, devices: Sequence[jax.Device]) -> tuple[Phase,
   """Returns the first phase, its initial variables, and the height and width of its images."""
   placement = Devices(devices)
   size = settings.data.image_size or FER2013[1]
-  beginning = initialize(settings, (size, size, FER2013[3]), CLASSES, placement.axis_name)
-  return plan(settings, beginning.network, placement, FER2013[0])[0], beginning, size
+  initialization = initialize(settings, (size, size, FER2013[3]), CLASSES, placement.axis_name)
+  phases = plan_phases(settings, initialization.network, placement.axis_name, FER2013[0])
+  return phases[0], initialization, size
 
 
 def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) -> Traffic:
@@ -272,17 +273,18 @@ def traffic_of(settings: Settings, devices: Sequence[jax.Device], batch: int) ->
   Raises:
     UserError: The step has collectives other than all-reduce and all-gather.
   """
-  phase, beginning, size = _phase_of(settings, devices)
+  phase, initialization, size = _phase_of(settings, devices)
   shape = jax.ShapeDtypeStruct
   rows = (len(devices), batch // len(devices))
   # Shapes alone suffice to compile: no data of FER2013's size is allocated.
   arguments = (
-    jax.eval_shape(functools.partial(phase.begin, 0), *beginning.shapes),
+    jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes),
     Resident(shape((FER2013[0], size, size, FER2013[3]), jnp.uint8), shape((FER2013[0], CLASSES), jnp.float32)),
     Batch(shape(rows, jnp.int32), shape(rows, jnp.bool)),
     StepContext(*(shape((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.float32))),
   )
-  program = phase.step.lower(*arguments).compile(compiler_options=_COMPILER).as_text()  # type: ignore[attr-defined]
+  step: Any = Devices(devices).compile_train(phase.train_step, phase.identity)
+  program = step.lower(*arguments).compile(compiler_options=_COMPILER).as_text()
   found = collectives_of(program)
   others = {each.kind for each in found} - {"all-reduce", "all-gather"}
   if others:
@@ -299,20 +301,21 @@ def _one_device(settings: Settings, rounds: int) -> dict[int, float]:
   device = jax.local_devices()[0]
   batch = settings.batch_size
   parts = (1,) if _on_cpu() else (1, *PREDICTED)
-  phase, beginning, size = _phase_of(settings, [device])
+  phase, initialization, size = _phase_of(settings, [device])
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, (batch, size, size, FER2013[3]), dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, batch)]
   placement = Devices([device])
-  resident, moment = placement.replicate(Resident(image, target)), StepContext(np.float32(0.5), np.int32(0))
+  step = placement.compile_train(phase.train_step, f"training {phase.identity}")
+  resident, context = placement.replicate(Resident(image, target)), StepContext(np.float32(0.5), np.int32(0))
   seconds = {}
   for rows in (batch // n for n in parts if batch % n == 0):
-    state = placement.place([phase.begin(0, *beginning.variables([0])[0])])
+    state = placement.place([phase.initial_state(0, *initialization.variables([0])[0])])
     taken = []
     for _ in range(rounds + 1):  # the first compiles
       start = time.perf_counter()
       indices = Batch(np.arange(rows, dtype=np.int32), np.ones(rows, bool))
-      state, _ = jax.block_until_ready(phase.step(state, resident, indices, moment))
+      state, _ = jax.block_until_ready(step(state, resident, indices, context))
       taken.append(time.perf_counter() - start)
     seconds[rows] = statistics.median(taken[1:])
   return seconds

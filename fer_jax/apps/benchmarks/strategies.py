@@ -8,9 +8,11 @@ import numpy as np
 from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, settings_of
 from fer_jax.data.arrays import Arrays
 from fer_jax.runtime.parallel import Replicas, all_devices
-from fer_jax.training.compiled_run import Rig, Trial
+from fer_jax.training.compiled_run import CompiledRun
 from fer_jax.training.initialization import initialize
+from fer_jax.training.phases import plan_phases
 from fer_jax.training.replicas import Replica
+from fer_jax.training.strategy import StrategyProbe
 
 TRAININGS = 4  # number of replicas
 # Names of the rows: replicas one after another, vectorised on one device, distributed over all devices.
@@ -32,20 +34,22 @@ def strategies(config: str, rounds: int) -> Benchmark:
   size = settings.data.image_size or FER2013[1]
   devices = all_devices(TRAININGS)
   replicas = [Replica(str(seed), seed, None, _faces(4 * settings.batch_size, size)) for seed in range(TRAININGS)]
-  beginning = initialize(settings, replicas[0].arrays.image.shape[1:], CLASSES)
+  arrays = replicas[0].arrays
+  initialization = initialize(settings, arrays.image.shape[1:], CLASSES)
+  phases = plan_phases(settings, initialization.network, None, len(arrays))
   placements = {IN_TURN: Replicas(1, devices[:1]), BESIDE: Replicas(TRAININGS, devices[:1])}
   if len(devices) > 1:
     placements[SPREAD] = Replicas(min(TRAININGS, len(devices)), devices)
-  trials = {}
+  probes = {}
   for name, placement in placements.items():
-    rig = Rig(settings, beginning, placement, replicas[0].arrays, epoch_rows=len(replicas[0].arrays))
-    trials[name] = Trial(rig, replicas[: placement.together])
-  memory = {name: trial.memory() for name, trial in trials.items()}
-  seconds: dict[str, list[float]] = {name: [] for name in trials}
+    compiled = CompiledRun(settings, initialization, phases, placement, arrays)
+    probes[name] = StrategyProbe(compiled, phases[0], replicas[: placement.together])
+  memory = {name: probe.memory() for name, probe in probes.items()}
+  seconds: dict[str, list[float]] = {name: [] for name in probes}
   for _ in range(rounds):
-    for name, trial in trials.items():
+    for name, probe in probes.items():
       # One call advances all replicas that are together: divide by their number.
-      seconds[name].append(trial.seconds() / placements[name].together)
+      seconds[name].append(probe.seconds() / placements[name].together)
   return Benchmark(BESIDE, _rows(seconds, memory, {name: len(p.devices) for name, p in placements.items()}))
 
 

@@ -20,8 +20,9 @@ from fer_jax.data.builders.synthetic_faces.crowd import DrawnCrowd, prepare_crow
 from fer_jax.runtime import provenance
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.parallel import Devices
-from fer_jax.training.compiled_run import Rig
+from fer_jax.training.compiled_run import CompiledRun
 from fer_jax.training.initialization import initialize
+from fer_jax.training.phases import plan_phases
 from fer_jax.training.replicas import Replica
 from fer_jax.training.step import StepContext
 
@@ -148,10 +149,11 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
   data = dataclasses.replace(settings.data, residence="host")
   settings = dataclasses.replace(settings, batch_size=BATCH, data=data)
   placement = Devices(jax.local_devices()[:1])
-  beginning = initialize(settings, dataset.image.shape[1:], dataset.num_classes)
-  rig = Rig(settings, beginning, placement, in_memory, epoch_rows=len(dataset.rows("train")))
-  state = rig.begin([Replica("", 0, None, in_memory)])
-  moment = StepContext(np.float32(0.5), np.int32(0))
+  initialization = initialize(settings, dataset.image.shape[1:], dataset.num_classes)
+  phases = plan_phases(settings, initialization.network, placement.axis_name, len(dataset.rows("train")))
+  compiled = CompiledRun(settings, initialization, phases, placement, in_memory)
+  state = compiled.initial_state(phases[0], [Replica("", 0, None, in_memory)])
+  context = StepContext(np.float32(0.5), np.int32(0))
   seconds = {"step, from memory": 0.0, "step, streamed": 0.0}
   sources: dict[str, Callable[[], Any]] = {
     "step, from memory": lambda: _iterator(in_memory),
@@ -162,7 +164,7 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
     for number in range(rounds + 1):  # the first compiles
       for name, iterator in iterators.items():
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(rig.step(rig.phases[0], state, [next(iterator)], [moment]))
+        state, _ = jax.block_until_ready(compiled.train_step(phases[0], state, [next(iterator)], [context]))
         seconds[name] += time.perf_counter() - start if number else 0.0
   fast = seconds["step, from memory"]
   return [

@@ -7,7 +7,7 @@ from fer_jax.apps.benchmarks.benchmark import (
   Row,
   bottleneck_of,
   compile_program,
-  make_rig,
+  make_step_inputs,
   settings_of,
   step_of,
   time_by_turns,
@@ -62,9 +62,9 @@ def table1(config: str, rounds: int) -> Benchmark:
     candidates[f"{name}, backprop"] = (baseline.model, phase.objective)
   programs, parameters = {}, {}
   for name, (model, objective) in candidates.items():
-    rig = make_rig(model, settings.batch_size, settings.precision)
-    step = step_of(objective.build(rig.network, frozenset(rig.network.layers), None))
-    programs[name], parameters[name] = compile_program(step, rig.arguments), rig.parameters
+    inputs = make_step_inputs(model, settings.batch_size, settings.precision)
+    step = step_of(objective.build(inputs.network, frozenset(inputs.network.layers), None))
+    programs[name], parameters[name] = compile_program(step, inputs.arguments), inputs.parameters
   seconds = time_by_turns(programs, rounds)
   rows: list[Row] = []
   for name in candidates:
