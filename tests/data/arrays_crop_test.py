@@ -1,4 +1,4 @@
-"""Photographs loaded as faces: by the detector, at the fixed place, and whole."""
+"""Photographs loaded as face crops: by the detector, at the fixed square, and whole."""
 
 import functools
 
@@ -25,7 +25,7 @@ def manual_dir(tmp_path_factory):
 
 @pytest.fixture
 def load(tmp_path, manual_dir):
-  """Prepares a dataset and loads it."""
+  """Function that prepares a dataset and loads it."""
 
   def load(name, **arguments):
     builders.prepare(name, str(tmp_path), str(manual_dir))
@@ -35,12 +35,12 @@ def load(tmp_path, manual_dir):
 
 
 def portraits(manual_dir):
-  """KDEF's files in RGB, in order."""
+  """Returns the images of KDEF in RGB, in the order of their files."""
   paths = sorted((manual_dir / "KDEF").rglob("*.JPG"))
   return [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
 
 
-def test_photographs_are_cropped_by_the_detector_to_128_pixels(load, manual_dir):
+def test_detector_crops_photographs_to_128_pixels(load, manual_dir):
   loaded = load("kdef")
   assert loaded.image.shape == (70, 128, 128, 3)
   assert loaded.crop == "detector"
@@ -56,7 +56,7 @@ def test_photographs_are_cropped_by_the_detector_to_128_pixels(load, manual_dir)
   assert set(loaded.subject) == {"F01"} and len(set(loaded.group.tolist())) == 14
 
 
-def test_the_fixed_crop_is_the_same_part_of_every_picture(load, manual_dir):
+def test_fixed_crop_is_the_same_square_of_every_image(load, manual_dir):
   loaded = load("kdef", crop="fixed", image_size=32)
   for image, shown in zip(portraits(manual_dir), loaded.image, strict=True):
     height, width = image.shape[:2]
@@ -65,13 +65,13 @@ def test_the_fixed_crop_is_the_same_part_of_every_picture(load, manual_dir):
   assert not any("no face" in note for note in loaded.notes)
 
 
-def test_without_a_crop_the_whole_picture_is_squeezed(load, manual_dir):
+def test_without_a_crop_the_whole_image_is_resized(load, manual_dir):
   loaded = load("kdef", crop="none", image_size=24)
   np.testing.assert_array_equal(loaded.image, [resize(image, 24, 24) for image in portraits(manual_dir)])
   assert loaded.crop == "none"
 
 
-def test_each_part_of_the_mixture_has_its_own_fixed_place(load, manual_dir):
+def test_each_dataset_of_a_mixture_has_its_own_fixed_square(load, manual_dir):
   loaded = load("kdef_ck_plus/whole", crop="fixed", image_size=32)
   assert loaded.image.shape == (76, 32, 32, 1)
   last = cv2.imread(str(manual_dir / "CK+/cohn-kanade-images/S005/007/S005_007_00000006.png"), cv2.IMREAD_GRAYSCALE)
@@ -81,29 +81,32 @@ def test_each_part_of_the_mixture_has_its_own_fixed_place(load, manual_dir):
   assert loaded.subject[-1] == "CK-S005"
 
 
-def test_where_no_face_is_found_the_fixed_place_is_taken_noted_and_cached(load, monkeypatch):
+def test_fixed_square_is_used_and_noted_where_no_face_is_detected(load, monkeypatch):
   monkeypatch.setattr(arrays, "HaarDetector", lambda smallest_face: lambda image: [])
-  blind = load("kdef/frontal", image_size=32)
-  (note,) = (note for note in blind.notes if "no face" in note)
+  undetected = load("kdef/frontal", image_size=32)
+  (note,) = (note for note in undetected.notes if "no face" in note)
   assert "in 14 of 14 images: fixed square used instead (AF01/AF01AFS.JPG, AF01/AF01ANS.JPG, " in note
   monkeypatch.setattr(arrays, "decode", None)
   again = load("kdef/frontal", image_size=32)
-  assert again.notes == blind.notes
-  np.testing.assert_array_equal(again.image, blind.image)
+  assert again.notes == undetected.notes
+  np.testing.assert_array_equal(again.image, undetected.image)
   monkeypatch.undo()
-  np.testing.assert_array_equal(load("kdef/frontal", image_size=32, crop="fixed").image, blind.image)
+  np.testing.assert_array_equal(load("kdef/frontal", image_size=32, crop="fixed").image, undetected.image)
 
 
-def test_crops_and_sizes_are_cached_apart(load, tmp_path):
+def test_crops_and_sizes_have_separate_caches(load, tmp_path):
   for arguments in ({}, {"image_size": 32}, {"image_size": 32, "crop": "fixed"}, {"image_size": 32, "crop": "none"}):
     load("kdef/frontal", **arguments)
   folder = builders.make_builder("kdef/frontal", str(tmp_path)).data_path / "arrays"
   assert sorted(path.name for path in folder.iterdir()) == [
-    *("128x128x3-detector", "32x32x3", "32x32x3-detector", "32x32x3-fixed")
+    "128x128x3-detector",
+    "32x32x3",
+    "32x32x3-detector",
+    "32x32x3-fixed",
   ]
 
 
-def test_sets_of_faces_are_not_cropped(tmp_path):
+def test_datasets_of_face_crops_are_not_cropped(tmp_path):
   layouts.write_tree("ck48", tmp_path / "manual", subjects=1)
   (tmp_path / "fer").mkdir()
   layouts.write_fer2013_csv(tmp_path / "fer" / "fer2013.csv", 7)
@@ -122,6 +125,6 @@ def test_sets_of_faces_are_not_cropped(tmp_path):
     arrays.load("ck_plus", str(tmp_path), crop="face")
 
 
-def test_a_configuration_that_is_not_prepared_says_how(tmp_path):
+def test_error_for_an_unprepared_configuration_contains_the_command(tmp_path):
   with pytest.raises(UserError, match="prepare --dataset=ck_plus/neutral --manual_dir=DIR"):
     arrays.load("ck_plus/neutral", str(tmp_path))

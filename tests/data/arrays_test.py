@@ -11,14 +11,14 @@ from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, Synthe
 from fer_jax.runtime.errors import UserError
 
 ROWS = 9
-NAMELESS = 4  # A row whose votes all say "no face".
+FACELESS_ROW = 4  # Row in which all votes are for "no face" (NF).
 
 
 @pytest.fixture(scope="module")
 def manual_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp("manual")
   layouts.write_fer2013_csv(folder / "fer2013.csv", ROWS)
-  layouts.write_ferplus_csv(folder / "fer2013new.csv", ROWS, nameless=(NAMELESS,))
+  layouts.write_ferplus_csv(folder / "fer2013new.csv", ROWS, nameless=(FACELESS_ROW,))
   return folder
 
 
@@ -30,7 +30,7 @@ def data_dir(tmp_path, manual_dir):
 
 @pytest.fixture
 def cache(data_dir):
-  """The folder of a cache that has been written."""
+  """Folder of the cache that the first load writes."""
   arrays.load("fer2013", data_dir)
   builder = builders.make_builder("fer2013", data_dir)
   (folder,) = builder.data_path.joinpath("arrays").iterdir()
@@ -38,8 +38,8 @@ def cache(data_dir):
 
 
 @pytest.fixture
-def few_faces(monkeypatch):
-  """Makes the built-in dataset small."""
+def small_synthetic_faces(monkeypatch):
+  """Reduces the built-in dataset to 28 faces."""
   config = SyntheticFacesConfig(name="48px", size=48, subjects=(2, 1, 1), repetitions=1)
   monkeypatch.setattr(SyntheticFaces, "BUILDER_CONFIGS", [config])
 
@@ -54,7 +54,7 @@ def source_images(manual_dir):
 
 
 def write_votes(folder, votes_of_row):
-  """Writes FER+ with the same votes for every row but those of `votes_of_row`, then prepares again."""
+  """Replaces the votes of some rows of fer2013new.csv."""
   path = folder / "fer2013new.csv"
   lines = path.read_text().splitlines()
   for row, votes in votes_of_row.items():
@@ -77,7 +77,7 @@ def test_arrays_equal_the_source(data_dir, manual_dir):
   assert "not the original" in loaded.notes[0]
 
 
-def test_images_are_resized_once_and_cached_by_size(data_dir, manual_dir):
+def test_images_are_resized_and_cached_by_size(data_dir, manual_dir):
   for size, interpolation in ((24, cv2.INTER_AREA), (64, cv2.INTER_LINEAR)):
     expected = [cv2.resize(image, (size, size), interpolation=interpolation) for image in source_images(manual_dir)]
     for _ in range(2):
@@ -86,7 +86,7 @@ def test_images_are_resized_once_and_cached_by_size(data_dir, manual_dir):
   assert arrays.load("fer2013", data_dir).image.shape[1:] == (48, 48, 1)
 
 
-def test_a_second_load_maps_the_cache_and_decodes_nothing(data_dir, manual_dir, monkeypatch):
+def test_second_load_memory_maps_the_cache_and_decodes_nothing(data_dir, manual_dir, monkeypatch):
   arrays.load("fer2013", data_dir)
   monkeypatch.setattr(arrays, "decode", None)
   loaded = arrays.load("fer2013", data_dir)
@@ -108,7 +108,7 @@ def test_a_second_load_maps_the_cache_and_decodes_nothing(data_dir, manual_dir, 
     ("contents.json", lambda data: data.replace(b'"format": ', b'"format": 9')),
   ],
 )
-def test_a_damaged_cache_is_rebuilt(cache, data_dir, manual_dir, name, damage):
+def test_damaged_cache_is_rebuilt(cache, data_dir, manual_dir, name, damage):
   contents = (cache / "contents.json").read_text()
   if damage is None:
     (cache / name).unlink()
@@ -123,7 +123,7 @@ def test_a_damaged_cache_is_rebuilt(cache, data_dir, manual_dir, name, damage):
   assert (cache / "contents.json").read_text() == contents
 
 
-def test_several_loads_at_once_agree(data_dir, manual_dir):
+def test_concurrent_loads_agree(data_dir, manual_dir):
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     loads = list(pool.map(lambda _: arrays.load("fer2013", data_dir), range(16)))
   for loaded in loads:
@@ -132,27 +132,27 @@ def test_several_loads_at_once_agree(data_dir, manual_dir):
   assert [path.name for path in folder.iterdir()] == ["48x48x1"]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(data_dir, manual_dir, capsys):
-  builders.make_builder("fer2013", data_dir).data_path.joinpath("arrays").write_text("in the way")
+def test_loads_without_a_cache_where_it_cannot_be_written(data_dir, manual_dir, capsys):
+  builders.make_builder("fer2013", data_dir).data_path.joinpath("arrays").write_text("a file at the path of the folder")
   loaded = arrays.load("fer2013", data_dir)
   np.testing.assert_array_equal(loaded.image, source_images(manual_dir))
   assert "cannot cache the arrays" in capsys.readouterr().out
 
 
-def test_preparing_anew_leaves_no_old_cache(cache, data_dir, tmp_path):
+def test_overwriting_the_dataset_discards_the_cache(cache, data_dir, tmp_path):
   layouts.write_fer2013_csv(tmp_path / "fer2013.csv", 7, seed=1)
   builders.prepare("fer2013", data_dir, str(tmp_path), overwrite=True)
   np.testing.assert_array_equal(arrays.load("fer2013", data_dir).image, source_images(tmp_path))
 
 
-def test_ferplus_hard_labels_lead_the_votes_and_leave_out_no_faces(data_dir, manual_dir):
+def test_ferplus_hard_labels_have_the_most_votes_and_leave_out_rows_without_a_face(data_dir, manual_dir):
   loaded = arrays.load("fer2013", data_dir, labels="ferplus_hard")
-  expected = np.delete([int(row["emotion"]) for row in source_rows(manual_dir)], NAMELESS)
+  expected = np.delete([int(row["emotion"]) for row in source_rows(manual_dir)], FACELESS_ROW)
   assert loaded.label.tolist() == expected.tolist()
   assert loaded.class_names[7] == "contempt"
   assert loaded.num_classes == 8
   assert loaded.soft_label is None
-  np.testing.assert_array_equal(loaded.image, np.delete(source_images(manual_dir), NAMELESS, axis=0))
+  np.testing.assert_array_equal(loaded.image, np.delete(source_images(manual_dir), FACELESS_ROW, axis=0))
   assert [len(loaded.rows(split)) for split in arrays.SPLITS] == [ROWS - 1, ROWS, ROWS]
   assert "1 rows left out (1 of train, 0 of validation, 0 of test)" in loaded.notes[-1]
 
@@ -184,8 +184,8 @@ def test_ferplus_ties_contempt_unknown_and_soft_labels(tmp_path):
   builders.prepare("fer2013", str(tmp_path / "data"), str(tmp_path))
   hard = arrays.load("fer2013", str(tmp_path / "data"), labels="ferplus_hard")
   soft = arrays.load("fer2013", str(tmp_path / "data"), labels="ferplus_soft")
-  # Rows 1 and 2 are left out. Of the last two, both happy (3) and surprise (5) lead; row 5 is surprise in
-  # FER2013 and stays so, row 4 is sad there, so that the first of the leading classes is taken.
+  # Rows 1 and 2 are left out. In rows 4 and 5, happy (3) and surprise (5) are tied: row 5 keeps its label in FER2013,
+  # surprise; row 4 is sad there, so it gets the first of the tied classes.
   assert hard.label[:4].tolist() == [7, 0, 3, 5]
   assert soft.label.tolist() == hard.label.tolist()
   expected = [
@@ -200,14 +200,15 @@ def test_ferplus_ties_contempt_unknown_and_soft_labels(tmp_path):
   original = arrays.load("fer2013", str(tmp_path / "data"))
   blend = arrays.load("fer2013", str(tmp_path / "data"), labels="ferplus_blend")
   assert (blend.class_names, blend.label.tolist()) == (original.class_names, original.label.tolist())
-  # 0.7 of the original label, 0.3 of the votes for its seven classes: of contempt's six none, of no votes nothing.
+  # 0.7 times the original label plus 0.3 times the share of votes for its seven classes, without those for contempt; a
+  # row without such votes keeps its original label.
   onehot, angry = np.eye(7)[original.label], np.eye(7)[0]
   shares = [[2 / 3, 0, 0, 0, 0, 0, 1 / 3], angry, onehot[2], angry, [0, 0, 0, 0.4, 0.2, 0.4, 0]]
   np.testing.assert_allclose(blend.soft_label[:5], 0.7 * onehot[:5] + 0.3 * np.array(shares), rtol=1e-6)
   np.testing.assert_array_equal(blend.soft_label.argmax(axis=1), original.label)
 
 
-def test_ferplus_labels_without_votes_are_an_error_that_says_what_to_do(tmp_path):
+def test_error_for_missing_ferplus_votes_contains_instructions(tmp_path):
   layouts.write_fer2013_csv(tmp_path / "fer2013.csv", 7)
   data_dir = str(tmp_path / "data")
   builders.prepare("fer2013", data_dir, str(tmp_path))
@@ -223,7 +224,7 @@ def test_ferplus_labels_without_votes_are_an_error_that_says_what_to_do(tmp_path
     assert words in str(caught.value)
 
 
-def test_a_dataset_that_is_not_prepared_is_an_error_that_says_what_to_do(tmp_path):
+def test_error_for_an_unprepared_dataset_contains_instructions(tmp_path):
   with pytest.raises(UserError) as caught:
     arrays.load("fer2013", str(tmp_path))
   assert "\n" not in str(caught.value)
@@ -237,8 +238,8 @@ def test_a_dataset_that_is_not_prepared_is_an_error_that_says_what_to_do(tmp_pat
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("few_faces")
-def test_synthetic_faces_are_prepared_on_the_spot(tmp_path, capsys):
+@pytest.mark.usefixtures("small_synthetic_faces")
+def test_synthetic_faces_are_prepared_by_the_first_load(tmp_path, capsys):
   loaded = arrays.load("synthetic_faces", str(tmp_path))
   assert capsys.readouterr().out.count("\n") == 1
   assert loaded.image.shape == (28, 48, 48, 1)
@@ -252,12 +253,12 @@ def test_synthetic_faces_are_prepared_on_the_spot(tmp_path, capsys):
     arrays.load("synthetic_faces", str(tmp_path), labels="ferplus_hard")
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "overwritten"])
-def test_a_damaged_prepared_dataset_is_an_error_that_says_what_to_do(data_dir, damage):
+@pytest.mark.parametrize("damage", ["truncated", "removed", "overwritten"])
+def test_error_for_a_damaged_dataset_contains_instructions(data_dir, damage):
   (shard,) = builders.make_builder("fer2013", data_dir).data_path.glob("*validation*")
   if damage == "removed":
     shard.unlink()
-  elif damage == "cut":
+  elif damage == "truncated":
     shard.write_bytes(shard.read_bytes()[:5000])
   else:
     shard.write_bytes(bytes(len(shard.read_bytes())))
@@ -265,7 +266,7 @@ def test_a_damaged_prepared_dataset_is_an_error_that_says_what_to_do(data_dir, d
     arrays.load("fer2013", data_dir)
 
 
-def test_arguments_out_of_range_are_errors(data_dir):
+def test_rejects_invalid_arguments(data_dir):
   with pytest.raises(UserError, match="labels='soft' is unknown; expected original, ferplus_hard, ferplus_soft"):
     arrays.load("fer2013", data_dir, labels="soft")
   with pytest.raises(UserError, match="image_size=0"):

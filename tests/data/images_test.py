@@ -1,4 +1,4 @@
-"""Pictures of every kind, whole and damaged, beside the arrays that they were made of."""
+"""Images of every format, intact and damaged, compared with the arrays that they encode."""
 
 import concurrent.futures
 import io
@@ -22,7 +22,7 @@ COLOUR = cv2.resize(RNG.integers(0, 256, (5, 7, 3), np.uint8), (30, 20))
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
-  """A image_id as a file."""
+  """Returns an image encoded as a file of the given format."""
   file = io.BytesIO()
   (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
   return file.getvalue()
@@ -30,13 +30,13 @@ def encoded(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 @pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
-def test_what_was_stored_is_read(kind, image):
+def test_lossless_formats_are_decoded_exactly(kind, image):
   np.testing.assert_array_equal(decode(encoded(image, kind)), image)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_training_sees_what_opencv_would_show_it(suffix):
-  """Datasets that were prepared, and models that were trained, with OpenCV's decoder keep their pixels."""
+def test_decodes_the_same_pixels_as_opencv(suffix):
+  """Datasets prepared and models trained with OpenCV's decoder keep their pixels."""
   for image in (GREY, COLOUR):
     data = cv2.imencode(suffix, image)[1].tobytes()
     shown = decode(data)
@@ -44,11 +44,11 @@ def test_training_sees_what_opencv_would_show_it(suffix):
     bytes_ = np.frombuffer(data, np.uint8)
     np.testing.assert_array_equal(in_channels(shown, 3), cv2.imdecode(bytes_, cv2.IMREAD_COLOR_RGB))
     grey = cv2.imdecode(bytes_, cv2.IMREAD_GRAYSCALE)
-    # OpenCV mixes a PNG's colours with libpng, whose rounding is another.
+    # OpenCV converts the colours of a PNG to grey with libpng, which rounds differently.
     np.testing.assert_allclose(in_channels(shown, 1).astype(int), grey, atol=int(suffix == ".png" and image is COLOUR))
 
 
-def test_the_first_frame_or_page_is_read():
+def test_reads_the_first_frame_or_page():
   first, second = (Image.fromarray(image).quantize(64) for image in (COLOUR, 255 - COLOUR))
   expected = np.asarray(first.convert("RGB"))
   for kind in ("GIF", "TIFF"):
@@ -64,14 +64,14 @@ def test_the_first_frame_or_page_is_read():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_a_picture_is_turned_upright(kind, orientation):
+def test_applies_the_exif_orientation(kind, orientation):
   stored = np.full((16, 32, 3), 255, np.uint8)
   stored[:8, :8] = 0
   exif = Image.Exif()
   exif[0x0112] = orientation
-  # Where the black corner, stored at the upper left of a wide image_id, is to be seen.
-  is_high = orientation >= 5
-  height, width = (32, 16) if is_high else (16, 32)
+  # Position of the black corner in the upright image; in the stored, landscape image, it is at the upper left.
+  is_portrait = orientation >= 5
+  height, width = (32, 16) if is_portrait else (16, 32)
   down, right = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[orientation]
   shown = decode(encoded(stored, kind, exif=exif))
   assert shown.shape == (height, width, 3)
@@ -80,7 +80,7 @@ def test_a_picture_is_turned_upright(kind, orientation):
   assert abs(shown.mean() - 255 * 7 / 8) < 5
 
 
-def test_an_orientation_that_makes_no_sense_is_none():
+def test_ignores_an_invalid_orientation():
   exif = Image.Exif()
   exif[0x0112] = 77
   np.testing.assert_array_equal(decode(encoded(COLOUR, "PNG", exif=exif)), COLOUR)
@@ -91,8 +91,8 @@ def test_an_orientation_that_makes_no_sense_is_none():
     np.testing.assert_array_equal(decode(encoded(COLOUR, "PNG", exif=damage)), COLOUR)
 
 
-def test_what_pillow_warns_of_is_read_all_the_same():
-  # Two entries are promised; the first is the orientation, the second is missing.
+def test_reads_images_for_which_pillow_warns():
+  # The header announces two entries; the first is the orientation, the second is missing.
   entries = struct.pack("<H", 2) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
   exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + entries
   data = encoded(COLOUR, "JPEG", exif=exif)
@@ -101,7 +101,7 @@ def test_what_pillow_warns_of_is_read_all_the_same():
   assert decode(data).shape == (30, 20, 3)
 
 
-def test_what_is_transparent_shows_white():
+def test_composites_transparent_pixels_onto_white():
   alpha = np.tile(np.array([0, 128, 255], np.uint8), (20, 10))
   share = alpha / 255
   for image in (GREY, COLOUR):
@@ -120,7 +120,7 @@ def test_what_is_transparent_shows_white():
   assert decode(encoded(Image.new("L", (2, 1), 5), "PNG", transparency=5)).tolist() == [[255, 255]]
 
 
-def test_grey_of_sixteen_bits_is_scaled_not_cut():
+def test_scales_16_bit_grey_to_8_bits():
   deep = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
   expected = [[0, 0, 1, 1, 128, 255]]
   for data in (encoded(deep, "PNG"), encoded(deep, "TIFF"), b"P5 6 1 65535\n" + deep.astype(">u2").tobytes()):
@@ -131,21 +131,22 @@ def test_grey_of_sixteen_bits_is_scaled_not_cut():
   assert decode(colour).tolist() == np.full((2, 2, 3), 127).tolist()
 
 
-def test_black_and_white_palettes_and_cmyk_are_read():
+def test_reads_bilevel_palette_and_cmyk_images():
   assert decode(encoded(Image.fromarray(GREY > 99), "PNG")).tolist() == np.where(GREY > 99, 255, 0).tolist()
   palette = Image.fromarray(COLOUR).quantize(32)
   np.testing.assert_array_equal(decode(encoded(palette, "PNG")), np.asarray(palette.convert("RGB")))
-  printed = Image.fromarray(COLOUR).convert("CMYK")
-  assert np.abs(decode(encoded(printed, "JPEG", quality=95)).astype(int) - COLOUR).mean() < 4
-  np.testing.assert_array_equal(decode(encoded(printed, "TIFF")), np.asarray(printed.convert("RGB")))
+  cmyk = Image.fromarray(COLOUR).convert("CMYK")
+  assert np.abs(decode(encoded(cmyk, "JPEG", quality=95)).astype(int) - COLOUR).mean() < 4
+  np.testing.assert_array_equal(decode(encoded(cmyk, "TIFF")), np.asarray(cmyk.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_a_picture_of_one_pixel_is_read(kind):
+def test_reads_an_image_of_one_pixel(kind):
   assert decode(encoded(Image.new("RGB", (1, 1), "white"), kind)).min() == 255
 
 
-def reason(data: bytes, **options) -> str:
+def error_message(data: bytes, **options) -> str:
+  """Returns the one-line message of the error that decoding raises."""
   with pytest.raises(UnreadableImage) as caught:
     decode(data, **options)
   assert "\n" not in str(caught.value)
@@ -155,23 +156,23 @@ def reason(data: bytes, **options) -> str:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_picture_cut_short_is_none(kind, share, capfd):
+def test_rejects_truncated_images(kind, share, capfd):
   data = encoded(RNG.integers(0, 256, (50, 40, 3), np.uint8), kind)
-  assert reason(data[: max(17, int(share * len(data)))]) == "not a readable image: damaged or truncated"
+  assert error_message(data[: max(17, int(share * len(data)))]) == "not a readable image: damaged or truncated"
   assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
-def test_compressed_tiff_is_read_and_one_that_is_damaged_is_none(compression):
+def test_reads_compressed_tiff_and_rejects_it_if_damaged(compression):
   data = encoded(COLOUR, "TIFF", compression=compression)
   assert np.abs(decode(data).astype(int) - COLOUR).mean() < 5
-  # Its pixels come first. libtiff says on the terminal what is wrong with them.
-  assert reason(data[:8] + bytes(60) + data[68:]) == "not a readable image: damaged or truncated"
+  # The pixels are at the beginning of the file. libtiff prints its own message about them to the terminal.
+  assert error_message(data[:8] + bytes(60) + data[68:]) == "not a readable image: damaged or truncated"
 
 
-def test_changed_bytes_give_a_picture_or_a_reason_and_print_nothing(capfd):
-  """Whatever Pillow raises or warns of, it is one error here; without tests' rules, nothing is printed."""
-  rng, refused = np.random.default_rng(1), 0
+def test_changed_bytes_give_an_image_or_an_error_and_print_nothing(capfd):
+  """Every error and warning of Pillow becomes UnreadableImage; with the default filters, nothing is printed."""
+  rng, rejected = np.random.default_rng(1), 0
   with warnings.catch_warnings():
     warnings.simplefilter("default")
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
@@ -183,23 +184,25 @@ def test_changed_bytes_give_a_picture_or_a_reason_and_print_nothing(capfd):
           shown = decode(changed.tobytes(), most_pixels=10_000)
           assert shown.dtype == np.uint8
         except UnreadableImage:
-          refused += 1
-  assert refused > 50
+          rejected += 1
+  assert rejected > 50
   assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_no_picture_is_none():
-  assert reason(b"") == "empty (0 bytes)"
+def test_rejects_files_that_are_not_images():
+  assert error_message(b"") == "empty (0 bytes)"
   for data in (b"x", b"label,pixels\n" * 9, bytes(99), b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
-    assert reason(data) == "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
+    assert error_message(data) == "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
   numbers = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3)
-  assert reason(encoded(numbers, "TIFF")) == "its pixels are floating-point numbers, for which white is undefined"
+  assert (
+    error_message(encoded(numbers, "TIFF")) == "its pixels are floating-point numbers, for which white is undefined"
+  )
   wide = encoded(numbers.astype(np.int32), "TIFF")
-  assert reason(wide) == "its pixels are 32-bit integers, for which white is undefined"
+  assert error_message(wide) == "its pixels are 32-bit integers, for which white is undefined"
 
 
-def bomb(width: int, height: int) -> bytes:
-  """A PNG of a kilobyte that says it is large."""
+def decompression_bomb(width: int, height: int) -> bytes:
+  """Returns a small PNG file whose header states a large size."""
 
   def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -208,64 +211,64 @@ def bomb(width: int, height: int) -> bytes:
   return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
 
 
-def test_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
+def test_rejects_large_images_before_decoding(monkeypatch):
   data = encoded(COLOUR, "PNG")
   assert decode(data, most_pixels=600).shape == (20, 30, 3)
-  monkeypatch.setattr(images.PngImageFile, "load", lambda image: pytest.fail("it was decoded"))
-  assert reason(data, most_pixels=599) == "30x20 pixels, above the limit of 599"
-  # Below and above what Pillow warns of (89 million pixels) and refuses (179 million).
+  monkeypatch.setattr(images.PngImageFile, "load", lambda image: pytest.fail("the image was decoded"))
+  assert error_message(data, most_pixels=599) == "30x20 pixels, above the limit of 599"
+  # Pillow warns above 89 million pixels and raises an error above 179 million.
   for side in (10_001, 13_000, 60_000):
-    assert reason(bomb(side, side)) == f"{side}x{side} pixels, above the limit of 100 million"
+    assert error_message(decompression_bomb(side, side)) == f"{side}x{side} pixels, above the limit of 100 million"
 
 
-def test_between_pillows_limit_and_ours_nothing_is_warned_of():
-  # 95 million pixels; of so few bytes it cannot be whole.
-  assert reason(bomb(10_000, 9_500)) == "not a readable image: damaged or truncated"
+def test_does_not_warn_above_the_limit_of_pillow():
+  # 95 million pixels; the file is too small to contain them.
+  assert error_message(decompression_bomb(10_000, 9_500)) == "not a readable image: damaged or truncated"
 
 
-def test_a_large_webp_is_refused():
+def test_rejects_a_large_webp():
   side = struct.pack("<I", 16_000 - 1)[:3]
   data = b"RIFF" + struct.pack("<I", 60) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + side + side + bytes(60)
-  # Older versions of Pillow see that it is damaged before they see how large it says it is.
-  assert reason(data) in (
+  # Older versions of Pillow detect the damage before they check the size.
+  assert error_message(data) in (
     "too many pixels for this format",
     "not a readable image: damaged or truncated",
   )
 
 
-def test_files_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
-  (tmp_path / "image_id.png").write_bytes(encoded(COLOUR, "PNG"))
-  np.testing.assert_array_equal(read(tmp_path / "image_id.png"), COLOUR)
-  np.testing.assert_array_equal(read(str(tmp_path / "image_id.png")), COLOUR)
+def test_errors_explain_why_a_file_cannot_be_opened(tmp_path, monkeypatch):
+  (tmp_path / "image.png").write_bytes(encoded(COLOUR, "PNG"))
+  np.testing.assert_array_equal(read(tmp_path / "image.png"), COLOUR)
+  np.testing.assert_array_equal(read(str(tmp_path / "image.png")), COLOUR)
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "link").symlink_to("nowhere")
   (tmp_path / "empty.png").write_bytes(b"")
   expected = {
     "absent.png": "does not exist",
     "link": "does not exist",
-    "image_id.png/more": "cannot be opened: Not a directory",
+    "image.png/more": "cannot be opened: Not a directory",
     "": "a folder",
     "pipe": "not a regular file",
     "empty.png": "empty (0 bytes)",
     "x" * 300: "cannot be opened: File name too long",
     "a\0b": "cannot be opened: not a name of a file",
   }
-  for name, words in expected.items():
+  for name, message in expected.items():
     with pytest.raises(UnreadableImage) as caught:
       read(os.path.join(tmp_path, name))
-    assert str(caught.value) == words
+    assert str(caught.value) == message
   with pytest.raises(UnreadableImage, match="^30x20 pixels, above the limit of 500$"):
-    read(tmp_path / "image_id.png", most_pixels=500)
+    read(tmp_path / "image.png", most_pixels=500)
 
   def forbid(path: pathlib.Path, mode: str) -> None:
     raise PermissionError(13, "Permission denied", str(path))
 
   monkeypatch.setattr(pathlib.Path, "open", forbid)
   with pytest.raises(UnreadableImage, match="^no permission to read it$"):
-    read(tmp_path / "image_id.png")
+    read(tmp_path / "image.png")
 
 
-def test_channels_are_mixed_and_repeated():
+def test_converts_colour_to_grey_and_grey_to_colour():
   np.testing.assert_array_equal(in_channels(COLOUR, 1), cv2.cvtColor(COLOUR, cv2.COLOR_RGB2GRAY))
   np.testing.assert_array_equal(in_channels(GREY, 3), np.dstack([GREY] * 3))
   assert in_channels(GREY, 1) is GREY
@@ -274,11 +277,11 @@ def test_channels_are_mixed_and_repeated():
     in_channels(GREY, 4)
 
 
-def test_plain_is_what_others_read_the_same():
+def test_plain_images_are_those_that_other_decoders_read_alike():
   turned = Image.Exif()
   turned[0x0112] = 6
   plain = [encoded(GREY, kind) for kind in ("PNG", "JPEG", "BMP")]
-  of_colour = [encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "BMP")]
+  plain_colour = [encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "BMP")]
   others = [
     encoded(COLOUR, "JPEG", exif=turned),
     encoded(GREY, "TIFF"),
@@ -291,13 +294,13 @@ def test_plain_is_what_others_read_the_same():
     encoded(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"),
     encoded(COLOUR, "WEBP"),
   ]
-  for channels, expected in ((1, plain), (3, plain + of_colour)):
-    assert [data for data in plain + of_colour + others if is_plain(data, channels)] == expected
+  for channels, expected in ((1, plain), (3, plain + plain_colour)):
+    assert [data for data in plain + plain_colour + others if is_plain(data, channels)] == expected
   with pytest.raises(UnreadableImage):
     is_plain(b"x", 3)
 
 
-def test_threads_read_at_the_same_time():
+def test_concurrent_decoding_is_exact():
   images = [RNG.integers(0, 256, (60, 40 + index, 3), np.uint8) for index in range(40)]
   files = [encoded(image, ("PNG", "TIFF", "BMP")[index % 3]) for index, image in enumerate(images)]
   with concurrent.futures.ThreadPoolExecutor(8) as pool:

@@ -25,9 +25,9 @@ def make_arrays(split, soft=False):
   )
 
 
-@pytest.fixture(params=["one stretch", "scattered", "soft labels"])
+@pytest.fixture(params=["contiguous", "scattered", "soft labels"])
 def arrays(request):
-  """ROWS training and 3 test rows, one after the other or mixed."""
+  """ROWS training rows and 3 test rows, contiguous or in random order."""
   split = ["test"] * 2 + ["train"] * ROWS + ["test"]
   if request.param == "scattered":
     split = np.random.default_rng(1).permutation(split)
@@ -35,6 +35,7 @@ def arrays(request):
 
 
 def indices(batches, count):
+  """Returns the row indices of the first `count` batches."""
   return np.concatenate([batches[k].index for k in range(count)])
 
 
@@ -43,8 +44,8 @@ def assert_same_batch(found, expected):
     np.testing.assert_array_equal(one, other)
 
 
-def assert_rows_belong(batch, arrays, split):
-  """Asserts that a batch's indices are of the split, and its images and targets are theirs."""
+def assert_rows_match(batch, arrays, split):
+  """Asserts that a batch's indices are in the split, and that its images and targets are those of the indices."""
   rows = batch.index
   assert np.isin(rows, arrays.rows(split)).all()
   np.testing.assert_array_equal(batch.image, arrays.image[rows])
@@ -53,41 +54,41 @@ def assert_rows_belong(batch, arrays, split):
   assert (batch.image.dtype, batch.target.dtype) == (np.uint8, np.float32)
 
 
-class TestTraining:
+class TestShuffledBatches:
   @pytest.mark.parametrize("batch_size", [1, 3, 5, 7, 10, 23, 64])
-  def test_every_row_once_an_epoch(self, arrays, batch_size):
+  def test_every_epoch_contains_every_row_once(self, arrays, batch_size):
     epochs = 7
     stream = indices(ShuffledBatches(arrays, "train", batch_size, 0), -(-epochs * ROWS // batch_size))
     for epoch in stream[: epochs * ROWS].reshape(epochs, ROWS):
       assert sorted(epoch) == arrays.rows("train").tolist()
 
   @pytest.mark.parametrize("batch_size", [3, 23])
-  def test_the_batch_size_does_not_change_the_order(self, arrays, batch_size):
+  def test_order_is_independent_of_the_batch_size(self, arrays, batch_size):
     stream = indices(ShuffledBatches(arrays, "train", 1, 0), 46)
     other = indices(ShuffledBatches(arrays, "train", batch_size, 0), 46 // batch_size)
     np.testing.assert_array_equal(other, stream[: len(other)])
 
-  def test_any_batch_can_be_made_without_those_before(self, arrays):
+  def test_random_access_equals_sequential_access(self, arrays):
     in_order = ShuffledBatches(arrays, "train", 7, 0)
     batches = [in_order[k] for k in range(20)]
     for k in (17, 3, 19, 0, 4):
       assert_same_batch(ShuffledBatches(arrays, "train", 7, 0)[k], batches[k])
-    for k in (17, 3, 19, 0, 4):  # and by one that made others in between
+    for k in (17, 3, 19, 0, 4):  # also after other batches
       assert_same_batch(in_order[k], batches[k])
 
-  def test_far_into_the_stream(self, arrays):
+  def test_epoch_near_the_end_of_the_stream_contains_every_row_once(self, arrays):
     batches = ShuffledBatches(arrays, "train", 5, 0)
-    k = len(batches) - 3  # even: where an epoch begins
+    k = len(batches) - 3  # even, so an epoch of two batches begins here
     assert sorted(np.concatenate([batches[k].index, batches[k + 1].index])) == arrays.rows("train").tolist()
 
-  def test_seeds_and_epochs_differ(self):
+  def test_order_differs_between_seeds_and_epochs(self):
     arrays = make_arrays(["train"] * 50)
     first, other = (indices(ShuffledBatches(arrays, "train", 50, seed), 4).reshape(4, 50) for seed in (0, 1))
     orders = {tuple(order) for order in [*first, *other]}
     assert len(orders) == 8
     assert tuple(range(50)) not in orders
 
-  def test_a_batch_of_indices(self, arrays):
+  def test_default_batches_hold_indices_only(self, arrays):
     batch = ShuffledBatches(arrays, "train", 4, 0)[0]
     assert (batch.index.dtype, batch.mask.dtype) == (np.int32, bool)
     assert batch.mask.all()
@@ -95,15 +96,15 @@ class TestTraining:
     assert batch.target is None
 
   @pytest.mark.parametrize("batch_size", [4, 23])
-  def test_rows_gathered_on_the_host_are_those_of_the_indices(self, arrays, batch_size):
-    here = ShuffledBatches(arrays, "train", batch_size, 0, host=True)
-    there = ShuffledBatches(arrays, "train", batch_size, 0)
+  def test_host_batches_hold_the_images_and_targets_of_the_same_indices(self, arrays, batch_size):
+    on_host = ShuffledBatches(arrays, "train", batch_size, 0, host=True)
+    indices_only = ShuffledBatches(arrays, "train", batch_size, 0)
     for k in range(6):
-      assert_same_batch(here[k][:2], there[k][:2])
-      assert_rows_belong(here[k], arrays, "train")
+      assert_same_batch(on_host[k][:2], indices_only[k][:2])
+      assert_rows_match(on_host[k], arrays, "train")
 
   @pytest.mark.parametrize("batch_size", [6, 7, 11, 24])
-  def test_processes_share_every_global_batch(self, arrays, batch_size):
+  def test_processes_split_every_global_batch(self, arrays, batch_size):
     whole = ShuffledBatches(arrays, "train", batch_size, 0)
     shares = [ShuffledBatches(arrays, "train", batch_size, 0, process=(i, 3)) for i in range(3)]
     for k in range(12):
@@ -112,9 +113,9 @@ class TestTraining:
       assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-class TestIterator:
+class TestTrainingIterator:
   @pytest.mark.parametrize("host", [False, True])
-  def test_yields_the_stream(self, arrays, host):
+  def test_yields_the_batches_in_order(self, arrays, host):
     batches = ShuffledBatches(arrays, "train", 7, 0, host=host)
     for k, batch in enumerate(itertools.islice(training_iterator(batches), 9)):
       assert isinstance(batch, Batch)
@@ -134,10 +135,10 @@ class TestIterator:
         assert_same_batch(next(other), batches[k])
 
 
-class TestEvaluation:
+class TestEvaluationBatches:
   @pytest.mark.parametrize("host", [False, True])
   @pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 64])
-  def test_every_row_once_in_order(self, arrays, batch_size, host):
+  def test_contains_every_row_once_in_order(self, arrays, batch_size, host):
     batches = list(evaluation_batches(arrays, "train", batch_size, host=host))
     assert len(batches) == -(-ROWS // batch_size)
     assert {len(batch.index) for batch in batches} == {batch_size}
@@ -145,18 +146,18 @@ class TestEvaluation:
     np.testing.assert_array_equal(seen, arrays.rows("train"))
     for batch in batches:
       assert batch.index.dtype == np.int32
-      assert np.isin(batch.index, arrays.rows("train")).all()  # also what fills up can be looked up
+      assert np.isin(batch.index, arrays.rows("train")).all()  # padding rows are valid indices
       if host:
-        assert_rows_belong(batch, arrays, "train")
+        assert_rows_match(batch, arrays, "train")
       else:
         assert batch.image is None
 
-  def test_an_empty_split_has_no_batches(self, arrays):
+  def test_empty_split_has_no_batches(self, arrays):
     assert list(evaluation_batches(arrays, "validation", 4)) == []
     assert list(evaluation_batches(arrays, "validation", 4, batches=3)) == []
 
   @pytest.mark.parametrize("host", [False, True])
-  def test_surplus_batches_are_under_their_masks(self, arrays, host):
+  def test_surplus_batches_are_masked(self, arrays, host):
     batches = list(evaluation_batches(arrays, "train", 4, host=host, batches=5))
     assert [batch.mask.sum() for batch in batches] == [4, 4, 2, 0, 0]
     for one, other in zip(batches, evaluation_batches(arrays, "train", 4, host=host), strict=False):
@@ -164,7 +165,7 @@ class TestEvaluation:
     assert np.isin(batches[-1].index, arrays.rows("train")).all()
 
 
-def test_targets_are_one_hot_or_votes(arrays):
+def test_targets_are_one_hot_or_soft_labels(arrays):
   found = pipeline.targets(arrays)
   assert (found.shape, found.dtype) == ((len(arrays), 4), np.float32)
   if arrays.soft_label is None:

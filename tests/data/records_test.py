@@ -1,4 +1,4 @@
-"""Datasets that stay in their records: the same images, columns and batches as decoded ones, and what is refused."""
+"""Streamed datasets: images, columns and batches equal the decoded ones; damage and unsupported options are errors."""
 
 import concurrent.futures
 import json
@@ -17,8 +17,8 @@ SIZE = 24
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_faces():
-  """Makes the built-in dataset small: 84 faces."""
+def small_synthetic_faces():
+  """Reduces the built-in dataset to 84 faces."""
   config = SyntheticFacesConfig(name="48px", size=48, subjects=(4, 1, 1), repetitions=2)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(SyntheticFaces, "BUILDER_CONFIGS", [config])
@@ -43,10 +43,10 @@ def streamed(data_dir):
 
 
 @pytest.fixture
-def own_dir(data_dir, tmp_path):
-  """A prepared dataset that a test may damage."""
-  shutil.copytree(data_dir, tmp_path / "own", ignore=shutil.ignore_patterns("arrays"))
-  return str(tmp_path / "own")
+def dataset_copy(data_dir, tmp_path):
+  """Copy of the prepared dataset, for tests that damage it."""
+  shutil.copytree(data_dir, tmp_path / "copy", ignore=shutil.ignore_patterns("arrays"))
+  return str(tmp_path / "copy")
 
 
 def load(data_dir):
@@ -62,9 +62,9 @@ def shard_of(data_dir, split="train"):
   return path
 
 
-def flip(path, place):
+def flip_bit(path, position):
   data = bytearray(path.read_bytes())
-  data[place] ^= 1
+  data[position] ^= 1
   path.write_bytes(data)
 
 
@@ -80,38 +80,38 @@ class TestRecords:
   @pytest.mark.parametrize(
     "rows", [[5], [3, 0, 83, 41, 3, 3], [-1, 2, -84], [], slice(None), slice(70, None, 3), np.int32(7), 9, -2]
   )
-  def test_rows_are_those_of_the_decoded_array(self, streamed, decoded, rows):
+  def test_rows_equal_the_decoded_array(self, streamed, decoded, rows):
     if isinstance(rows, list):
       rows = np.array(rows, np.int32)
     found, expected = streamed.image[rows], decoded.image[rows]
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.uint8
 
-  def test_it_looks_like_the_decoded_array(self, streamed, decoded):
+  def test_has_the_attributes_of_the_decoded_array(self, streamed, decoded):
     for name in ("shape", "dtype", "ndim", "nbytes"):
       assert getattr(streamed.image, name) == getattr(decoded.image, name)
     assert len(streamed.image) == len(decoded.image) == len(streamed)
     np.testing.assert_array_equal(list(streamed.image), decoded.image)
 
-  def test_a_row_beyond_the_end_is_no_row(self, streamed):
+  def test_row_out_of_range_raises_index_error(self, streamed):
     for row in (84, -85, np.array([0, 84])):
       with pytest.raises(IndexError, match="for 84 images"):
         streamed.image[row]
 
-  def test_all_of_it_at_once_is_refused(self, streamed):
+  def test_rejects_conversion_to_an_array(self, streamed):
     with pytest.raises(TypeError, match="index rows instead"):
       np.asarray(streamed.image)
 
-  def test_threads_read_at_the_same_time(self, streamed, decoded):
+  def test_concurrent_reads_equal_the_decoded_array(self, streamed, decoded):
     generator = np.random.default_rng(0)
-    wanted = [generator.integers(0, 84, 20) for _ in range(60)]
+    requests = [generator.integers(0, 84, 20) for _ in range(60)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      for rows, image in zip(wanted, pool.map(streamed.image.__getitem__, wanted), strict=True):
+      for rows, image in zip(requests, pool.map(streamed.image.__getitem__, requests), strict=True):
         np.testing.assert_array_equal(image, decoded.image[rows])
 
 
 class TestColumns:
-  def test_they_are_those_of_the_decoded_dataset(self, streamed, decoded):
+  def test_columns_equal_the_decoded_dataset(self, streamed, decoded):
     for name in ("label", "subject", "group", "split"):
       found, expected = getattr(streamed, name), getattr(decoded, name)
       np.testing.assert_array_equal(found, expected)
@@ -120,49 +120,49 @@ class TestColumns:
     assert (streamed.crop, streamed.streamed, decoded.streamed) == ("face", True, False)
     assert "equal byte by byte" in streamed.notes[-1]
 
-  def test_equal_files_are_equal_pictures(self, streamed, decoded):
+  def test_equal_files_have_the_same_image_id(self, streamed, decoded):
     np.testing.assert_array_equal(duplicates.image_ids(streamed), duplicates.image_ids(decoded))
     np.testing.assert_array_equal(duplicates.seen_in_training(streamed), duplicates.seen_in_training(decoded))
 
-  def test_an_audit_finds_the_same(self, streamed, decoded):
+  def test_audit_equals_that_of_the_decoded_dataset(self, streamed, decoded):
     found, expected = (vars(duplicates.find_duplicates(each)) for each in (streamed, decoded))
     for name, value in expected.items():
       np.testing.assert_array_equal(found[name], value)
     assert audit.audit(streamed) == audit.audit(decoded)
 
-  def test_a_second_load_reads_no_record(self, own_dir, monkeypatch):
-    first = load(own_dir)
+  def test_second_load_reads_no_records(self, dataset_copy, monkeypatch):
+    first = load(dataset_copy)
     monkeypatch.setattr(records.Shards, "examples", None)
-    again = load(own_dir)
+    again = load(dataset_copy)
     for name in ("label", "subject", "group", "split", "image_id"):
       np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
 
   @pytest.mark.parametrize("name", ["label.npy", "checksum.npy", "contents.json"])
-  def test_a_damaged_cache_is_made_again(self, own_dir, decoded, name):
-    load(own_dir)
-    cache = folder_of(own_dir) / "arrays" / "records"
+  def test_damaged_cache_is_rebuilt(self, dataset_copy, decoded, name):
+    load(dataset_copy)
+    cache = folder_of(dataset_copy) / "arrays" / "records"
     whole = (cache / name).read_bytes()
     (cache / name).write_bytes(whole[:-3])
-    np.testing.assert_array_equal(load(own_dir).label, decoded.label)
+    np.testing.assert_array_equal(load(dataset_copy).label, decoded.label)
     assert (cache / name).read_bytes() == whole
 
-  def test_a_cache_of_other_shards_is_made_again(self, own_dir, decoded):
-    load(own_dir)
-    path = folder_of(own_dir) / "arrays" / "records" / "contents.json"
+  def test_cache_of_other_shards_is_rebuilt(self, dataset_copy, decoded):
+    load(dataset_copy)
+    path = folder_of(dataset_copy) / "arrays" / "records" / "contents.json"
     contents = json.loads(path.read_text())
-    contents["source"][shard_of(own_dir).name] += 1
+    contents["source"][shard_of(dataset_copy).name] += 1
     path.write_text(json.dumps(contents))
-    np.testing.assert_array_equal(load(own_dir).label, decoded.label)
-    assert json.loads(path.read_text())["source"][shard_of(own_dir).name] == shard_of(own_dir).stat().st_size
+    np.testing.assert_array_equal(load(dataset_copy).label, decoded.label)
+    assert json.loads(path.read_text())["source"][shard_of(dataset_copy).name] == shard_of(dataset_copy).stat().st_size
 
-  def test_a_cache_that_cannot_be_written_is_done_without(self, own_dir, decoded, capsys):
-    folder_of(own_dir).joinpath("arrays").write_text("in the way")
-    np.testing.assert_array_equal(load(own_dir).image[:3], decoded.image[:3])
+  def test_loads_without_a_cache_where_it_cannot_be_written(self, dataset_copy, decoded, capsys):
+    folder_of(dataset_copy).joinpath("arrays").write_text("a file at the path of the folder")
+    np.testing.assert_array_equal(load(dataset_copy).image[:3], decoded.image[:3])
     assert "every run reads all records" in capsys.readouterr().out
 
 
 class TestBatches:
-  def test_training_batches_are_those_of_the_host(self, streamed, decoded):
+  def test_training_batches_equal_those_from_memory(self, streamed, decoded):
     for process in ((0, 1), (1, 3)):
       sources = [
         pipeline.ShuffledBatches(each, "train", 13, 0, host=True, process=process) for each in (streamed, decoded)
@@ -173,7 +173,7 @@ class TestBatches:
       assert_same_batches(*batches)
 
   @pytest.mark.parametrize("surplus", [0, 9])
-  def test_evaluation_batches_are_those_of_the_host(self, streamed, decoded, surplus):
+  def test_evaluation_batches_equal_those_from_memory(self, streamed, decoded, surplus):
     for process in ((0, 1), (1, 2)):
       assert_same_batches(
         *(
@@ -182,14 +182,14 @@ class TestBatches:
         )
       )
 
-  def test_the_processes_evaluate_the_whole_together(self, streamed):
+  def test_processes_split_every_evaluation_batch(self, streamed):
     whole = list(pipeline.evaluation_batches(streamed, "train", 10, host=True))
     parts = [pipeline.evaluation_batches(streamed, "train", 10, host=True, process=(i, 2)) for i in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
       np.testing.assert_array_equal(np.concatenate([share.image for share in shares]), batch.image)
       np.testing.assert_array_equal(np.concatenate([share.index for share in shares]), batch.index)
 
-  def test_a_process_decodes_its_own_share(self, streamed, monkeypatch):
+  def test_process_decodes_only_its_own_rows(self, streamed, monkeypatch):
     read = []
     raw = records.Shards.read
     monkeypatch.setattr(records.Shards, "read", lambda self, rows: read.extend(rows.tolist()) or raw(self, rows))
@@ -198,7 +198,7 @@ class TestBatches:
     assert len(read) == 4
 
   @pytest.mark.parametrize("taken", [0, 1, 9])
-  def test_the_position_is_exact_while_threads_are_ahead(self, streamed, taken):
+  def test_saved_position_excludes_prefetched_batches(self, streamed, taken):
     source = pipeline.ShuffledBatches(streamed, "train", 7, 0, host=True)
     iterator = pipeline.training_iterator(source, threads=3)
     for _ in range(taken):
@@ -212,27 +212,27 @@ class TestBatches:
       assert_same_batches([next(each) for _ in range(4)], [source[k] for k in range(taken, taken + 4)])
       each.close()
 
-  def test_threads_end_when_the_iterator_is_closed(self, streamed):
-    def prefetching():
+  def test_closing_an_iterator_stops_its_threads(self, streamed):
+    def prefetch_threads():
       return [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
 
     iterator = pipeline.training_iterator(pipeline.ShuffledBatches(streamed, "train", 7, 0, host=True), threads=3)
     next(iterator)
-    threads = prefetching()
+    threads = prefetch_threads()
     assert threads
     iterator.close()
     for thread in threads:
       thread.join(10)
     batches = pipeline.evaluation_batches(streamed, "train", 10, host=True)
     next(batches)
-    threads = prefetching()
+    threads = prefetch_threads()
     assert threads
     batches.close()
     for thread in threads:
       thread.join(10)
-    assert not prefetching()
+    assert not prefetch_threads()
 
-  def test_what_is_decoded_ahead_is_bounded(self, streamed, monkeypatch):
+  def test_number_of_prefetched_batches_is_bounded(self, streamed, monkeypatch):
     made = []
     getitem = pipeline.ShuffledBatches.__getitem__
     monkeypatch.setattr(pipeline, "AHEAD_BYTES", 3 * 7 * SIZE * SIZE)
@@ -243,7 +243,7 @@ class TestBatches:
       assert len(made) <= taken + 3
     iterator.close()
 
-  def test_what_is_in_memory_is_made_in_line(self, decoded, streamed):
+  def test_batches_from_memory_start_no_threads(self, decoded, streamed):
     threads = threading.active_count()
     for host, dataset in ((True, decoded), (False, decoded), (False, streamed)):
       next(pipeline.training_iterator(pipeline.ShuffledBatches(dataset, "train", 7, 0, host=host)))
@@ -251,10 +251,10 @@ class TestBatches:
 
 
 class TestDamage:
-  def test_a_flipped_byte_is_an_error_that_names_the_record(self, own_dir):
-    dataset = load(own_dir)
-    shard = shard_of(own_dir)
-    flip(shard, shard.stat().st_size // 3)
+  def test_error_for_a_flipped_bit_names_the_record(self, dataset_copy):
+    dataset = load(dataset_copy)
+    shard = shard_of(dataset_copy)
+    flip_bit(shard, shard.stat().st_size // 3)
     source = pipeline.ShuffledBatches(dataset, "train", 8, 0, host=True)
     with pytest.raises(UserError) as caught:
       iterator = pipeline.training_iterator(source, threads=2)
@@ -268,70 +268,70 @@ class TestDamage:
     with pytest.raises(UserError, match="--overwrite"):
       list(pipeline.evaluation_batches(dataset, "train", 8, host=True))
     row = int(message.partition("(row ")[2].split()[0])
-    load(own_dir).image[np.setdiff1d(np.arange(70), row)]  # all others can be read
+    load(dataset_copy).image[np.setdiff1d(np.arange(70), row)]  # all other rows can be read
     with pytest.raises(UserError, match=f"row {row} of"):
-      load(own_dir).image[row]
+      load(dataset_copy).image[row]
 
-  def test_a_flipped_byte_is_found_in_the_first_pass(self, own_dir):
-    shard = shard_of(own_dir)
-    flip(shard, shard.stat().st_size // 3)
+  def test_first_load_detects_a_flipped_bit(self, dataset_copy):
+    shard = shard_of(dataset_copy)
+    flip_bit(shard, shard.stat().st_size // 3)
     with pytest.raises(UserError, match=r"-train\.array_record.*, record \d+ \(row \d+ of the dataset\)"):
-      load(own_dir)
-    assert not (folder_of(own_dir) / "arrays").exists()
+      load(dataset_copy)
+    assert not (folder_of(dataset_copy) / "arrays").exists()
 
-  def test_a_shard_cut_short_names_it(self, own_dir):
-    load(own_dir)
-    shard = shard_of(own_dir, "test")
+  def test_error_names_a_truncated_shard(self, dataset_copy):
+    load(dataset_copy)
+    shard = shard_of(dataset_copy, "test")
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     with pytest.raises(UserError, match=r"-test\.array_record.*, record 0 \(row 70 of the dataset\).*--overwrite"):
-      load(own_dir)
+      load(dataset_copy)
 
-  def test_a_missing_shard_names_it(self, own_dir):
-    shard_of(own_dir, "test").unlink()
+  def test_error_names_a_missing_shard(self, dataset_copy):
+    shard_of(dataset_copy, "test").unlink()
     with pytest.raises(UserError, match=r"-test\.array_record.*No such file.*--overwrite"):
-      load(own_dir)
+      load(dataset_copy)
 
-  def test_a_record_that_changed_since_the_first_pass(self, own_dir):
-    dataset = load(own_dir)
+  def test_detects_a_record_that_changed_after_the_first_load(self, dataset_copy):
+    dataset = load(dataset_copy)
     dataset.image._checksum[3] ^= 1
     with pytest.raises(UserError, match=r"record 3 \(row 3 of the dataset\): its checksum differs"):
       dataset.image[:10]
 
-  def test_the_row_is_that_of_the_split_in_the_shard(self, own_dir):
-    dataset = load(own_dir)
+  def test_error_names_the_record_of_the_shard_and_the_row_of_the_dataset(self, dataset_copy):
+    dataset = load(dataset_copy)
     dataset.image._checksum[-1] ^= 1
     with pytest.raises(UserError, match=r"-test\.array_record.*, record 13 \(row 83 of the dataset\)"):
       dataset.image[80:]
 
-  def test_a_picture_that_cannot_be_decoded(self, streamed, monkeypatch):
+  def test_error_names_an_image_that_cannot_be_decoded(self, streamed, monkeypatch):
     monkeypatch.setattr(records.Shards, "read", lambda self, rows: iter([b"\x89PNG\r\n\x1a\n"] * len(rows)))
     monkeypatch.setattr(records.zlib, "crc32", lambda _: streamed.image._checksum[5])
     with pytest.raises(UserError, match=r"record 5 \(row 5 of the dataset\): not a readable image"):
       streamed.image[5]
 
 
-class TestChoice:
-  def test_a_dataset_beyond_the_limit_is_streamed(self, data_dir, decoded, monkeypatch):
-    for limit, streams in ((decoded.image.nbytes, False), (decoded.image.nbytes - 1, True)):
+class TestResidence:
+  def test_datasets_above_the_memory_limit_are_streamed(self, data_dir, decoded, monkeypatch):
+    for limit, expected in ((decoded.image.nbytes, False), (decoded.image.nbytes - 1, True)):
       monkeypatch.setattr(arrays, "_HOST_BYTES", limit)
-      assert arrays.load("synthetic_faces", data_dir, image_size=SIZE).streamed == streams
+      assert arrays.load("synthetic_faces", data_dir, image_size=SIZE).streamed == expected
     assert not arrays.load("synthetic_faces", data_dir, image_size=SIZE, residence="host").streamed
 
-  def test_photographs_are_refused(self, data_dir, monkeypatch):
+  def test_rejects_photographs(self, data_dir, monkeypatch):
     monkeypatch.setattr(arrays, "_resolve_crop", lambda *_: "fixed")
     with pytest.raises(
       UserError, match=r"requires a dataset of face images, and synthetic_faces .*crop='fixed'.*='host'"
     ):
       load(data_dir)
 
-  def test_other_labels_are_refused(self, data_dir):
+  def test_rejects_other_labels(self, data_dir):
     with pytest.raises(UserError, match=r"labels='original', not 'ferplus_hard'.*='host'"):
       arrays.load("synthetic_faces", data_dir, labels="ferplus_hard", residence="stream")
 
-  def test_an_unknown_residence_is_refused(self, data_dir):
+  def test_rejects_an_unknown_residence(self, data_dir):
     with pytest.raises(UserError, match="residence='disk' is unknown; expected auto, device, host, stream"):
       arrays.load("synthetic_faces", data_dir, residence="disk")
 
-  def test_expansion_is_refused(self, streamed):
+  def test_rejects_expansion(self, streamed):
     with pytest.raises(UserError, match=r"config\.expansion\.protocol='honest'.*config\.data\.residence='host'"):
       expansion.expand(streamed, expansion.Expansion(protocol="honest", factor=2))

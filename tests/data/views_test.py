@@ -1,4 +1,4 @@
-"""The views of an image: known pictures, and crops of the image with its border repeated."""
+"""Views of an image: the image, its mirror image, and crops of both with the border repeated."""
 
 import jax
 import numpy as np
@@ -12,17 +12,17 @@ SEEN = np.asarray(jax.vmap(lambda number: seen_as(IMAGE, number, MARGIN))(np.ara
 
 
 def crop(image, top, left):
-  """A crop as large as the image, of the image with its border repeated MARGIN times."""
+  """Returns a crop in the size of the image, of the image padded by MARGIN pixels with its border repeated."""
   padded = np.pad(image, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
   return padded[top : top + len(image), left : left + image.shape[1]]
 
 
-def test_the_first_is_the_image_and_the_second_its_mirror_image():
+def test_first_two_views_are_the_image_and_its_mirror_image():
   np.testing.assert_array_equal(SEEN[0], IMAGE)
   np.testing.assert_array_equal(SEEN[1], IMAGE[:, ::-1])
 
 
-def test_the_others_are_the_corners_of_the_padded_image_and_of_its_mirror_image():
+def test_other_views_are_the_corner_crops_of_the_image_and_of_its_mirror_image():
   expected = [
     crop(image, top, left) for top in (0, 2 * MARGIN) for left in (0, 2 * MARGIN) for image in (IMAGE, IMAGE[:, ::-1])
   ]
@@ -31,14 +31,14 @@ def test_the_others_are_the_corners_of_the_padded_image_and_of_its_mirror_image(
   assert len(found) == 8
 
 
-def test_no_margin_leaves_the_image_and_its_mirror_image():
+def test_margin_0_gives_only_the_image_and_its_mirror_image():
   seen = np.asarray(jax.vmap(lambda number: seen_as(IMAGE, number, 0))(np.arange(10)))
   for number in range(10):
     np.testing.assert_array_equal(seen[number], SEEN[number % 2])
 
 
 @pytest.mark.parametrize(("protocol", "views"), [("single", 1), ("flip", 2), ("ten_crop", 10)])
-def test_a_protocol_is_a_beginning_of_the_views(protocol, views):
+def test_protocol_is_a_prefix_of_the_views(protocol, views):
   assert PROTOCOLS[protocol] == views
   assert {view.mirrored for view in TEN_CROP[:views]} == ({False} if views == 1 else {False, True})
   assert len(set(TEN_CROP[:views])) == views

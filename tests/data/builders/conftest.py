@@ -1,4 +1,4 @@
-"""Prepares datasets in small, and reads them back."""
+"""Fixtures that prepare small datasets and read them back."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ from fer_jax.data import builders
 
 @dataclasses.dataclass
 class Prepared:
-  """A prepared dataset: its records, in order, and what its metadata say."""
+  """A prepared dataset: its records, in order, its class names and its metadata."""
 
   records: list[dict]
   class_names: list[str]
@@ -24,14 +24,14 @@ class Prepared:
   def column(self, name: str) -> list[str]:
     return [record[name].decode() for record in self.records]
 
-  def warning(self, words: str) -> str:
-    (line,) = (line for line in self.metadata["warnings"] if words in line)
+  def warning(self, text: str) -> str:
+    (line,) = (line for line in self.metadata["warnings"] if text in line)
     return line
 
 
 @pytest.fixture
 def prepared(tmp_path):
-  """Prepares a dataset from a folder and reads it, the pictures still encoded."""
+  """Function that prepares a dataset from a folder and reads it without decoding the images."""
 
   def prepare(name: str, manual_dir: pathlib.Path | None) -> Prepared:
     builder = builders.prepare(name, str(tmp_path / "data"), manual_dir and str(manual_dir), overwrite=True)

@@ -1,4 +1,4 @@
-"""Datasets of ours are looked for on this machine alone."""
+"""Dataset information is looked up on this machine only."""
 
 import tempfile
 
@@ -8,7 +8,7 @@ from fer_jax.data import builders
 
 
 @pytest.mark.parametrize("name", builders.names())
-def test_a_set_that_is_not_prepared_leaves_no_folder_behind(tmp_path, monkeypatch, name):
+def test_unprepared_dataset_leaves_no_temporary_folder(tmp_path, monkeypatch, name):
   scratch = tmp_path / "scratch"
   scratch.mkdir()
   monkeypatch.setattr(tempfile, "tempdir", str(scratch))

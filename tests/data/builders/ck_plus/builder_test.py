@@ -1,4 +1,4 @@
-"""CK+ in its three forms, whole and damaged."""
+"""CK+ in its three forms, intact and damaged."""
 
 import csv
 import json
@@ -15,14 +15,14 @@ from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.runtime.errors import UserError
 
 SIX = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
-# The layout's order of sequences is that of the codes in the Emotion files.
+# The sequences of the layout are in the order of the codes in the Emotion files.
 BY_CODE = ["angry", "contempt", "disgust", "fear", "happy", "sad", "surprise"]
 IMAGES = "cohn-kanade-images"
 
 
 @pytest.fixture
 def tree(tmp_path):
-  """The official tree of two people, eight sequences of six frames each; the last sequence has no label."""
+  """The official tree with two subjects and eight sequences of six frames each; the last sequence has no label."""
   folder = tmp_path / "manual"
   layouts.write_tree("ck_plus", folder, subjects=2, scale=0.1)
   return folder
@@ -33,10 +33,10 @@ def frames(sequence, numbers):
   return [f"{IMAGES}/{subject}/{number}/{sequence}_{frame:08d}.png" for frame in numbers]
 
 
-def test_the_default_has_three_last_frames_and_contempt_last(prepared, tree):
+def test_default_has_the_last_three_frames_and_contempt_as_last_class(prepared, tree):
   found = prepared("ck_plus", tree)
   assert found.class_names == [*SIX, "contempt"]
-  sequences = [f"{person}_{number:03d}" for person in ("S005", "S006") for number in range(1, 8)]
+  sequences = [f"{subject}_{number:03d}" for subject in ("S005", "S006") for number in range(1, 8)]
   assert found.column("file") == [file for sequence in sequences for file in frames(sequence, (4, 5, 6))]
   assert found.column("group") == [sequence for sequence in sequences for _ in range(3)]
   assert found.column("subject") == ["S005"] * 21 + ["S006"] * 21
@@ -55,7 +55,7 @@ def test_files_keep_their_bytes(prepared, tree):
     assert record["image"] == (tree / record["file"].decode()).read_bytes()
 
 
-def test_neutral_is_the_first_frame_and_contempt_is_out(prepared, tree):
+def test_neutral_is_the_first_frame_and_contempt_is_left_out(prepared, tree):
   found = prepared("ck_plus/neutral", tree)
   assert found.class_names == [*SIX, "neutral"]
   assert found.counts() == {**dict.fromkeys(SIX, 6), "neutral": 12}
@@ -64,36 +64,42 @@ def test_neutral_is_the_first_frame_and_contempt_is_out(prepared, tree):
   assert "and so are 2 of contempt" in found.metadata["origin"]["contents"]
 
 
-def test_neutral_stands_beside_the_paper_that_takes_these_classes(prepared, tree, tmp_path):
+def test_neutral_is_compared_with_the_paper_that_has_its_classes(prepared, tree, tmp_path):
   found = prepared("ck_plus/neutral", tree)
   header, *lines = (line.split() for line in found.metadata["comparison"])
   assert header[:4] == ["class", "here", "table", "2"]
   assert lines[:-1] == [
-    *(["angry", "6", "95"], ["disgust", "6", "79"], ["fear", "6", "72"], ["happy", "6", "108"]),
-    *(["sad", "6", "110"], ["surprise", "6", "108"], ["neutral", "12", "228"], ["total", "48", "800"]),
+    ["angry", "6", "95"],
+    ["disgust", "6", "79"],
+    ["fear", "6", "72"],
+    ["happy", "6", "108"],
+    ["sad", "6", "110"],
+    ["surprise", "6", "108"],
+    ["neutral", "12", "228"],
+    ["total", "48", "800"],
     ["people", "2", "70"],
   ]
   assert " ".join(lines[-1]) == "The paper does not specify which frames of which people it uses."
   for name in ("default", "last"):
     assert prepared(f"ck_plus/{name}", tree).metadata["comparison"] == []
   write_table(tmp_path / "table")
-  in_table = prepared("ck_plus/neutral", tmp_path / "table").metadata["comparison"]
-  assert len(in_table) == len(lines), "without a line of the people, whom the table does not name"
+  of_table = prepared("ck_plus/neutral", tmp_path / "table").metadata["comparison"]
+  assert len(of_table) == len(lines), "expected no line for the subjects, which the table does not contain"
 
 
-def test_last_is_one_frame_a_sequence(prepared, tree):
+def test_last_has_one_frame_per_sequence(prepared, tree):
   found = prepared("ck_plus/last", tree)
   assert found.class_names == SIX
   assert found.column("file") == [
     file
-    for person in ("S005", "S006")
+    for subject in ("S005", "S006")
     for number in (1, 3, 4, 5, 6, 7)
-    for file in frames(f"{person}_{number:03d}", [6])
+    for file in frames(f"{subject}_{number:03d}", [6])
   ]
 
 
 @pytest.mark.parametrize("name", ["Emotion_labels", "EMOTION", "Emotion_labels/Emotion"])
-def test_labels_may_lie_elsewhere_under_another_name(prepared, tree, name):
+def test_finds_labels_in_folders_of_other_names(prepared, tree, name):
   (tree / name).parent.mkdir(exist_ok=True)
   (tree / "Emotion").rename(tree / "moved")
   (tree / name).parent.mkdir(exist_ok=True)
@@ -101,41 +107,41 @@ def test_labels_may_lie_elsewhere_under_another_name(prepared, tree, name):
   assert len(prepared("ck_plus", tree).records) == 42
 
 
-def test_the_tree_may_lie_deeper(prepared, tree, tmp_path):
+def test_finds_the_tree_in_subfolders(prepared, tree, tmp_path):
   deeper = tmp_path / "download" / "ck" / "unpacked"
   deeper.parent.mkdir(parents=True)
   shutil.move(tree, deeper)
   assert len(prepared("ck_plus", tmp_path / "download").records) == 42
 
 
-def test_colour_and_sixteen_bit_frames_become_grey(prepared, tree):
+def test_colour_and_16_bit_frames_become_8_bit_grey(prepared, tree):
   colour, deep = (tree / file for file in frames("S005_001", (5, 6)))
-  painted = np.random.default_rng(0).integers(0, 256, (49, 64, 3), np.uint8)
-  cv2.imwrite(str(colour), painted)
+  pixels = np.random.default_rng(0).integers(0, 256, (49, 64, 3), np.uint8)
+  cv2.imwrite(str(colour), pixels)
   cv2.imwrite(str(deep), np.full((49, 64), 40_000, np.uint16))
   found = prepared("ck_plus", tree)
   first, second = (cv2.imdecode(np.frombuffer(found.records[row]["image"], np.uint8), -1) for row in (1, 2))
-  np.testing.assert_array_equal(first, cv2.cvtColor(painted, cv2.COLOR_BGR2GRAY))
+  np.testing.assert_array_equal(first, cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
   assert second.shape == (49, 64) and second.dtype == np.uint8 and set(second.ravel()) == {156}
   assert found.records[0]["image"] == (tree / frames("S005_001", (4,))[0]).read_bytes()
 
 
-def test_suffixes_in_capitals_and_what_systems_leave_behind_do_not_matter(prepared, tree):
+def test_ignores_capitalization_and_files_of_the_operating_system(prepared, tree):
   folder = tree / IMAGES / "S005" / "001"
   for path in sorted(folder.iterdir()):
     path.rename(path.with_suffix(".PNG"))
   (folder / "S005_001_00000004.PNG").rename(folder / "s005_001_00000004.png")
-  for litter in (".DS_Store", "Thumbs.db", "desktop.ini"):
-    (folder / litter).write_bytes(b"x")
-    (tree / "Emotion" / "S005" / "001" / litter).write_bytes(b"x")
+  for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+    (folder / name).write_bytes(b"x")
+    (tree / "Emotion" / "S005" / "001" / name).write_bytes(b"x")
   (tree / ".trash").mkdir()
   found = prepared("ck_plus", tree)
   assert len(found.records) == 42
   assert [file[-12:-4] for file in found.column("file")[:3]] == ["00000004", "00000005", "00000006"]
-  assert len(found.metadata["warnings"]) == 1, "only that these are not the published pictures"
+  assert len(found.metadata["warnings"]) == 1, "expected only the warning about the numbers of images"
 
 
-def test_damage_is_listed_with_its_reason_and_the_rest_is_kept(prepared, tree):
+def test_warnings_list_unusable_files_with_their_reason(prepared, tree):
   images, labels = tree / IMAGES, tree / "Emotion"
   last = {number: images / "S005" / number / f"S005_{number}_00000006.png" for number in ("001", "002")}
   last["001"].write_bytes(b"")
@@ -172,22 +178,22 @@ def test_damage_is_listed_with_its_reason_and_the_rest_is_kept(prepared, tree):
     "not inside a sequence folder": [f"{IMAGES}/S006/readme.txt"],
     "not a person's folder": ["Emotion/old/"],
   }
-  for words, files in expected.items():
-    line = found.warning(words)
+  for message, files in expected.items():
+    line = found.warning(message)
     assert line.startswith(f"{len(files)} left out (")
     assert line.endswith(f"): {', '.join(files)}")
   assert found.counts() == {"angry": 5, "contempt": 5, "disgust": 6, "fear": 6, "happy": 3, "sad": 3}
   assert "surprise 0 of 249" in found.warning("differ from the published dataset")
 
 
-def test_a_missing_label_is_counted(prepared, tree):
+def test_sequences_without_a_label_are_counted(prepared, tree):
   (tree / "Emotion" / "S005" / "001" / "S005_001_00000006_emotion.txt").unlink()
   found = prepared("ck_plus/last", tree)
   assert len(found.records) == 11
   assert "13 have a label, 3 have none and are left out" in found.metadata["origin"]["contents"]
 
 
-def test_ck48_has_people_and_sequences(prepared, tmp_path):
+def test_ck48_has_subjects_and_sequences(prepared, tmp_path):
   layouts.write_tree("ck48", tmp_path / "manual", subjects=2)
   found = prepared("ck_plus", tmp_path / "manual")
   assert found.counts() == dict.fromkeys([*SIX, "contempt"], 6)
@@ -200,7 +206,7 @@ def test_ck48_has_people_and_sequences(prepared, tmp_path):
   assert all(file.endswith("_00000017.png") for file in last.column("file"))
 
 
-def test_ck48_lists_what_is_not_its_own(prepared, tmp_path):
+def test_ck48_warnings_list_unexpected_files(prepared, tmp_path):
   layouts.write_tree("ck48", tmp_path / "manual", subjects=1)
   root = tmp_path / "manual" / "CK+48"
   (root / "fear").rename(root / "FEAR")
@@ -222,25 +228,25 @@ def write_table(folder, rows_per_split=8):
     return list(csv.DictReader(file))
 
 
-def test_ckextended_has_no_people(prepared, tmp_path):
+def test_ckextended_has_no_subjects(prepared, tmp_path):
   rows = write_table(tmp_path / "manual")
-  house = [*SIX, "neutral", "contempt"]
+  classes = [*SIX, "neutral", "contempt"]
   for name in ("ck_plus", "ck_plus/neutral", "ck_plus/last"):
     found = prepared(name, tmp_path / "manual")
-    expected = [row for row in rows if house[int(row["emotion"])] in found.class_names]
+    expected = [row for row in rows if classes[int(row["emotion"])] in found.class_names]
     assert [found.class_names[record["label"]] for record in found.records] == [
-      house[int(row["emotion"])] for row in expected
+      classes[int(row["emotion"])] for row in expected
     ]
-    pictures = [cv2.imdecode(np.frombuffer(record["image"], np.uint8), -1) for record in found.records]
+    images = [cv2.imdecode(np.frombuffer(record["image"], np.uint8), -1) for record in found.records]
     pixels = np.array([row["pixels"].split() for row in expected], np.uint8)
-    np.testing.assert_array_equal([picture.ravel() for picture in pictures], pixels)
+    np.testing.assert_array_equal([image.ravel() for image in images], pixels)
     assert set(found.column("subject")) == {""}
     assert found.metadata["origin"]["form"] == "ckextended.csv"
     assert "subject-independent folds are not possible" in found.warning("the people in its images")
     assert any("one frame per sequence" in line for line in found.metadata["warnings"]) == (name != "ck_plus/last")
 
 
-def test_the_official_tree_is_preferred_and_the_metadata_say_so(prepared, tree):
+def test_official_tree_is_preferred_and_named_in_the_metadata(prepared, tree):
   layouts.write_tree("ck48", tree, subjects=1)
   assert prepared("ck_plus", tree).metadata["origin"]["form"] == "official"
   shutil.rmtree(tree / IMAGES)
@@ -265,8 +271,8 @@ def fer2013(folder):
 
 
 def two_trees(folder):
-  for place in ("a", "b"):
-    layouts.write_tree("ck_plus", folder / place, subjects=1, scale=0.05)
+  for name in ("a", "b"):
+    layouts.write_tree("ck_plus", folder / name, subjects=1, scale=0.05)
 
 
 def without(name):
@@ -283,14 +289,14 @@ def all_empty(folder):
     path.write_bytes(b"")
 
 
-def no_notes(folder):
+def no_labels(folder):
   layouts.write_tree("ck_plus", folder, subjects=1, scale=0.05)
   for path in (folder / "Emotion").rglob("*.txt"):
     path.unlink()
 
 
 @pytest.mark.parametrize(
-  ("name", "write", "words"),
+  ("name", "write", "message"),
   [
     (
       "ck_plus",
@@ -302,7 +308,7 @@ def no_notes(folder):
     ("ck_plus", fer2013, "does not contain CK\\+; expected"),
     ("ck_plus", two_trees, "contains CK\\+ 2 times .*: pass the folder of one of them"),
     ("ck_plus", all_empty, "no usable image of CK\\+; left out: 21 empty \\(0 bytes\\): unpack the dataset again"),
-    ("ck_plus", no_notes, "contains no label of a sequence"),
+    ("ck_plus", no_labels, "contains no label of a sequence"),
     ("ck_plus/neutral", lambda f: layouts.write_tree("ck48", f, 1), "CK\\+48, which has no neutral faces"),
     (
       "ck_plus",
@@ -319,15 +325,15 @@ def no_notes(folder):
     ),
   ],
 )
-def test_what_is_not_the_dataset_is_one_line(tmp_path, name, write, words):
+def test_rejects_unusable_folders_with_an_error_of_one_line(tmp_path, name, write, message):
   write(tmp_path / "manual")
-  with pytest.raises(UserError, match=words) as caught:
+  with pytest.raises(UserError, match=message) as caught:
     builders.prepare(name, str(tmp_path / "data"), str(tmp_path / "manual"))
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "data").exists()
 
 
-def test_other_programs_read_it_without_this_package_or_tensorflow(prepared, tree, tmp_path):
+def test_tfds_reads_the_dataset_without_this_package_or_tensorflow(prepared, tree, tmp_path):
   prepared("ck_plus/neutral", tree)
   prepared("ck_plus", tree)
   program = """
@@ -338,14 +344,14 @@ neutral = tfds.data_source("ck_plus/neutral", split="train", data_dir=sys.argv[1
 loaded = [name for name in ("fer_jax", "tensorflow") if name in sys.modules]
 print(json.dumps([len(default), len(neutral), list(default[0]["image"].shape), int(default[0]["image"].sum()), loaded]))
 """
-  ran = subprocess.run(
+  process = subprocess.run(
     [sys.executable, "-c", program, tmp_path / "data"], check=True, capture_output=True, text=True, cwd=tmp_path
   )
   first = cv2.imread(str(tree / frames("S005_001", (4,))[0]), -1)
-  assert json.loads(ran.stdout.splitlines()[-1]) == [42, 48, [49, 64, 1], int(first.sum()), []]
+  assert json.loads(process.stdout.splitlines()[-1]) == [42, 48, [49, 64, 1], int(first.sum()), []]
 
 
-def test_every_configuration_is_named_and_plain_is_the_first():
+def test_configurations_are_listed_and_the_first_is_the_default():
   assert builders.configurations("ck_plus") == ("default", "neutral", "last")
   assert builders.configurations("fer2013") == ()
   assert builders.make_builder("ck_plus").builder_config.name == "default"

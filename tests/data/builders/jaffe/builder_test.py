@@ -1,4 +1,4 @@
-"""JAFFE, whole and damaged, and the drawn one."""
+"""JAFFE, intact and damaged, and its drawn counterpart."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ from fer_jax.runtime.errors import UserError
 
 SEVEN = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 CLASS_OF_CODE = dict(zip(("AN", "DI", "FE", "HA", "SA", "SU", "NE"), SEVEN, strict=True))
-PEOPLE = {"KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM"}
+SUBJECTS = {"KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def drawn_tree(tmp_path_factory):
 
 @pytest.fixture
 def tree(drawn_tree, tmp_path):
-  """The official tree of two people, KA and KL: seven expressions, three times."""
+  """The official tree with two subjects, KA and KL, and three images of each of seven expressions."""
   return pathlib.Path(shutil.copytree(drawn_tree, tmp_path / "manual"))
 
 
@@ -41,21 +41,21 @@ def decoded(record):
 
 
 def palette_tiff(indices, colours, order="<"):
-  """Encodes uint8 [H, W] and the RGB colours uint8 [256, 3] that they stand for as an uncompressed palette TIFF."""
+  """Returns an uncompressed palette TIFF of indices, uint8 [H, W], into RGB colours, uint8 [256, 3]."""
   short, long = 3, 4
   height, width = indices.shape
   pixels, palette = indices.tobytes(), (colours.T.astype(np.uint16) * 257).astype(f"{order}u2").tobytes()
   tags = [
     (256, short, 1, width),
     (257, short, 1, height),
-    (258, short, 1, 8),  # bits of a sample
+    (258, short, 1, 8),  # bits per sample
     (259, short, 1, 1),  # no compression
-    (262, short, 1, 3),  # a palette
-    (273, long, 1, 8),  # where the pixels begin
-    (277, short, 1, 1),  # samples of a pixel
+    (262, short, 1, 3),  # palette colours
+    (273, long, 1, 8),  # offset of the pixels
+    (277, short, 1, 1),  # samples per pixel
     (278, short, 1, height),
     (279, long, 1, len(pixels)),
-    (320, short, 3 * 256, 8 + len(pixels)),  # where the palette begins
+    (320, short, 3 * 256, 8 + len(pixels)),  # offset of the palette
   ]
   directory = struct.pack(f"{order}H", len(tags))
   for tag, kind, count, value in tags:
@@ -67,7 +67,7 @@ def palette_tiff(indices, colours, order="<"):
   return header + pixels + palette + directory + bytes(4)
 
 
-def test_every_picture_is_named_by_its_file(prepared, tree):
+def test_labels_subjects_and_groups_come_from_the_file_names(prepared, tree):
   found = prepared("jaffe", tree)
   assert found.class_names == SEVEN
   assert found.counts() == dict.fromkeys(SEVEN, 6)
@@ -85,18 +85,18 @@ def test_every_picture_is_named_by_its_file(prepared, tree):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_palette_pictures_show_their_colours_not_their_numbers(prepared, tree, order):
+def test_palette_images_are_stored_by_their_colours(prepared, tree, order):
   generator = np.random.default_rng(0)
   grey = generator.integers(0, 256, (38, 40), np.uint8)
-  number_of = generator.permutation(256).astype(np.uint8)
-  shade = np.argsort(number_of).astype(np.uint8)  # the grey that a number stands for
+  index_of = generator.permutation(256).astype(np.uint8)
+  grey_of = np.argsort(index_of).astype(np.uint8)  # grey level of each palette index
   path = tree / "KA.AN1.1.tiff"
-  path.write_bytes(palette_tiff(number_of[grey], np.repeat(shade[:, None], 3, axis=1), order))
+  path.write_bytes(palette_tiff(index_of[grey], np.repeat(grey_of[:, None], 3, axis=1), order))
   found = prepared("jaffe", tree)
   np.testing.assert_array_equal(decoded(found.records[found.column("file").index(path.name)]), grey)
 
 
-def test_colours_become_grey(prepared, tree):
+def test_colour_images_become_grey(prepared, tree):
   colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
   indices = np.arange(38 * 40, dtype=np.int64).reshape(38, 40).astype(np.uint8)
   (tree / "KA.AN1.1.tiff").write_bytes(palette_tiff(indices, colours))
@@ -104,17 +104,17 @@ def test_colours_become_grey(prepared, tree):
   records = prepared("jaffe", tree).records
   expected = cv2.cvtColor(colours[indices], cv2.COLOR_RGB2GRAY)
   for row in (0, 1):
-    np.testing.assert_allclose(decoded(records[row]).astype(int), expected.astype(int), atol=1)  # of rounding
+    np.testing.assert_allclose(decoded(records[row]).astype(int), expected.astype(int), atol=1)  # rounding
 
 
-def test_spellings_and_places_do_not_matter(prepared, tree):
+def test_ignores_suffixes_capitalization_and_subfolders(prepared, tree):
   plain = prepared("jaffe", tree)
   for number, path in enumerate(sorted(tree.iterdir())):
-    person, expression, serial, _ = path.name.split(".")
-    name = [f"{person}.{expression}.{serial}.tif", f"{person}.{expression}.{serial}.TIFF", path.name.lower()][
+    subject, expression, serial, _ = path.name.split(".")
+    name = [f"{subject}.{expression}.{serial}.tif", f"{subject}.{expression}.{serial}.TIFF", path.name.lower()][
       number % 3
     ]
-    folder = tree / "jaffe" / "images" / person / expression[:2] if number % 2 else tree / "jaffe"
+    folder = tree / "jaffe" / "images" / subject / expression[:2] if number % 2 else tree / "jaffe"
     folder.mkdir(parents=True, exist_ok=True)
     path.rename(folder / name)
   (tree / "jaffe" / ".DS_Store").write_bytes(b"x")
@@ -132,18 +132,18 @@ def test_spellings_and_places_do_not_matter(prepared, tree):
   assert found.metadata["warnings"] == plain.metadata["warnings"]
 
 
-def test_a_link_that_leads_back_is_followed_once(prepared, tree):
+def test_cyclic_link_is_followed_once(prepared, tree):
   (tree / "again").symlink_to(tree)
   assert len(prepared("jaffe", tree).records) == 42
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
+def test_warnings_list_unusable_files_with_their_reason(prepared, tree):
   (tree / "KA.AN1.1.tiff").rename(tree / "KA.XX1.1.tiff")
   (tree / "KA.AN2.2.tiff").rename(tree / "ZZ.AN2.2.tiff")
   (tree / "KA.AN3.3.tiff").rename(tree / "KA.AN3.gif")
   (tree / "KA.DI1.4.tiff").write_bytes(b"")
   (tree / "KA.DI2.5.tiff").write_bytes((tree / "KA.DI2.5.tiff").read_bytes()[:-100])
-  (tree / "KA.DI3.6.tiff").write_bytes(b"not a picture")
+  (tree / "KA.DI3.6.tiff").write_bytes(b"not an image")
   (tree / "KA.FE1.7.tiff").unlink()
   (tree / "KA.FE1.7.tiff").symlink_to(tree / "nowhere")
   shutil.copy(tree / "KA.FE2.8.tiff", tree / "KA.FE2.8.TIF")
@@ -157,8 +157,8 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
     "not a readable image": ["KA.DI2.5.tiff", "KA.DI3.6.tiff"],
     "cannot be read: No such file": ["KA.FE1.7.tiff"],
   }
-  for words, files in expected.items():
-    line = found.warning(words)
+  for message, files in expected.items():
+    line = found.warning(message)
     assert line.startswith(f"{len(files)} left out (")
     assert line.endswith(f"): {', '.join(files)}")
   assert len(found.records) == 42 - 7
@@ -166,16 +166,16 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
 
 
 def write_published(folder):
-  """As many pictures of each expression as were published, of the ten people in turns."""
+  """Writes the published number of images of each expression, cycling through the ten subjects."""
   folder.mkdir()
-  picture = cv2.imencode(".tiff", np.full((8, 8), 99, np.uint8))[1].tobytes()
+  encoded = cv2.imencode(".tiff", np.full((8, 8), 99, np.uint8))[1].tobytes()
   counts = {"AN": 30, "DI": 29, "FE": 32, "HA": 31, "SA": 31, "SU": 30, "NE": 30}
   for code, count in counts.items():
     for number in range(count):
-      (folder / f"{sorted(PEOPLE)[number % 10]}.{code}{number // 10 + 1}.{number}.tiff").write_bytes(picture)
+      (folder / f"{sorted(SUBJECTS)[number % 10]}.{code}{number // 10 + 1}.{number}.tiff").write_bytes(encoded)
 
 
-def test_the_published_pictures_differ_from_the_papers_in_two_classes(tmp_path):
+def test_published_counts_differ_from_those_of_the_paper_in_two_classes(tmp_path):
   write_published(tmp_path / "manual")
   found = source.read(tmp_path / "manual")
   assert found.warnings == ()
@@ -194,7 +194,7 @@ def test_the_published_pictures_differ_from_the_papers_in_two_classes(tmp_path):
   ]
 
 
-def test_other_counts_are_a_warning(tmp_path):
+def test_warns_about_counts_other_than_the_published_ones(tmp_path):
   write_published(tmp_path / "manual")
   next((tmp_path / "manual").glob("KA.SU1.*.tiff")).unlink()
   found = source.read(tmp_path / "manual")
@@ -218,33 +218,33 @@ def unreadable(folder):
     path.write_bytes(b"x")
 
 
-def twice(folder):
-  for place in ("a", "b"):
-    layouts.write_tree("jaffe", folder / place, subjects=1, scale=0.05)
+def two_copies(folder):
+  for name in ("a", "b"):
+    layouts.write_tree("jaffe", folder / name, subjects=1, scale=0.05)
 
 
 @pytest.mark.parametrize(
-  ("write", "words"),
+  ("write", "message"),
   [
     (other_dataset, "does not contain JAFFE; expected images such as KA.AN1.39.tiff"),
     (only_archive, "does not contain JAFFE; .*; unpack jaffe.zip there first"),
     (unreadable, r"no usable image of JAFFE; left out: 21 not a readable image: unpack the dataset again"),
     (
-      twice,
+      two_copies,
       "manual contains KA.AN1.1 twice, in .*/a and in .*/b: pass as --manual_dir the folder of a single copy of JAFFE",
     ),
   ],
 )
-def test_what_is_not_the_dataset_is_one_line(tmp_path, write, words):
+def test_rejects_unusable_folders_with_an_error_of_one_line(tmp_path, write, message):
   write(tmp_path / "manual")
-  with pytest.raises(UserError, match=words) as caught:
+  with pytest.raises(UserError, match=message) as caught:
     builders.prepare("jaffe", str(tmp_path / "data"), str(tmp_path / "manual"))
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "data").exists()
 
 
-def test_other_programs_read_it_without_this_package_or_tensorflow(prepared, tree, tmp_path):
-  # As PNG: TensorFlow, with which others read it, decodes no TIFF.
+def test_tfds_reads_the_dataset_without_this_package_or_tensorflow(prepared, tree, tmp_path):
+  # Stored as PNG, because TensorFlow cannot decode TIFF.
   assert all(record["image"].startswith(b"\x89PNG") for record in prepared("jaffe", tree).records)
   program = """
 import json, sys
@@ -253,24 +253,24 @@ source = tfds.data_source("jaffe", split="train", data_dir=sys.argv[1])
 loaded = [name for name in ("fer_jax", "tensorflow") if name in sys.modules]
 print(json.dumps([len(source), list(source[0]["image"].shape), int(source[0]["image"].sum()), loaded]))
 """
-  ran = subprocess.run(
+  process = subprocess.run(
     [sys.executable, "-c", program, tmp_path / "data"], check=True, capture_output=True, text=True, cwd=tmp_path
   )
   first = cv2.imread(str(tree / "KA.AN1.1.tiff"), cv2.IMREAD_GRAYSCALE)
-  assert json.loads(ran.stdout.splitlines()[-1]) == [42, [38, 38, 1], int(first.sum()), []]
+  assert json.loads(process.stdout.splitlines()[-1]) == [42, [38, 38, 1], int(first.sum()), []]
 
 
 class TestDrawn:
-  def test_it_needs_no_files_and_has_ten_people_in_210_pictures(self, prepared):
+  def test_needs_no_files_and_has_210_images_of_ten_subjects(self, prepared):
     found = prepared("drawn_jaffe", None)
     assert found.class_names == SEVEN and found.counts() == dict.fromkeys(SEVEN, 30)
-    assert set(found.column("subject")) == PEOPLE
+    assert set(found.column("subject")) == SUBJECTS
     assert {found.column("group").count(group) for group in found.column("group")} == {3}
     assert found.metadata["warnings"] == [] and found.metadata["comparison"] == []
     assert found.metadata["origin"]["form"] == "drawn"
     assert tempfile.gettempdir() not in json.dumps(found.metadata)
 
-  def test_it_is_the_same_every_time_and_prepared_on_the_spot(self, prepared, tmp_path, monkeypatch, capsys):
+  def test_is_deterministic_and_prepared_by_the_first_load(self, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(DrawnJaffe, "PEOPLE", 2)
     monkeypatch.setattr(DrawnJaffe, "SCALE", 0.1)
     first, again = (prepared("drawn_jaffe", None) for _ in range(2))
@@ -279,16 +279,16 @@ class TestDrawn:
     assert "drawn_jaffe is not prepared yet" in capsys.readouterr().out
     assert loaded.image.shape == (42, 16, 16, 1)
 
-  def test_other_peoples_faces_tell_an_expression(self, tmp_path, capsys):
+  def test_expressions_are_recognizable_across_subjects(self, tmp_path, capsys):
     loaded = arrays.load("drawn_jaffe", str(tmp_path), image_size=48, crop="fixed")
-    describe = cv2.HOGDescriptor((48, 48), (16, 16), (8, 8), (8, 8), 9).compute
-    features = np.stack([describe(image[..., 0]).ravel() for image in loaded.image])
-    right = []
-    for person in PEOPLE:
-      others = loaded.subject != person
-      # The mean face of each class among the others; the nearest names the class.
+    hog = cv2.HOGDescriptor((48, 48), (16, 16), (8, 8), (8, 8), 9).compute
+    features = np.stack([hog(image[..., 0]).ravel() for image in loaded.image])
+    correct = []
+    for subject in SUBJECTS:
+      others = loaded.subject != subject
+      # Nearest class mean of the other subjects: means [7, features], distances [images, 7].
       means = np.stack([features[others & (loaded.label == label)].mean(axis=0) for label in range(7)])
       distance = np.linalg.norm(features[~others][:, None] - means[None], axis=2)
-      right.append(distance.argmin(axis=1) == loaded.label[~others])
-    assert np.mean(right) > 0.5
+      correct.append(distance.argmin(axis=1) == loaded.label[~others])
+    assert np.mean(correct) > 0.5
     capsys.readouterr()

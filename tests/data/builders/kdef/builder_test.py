@@ -1,4 +1,4 @@
-"""KDEF, whole and damaged."""
+"""KDEF, intact and damaged."""
 
 import functools
 import json
@@ -21,13 +21,13 @@ CLASS_OF_CODE = dict(zip(("AN", "DI", "AF", "HA", "SA", "SU", "NE"), SEVEN, stri
 
 @pytest.fixture
 def tree(tmp_path):
-  """The official tree of two people, F01 and M01: two sessions, seven expressions, five angles."""
+  """The official tree with two subjects, F01 and M01: two sessions, seven expressions and five angles each."""
   folder = tmp_path / "manual"
   layouts.write_tree("kdef", folder, subjects=2, scale=0.1)
   return folder
 
 
-def test_every_picture_is_named_by_its_file(prepared, tree):
+def test_labels_subjects_and_groups_come_from_the_file_names(prepared, tree):
   found = prepared("kdef", tree)
   assert found.class_names == SEVEN
   assert found.counts() == dict.fromkeys(SEVEN, 20)
@@ -41,7 +41,7 @@ def test_every_picture_is_named_by_its_file(prepared, tree):
     assert record["image"] == (tree / file).read_bytes()
 
 
-def test_two_sessions_are_one_person_and_five_angles_one_group(prepared, tree):
+def test_sessions_share_a_subject_and_angles_share_a_group(prepared, tree):
   found = prepared("kdef", tree)
   assert set(found.column("subject")) == {"F01", "M01"}
   groups = found.column("group")
@@ -49,14 +49,14 @@ def test_two_sessions_are_one_person_and_five_angles_one_group(prepared, tree):
   assert len(set(groups)) == 2 * 2 * 7
 
 
-def test_frontal_takes_one_angle(prepared, tree):
+def test_frontal_has_one_angle(prepared, tree):
   found = prepared("kdef/frontal", tree)
   assert found.counts() == dict.fromkeys(SEVEN, 4)
   assert {file.removesuffix(".JPG")[-3:] for file in found.column("file")} == {code + "S" for code in CLASS_OF_CODE}
   assert not found.metadata["warnings"]
 
 
-def test_the_tree_may_lie_deeper_and_suffixes_may_be_small(prepared, tree, tmp_path):
+def test_finds_the_tree_in_subfolders_and_ignores_capitalization(prepared, tree, tmp_path):
   for path in sorted(tree.rglob("*NE*.JPG")):
     path.rename(path.with_suffix(".jpg"))
   (tree / "AF01" / "Thumbs.db").write_bytes(b"x")
@@ -66,17 +66,17 @@ def test_the_tree_may_lie_deeper_and_suffixes_may_be_small(prepared, tree, tmp_p
   shutil.move(tree, deeper)
   found = prepared("kdef", tmp_path / "download")
   assert len(found.records) == 140
-  assert len(found.metadata["warnings"]) == 1, "only that these are not the published pictures"
+  assert len(found.metadata["warnings"]) == 1, "expected only the warning about the numbers of images"
 
 
-def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
+def test_warnings_list_unusable_files_with_their_reason(prepared, tree):
   session = tree / "AF01"
   (session / "AF01ANS.JPG").rename(session / "AF01XXS.JPG")
   (session / "AF01DIS.JPG").rename(session / "AF01V.JPG")
   (session / "AF01HAS.JPG").rename(tree / "AM01" / "AF01HAS.JPG")
   (session / "AF01SAS.JPG").write_bytes(b"")
   (session / "AF01SUS.JPG").write_bytes((session / "AF01SUS.JPG").read_bytes()[:-300])
-  (session / "AF01NES.JPG").write_bytes(b"not a picture")
+  (session / "AF01NES.JPG").write_bytes(b"not an image")
   (session / "AF01AFS.JPG").rename(session / "AF01AFS.bmp")
   (session / "AF01AFHL.JPG").unlink()
   (session / "AF01AFHL.JPG").symlink_to(tree / "nowhere")
@@ -96,8 +96,8 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
     "empty (0 bytes)": ["AF01/AF01SAS.JPG"],
     "not a readable image": ["AF01/AF01NES.JPG", "AF01/AF01SUS.JPG"],
   }
-  for words, files in expected.items():
-    line = found.warning(words)
+  for message, files in expected.items():
+    line = found.warning(message)
     assert line.startswith(f"{len(files)} left out (")
     assert line.endswith(f"): {', '.join(files)}")
   assert len(found.records) == 140 - 8
@@ -106,18 +106,18 @@ def test_what_cannot_be_used_is_listed_with_its_reason(prepared, tree):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_picture_cut_short_is_none(suffix):
-  whole = cv2.imencode(suffix, np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8))[1].tobytes()
-  pictures = tuple(
+def test_rejects_truncated_images(suffix):
+  intact = cv2.imencode(suffix, np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8))[1].tobytes()
+  photographs = tuple(
     Photograph(name, "sad", "F01", name, functools.partial(bytes, data))
-    for name, data in (("whole", whole), ("padded", whole + bytes(99)), ("cut", whole[:-50]))
+    for name, data in (("intact", intact), ("padded", intact + bytes(99)), ("truncated", intact[:-50]))
   )
-  found = checked(Found(pictures, {"path": ""}, "photograph"), "KDEF", 3)
-  assert [picture.file for picture in found.photographs] == ["whole", "padded"]
-  assert found.rejects == (Reject("cut", "not a readable image"),)
+  found = checked(Found(photographs, {"path": ""}, "photograph"), "KDEF", 3)
+  assert [photograph.file for photograph in found.photographs] == ["intact", "padded"]
+  assert found.rejects == (Reject("truncated", "not a readable image"),)
 
 
-def test_odd_sizes_and_near_black_pictures_are_kept_and_named(prepared, tree):
+def test_unusual_sizes_and_near_black_images_are_kept_with_a_warning(prepared, tree):
   sizes = {"AF01/AF01ANS.JPG": (40, 30), "BM01/BM01NES.JPG": (20, 50)}
   for file, (height, width) in sizes.items():
     cv2.imwrite(str(tree / file), np.full((height, width, 3), 90, np.uint8))
@@ -131,8 +131,8 @@ def test_odd_sizes_and_near_black_pictures_are_kept_and_named(prepared, tree):
   assert found.warning("2 near-black images").endswith(f": {', '.join(dark)}")
 
 
-def test_many_pictures_are_written_in_several_files_in_order(prepared, tree, monkeypatch):
-  monkeypatch.setattr("fer_jax.data.builders.photograph_builder._PICTURES_PER_SHARD", 50)
+def test_several_shards_keep_the_order(prepared, tree, monkeypatch):
+  monkeypatch.setattr("fer_jax.data.builders.photograph_builder._IMAGES_PER_SHARD", 50)
   found = prepared("kdef", tree)
   assert found.column("file") == sorted(path.relative_to(tree).as_posix() for path in tree.rglob("*.JPG"))
 
@@ -159,7 +159,7 @@ def other_dataset(folder):
 
 
 @pytest.mark.parametrize(
-  ("write", "words"),
+  ("write", "message"),
   [
     (other_dataset, "does not contain KDEF; expected session folders such as AF01/"),
     (empty_sessions, "no usable image such as AF01/AF01ANFL.JPG: they are empty"),
@@ -167,15 +167,15 @@ def other_dataset(folder):
     (unreadable, r"no usable image of KDEF; left out: 70 not a readable image: unpack the dataset again"),
   ],
 )
-def test_what_is_not_the_dataset_is_one_line(tmp_path, write, words):
+def test_rejects_unusable_folders_with_an_error_of_one_line(tmp_path, write, message):
   write(tmp_path / "manual")
-  with pytest.raises(UserError, match=words) as caught:
+  with pytest.raises(UserError, match=message) as caught:
     builders.prepare("kdef", str(tmp_path / "data"), str(tmp_path / "manual"))
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "data").exists()
 
 
-def test_other_programs_read_it_without_this_package_or_tensorflow(prepared, tree, tmp_path):
+def test_tfds_reads_the_dataset_without_this_package_or_tensorflow(prepared, tree, tmp_path):
   prepared("kdef", tree)
   program = """
 import json, sys
@@ -184,8 +184,8 @@ source = tfds.data_source("kdef", split="train", data_dir=sys.argv[1])
 loaded = [name for name in ("fer_jax", "tensorflow") if name in sys.modules]
 print(json.dumps([len(source), list(source[0]["image"].shape), int(source[0]["image"].sum()), loaded]))
 """
-  ran = subprocess.run(
+  process = subprocess.run(
     [sys.executable, "-c", program, tmp_path / "data"], check=True, capture_output=True, text=True, cwd=tmp_path
   )
   first = cv2.imread(str(tree / "AF01" / "AF01AFFL.JPG"), -1)
-  assert json.loads(ran.stdout.splitlines()[-1]) == [140, [76, 56, 3], int(first.sum()), []]
+  assert json.loads(process.stdout.splitlines()[-1]) == [140, [76, 56, 3], int(first.sum()), []]

@@ -1,4 +1,4 @@
-"""The mixture's arithmetic, with the real datasets' counts and no pictures."""
+"""Class counts of the mixture, computed from the published counts without images."""
 
 import pathlib
 from collections import Counter
@@ -17,21 +17,21 @@ MIXED = dict(zip(CLASSES, (740, 750, 720, 760, 720, 780, 700), strict=True))
 
 
 def found(dataset: str, counts: dict[str, int]) -> Found:
-  """A reader's answer with as many pictures of each class; names count up across the classes, in turns."""
+  """Returns a reader's result with the given counts; the file numbers alternate between the classes."""
   rows = sorted((number, label) for label, count in counts.items() for number in range(count))
-  pictures = tuple(
+  photographs = tuple(
     Photograph(f"{dataset}/{position:04d}", label, f"P{number % 7}", f"{number}", bytes)
     for position, (number, label) in enumerate(rows)
   )
   origin = {"form": "", "path": "", "contents": dataset, "sha256": dataset}
-  return Found(pictures, origin, "photograph", {"": (0.5, 0.5, 0.5)})
+  return Found(photographs, origin, "photograph", {"": (0.5, 0.5, 0.5)})
 
 
 def mixed(kdef=KDEF, ck_plus=CK_PLUS, cut=True) -> Found:
   return mixture.mix(found("KDEF", kdef), found("CK+", ck_plus), pathlib.Path("x"), cut=cut)
 
 
-def test_the_real_counts_give_table_3():
+def test_published_counts_give_table_3_of_the_paper():
   whole = mixed()
   assert whole.counts() == Counter(MIXED)
   assert len(whole.photographs) == 5170
@@ -44,7 +44,7 @@ def test_the_real_counts_give_table_3():
   )
 
 
-def test_what_is_left_out_is_the_end_of_ck_pluss_files():
+def test_last_files_of_ck_plus_are_left_out():
   kdef, ck_plus = found("KDEF", KDEF), found("CK+", CK_PLUS)
   left_out = mixture.surplus(kdef.photographs, ck_plus.photographs)
   assert Counter(photograph.label for photograph in left_out) == Counter(
@@ -56,14 +56,14 @@ def test_what_is_left_out_is_the_end_of_ck_pluss_files():
     assert dropped == files[len(files) - len(dropped) :]
 
 
-def test_kdefs_end_follows_where_ck_plus_is_too_short():
+def test_last_files_of_kdef_are_left_out_where_ck_plus_has_too_few():
   kdef, ck_plus = found("KDEF", {"angry": 16}), found("CK+", {"angry": 3})
   left_out = mixture.surplus(kdef.photographs, ck_plus.photographs)
   expected = [f"CK+/{number:04d}" for number in range(3)] + [f"KDEF/{number:04d}" for number in range(10, 16)]
   assert sorted(photograph.file for photograph in left_out) == expected
 
 
-def test_nothing_is_left_out_of_the_whole():
+def test_no_files_are_left_out_of_the_whole_mixture():
   whole = mixed(cut=False)
   assert whole.counts() == Counter({label: KDEF[label] + CK_PLUS[label] for label in CLASSES})
   assert not whole.warnings
@@ -72,7 +72,7 @@ def test_nothing_is_left_out_of_the_whole():
   assert lines["neutral"].split() == ["700", "700"]
 
 
-def test_the_comparison_says_why_classes_differ():
+def test_comparison_explains_differing_counts():
   lines = mixed(kdef=KDEF | {"sad": 690}, ck_plus=CK_PLUS | {"fear": 0}).comparison
   by_class = dict(line.split(maxsplit=1) for line in lines[1:])
   assert by_class["sad"].split(maxsplit=2) == ["710", "720", "KDEF has 690, the paper has 699"]
@@ -81,7 +81,7 @@ def test_the_comparison_says_why_classes_differ():
   assert by_class["total"].split() == ["5140", "5170"]
 
 
-def test_nobody_is_taken_for_somebody_of_the_other_dataset():
+def test_subjects_and_groups_are_prefixed_with_their_dataset():
   whole = mixed()
   assert {photograph.subject[:-1] for photograph in whole.photographs} == {"KDEF-P", "CK-P"}
   for photograph in whole.photographs:
@@ -90,6 +90,6 @@ def test_nobody_is_taken_for_somebody_of_the_other_dataset():
   assert set(whole.fixed_squares) == {"KDEF-", "CK-"}
 
 
-def test_too_few_pictures_for_a_multiple_of_ten_is_an_error():
+def test_rejects_fewer_than_ten_images_in_every_class():
   with pytest.raises(UserError, match="no class has ten images.*kdef_ck_plus/whole, which leaves no images out"):
     mixed(kdef={"angry": 5}, ck_plus={"angry": 4})

@@ -1,4 +1,4 @@
-"""The builder, through download_and_prepare and back from disk."""
+"""The builder: datasets written by download_and_prepare and read back from disk."""
 
 import hashlib
 import itertools
@@ -37,33 +37,33 @@ def splits(tiny: SyntheticFaces) -> dict[str, list[dict]]:
   return read(tiny)
 
 
-def test_each_split_has_every_person_in_every_expression(tiny: SyntheticFaces, splits: dict) -> None:
+def test_each_split_has_every_subject_with_every_expression(tiny: SyntheticFaces, splits: dict) -> None:
   assert tuple(splits) == SPLITS
-  for (split, examples), people in zip(splits.items(), SUBJECTS, strict=True):
-    assert tiny.info.splits[split].num_examples == len(examples) == people * len(EXPRESSIONS) * 2
-    shown = [(example["subject"], int(example["label"])) for example in examples]
-    assert len(set(shown)) == people * len(EXPRESSIONS)
-    assert all(shown.count(pair) == 2 for pair in shown)
+  for (split, examples), subjects in zip(splits.items(), SUBJECTS, strict=True):
+    assert tiny.info.splits[split].num_examples == len(examples) == subjects * len(EXPRESSIONS) * 2
+    pairs = [(example["subject"], int(example["label"])) for example in examples]
+    assert len(set(pairs)) == subjects * len(EXPRESSIONS)
+    assert all(pairs.count(pair) == 2 for pair in pairs)
 
 
-def test_no_person_is_in_two_splits(splits: dict) -> None:
-  people = [{example["subject"] for example in examples} for examples in splits.values()]
-  for first, second in itertools.combinations(people, 2):
+def test_splits_share_no_subjects(splits: dict) -> None:
+  subjects = [{example["subject"] for example in examples} for examples in splits.values()]
+  for first, second in itertools.combinations(subjects, 2):
     assert not first & second
 
 
-def test_order_on_disk_is_the_order_of_the_index(splits: dict) -> None:
+def test_records_are_in_the_order_of_their_index(splits: dict) -> None:
   index = [int(example["index"]) for examples in splits.values() for example in examples]
   assert index == list(range(sum(SUBJECTS) * len(EXPRESSIONS) * 2))
 
 
-def test_every_picture_is_a_group_of_its_own(splits: dict) -> None:
+def test_every_image_is_unique_and_its_own_group(splits: dict) -> None:
   examples = [example for split in splits.values() for example in split]
   assert len({example["group"] for example in examples}) == len(examples)
   assert len({hashlib.sha256(example["image"].tobytes()).digest() for example in examples}) == len(examples)
 
 
-def test_pictures_and_class_names_come_back_as_they_were_drawn(tiny: SyntheticFaces, splits: dict) -> None:
+def test_images_and_class_names_are_read_back_unchanged(tiny: SyntheticFaces, splits: dict) -> None:
   names = tiny.info.features["label"].names
   assert names == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
   for examples in splits.values():
@@ -73,7 +73,7 @@ def test_pictures_and_class_names_come_back_as_they_were_drawn(tiny: SyntheticFa
     np.testing.assert_array_equal(example["image"], drawn[..., None])
 
 
-def test_pictures_depend_on_the_seed_and_not_on_the_numbers_of_people(splits: dict, tmp_path: pathlib.Path) -> None:
+def test_images_depend_on_the_seed_and_not_on_the_number_of_subjects(splits: dict, tmp_path: pathlib.Path) -> None:
   def first(directory: str, **changes) -> np.ndarray:
     return read(prepared(tmp_path / directory, subjects=(1, 1, 1), **changes))["train"][0]["image"]
 
@@ -82,11 +82,11 @@ def test_pictures_depend_on_the_seed_and_not_on_the_numbers_of_people(splits: di
   assert not np.array_equal(first("seeded", seed=1), original)
 
 
-def test_the_named_configurations_keep_their_promise(tmp_path: pathlib.Path) -> None:
+def test_named_configurations_have_the_documented_sizes(tmp_path: pathlib.Path) -> None:
   assert [config.name for config in SyntheticFaces.BUILDER_CONFIGS] == ["48px", "128px"]
   builder = SyntheticFaces(data_dir=tmp_path)
   assert builder.builder_config.name == "48px"
   assert builder.info.features["image"].shape == (48, 48, 1)
   assert isinstance(builder.info.features["subject"], tfds.features.Text)
-  per_person = len(EXPRESSIONS) * builder.builder_config.repetitions
-  assert [people * per_person for people in builder.builder_config.subjects] == [4200, 735, 735]
+  per_subject = len(EXPRESSIONS) * builder.builder_config.repetitions
+  assert [subjects * per_subject for subjects in builder.builder_config.subjects] == [4200, 735, 735]

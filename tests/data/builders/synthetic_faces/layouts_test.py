@@ -1,4 +1,4 @@
-"""The official layouts: names, columns, codes and sizes are the real datasets' own."""
+"""Official layouts: names, columns, codes and sizes equal those of the real datasets."""
 
 import csv
 import pathlib
@@ -39,7 +39,7 @@ def test_fer2013_csv(tmp_path: pathlib.Path) -> None:
   assert len(np.unique(pixels, axis=0)) == 24
 
 
-def test_icml_csv_holds_the_rows_of_fer2013_csv_under_its_own_header(tmp_path: pathlib.Path) -> None:
+def test_icml_csv_has_the_rows_of_fer2013_csv_and_its_own_header(tmp_path: pathlib.Path) -> None:
   layouts.write_fer2013_csv(tmp_path / "fer2013.csv", rows_per_split=3, seed=5)
   layouts.write_icml_csv(tmp_path / "icml_face_data.csv", rows_per_split=3, seed=5)
   assert (tmp_path / "icml_face_data.csv").read_text().splitlines()[0] == "emotion, Usage, pixels"
@@ -47,7 +47,7 @@ def test_icml_csv_holds_the_rows_of_fer2013_csv_under_its_own_header(tmp_path: p
   assert stripped == table(tmp_path / "fer2013.csv")
 
 
-def test_another_seed_draws_other_pictures(tmp_path: pathlib.Path) -> None:
+def test_seed_determines_the_images(tmp_path: pathlib.Path) -> None:
   for name, seed in (("a", 0), ("again", 0), ("b", 1)):
     layouts.write_fer2013_csv(tmp_path / name, rows_per_split=1, seed=seed)
   content = {name: (tmp_path / name).read_bytes() for name in ("a", "again", "b")}
@@ -62,13 +62,13 @@ def test_ferplus_csv_matches_fer2013_csv_row_by_row(tmp_path: pathlib.Path) -> N
   header = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
   assert lines[0].decode() == header
   assert lines[-1] == b"" and len(lines) == 24 + 2
-  of_code = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
+  column_of_code = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
   for number, (row, votes) in enumerate(zip(table(tmp_path / "fer2013.csv"), table(path), strict=True)):
     assert votes.pop("Usage") == row["Usage"]
     assert votes.pop("Image name") == ("" if number == 9 else f"fer{number:07d}.png")
     assert sum(map(int, votes.values())) == 10
     leader = max(votes, key=lambda column: int(votes[column]))
-    assert leader == ("NF" if number == 9 else of_code[int(row["emotion"])])
+    assert leader == ("NF" if number == 9 else column_of_code[int(row["emotion"])])
 
 
 def test_ckextended_csv_has_contempt_as_its_eighth_code(tmp_path: pathlib.Path) -> None:
@@ -83,8 +83,8 @@ def test_kaggle_folders(tmp_path: pathlib.Path) -> None:
   found = names(tmp_path)
   for part, usages in (("train", "Training"), ("test", "PublicTest|PrivateTest")):
     for expression in EXPRESSIONS:
-      here = [name for name in found if re.fullmatch(rf"{part}/{expression}/({usages})_\d+\.jpg", name)]
-      assert len(here) == 2 * len(usages.split("|"))
+      matching = [name for name in found if re.fullmatch(rf"{part}/{expression}/({usages})_\d+\.jpg", name)]
+      assert len(matching) == 2 * len(usages.split("|"))
   assert len(found) == 7 * 2 * 3
   image = cv2.imread(str(tmp_path / found[0]), cv2.IMREAD_UNCHANGED)
   assert image.shape == (48, 48)
@@ -93,23 +93,29 @@ def test_kaggle_folders(tmp_path: pathlib.Path) -> None:
 def test_ck_plus(tmp_path: pathlib.Path) -> None:
   found = tree("ck_plus", tmp_path, subjects=1)
   assert "cohn-kanade-images/S005/001/S005_001_00000001.png" in found
-  notes = [name for name in found if name.endswith("_emotion.txt")]
+  label_files = [name for name in found if name.endswith("_emotion.txt")]
   codes = {}
-  for note in notes:
-    assert re.fullmatch(r"Emotion/S005/(\d{3})/S005_\1_\d{8}_emotion\.txt", note)
-    frame = note.replace("Emotion", "cohn-kanade-images").replace("_emotion.txt", ".png")
+  for label_file in label_files:
+    assert re.fullmatch(r"Emotion/S005/(\d{3})/S005_\1_\d{8}_emotion\.txt", label_file)
+    frame = label_file.replace("Emotion", "cohn-kanade-images").replace("_emotion.txt", ".png")
     sequence = [name for name in found if name.startswith(frame.rpartition("/")[0]) and name.endswith(".png")]
     assert frame == max(sequence) and len(sequence) >= 3
-    codes[note] = float((tmp_path / note).read_text())
+    codes[label_file] = float((tmp_path / label_file).read_text())
   assert sorted(codes.values()) == [1, 2, 3, 4, 5, 6, 7]
   folders = {name.split("/")[2] for name in found if name.endswith(".png")}
-  assert len(folders) == 8, "one sequence has no code"
+  assert len(folders) == 8, "expected seven sequences with a code and one without"
 
 
 def test_ck48(tmp_path: pathlib.Path) -> None:
   found = tree("ck48", tmp_path, subjects=2, scale=1.0)
   assert {name.split("/")[1] for name in found} == {
-    *("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
+    "anger",
+    "contempt",
+    "disgust",
+    "fear",
+    "happy",
+    "sadness",
+    "surprise",
   }
   assert all(re.fullmatch(r"CK\+48/[a-z]+/S\d{3}_\d{3}_\d{8}\.png", name) for name in found)
   assert len(found) == 2 * 7 * 3
@@ -139,11 +145,16 @@ def test_oulu_casia(name: str, root: str, tmp_path: pathlib.Path) -> None:
   folders = {name.rpartition("/")[0] for name in found}
   assert len(folders) == 2 * 3 * 6
   assert {folder.rpartition("/")[2] for folder in folders} == {
-    *("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
+    "Anger",
+    "Disgust",
+    "Fear",
+    "Happiness",
+    "Sadness",
+    "Surprise",
   }
 
 
-def test_a_part_of_a_tree_is_the_same_as_in_the_whole(tmp_path: pathlib.Path) -> None:
+def test_part_of_a_tree_equals_that_part_of_the_whole_tree(tmp_path: pathlib.Path) -> None:
   part = tree("kdef", tmp_path / "part", subjects=2, scale=0.05, within="BM01/")
   whole = tree("kdef", tmp_path / "whole", subjects=2, scale=0.05)
   assert part == [name for name in whole if name.startswith("BM01/")] and len(part) == 35
@@ -160,14 +171,14 @@ def test_a_part_of_a_tree_is_the_same_as_in_the_whole(tmp_path: pathlib.Path) ->
     ("oulu_casia", (240, 320, 3)),
   ],
 )
-def test_pictures_scale_from_the_official_size(name: str, shape: tuple[int, ...], tmp_path: pathlib.Path) -> None:
+def test_images_are_scaled_from_the_official_size(name: str, shape: tuple[int, ...], tmp_path: pathlib.Path) -> None:
   found = tree(name, tmp_path, subjects=1, scale=0.5)
-  picture = next(file for file in found if not file.endswith(".txt"))
-  image = cv2.imread(str(tmp_path / picture), cv2.IMREAD_UNCHANGED)
+  image_file = next(file for file in found if not file.endswith(".txt"))
+  image = cv2.imread(str(tmp_path / image_file), cv2.IMREAD_UNCHANGED)
   assert image.shape == (round(shape[0] / 2), round(shape[1] / 2), *shape[2:])
 
 
-def test_a_sequence_moves_from_rest_to_apex(tmp_path: pathlib.Path) -> None:
+def test_sequence_moves_from_neutral_to_apex(tmp_path: pathlib.Path) -> None:
   tree("oulu_casia", tmp_path, subjects=1, scale=0.4)
   frames = [
     cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(int)
