@@ -110,7 +110,7 @@ def _train_waves(
   Returns:
     Seconds of preparation before the first wave.
   """
-  unfinished = [group for group in groups if any(folders[each.name].result is None for each in group)]
+  unfinished = [group for group in groups if any(not folders[each.name].finished for each in group)]
   if not unfinished:
     return watch.seconds
   settings, phases, several = run.settings, run.phases, len(groups) > 1

@@ -65,7 +65,7 @@ class Workdir:
           f"{self.path} contains a run of another config: {key} is {there} there and {here} here; choose another "
           "--workdir"
         )
-      if self.result is None:
+      if not self.finished:
         self._expect_writable()
         self._take_lock()
       return True
@@ -153,10 +153,14 @@ class Workdir:
     self._lock = locks.take(self.path / _LOCK)
 
   @property
+  def finished(self) -> bool:
+    """Whether the run has a result."""
+    return (self.path / "result.json").exists()
+
+  @property
   def result(self) -> RunResult | None:
     """Content of result.json; None if the run is not finished."""
-    path = self.path / "result.json"
-    return read_result(path) if path.exists() else None
+    return read_result(self.path / "result.json") if self.finished else None
 
   def read_json(self, name: str) -> dict[str, Any] | None:
     """Returns the content of a JSON file written by `write_json`; None if there is no such file."""

@@ -21,7 +21,7 @@ from fer_jax.training.run_log import RunLog, Stopwatch
 from tests.faults import __main__ as command
 from tests.faults.registry import Fault
 from tests.tiny_run import tiny_arrays
-from tests.training.checkpoint_test import Run, clock_at, make_iterator, state_at
+from tests.training.checkpoint_test import Run, make_iterator, progress_at, state_at
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ class TestCheckpoints:
   def test_a_flipped_bit_is_found_wherever_it_is(self, saved, tmp_path):
     names = ("d/*", "ocdbt.process_0/d/*", "metadata")
     files = [
-      path for item in ("state", "clock", "data") for name in names for path in saved.folder.glob(f"4/{item}/{name}")
+      path for item in ("state", "progress", "data") for name in names for path in saved.folder.glob(f"4/{item}/{name}")
     ]
     assert len(files) >= 4
     passed = 0
@@ -82,13 +82,13 @@ class TestCheckpoints:
       file.write_bytes(whole)
     assert passed
 
-  def test_a_clock_of_another_checkpoint_is_not_believed(self, saved, tmp_path):
+  def test_a_progress_of_another_checkpoint_is_not_believed(self, saved, tmp_path):
     folder = tmp_path / "checkpoints"
     errors_seen = Run(folder)
     errors_seen.save({2: None, 4: 0.5})
-    file = folder / "4" / "clock" / "metadata"
-    clock = json.loads(file.read_text())
-    file.write_text(json.dumps(clock | {"phase_step": 3}))
+    file = folder / "4" / "progress" / "metadata"
+    progress = json.loads(file.read_text())
+    file.write_text(json.dumps(progress | {"phase_step": 3}))
     (warning,) = errors_seen.expect(2)
     assert "its checksums differ" in warning
 
@@ -100,7 +100,7 @@ class TestCheckpoints:
 
       monkeypatch.setattr(checkpoints._manager, "save", refuse)
       with pytest.raises(Failure, match=r"a checkpoint cannot be written \(No space left on device\); free or repair"):
-        checkpoints.save(state_at(1), make_iterator(), clock_at(1), None)
+        checkpoints.save(state_at(1), make_iterator(), progress_at(1), None)
 
 
 class TestErrors:

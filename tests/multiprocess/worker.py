@@ -24,14 +24,14 @@ def _fault(name: str) -> None:
   def unreadable(*arguments):
     raise OSError(5, "Input/output error")
 
-  def killed(self, state, iterator, clock, accuracy):
-    if clock.step == 10:
+  def killed(self, state, iterator, progress, accuracy):
+    if progress.step == 10:
       os.kill(os.getpid(), signal.SIGKILL)
-    save(self, state, iterator, clock, accuracy)
+    save(self, state, iterator, progress, accuracy)
 
-  def told(self, state, iterator, clock, accuracy):
-    save(self, state, iterator, clock, accuracy)
-    if clock.step == 10:
+  def told(self, state, iterator, progress, accuracy):
+    save(self, state, iterator, progress, accuracy)
+    if progress.step == 10:
       os.kill(os.getpid(), signal.SIGTERM)
       time.sleep(3)  # until all have heard of it
 

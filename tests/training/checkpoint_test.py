@@ -12,7 +12,7 @@ import pytest
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.pipeline import ShuffledBatches, training_iterator
 from fer_jax.runtime.errors import UserError
-from fer_jax.training.checkpoint import Checkpoints, Clock, read_variables, silence_orbax
+from fer_jax.training.checkpoint import Checkpoints, Progress, read_variables, silence_orbax
 from fer_jax.training.step import TrainState
 
 OPTIMIZER = optax.adam(0.1)
@@ -38,13 +38,13 @@ def state_at(step):
   return TrainState(jnp.asarray(step, jnp.int32), params, stats, opt_state)
 
 
-def shapes(clock):
-  del clock
+def shapes(progress):
+  del progress
   return jax.eval_shape(lambda: state_at(0))
 
 
-def clock_at(step):
-  return Clock(phase=1, phase_step=step // 2, step=step, seconds=step + 0.5, best_accuracy=0.25, best_step=2)
+def progress_at(step):
+  return Progress(phase=1, phase_step=step // 2, step=step, seconds=step + 0.5, best_accuracy=0.25, best_step=2)
 
 
 class Run:
@@ -62,11 +62,11 @@ class Run:
         index = next(iterator).index
         self.next_index[step - 1] = index
         if step in accuracies:
-          checkpoints.save(state_at(step), iterator, clock_at(step), accuracies[step])
+          checkpoints.save(state_at(step), iterator, progress_at(step), accuracies[step])
       self.next_index[step] = next(iterator).index
 
   def restore(self):
-    """Returns (state, clock, iterator, warnings) of the newest that can be read."""
+    """Returns (state, progress, iterator, warnings) of the newest that can be read."""
     iterator, warnings = make_iterator(), []
     with Checkpoints(self.folder) as checkpoints:
       found = checkpoints.restore_newest(shapes, iterator, warnings.append)
@@ -77,10 +77,10 @@ class Run:
 
   def expect(self, step):
     """Asserts that `step` is what is restored; returns the warnings."""
-    state, clock, iterator, warnings = self.restore()
+    state, progress, iterator, warnings = self.restore()
     jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
     assert jax.tree.structure(state) == jax.tree.structure(state_at(step))
-    assert clock == clock_at(step)
+    assert progress == progress_at(step)
     np.testing.assert_array_equal(next(iterator).index, self.next_index[step])
     return warnings
 
@@ -96,8 +96,8 @@ class TestRoundTrip:
     assert run.expect(7) == []
 
   def test_nothing_saved(self, run):
-    state, clock, iterator, warnings = run.restore()
-    assert (state, clock, warnings) == (None, None, [])
+    state, progress, iterator, warnings = run.restore()
+    assert (state, progress, warnings) == (None, None, [])
     np.testing.assert_array_equal(next(iterator).index, next(make_iterator()).index)
 
   def test_types_are_kept(self, run):
@@ -109,7 +109,7 @@ class TestRoundTrip:
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.save(jax.device_put(state_at(5), everywhere), make_iterator(), clock_at(5), None)
+      checkpoints.save(jax.device_put(state_at(5), everywhere), make_iterator(), progress_at(5), None)
     state = run.restore()[0]
     assert isinstance(state.params["block"]["kernel"], np.ndarray)
     jax.tree.map(np.testing.assert_array_equal, state, state_at(5))
@@ -125,26 +125,28 @@ class TestRoundTrip:
     run.save({4: None})
     asked = []
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.restore_newest(lambda clock: asked.append(clock) or shapes(clock), make_iterator(), pytest.fail)
-    assert asked == [clock_at(4)]
+      checkpoints.restore_newest(
+        lambda progress: asked.append(progress) or shapes(progress), make_iterator(), pytest.fail
+      )
+    assert asked == [progress_at(4)]
 
 
 class TestInTheBackground:
   def test_what_happens_after_save_is_not_in_it(self, run):
-    iterator, clock = make_iterator(), clock_at(1)
+    iterator, progress = make_iterator(), progress_at(1)
     next(iterator)
     state = state_at(1).replace(params={"large": np.ones(1 << 20, np.float32)}, opt_state=())
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.save(state, iterator, clock, None)
+      checkpoints.save(state, iterator, progress, None)
       state.params["large"][:] = 2
-      clock.step, clock.seconds = 99, 99.0
+      progress.step, progress.seconds = 99, 99.0
       expected = next(iterator).index
       next(iterator)
     restored_iterator = make_iterator()
     with Checkpoints(run.folder) as checkpoints:
-      restored, restored_clock = checkpoints.restore_newest(lambda _: state, restored_iterator, pytest.fail)
+      restored, restored_progress = checkpoints.restore_newest(lambda _: state, restored_iterator, pytest.fail)
     np.testing.assert_array_equal(restored.params["large"], 1)
-    assert restored_clock == clock_at(1)
+    assert restored_progress == progress_at(1)
     np.testing.assert_array_equal(next(restored_iterator).index, expected)
 
   def test_donated_buffers_are_not_read(self, run):
@@ -153,7 +155,7 @@ class TestInTheBackground:
     state = state_at(1).replace(params={"large": large}, opt_state=())
     like = jax.eval_shape(lambda: state)
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.save(state, make_iterator(), clock_at(1), None)
+      checkpoints.save(state, make_iterator(), progress_at(1), None)
       for _ in range(4):
         large = overwrite(large)
       large.block_until_ready()
@@ -184,23 +186,23 @@ class TestKept:
     run.save({1: 0.1, 2: 0.9, 3: 0.5})
     with Checkpoints(run.folder) as checkpoints:
       for step in (4, 5, 6):
-        checkpoints.save(state_at(step), make_iterator(), clock_at(step), 0.2)
+        checkpoints.save(state_at(step), make_iterator(), progress_at(step), 0.2)
       assert checkpoints.newest_step == 6
     assert run.steps() == [2, 5, 6]
 
   def test_an_accuracy_that_comes_late_counts(self, run):
     with Checkpoints(run.folder) as checkpoints:
       for step in range(1, 6):
-        checkpoints.save(state_at(step), make_iterator(), clock_at(step), None)
+        checkpoints.save(state_at(step), make_iterator(), progress_at(step), None)
         if step == 2:
-          checkpoints.save(state_at(step), make_iterator(), clock_at(step), 0.9)
+          checkpoints.save(state_at(step), make_iterator(), progress_at(step), 0.9)
     assert run.steps() == [2, 4, 5]
 
   def test_a_measured_step_is_not_replaced_by_an_unmeasured_one(self, run):
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.save(state_at(1), make_iterator(), clock_at(1), 0.9)
+      checkpoints.save(state_at(1), make_iterator(), progress_at(1), 0.9)
       for step in range(1, 5):
-        checkpoints.save(state_at(step), make_iterator(), clock_at(step), None)
+        checkpoints.save(state_at(step), make_iterator(), progress_at(step), None)
     assert run.steps() == [1, 3, 4]
 
 
@@ -254,11 +256,11 @@ DAMAGES = {
   "folder empty": _delete_everything_inside,
   "state gone": _delete("state"),
   "position gone": _delete("data"),
-  "clock gone": _delete("clock"),
-  "accuracy and clock gone": lambda folder: [_delete("metrics")(folder), _delete("clock")(folder)],
+  "progress gone": _delete("progress"),
+  "accuracy and progress gone": lambda folder: [_delete("metrics")(folder), _delete("progress")(folder)],
   "state garbled": _garble("state"),
   "position garbled": _garble("data"),
-  "clock garbled": _garble("clock"),
+  "progress garbled": _garble("progress"),
 }
 
 
@@ -271,16 +273,16 @@ class TestDamaged:
     damage(run.folder / "6")
     iterator, warnings = make_iterator(), []
     with Checkpoints(run.folder) as checkpoints:
-      state, clock = checkpoints.restore_newest(shapes, iterator, warnings.append)
+      state, progress = checkpoints.restore_newest(shapes, iterator, warnings.append)
       jax.tree.map(np.testing.assert_array_equal, state, state_at(4))
-      assert clock == clock_at(4)
+      assert progress == progress_at(4)
       np.testing.assert_array_equal(next(iterator).index, run.next_index[4])
       (warning,) = warnings
       assert str(run.folder / "6") in warning
       assert "\n" not in warning
       assert checkpoints.newest_step == 4
       next(iterator)  # the batch of step 6
-      checkpoints.save(state_at(6), iterator, clock_at(6), 0.75)
+      checkpoints.save(state_at(6), iterator, progress_at(6), 0.75)
     assert run.expect(6) == []
     assert run.steps() == [4, 6]
 
@@ -308,6 +310,13 @@ class TestDamaged:
       checkpoints.restore_newest(shapes, make_iterator(), lambda text: None)
     assert run.steps() == [4, 6]
 
+  def test_checkpoints_of_version_0_1_are_refused(self, run):
+    run.save({4: None})
+    (run.folder / "4" / "progress").rename(run.folder / "4" / "clock")
+    with Checkpoints(run.folder) as checkpoints, pytest.raises(UserError, match=r"finish the run with fer_jax 0\.1"):
+      checkpoints.restore_newest(shapes, make_iterator(), pytest.fail)
+    assert run.steps() == [4]
+
   @pytest.mark.parametrize("content", ["", "[]", '{"accuracy": "high"}'])
   def test_an_accuracy_alone_costs_the_checkpoint_its_rank(self, run, content):
     run.save({2: 0.5, 4: 0.1})
@@ -315,7 +324,7 @@ class TestDamaged:
     assert run.expect(4) == []
     with Checkpoints(run.folder) as checkpoints:
       for step in (6, 8):
-        checkpoints.save(state_at(step), make_iterator(), clock_at(step), None)
+        checkpoints.save(state_at(step), make_iterator(), progress_at(step), None)
     assert run.steps() == [4, 6, 8]
 
   def test_a_save_that_was_interrupted_is_no_checkpoint(self, run):

@@ -58,7 +58,7 @@ class TestExpansion:
   def test_honest_expands_training_alone(self, monkeypatch, changes, load):
     whole = load()
     monkeypatch.setattr(arrays_lib, "load", load)
-    plain = replicas.plan(parse(config(**changes)))
+    plain = replicas.plan_replicas(parse(config(**changes)))
     plan = self.plan(monkeypatch, "honest", load, **changes)
     for replica, before in zip(plan.replicas, plain.replicas, strict=True):
       arrays = replica.arrays

@@ -150,15 +150,15 @@ def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, ste
   with pytest.raises(Failure, match=f"diverged: .* is nan at step {step} in phase {phase}"):
     run(tmp_path / "run", config())
   with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-    assert sorted(checkpoints.clocks()) == kept
+    assert sorted(checkpoints.progress_by_step()) == kept
 
 
 def test_a_step_is_saved_once_at_the_end_of_a_phase_too(tmp_path, monkeypatch):
   saved, save = [], Checkpoints.save
 
-  def saving(self, state, iterator, clock, accuracy):
-    saved.append(clock.step)
-    save(self, state, iterator, clock, accuracy)
+  def saving(self, state, iterator, progress, accuracy):
+    saved.append(progress.step)
+    save(self, state, iterator, progress, accuracy)
 
   monkeypatch.setattr(Checkpoints, "save", saving)
   run(tmp_path / "run", config(**{f"phases.{name}.duration": "10 steps" for name in ("bottleneck", "deepening")}))

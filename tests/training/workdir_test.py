@@ -13,6 +13,7 @@ from fer_jax.runtime import locks
 from fer_jax.runtime.errors import Failure, UserError
 from fer_jax.training import workdir as workdir_lib
 from fer_jax.training.workdir import Workdir
+from tests.training.run_result_test import result
 
 CONFIG = {"seed": 0, "schedule": ("a", "b"), "phases": {"a": {"rate": 0.1}}, "paper": {}}
 
@@ -46,6 +47,12 @@ class TestClaim:
     (tmp_path / "metrics.jsonl").write_text("{}")
     before = content_of(tmp_path)
     claim(tmp_path, source="elsewhere.py", device="gpu")
+    assert content_of(tmp_path) == before
+
+  def test_the_results_of_the_paper_may_change(self, tmp_path):
+    claim(tmp_path)
+    before = content_of(tmp_path)
+    claim(tmp_path, CONFIG | {"paper": {"note": "a correction"}})
     assert content_of(tmp_path) == before
 
   @pytest.mark.parametrize(
@@ -162,12 +169,18 @@ class TestLock:
 class TestWriting:
   def test_json_round_trip(self, tmp_path):
     folder = Workdir(tmp_path)
+    assert folder.read_json("choice.json") is None
+    folder.write_json("choice.json", {"together": 5, "names": ["angry"]})
+    assert folder.read_json("choice.json") == {"together": 5, "names": ["angry"]}
+    folder.write_json("choice.json", {"together": 6})
+    assert folder.read_json("choice.json") == {"together": 6}
+    assert [p.name for p in tmp_path.iterdir()] == ["choice.json"]
+
+  def test_result_round_trip(self, tmp_path):
+    folder, expected = Workdir(tmp_path), result()
     assert folder.result is None
-    folder.write_json("result.json", {"accuracy": 0.5, "names": ["angry"]})
-    assert folder.result == {"accuracy": 0.5, "names": ["angry"]}
-    folder.write_json("result.json", {"accuracy": 0.6})
-    assert folder.result == {"accuracy": 0.6}
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    folder.write_json("result.json", expected.to_json())
+    assert folder.result == expected
 
   def test_arrays_round_trip(self, tmp_path):
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
