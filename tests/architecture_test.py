@@ -49,6 +49,39 @@ FLOORS = {
   "fer_jax.main": ("apps", "config", "runtime", "training"),
 }
 
+# Modules of a folder in order: each imports only modules before it.
+ORDERS = {
+  "fer_jax.config": ("settings", "sweep", "parsing", "command_line"),
+  "fer_jax.inference": ("quantization", "model_file", "trained_model", "predictor", "saliency"),
+  "fer_jax.runtime": ("errors", "programs", "provenance", "locks", "parallel", "processes", "xla", "interruption"),
+  "fer_jax.training": (
+    "calibration",
+    "intervals",
+    "run_log",
+    "run_result",
+    "run_files",
+    "metrics",
+    "step",
+    "checkpoint",
+    "workdir",
+    "initialization",
+    "phases",
+    "evaluate",
+    "replicas",
+    "compiled_run",
+    "replica_state",
+    "loop",
+    "strategy",
+    "time_budget",
+    "run",
+    "results",
+    "combined_result",
+    "group",
+    "replicated_run",
+    "train",
+  ),
+}
+
 # What others may install and import elsewhere, and the packages that it may need for that.
 LIGHT = {
   "fer_jax.losses": {"jax", "numpy"},
@@ -118,6 +151,14 @@ class TestFloors:
       ours = first_party(source) - {"fer_jax"}
       upwards = {name for name in ours if not any(is_inside(name, room) for room in allowed)}
       assert not upwards, f"{module} imports {sorted(upwards)}; its floor allows {sorted(allowed)}"
+
+  @pytest.mark.parametrize("folder", ORDERS)
+  def test_modules_of_a_folder_are_in_order(self, folder: str) -> None:
+    modules = [f"{folder}.{name}" for name in ORDERS[folder]]
+    assert sorted(modules) == sorted(module for module in SOURCES if module.startswith(f"{folder}."))
+    for position, module in enumerate(modules):
+      later = first_party(SOURCES[module]) & set(modules[position + 1 :])
+      assert not later, f"{module} imports {sorted(later)}, which come after it in ORDERS"
 
   def test_what_others_import_stays_light(self) -> None:
     for module, source in SOURCES.items():
