@@ -172,7 +172,7 @@ class FoldsResult:
   """Cross-validation of a run.
 
   Attributes:
-    by: What the folds keep together; see `settings.FoldSettings`.
+    by: Unit that the folds keep together; see `settings.FoldSettings`.
     count: Number of folds.
     seed: Random seed of the folds.
   """
