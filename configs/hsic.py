@@ -92,7 +92,7 @@ def _default() -> ConfigDict:
 
 def _adamw(learning_rate: float, weight_decay: float) -> dict[str, str | float]:
   # The gradient norm is usually 20 to 70. Without clipping, a rare spike in one layer inflates Adam's second moment
-  # and stalls the layer for hundreds of steps (docs/hsic.md).
+  # and stalls the layer for hundreds of steps (docs/hsic_dense.md).
   return {
     "name": "adamw",
     "learning_rate": learning_rate,

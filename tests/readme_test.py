@@ -120,7 +120,7 @@ def test_an_example_runs_by_itself(
 
 def test_every_config_and_program_is_on_a_page() -> None:
   configs = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
-  apps = {path.stem for path in (ROOT / "fer_jax" / "apps").glob("*.py")} - {"__init__"}
+  apps = {path.stem for path in (ROOT / "fer_jax" / "apps").glob("*.py") if "__main__" in path.read_text()}
   text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
   assert {name for name in configs if f"configs/{name}.py" not in text} == set()
   assert {name for name in apps if f"python -m fer_jax.apps.{name}" not in text} == set()
@@ -136,6 +136,14 @@ def test_scripts_that_a_page_names_exist(page: Path) -> None:
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
   for link in LINK.findall(page.read_text(encoding="utf-8")):
     assert (page.parent / link.split("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_page_opens_with_its_command_or_code(page: Path) -> None:
+  title, empty, block, *_ = page.read_text(encoding="utf-8").splitlines()
+  assert title.startswith("# ")
+  assert not empty
+  assert block in ("```bash", "```python")
 
 
 def test_the_readme_is_short() -> None:

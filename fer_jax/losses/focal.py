@@ -32,7 +32,7 @@ def softmax_focal(logits: jax.Array, target: jax.Array, gamma: float) -> jax.Arr
 def one_vs_rest_focal(logits: jax.Array, target: jax.Array, gamma: float, alpha: float) -> jax.Array:
   r"""Computes the one-versus-rest focal loss of each row, summed over the classes (eq. 4 of the CA-ResNet paper).
 
-  .. math:: -\sum_k [\alpha (1 - p_k)^\gamma t_k \log p_k + (1 - \alpha) p_k^\gamma (1 - t_k) \log (1 - p_k)]
+  :math:`-\sum_k [\alpha (1 - p_k)^\gamma t_k \log p_k + (1 - \alpha) p_k^\gamma (1 - t_k) \log (1 - p_k)]`
 
   The paper defines p as "the probability that sample n is of class i" and states that the loss "brings its own
   softmax". Therefore p is the softmax here, and the classes compete. `sigmoid_focal` is the same sum with p the sigmoid

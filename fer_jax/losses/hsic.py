@@ -99,7 +99,7 @@ def center(gram: jax.Array) -> jax.Array:
 
 
 def cosine_kernel(products: jax.Array) -> jax.Array:
-  """Returns the cosine kernel k(x, y) = <x, y> / (|x| |y|), [B, B] -> [B, B]; zero rows give zeros."""
+  """Returns the cosine kernel `k(x, y) = <x, y> / (|x| |y|)`, [B, B] -> [B, B]; zero rows give zeros."""
   inverse_norm = _inverse_sqrt(jnp.diagonal(products))
   return products * inverse_norm[:, None] * inverse_norm[None, :]
 
@@ -246,7 +246,7 @@ def phsic_factor(gram: jax.Array) -> jax.Array:
 
 
 def dependence(factor: jax.Array, other: jax.Array) -> jax.Array:
-  """Returns <f(K), f(L)>_F, a scalar, for two factors [B, B] of the same measure."""
+  """Returns `<f(K), f(L)>_F`, a scalar, for two factors [B, B] of the same measure."""
   return jnp.sum(factor * other)
 
 

@@ -20,7 +20,7 @@ COMPRESSIONS = ("input", "self")
 class LayerLoss:
   """The loss HSIC(Z, X) - beta HSIC(Z, Y) of activations Z, input X and labels Y, and its hyper-parameters.
 
-  The defaults gave the best results in this repository; see docs/hsic.md.
+  The defaults gave the best results in this repository; see docs/hsic_dense.md.
 
   Attributes:
     measure: Measure of dependence: "cka" (scale-free, in [0, 1]), "trace" (as printed in the 2023 paper), "nhsic" (Ma

@@ -61,7 +61,7 @@ def centralize_gradients(
     ValueError: Unknown layout. Also raised by `init` and `update` for a leaf of a library with the other layout (a Flax
       `kernel`, an Equinox `weight`) and for axes that a leaf does not have.
 
-  Example:
+  Examples:
     >>> gradient = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]]), "bias": jnp.array([1.0, 2.0])}
     >>> transform = centralize_gradients()
     >>> transform.update(gradient, transform.init(gradient))[0]["kernel"].tolist()
