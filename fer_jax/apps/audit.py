@@ -25,14 +25,7 @@ from fer_jax.training.run_files import Record, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the audit from the command line.
-
-  Args:
-    arguments: Command-line arguments; None for `sys.argv`.
-
-  Raises:
-    UserError: A flag is invalid, or the dataset is not prepared.
-  """
+  """Runs the program; raises UserError if a flag is invalid or the dataset is not prepared."""
   flags = _parser().parse_args(arguments)
   if not 0 <= flags.near <= BITS // 2:
     raise UserError(f"--near={flags.near}: expected a number of bits from 0 to {BITS // 2}; the default is {NEAR}")
@@ -67,10 +60,10 @@ def _near_lines(content: Record) -> list[str]:
     f"{len(near['pairs'])} pairs of near duplicates (hash distance at most {near['threshold']} of {BITS} bits) in "
     f"{near['groups']} groups, {near['conflicting_groups']} of them with conflicting labels"
   ]
-  for found in content["overlaps"]:
-    if found["near"]:
+  for pair in content["overlaps"]:
+    if pair["near"]:
       lines.append(
-        f"{found['near']} of the {found['examples']} {found['of']} images have a near duplicate in {found['among']}, "
+        f"{pair['near']} of the {pair['examples']} {pair['of']} images have a near duplicate in {pair['among']}, "
         "but no identical image"
       )
   return lines
@@ -78,11 +71,11 @@ def _near_lines(content: Record) -> list[str]:
 
 def _fold_lines(content: Record) -> list[str]:
   folds = content.get("folds", [])
-  counted = {what: sum(bool(fold[what]) for fold in folds) for what in ("image", "near", "subject", "group")}
   names = {"image": "an identical image", "near": "a near duplicate", "subject": "a person", "group": "a group"}
+  counts = {key: sum(bool(fold[key]) for fold in folds) for key in names}
   return [
-    f"{number} of the {len(folds)} folds share {names[what]} between training and test"
-    for what, number in counted.items()
+    f"{number} of the {len(folds)} folds share {names[key]} between training and test"
+    for key, number in counts.items()
     if number
   ]
 

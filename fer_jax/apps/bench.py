@@ -86,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
   for key in ("rounds", "image_size", "batch_size"):
     if (number := getattr(options, key)) is not None and number < 1:
       raise UserError(f"--{key}={number}: expected 1 or more")
-  its_own = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
-  for key in its_own:
+  specific = {key: getattr(options, key) for key in FLAGS if getattr(options, key) is not None}
+  for key in specific:
     if FLAGS[key] != options.what:
       raise UserError(f"--{key}: only valid with --what={FLAGS[key]}; leave it out")
   xla.prepare()
-  headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **its_own)
+  headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **specific)
   content = {
     "what": options.what,
     "config": options.config,

@@ -16,7 +16,8 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fer_jax.apps.exports import onnx, stablehlo, weights
+from fer_jax.apps.exports.formats import LOADER, write_safetensors, write_stablehlo
+from fer_jax.apps.exports.onnx import write_onnx
 from fer_jax.apps.predictions.options import add_checkpoint_option
 from fer_jax.inference import model_file, trained_model
 from fer_jax.inference.trained_model import TrainedModel
@@ -24,9 +25,9 @@ from fer_jax.runtime.errors import UserError, run
 
 # Functions that write a network to a path and return the largest difference of a probability.
 FORMATS: dict[str, Callable[[TrainedModel, Path], float]] = {
-  "stablehlo": stablehlo.write,
-  "onnx": onnx.write,
-  "safetensors": weights.write,
+  "stablehlo": write_stablehlo,
+  "onnx": write_onnx,
+  "safetensors": write_safetensors,
 }
 
 
@@ -37,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if flags.format == "safetensors":
     if flags.out.suffix != model_file.SUFFIX:
       raise UserError(f"--out={flags.out}: expected a name that ends in {model_file.SUFFIX}")
-    write = functools.partial(weights.write, bits=flags.bits)
-  classifier = trained_model.load(flags.checkpoint)
-  difference = write(classifier, flags.out)
-  height, width, channels = classifier.shape
-  print(f"{flags.out}: {flags.out.stat().st_size / 1e6:,.2f} MB, {', '.join(classifier.class_names)}")
+    write = functools.partial(write_safetensors, bits=flags.bits)
+  model = trained_model.load(flags.checkpoint)
+  difference = write(model, flags.out)
+  height, width, channels = model.shape
+  print(f"{flags.out}: {flags.out.stat().st_size / 1e6:,.2f} MB, {', '.join(model.class_names)}")
   print(f"  input: faces of {height}x{width}, {'grey' if channels == 1 else 'RGB'}, uint8 [B, H, W, {channels}]")
   print(f"  compared with the network: largest difference of a probability {difference:.1g}")
   if flags.format == "stablehlo":
-    loader = flags.out.with_name(stablehlo.LOADER)
+    loader = flags.out.with_name(LOADER)
     print(f"  to run it without fer_jax: python {loader} {flags.out} FACES.npy")
 
 

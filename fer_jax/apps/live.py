@@ -8,6 +8,7 @@ WORKDIR is the folder of a finished run. Each photo is saved twice: unchanged, a
 """
 
 import argparse
+import functools
 import importlib
 import math
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from fer_jax.apps.live_window.recognition import live_detector
 from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
 from fer_jax.faces.detection import YuNetDetector
-from fer_jax.inference.predictor import Predictor, load
+from fer_jax.inference.predictor import load
 from fer_jax.runtime.errors import UserError, run
 
 _PROBE = "from PySide6.QtGui import QGuiApplication; QGuiApplication([])"
@@ -37,20 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raise UserError(f"--video={flags.video}: no such file; expected a video file")
   # YuNet is fast enough for a camera; Haar cascades need a reduced search (`live_detector`).
   detector = None if flags.yunet is None else YuNetDetector(flags.yunet)
-  moving = live_detector() if detector is None else None
+  video_detector = live_detector() if detector is None else None
   # Checked before loading the network: Qt would abort the process without an error message.
   check_display()
-  predictor = load(flags.checkpoint, detector=detector, views=flags.views)
+  load_run = functools.partial(load, detector=detector, views=flags.views)
+  predictor = load_run(flags.checkpoint)
 
-  from fer_jax.apps.live_window.window import LiveWindow, application
+  from fer_jax.apps.live_window.layout import application
+  from fer_jax.apps.live_window.window import LiveWindow
 
   app = application()
 
-  def load_run(workdir: Path) -> Predictor:
-    return load(workdir, detector=detector, views=flags.views)
-
   source = flags.camera if flags.video is None else flags.video
-  window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, moving, source)
+  window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, video_detector, source)
   window.resize(1120, 720)
   window.show()
   status = int(app.exec())

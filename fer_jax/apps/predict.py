@@ -16,27 +16,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fer_jax.apps.predictions.answers import Answerer, Counts
-from fer_jax.apps.predictions.copies import Copies
+from fer_jax.apps.predictions.annotation import Annotator
+from fer_jax.apps.predictions.classification import ClassificationPipeline, Counts
+from fer_jax.apps.predictions.detection import DetectionPipeline
 from fer_jax.apps.predictions.gallery import Gallery
-from fer_jax.apps.predictions.images import Looker
-from fer_jax.apps.predictions.inputs import Listing, listing
-from fer_jax.apps.predictions.options import (
-  add_checkpoint_option,
-  add_detector_options,
-  add_views_option,
-  detector_of,
-)
-from fer_jax.apps.predictions.rows import Output, check_output
+from fer_jax.apps.predictions.inputs import FileList, list_files
+from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
+from fer_jax.apps.predictions.rows import check_output, open_rows
 from fer_jax.data.images import MOST_PIXELS
-from fer_jax.inference import predictor
+from fer_jax.faces.detection import Detector, HaarDetector, YuNetDetector
+from fer_jax.inference import predictor as predictor_lib
+from fer_jax.inference.predictor import FACES, SMALLEST_FACE
 from fer_jax.inference.trained_model import LARGEST_BATCH
 from fer_jax.runtime import errors, provenance
 from fer_jax.runtime.errors import UserError
 
-_NAMED_AT_MOST = 6
-_MOST_THREADS = 8  # each keeps images in memory
-_SECONDS_A_LINE = 30  # between progress lines if stderr is not a terminal
+_MAX_SUFFIXES = 6  # number of skipped suffixes that the summary lists
+_MAX_THREADS = 8  # each keeps images in memory
+_PROGRESS_SECONDS = 30  # between progress lines if stderr is not a terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,34 +42,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
   check_output(options.out)
   if isinstance(sys.stdin, io.TextIOWrapper):
     sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be valid UTF-8
-  files = listing(options.inputs, sys.stdin)
+  files = list_files(options.inputs, sys.stdin)
   _check_copies(options, files)
-  model = predictor.load(options.checkpoint, face=options.face, detector=detector_of(options), views=options.views)
-  if model.classifier.caution:
-    print(f"warning: {model.classifier.caution}", file=sys.stderr)
+  predictor = predictor_lib.load(
+    options.checkpoint, face=options.face, detector=_detector(options), views=options.views
+  )
+  if predictor.classifier.caution:
+    print(f"warning: {predictor.classifier.caution}", file=sys.stderr)
   started = time.monotonic()
   with contextlib.ExitStack() as stack:
-    copies = None
+    annotator = None
     if options.annotate is not None:
-      copies = Copies(stack.enter_context(Gallery(options.annotate)), model, options.batch_size, options.explain)
-    output = stack.enter_context(Output(options.out, model.classifier.class_names))
-    bar = stack.enter_context(_bar(len(files.files)))
-    look = Looker(
-      model,
-      most_pixels=round(1e6 * options.megapixels),
+      gallery = stack.enter_context(Gallery(options.annotate))
+      annotator = Annotator(gallery, predictor, options.batch_size, options.explain)
+    write = stack.enter_context(open_rows(options.out, predictor.classifier.class_names))
+    bar = stack.enter_context(_progress_bar(len(files.files)))
+
+    def add_frames(frames: int) -> None:
+      bar.total += frames - 1  # a video was counted as one image; displayed at the next update
+
+    detect = DetectionPipeline(
+      predictor,
+      max_pixels=round(1e6 * options.megapixels),
       every=options.every,
-      keep=copies is not None,
-      threads=min(max(2, provenance.cores()), _MOST_THREADS),
-      announce=lambda images: _lengthen(bar, images - 1),
+      keep_images=annotator is not None,
+      threads=min(max(2, provenance.cores()), _MAX_THREADS),
+      on_video=add_frames,
     )
-    answer = Answerer(model, options.batch_size, options.smoothing, copies)
-    for rows in answer(look(files.files)):
+    classify = ClassificationPipeline(predictor, options.batch_size, options.smoothing, annotator)
+    for rows in classify(detect(files.files)):
       for row in rows:
-        output.write(row)
+        write(row)
       bar.update()
-  print(_summary(answer.counts, files, time.monotonic() - started))
+  print(_summary(classify.counts, files, time.monotonic() - started))
   print(f"rows: {options.out}" + (f"; annotated copies: {options.annotate}" if options.annotate else ""))
-  return 1 if answer.counts.unreadable else 0
+  return 1 if classify.counts.unreadable else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +91,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   add_checkpoint_option(parser)
   add_views_option(parser)
   parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="output file, .csv or .jsonl")
-  add_detector_options(parser)
+  parser.add_argument("--face", choices=FACES, default="auto", help="whole: each image is one cropped face")
+  add_yunet_option(parser)
+  parser.add_argument(
+    "--smallest_face",
+    type=float,
+    default=SMALLEST_FACE,
+    metavar="SHARE",
+    help="minimum face size as a fraction of the image's shorter side; ignored with --yunet (default: %(default)s)",
+  )
   parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write annotated copies to this folder")
   parser.add_argument("--explain", action="store_true", help="overlay Grad-CAM saliency maps on the annotated copies")
   parser.add_argument(
@@ -113,18 +125,26 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   return options
 
 
-def _check_copies(options: argparse.Namespace, files: Listing) -> None:
+def _detector(options: argparse.Namespace) -> Detector:
+  if not 0 < options.smallest_face <= 1:
+    raise UserError(f"--smallest_face={options.smallest_face}: expected a fraction above 0 and at most 1")
+  return (
+    YuNetDetector(options.yunet) if options.yunet is not None else HaarDetector(smallest_face=options.smallest_face)
+  )
+
+
+def _check_copies(options: argparse.Namespace, files: FileList) -> None:
   """Raises UserError if an annotated copy would overwrite an input file."""
   if options.annotate is None:
     return
-  read = {_real(file.path) for file in files.files}
+  inputs = {_real_path(file.path) for file in files.files}
   for file in files.files:
-    copy = options.annotate / (file.name + Gallery.ending(file.is_video))
-    if _real(copy) in read:
+    copy = options.annotate / (file.name + Gallery.suffix(file.is_video))
+    if _real_path(copy) in inputs:
       raise UserError(f"--annotate={options.annotate}: {copy} is one of the inputs; give another folder")
 
 
-def _real(path: Path) -> str:
+def _real_path(path: Path) -> str:
   try:
     return os.path.realpath(path)
   except ValueError:  # not a valid path (such as a null byte); its row will have the error
@@ -136,25 +156,21 @@ def _path(text: str) -> Path:
   return Path(os.path.expanduser(text))
 
 
-def _bar(images: int) -> tqdm:
+def _progress_bar(images: int) -> tqdm:
   if sys.stderr.isatty():
     return tqdm(total=images, unit=" images", leave=False, dynamic_ncols=True)
-  return tqdm(total=images, unit=" images", mininterval=_SECONDS_A_LINE, delay=_SECONDS_A_LINE)
+  return tqdm(total=images, unit=" images", mininterval=_PROGRESS_SECONDS, delay=_PROGRESS_SECONDS)
 
 
-def _lengthen(bar: tqdm, images: int) -> None:
-  bar.total += images  # displayed at the next update
-
-
-def _summary(counts: Counts, files: Listing, seconds: float) -> str:
+def _summary(counts: Counts, files: FileList, seconds: float) -> str:
   rate = f"{counts.images / seconds:.0f} per second" if seconds > 0 else "at once"
   text = (
     f"{counts.images} images in {seconds:.1f} s ({rate}): {counts.faces} faces, "
     f"{counts.faceless} images without a face, {counts.unreadable} unreadable files"
   )
-  if files.passed_over:
-    endings = ", ".join(f"{count} {ending}" for ending, count in files.passed_over.most_common(_NAMED_AT_MOST))
-    text += f"; skipped: {files.passed_over.total()} ({endings})"
+  if files.skipped:
+    endings = ", ".join(f"{count} {ending}" for ending, count in files.skipped.most_common(_MAX_SUFFIXES))
+    text += f"; skipped: {files.skipped.total()} ({endings})"
   return text
 
 

@@ -35,14 +35,7 @@ _CONFIGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs the preparation from the command line.
-
-  Args:
-    arguments: Command-line arguments; None for `sys.argv`.
-
-  Raises:
-    UserError: A flag or a raw file is invalid.
-  """
+  """Runs the program; raises UserError if a flag or a raw file is invalid."""
   flags = _parser().parse_args(arguments)
   start = time.monotonic()
   builder = builders.make_builder(flags.dataset, flags.data_dir)
@@ -58,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   comparison = (builder.info.metadata or {}).get("comparison")
   if comparison:
     print("\n".join([*comparison, ""]))
-  for line in (*_origin(builder), *(f"warning: {text}" for text in (*dataset.notes, *audit(dataset)))):
+  warnings = [f"warning: {text}" for text in (*dataset.notes, *audit(dataset))]
+  for line in [*_origin(builder), *warnings]:
     print(textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
   print(f"\nPrepared data: {builder.data_dir}")
   print(f"Next: {_next_command(flags.dataset, flags.data_dir)}")
@@ -104,8 +98,8 @@ def _files_help() -> str:
   lines = ["files required in --manual_dir:"]
   for name in builders.names():
     files = builders.required_files(name) or "none: the dataset is built in, leave --manual_dir out"
-    others = builders.configurations(name)[1:]
-    also = f" (also {', '.join(f'{name}/{config}' for config in others)})" if others else ""
+    variants = builders.configurations(name)[1:]
+    also = f" (also {', '.join(f'{name}/{config}' for config in variants)})" if variants else ""
     lines += textwrap.wrap(f"{name}{also}: {files}", 90, initial_indent="  ", subsequent_indent="    ")
   return "\n".join(
     ["example:", "  python -m fer_jax.apps.prepare --dataset=fer2013 --manual_dir=$HOME/fer2013", "", *lines]
@@ -122,17 +116,17 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
     lines.append(f"found: {origin['contents']}")
   if builder.name == "fer2013":
     found = "found: labels=ferplus_hard and ferplus_soft are available"
-    lost = "not found; for FER+ labels copy fer2013new.csv next to the CSV file and prepare again with --overwrite"
-    lines.append(f"FER+ votes: {found if 'ferplus_sha256' in origin else lost}")
+    missing = "not found; for FER+ labels copy fer2013new.csv next to the CSV file and prepare again with --overwrite"
+    lines.append(f"FER+ votes: {found if 'ferplus_sha256' in origin else missing}")
   return lines
 
 
 def _next_command(name: str, data_dir: str | None) -> str:
   """Returns the command that trains on a prepared dataset; absolute paths make it work from any folder."""
-  config, own_name = _CONFIGS[name.partition("/")[0]]
-  dataset = f" --config.data.name={name}" if name != own_name else ""
-  place = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
-  return f"python -m fer_jax.main --config={config}{dataset}{place}"
+  config, default_name = _CONFIGS[name.partition("/")[0]]
+  dataset = f" --config.data.name={name}" if name != default_name else ""
+  folder = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
+  return f"python -m fer_jax.main --config={config}{dataset}{folder}"
 
 
 if __name__ == "__main__":

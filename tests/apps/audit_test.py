@@ -1,4 +1,4 @@
-"""The audit as a program: what it prints, its audit.json, and its page, read back with html.parser."""
+"""Tests the audit program: its output, audit.json, and its page, which is parsed with html.parser."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def write_csv(path, image, label, usage):
 
 @pytest.fixture
 def data_dir(tmp_path):
-  """A FER2013 of twelve rows. 0 = 4 = 8 and 1 = 5, which differ in label; 9 is another print of 2; 3 is constant."""
+  """Prepared FER2013 of 12 rows: 0, 4, 8 are identical, and 1, 5 with two labels; 9 is similar to 2; 3 is constant."""
   image = photographs(12)
   image[4] = image[8] = image[0]
   image[5] = image[1]
@@ -45,7 +45,7 @@ def data_dir(tmp_path):
 
 @pytest.fixture
 def written(data_dir, tmp_path):
-  """Runs the audit; returns its folder."""
+  """Output folder of an audit."""
   main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
   return tmp_path / "out"
 
@@ -58,7 +58,7 @@ def section(source, anchor):
   return source.split(f'<section id="{anchor}">')[1].split("</section>")[0]
 
 
-def test_it_prints_what_it_found(data_dir, tmp_path, capsys):
+def test_prints_findings(data_dir, tmp_path, capsys):
   main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
   printed = capsys.readouterr().out.splitlines()
   assert printed == [
@@ -74,7 +74,7 @@ def test_it_prints_what_it_found(data_dir, tmp_path, capsys):
   ]
 
 
-def test_the_json_names_every_row(written, data_dir):
+def test_json_lists_the_rows_of_all_findings(written, data_dir):
   content = content_of(written)
   assert content["duplicates"] == [
     {"rows": [0, 4, 8], "labels": ["angry"] * 3, "splits": ["train", "validation", "test"]},
@@ -99,7 +99,7 @@ def test_the_json_names_every_row(written, data_dir):
   assert any("not the original" in note for note in content["notes"])
 
 
-def test_the_page_shows_the_counts_and_stands_alone(written):
+def test_page_shows_counts_and_is_self_contained(written):
   page = Page(written / "index.html")
   assert "2 of the 4 validation images also appear in the training split, pixel for pixel." in page.text
   assert ["test in train", "4", "1", "1", "not stated", "1"] in page.rows
@@ -112,16 +112,16 @@ def test_the_page_shows_the_counts_and_stands_alone(written):
   assert not re.search(r"url\((?!#)|@import", page.source)
 
 
-def test_the_page_shows_the_pictures(written, data_dir):
+def test_page_shows_images(written, data_dir):
   source = (written / "index.html").read_text()
   image = arrays.load("fer2013", str(data_dir)).image
 
-  def pictures(text):
-    found = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", text)]
-    return [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None] for one in found]
+  def embedded_images(text):
+    files = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", text)]
+    return [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_GRAYSCALE)[..., None] for file in files]
 
   for anchor, rows in (("equal", [1, 0]), ("similar", [2, 9, 2, 9]), ("constant", [3])):
-    np.testing.assert_array_equal(pictures(section(source, anchor)), image[rows])
+    np.testing.assert_array_equal(embedded_images(section(source, anchor)), image[rows])
   equal = section(source, "equal")
   assert equal.index("Different labels") < equal.index("train disgust; validation neutral")
   assert equal.index("One label, different splits") < equal.index("train angry; validation angry; test angry")
@@ -130,18 +130,18 @@ def test_the_page_shows_the_pictures(written, data_dir):
   assert "distance" in section(source, "similar")
 
 
-def test_how_many_of_how_many_are_shown(data_dir, tmp_path, monkeypatch):
+def test_page_shows_a_sample_of_many_pairs_and_their_number(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(audit_page, "_SAMPLE", 3)
   main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", "--near=32"])
   content = content_of(tmp_path / "out")
-  at = [pair for pair in content["near"]["pairs"] if pair["distance"] == 32]
-  assert len(at) > 3
+  farthest = [pair for pair in content["near"]["pairs"] if pair["distance"] == 32]
+  assert len(farthest) > 3
   similar = section((tmp_path / "out" / "index.html").read_text(), "similar")
-  assert f'Distance 32 <span class="muted">3 of {len(at)} shown</span>' in similar
+  assert f'Distance 32 <span class="muted">3 of {len(farthest)} shown</span>' in similar
   assert len(re.findall("distance 32<", similar)) >= 3
 
 
-def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
+def test_audits_the_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
   loaded = arrays.load("fer2013", str(data_dir))
   make_folds(loaded, "images", 2, 0).save(tmp_path / "images.json")
   flags = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"]
@@ -150,7 +150,7 @@ def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
   number = np.array(json.loads((tmp_path / "images.json").read_text())["fold"])
   equal = [[0, 4, 8], [1, 5]]
   for k, fold in enumerate(folds):
-    # Those of a group that are tested while another of it is not.
+    # Test images whose duplicate group also has images in training.
     seen = sum(int((number[rows] == k).sum()) for rows in equal if len(set(number[rows])) > 1)
     assert (fold["fold"], fold["examples"], fold["image"]) == (k, 6, seen)
   assert sum(fold["image"] for fold in folds) > 0
@@ -164,26 +164,26 @@ def test_folds_of_a_cross_validation(data_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("splits", [["train"] * 4, ["train"] * 2 + ["test"] * 2])
-def test_what_the_columns_mean_is_said_once(splits):
-  four = dataset(photographs(4), [0, 1, 2, 2], splits)
-  duplicates = find_duplicates(four)
-  made = {"dataset": "x", "dataset_version": "1", "origin": None, "commit": "unknown", "versions": {}}
-  folds = {"splits_file": "splits.json", "folds": fold_overlaps(four, duplicates, np.array([0, 1, 0, 1]))}
-  source = audit_page.audit_page(made | audit_content(four, duplicates, 6) | folds, four.image)
+def test_page_explains_the_columns_once(splits):
+  data = dataset(photographs(4), [0, 1, 2, 2], splits)
+  duplicates = find_duplicates(data)
+  header = {"dataset": "x", "dataset_version": "1", "origin": None, "commit": "unknown", "versions": {}}
+  folds = {"splits_file": "splits.json", "folds": fold_overlaps(data, duplicates, np.array([0, 1, 0, 1]))}
+  source = audit_page.audit_page(header | audit_content(data, duplicates, 6) | folds, data.image)
   assert source.count("have a match on the other side") == 1
   assert "splits.json" in section(source, "folds")
 
 
-def test_a_picture_with_two_labels_is_no_conflict_of_near_duplicates():
+def test_conflicting_labels_of_identical_images_are_not_counted_for_near_duplicates():
   image = photographs(2)[[0, 0, 1, 1]]
   image[3] = toned(image[2])
-  four = dataset(image, [0, 1, 2, 2], ["train"] * 4)
-  content = audit_content(four, find_duplicates(four), 6)
+  data = dataset(image, [0, 1, 2, 2], ["train"] * 4)
+  content = audit_content(data, find_duplicates(data), 6)
   assert content["conflicting_duplicates"] == 1
   assert (content["near"]["groups"], content["near"]["conflicting_groups"]) == (1, 0)
 
 
-def test_people_on_both_sides_are_named_and_text_is_escaped(written):
+def test_page_names_subjects_in_several_splits_and_escapes_text(written):
   content = content_of(written)
   content["subjects"], content["subjects_in_several_splits"] = 5, {"<ann>": ["train", "test"]}
   for each in content["overlaps"]:
@@ -197,14 +197,14 @@ def test_people_on_both_sides_are_named_and_text_is_escaped(written):
   assert "1 in more than one split" in source
 
 
-def test_large_colour_pictures_are_shown_small():
+def test_page_shrinks_large_images():
   image = photographs(1, 200, 3)[0][:, :150]
   assert audit_page._small(image).shape == (96, 72, 3)
   assert audit_page._small(image[..., :1]).shape == (96, 72, 1)
 
 
 @pytest.mark.parametrize(
-  ("flags", "words"),
+  ("flags", "message"),
   [
     (["--near=33"], "--near=33: expected a number of bits from 0 to 32"),
     (["--near=-1"], "--near=-1: expected a number of bits from 0 to 32"),
@@ -213,17 +213,17 @@ def test_large_colour_pictures_are_shown_small():
     (["--data_dir=nowhere"], "fer2013 is not prepared in nowhere"),
   ],
 )
-def test_a_mistake_is_said_and_leaves_nothing(data_dir, tmp_path, flags, words):
+def test_invalid_flags_raise_before_anything_is_written(data_dir, tmp_path, flags, message):
   given = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", *flags]
-  with pytest.raises(UserError, match=re.escape(words)):
+  with pytest.raises(UserError, match=re.escape(message)):
     main(given)
   assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cannot_be_written_ends_with_one_line_and_status_2(data_dir, tmp_path):
+def test_unwritable_output_ends_with_one_line_and_status_2(data_dir, tmp_path):
   (tmp_path / "file").touch()
   command = [sys.executable, "-m", "fer_jax.apps.audit", "--dataset=fer2013", f"--data_dir={data_dir}"]
-  ran = subprocess.run([*command, f"--out={tmp_path / 'file'}"], check=False, capture_output=True, text=True)
-  assert ran.returncode == 2
-  assert ran.stderr.startswith("error: ")
-  assert len(ran.stderr.splitlines()) == 1
+  process = subprocess.run([*command, f"--out={tmp_path / 'file'}"], check=False, capture_output=True, text=True)
+  assert process.returncode == 2
+  assert process.stderr.startswith("error: ")
+  assert len(process.stderr.splitlines()) == 1

@@ -7,21 +7,21 @@ from fer_jax.apps.benchmarks import table1
 from fer_jax.runtime.errors import UserError
 
 
-def run(what, config, tmp_path, *more):
+def run(what, config, tmp_path, *flags):
   out = tmp_path / "out" / "bench.json"
-  bench.main([f"--what={what}", f"--config={config}", "--rounds=2", f"--out={out}", *more])
+  bench.main([f"--what={what}", f"--config={config}", "--rounds=2", f"--out={out}", *flags])
   return json.loads(out.read_text())
 
 
-def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_path, capsys):
+def test_objectives_are_compared_with_back_propagation(config, tmp_path, capsys):
   found = run("objectives", config, tmp_path)
-  twin, *local = found["rows"]
-  assert (twin["name"], twin["time_ratio"], twin["memory_ratio"]) == ("backprop", 1.0, 1.0)
+  backprop, *local = found["rows"]
+  assert (backprop["name"], backprop["time_ratio"], backprop["memory_ratio"]) == ("backprop", 1.0, 1.0)
   groups = [f"group={group}" for group in ("network", "block", "layer")]
   assert [row["name"] for row in local] == [f"hsic_bottleneck, {of}" for of in (*groups, "unit=block")]
   for row in local:
-    assert row["time_ratio"] == pytest.approx(row["seconds_a_step"] / twin["seconds_a_step"])
-    assert row["memory_ratio"] == pytest.approx(row["temporary_bytes"] / twin["temporary_bytes"])
+    assert row["time_ratio"] == pytest.approx(row["seconds_a_step"] / backprop["seconds_a_step"])
+    assert row["memory_ratio"] == pytest.approx(row["temporary_bytes"] / backprop["temporary_bytes"])
   printed = capsys.readouterr().out
   assert all(row["name"] in printed for row in found["rows"])
   headline = next(row for row in local if row["name"] == found["headline"])
@@ -30,12 +30,12 @@ def test_objectives_are_set_against_the_twin_of_the_same_process(config, tmp_pat
   assert found["commit"]
 
 
-def test_the_row_that_is_configured_is_the_headline(config, tmp_path):
+def test_headline_is_the_configured_objective(config, tmp_path):
   assert run("objectives", f"{config}:blockwise", tmp_path)["headline"] == "hsic_bottleneck, unit=block"
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
+def test_parts_of_a_step_add_up_to_the_whole_step(config, tmp_path):
   *parts, whole = run("parts", config, tmp_path)["rows"]
   assert whole["name"] == "whole step"
   assert whole["backprop_share"] == 1
@@ -45,29 +45,29 @@ def test_the_parts_of_a_step_add_up_to_it(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_table_1_sets_known_networks_beside_the_dense_one(config, tmp_path, monkeypatch):
+def test_table1_compares_standard_networks_with_the_dense_one(config, tmp_path, monkeypatch):
   monkeypatch.setattr(table1, "PRINTED", {"alexnet": table1.PRINTED["alexnet"]})
-  ours, twin, known = run("table1", f"{config}:small", tmp_path)["rows"]
-  assert [row["name"] for row in (ours, twin, known)] == [table1.OURS, table1.TWIN, "alexnet, backprop"]
-  assert ours["parameters"] == twin["parameters"] < known["parameters"]
-  assert known["time_ratio"] == pytest.approx(known["seconds_a_step"] / ours["seconds_a_step"])
-  assert known["paper_time_ratio"] == pytest.approx(0.243178 / 0.049286)
-  assert "paper_time_ratio" not in twin
+  ours, backprop, standard = run("table1", f"{config}:small", tmp_path)["rows"]
+  assert [row["name"] for row in (ours, backprop, standard)] == [table1.OURS, table1.BACKPROP, "alexnet, backprop"]
+  assert ours["parameters"] == backprop["parameters"] < standard["parameters"]
+  assert standard["time_ratio"] == pytest.approx(standard["seconds_a_step"] / ours["seconds_a_step"])
+  assert standard["paper_time_ratio"] == pytest.approx(0.243178 / 0.049286)
+  assert "paper_time_ratio" not in backprop
 
 
-def test_the_pipelines_rates_are_of_indices_and_of_rows(config, tmp_path, capsys):
+def test_pipeline_measures_indices_and_rows(config, tmp_path, capsys):
   found = run("pipeline", config, tmp_path)
   assert [row["name"] for row in found["rows"]] == ["indices", "uint8 rows"]
   assert found["images_per_second"] == found["rows"][0]["images_per_second"] > 0
   assert "images_per_second" in capsys.readouterr().out
 
 
-def test_a_config_without_the_objective_is_refused_before_anything_is_written(config, tmp_path):
+def test_rejects_a_config_without_hsic_bottleneck_before_writing(config, tmp_path):
   with pytest.raises(UserError, match="no phase whose objective is hsic_bottleneck"):
     run("objectives", f"{config}:backprop", tmp_path)
   assert not (tmp_path / "out").exists()
 
 
-def test_rounds_must_be_a_count(config, tmp_path):
+def test_rejects_zero_rounds(config, tmp_path):
   with pytest.raises(UserError, match="--rounds=0: expected 1 or more"):
     run("pipeline", config, tmp_path, "--rounds=0")

@@ -1,4 +1,4 @@
-"""Configs whose steps take no time."""
+"""Fixtures shared by the tests of the programs: configs of tiny networks."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def get_config(variant=""):
 
 @pytest.fixture
 def write_config(tmp_path):
-  """Writes a config's source, and returns its path."""
+  """Function that writes the source of a config to a file and returns its path."""
 
   def write(source):
     path = tmp_path / "tiny.py"
@@ -26,5 +26,5 @@ def write_config(tmp_path):
 
 @pytest.fixture
 def config(write_config):
-  """The path of the HSIC config with a network of four channels."""
+  """Path of the HSIC config with a network of four channels."""
   return write_config(TINY)

@@ -1,4 +1,4 @@
-"""The window as a program: how it is started, and what keeps it from starting."""
+"""Tests the start of the live program and its errors."""
 
 import os
 import sys
@@ -11,58 +11,59 @@ pytest.importorskip("PySide6.QtTest", reason="needs PySide6 and its libraries", 
 
 from fer_jax.apps import live
 from fer_jax.apps.live_window import window as window_lib
+from fer_jax.apps.live_window.layout import application
 from fer_jax.runtime.errors import UserError
-from tests.apps.live_window.stand_ins import lit, predictor_of, write_video
+from tests.apps.live_window.fakes import fake_predictor, uniform_image, write_video
 
 
 @pytest.fixture
 def use_window(monkeypatch):
-  """Has what would be a user's doing done to the window, as soon as the program waits for it."""
-  app = window_lib.application()
+  """Function that replaces the event loop by an action on the window."""
+  app = application()
 
   def use_window(action):
     def execute():
-      shown = [each for each in app.topLevelWidgets() if isinstance(each, window_lib.LiveWindow) and each.isVisible()]
-      (window,) = shown
+      windows = [each for each in app.topLevelWidgets() if isinstance(each, window_lib.LiveWindow)]
+      (window,) = (each for each in windows if each.isVisible())
       action(window)
       return 0
 
-    monkeypatch.setattr(live, "load", lambda path, detector, views: predictor_of((40, 60, 120, 120)))
+    monkeypatch.setattr(live, "load", lambda path, detector, views: fake_predictor((40, 60, 120, 120)))
     monkeypatch.setattr(app, "exec", execute)
 
   return use_window
 
 
-def test_it_opens_the_run_and_the_video(use_window, tmp_path, monkeypatch):
+def test_opens_the_run_and_the_video(use_window, tmp_path, monkeypatch):
   seen, searched = [], threading.Event()
 
-  def look_and_close(window):
+  def record_source_and_close(window):
     seen.append(window.chooser.currentText())
     assert searched.wait(30)
     window.close()
 
-  use_window(look_and_close)
+  use_window(record_source_and_close)
   monkeypatch.setattr(window_lib, "cameras", lambda: searched.set() or [])
-  video = write_video(tmp_path / "talk.avi", [lit(200, 240, 320)])
+  video = write_video(tmp_path / "talk.avi", [uniform_image(200, 240, 320)])
   assert live.main(["--checkpoint=run", f"--video={video}", f"--photos={tmp_path}"]) == 0
   assert seen == ["talk.avi"]
 
 
-def test_a_thread_that_does_not_end_does_not_make_the_interpreter_wait_or_abort(use_window, tmp_path, monkeypatch):
-  def close_with_a_thread_left(window):
+def test_exits_at_once_if_a_thread_is_still_running(use_window, tmp_path, monkeypatch):
+  def close_with_running_thread(window):
     window.close()
     window.ended = False
 
-  left = []
-  use_window(close_with_a_thread_left)
+  exit_status = []
+  use_window(close_with_running_thread)
   monkeypatch.setattr(window_lib, "cameras", list)
-  monkeypatch.setattr(live.os, "_exit", left.append)
+  monkeypatch.setattr(live.os, "_exit", exit_status.append)
   live.main(["--checkpoint=run", f"--photos={tmp_path}"])
-  assert left == [0]
+  assert exit_status == [0]
 
 
 @pytest.mark.parametrize(
-  ("arguments", "sentence"),
+  ("arguments", "text"),
   [
     (["--video=nowhere.mp4"], "--video=nowhere.mp4: no such file"),
     (["--smoothing=-1"], "--smoothing=-1.0: expected a half-life"),
@@ -72,13 +73,13 @@ def test_a_thread_that_does_not_end_does_not_make_the_interpreter_wait_or_abort(
     ([], "nowhere"),
   ],
 )
-def test_a_mistake_is_one_line(arguments, sentence):
-  with pytest.raises(UserError, match=sentence) as error:
+def test_invalid_flags_raise_one_line(arguments, text):
+  with pytest.raises(UserError, match=text) as error:
     live.main(["--checkpoint=nowhere", *arguments])
   assert "\n" not in str(error.value)
 
 
-def test_no_display(monkeypatch):
+def test_no_display_raises(monkeypatch):
   for name in ("QT_QPA_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(live.sys, "platform", "linux")
@@ -86,29 +87,29 @@ def test_no_display(monkeypatch):
     live.check_display()
 
 
-def test_a_display_that_qt_cannot_use(monkeypatch):
+def test_unusable_display_raises(monkeypatch):
   monkeypatch.setenv("QT_QPA_PLATFORM", "no_such_platform")
   with pytest.raises(UserError, match="Qt cannot open a window: .*no_such_platform"):
     live.check_display()
 
 
-def test_a_pyside6_that_would_end_the_program(monkeypatch):
+def test_rejects_a_pyside6_version_that_crashes(monkeypatch):
   monkeypatch.setattr(sys.modules["PySide6"], "__version__", "6.12.0")
   monkeypatch.setattr(live.sys, "version_info", (3, 11, 7))
   with pytest.raises(UserError, match=r"PySide6 6.12.0 ends the program.*pip install .PySide6-Essentials<6.12"):
     live.check_display()
 
 
-def test_qt_is_not_installed_or_lacks_a_library(monkeypatch):
-  def refuse(error):
-    def find(name):
+def test_missing_qt_or_library_raises(monkeypatch):
+  def fail_import(error):
+    def import_module(name):
       raise error
 
-    monkeypatch.setattr(live.importlib, "import_module", find)
+    monkeypatch.setattr(live.importlib, "import_module", import_module)
 
-  refuse(ModuleNotFoundError("No module named 'PySide6'", name="PySide6"))
+  fail_import(ModuleNotFoundError("No module named 'PySide6'", name="PySide6"))
   with pytest.raises(UserError, match="pip install .PySide6-Essentials<6.12"):
     live.check_display()
-  refuse(ImportError("libEGL.so.1: cannot open shared object file"))
+  fail_import(ImportError("libEGL.so.1: cannot open shared object file"))
   with pytest.raises(UserError, match="Qt cannot start .libEGL.so.1: .*install the system package"):
     live.check_display()

@@ -22,7 +22,7 @@ def manual_dir(tmp_path):
 
 @pytest.fixture
 def few_faces(monkeypatch):
-  """Makes the built-in dataset small."""
+  """Reduces the built-in dataset."""
   config = SyntheticFacesConfig(name="48px", size=48, subjects=(2, 1, 1), repetitions=1)
   monkeypatch.setattr(SyntheticFaces, "BUILDER_CONFIGS", [config])
 
@@ -33,16 +33,16 @@ def run_main(capsys, *flags):
 
 
 def table_of(output):
-  """Returns the printed table as {class: its counts}."""
+  """Returns the printed table as a dict from class to counts."""
   lines = output[output.index("class ") :].split("\n\n")[0].splitlines()
   return {line.split()[0]: line.split()[1:] for line in lines}
 
 
-def test_it_prepares_and_shows_classes_by_split(capsys, manual_dir, tmp_path):
+def test_prepares_and_prints_classes_by_split(capsys, manual_dir, tmp_path):
   output = run_main(capsys, "--dataset=fer2013", f"--manual_dir={manual_dir}", f"--data_dir={tmp_path / 'data'}")
   table = table_of(output)
   assert table["class"] == ["train", "validation", "test", "total"]
-  # Twenty-four rows take turns through seven classes.
+  # The 24 rows cycle through seven classes.
   assert table["angry"] == ["2", "1", "1", "4"]
   assert table["disgust"] == ["1", "2", "1", "4"]
   assert table["total"] == ["8", "8", "8", "24"]
@@ -54,7 +54,7 @@ def test_it_prepares_and_shows_classes_by_split(capsys, manual_dir, tmp_path):
   assert (tmp_path / "data" / "fer2013" / "1.0.0" / "arrays" / "48x48x1").is_dir()
 
 
-def test_a_prepared_dataset_is_shown_again_and_overwrite_prepares_it_anew(capsys, manual_dir, tmp_path):
+def test_prepared_dataset_is_prepared_again_only_with_overwrite(capsys, manual_dir, tmp_path):
   flags = ("--dataset=fer2013", f"--data_dir={tmp_path / 'data'}")
   first = run_main(capsys, *flags, f"--manual_dir={manual_dir}")
   again = run_main(capsys, *flags)
@@ -63,13 +63,13 @@ def test_a_prepared_dataset_is_shown_again_and_overwrite_prepares_it_anew(capsys
   assert table_of(again) == table_of(first)
   layouts.write_fer2013_csv(manual_dir / "fer2013.csv", rows_per_split=7)
   layouts.write_ferplus_csv(manual_dir / "fer2013new.csv", rows_per_split=7)
-  anew = run_main(capsys, *flags, f"--manual_dir={manual_dir}", "--overwrite")
-  assert "already prepared" not in anew
-  assert table_of(anew)["total"] == ["7", "7", "7", "21"]
-  assert "FER+ votes: found" in anew
+  prepared_again = run_main(capsys, *flags, f"--manual_dir={manual_dir}", "--overwrite")
+  assert "already prepared" not in prepared_again
+  assert table_of(prepared_again)["total"] == ["7", "7", "7", "21"]
+  assert "FER+ votes: found" in prepared_again
 
 
-def test_kaggle_folders_show_two_splits_and_the_warning(capsys, tmp_path):
+def test_kaggle_folders_have_two_splits_and_a_warning(capsys, tmp_path):
   layouts.write_kaggle_folders(tmp_path / "manual", per_class=1)
   output = run_main(
     capsys, "--dataset=fer2013", f"--manual_dir={tmp_path / 'manual'}", f"--data_dir={tmp_path / 'data'}"
@@ -87,7 +87,7 @@ def test_synthetic_faces_need_no_files(capsys, tmp_path):
 
 @pytest.fixture
 def trees(tmp_path):
-  """The official trees of KDEF and CK+, one person each, with a file that is wrong in both."""
+  """Folder trees of KDEF and CK+, with one person and one invalid file each."""
   folder = tmp_path / "trees"
   layouts.write_tree("kdef", folder / "KDEF", subjects=1, scale=0.1)
   layouts.write_tree("ck_plus", folder / "CK+", subjects=1, scale=0.1)
@@ -96,12 +96,12 @@ def trees(tmp_path):
   return folder
 
 
-def flat(text):
-  """Undoes the folding of long lines."""
+def unwrap(text):
+  """Joins wrapped lines."""
   return " ".join(text.split())
 
 
-def test_photographs_show_source_rejects_and_the_comparison_with_the_paper(capsys, trees, tmp_path):
+def test_prints_source_rejected_files_and_comparison_with_the_paper(capsys, trees, tmp_path):
   output = run_main(capsys, "--dataset=kdef_ck_plus", f"--manual_dir={trees}", f"--data_dir={tmp_path / 'data'}")
   assert table_of(output) == {
     "class": ["train", "total"],
@@ -109,9 +109,9 @@ def test_photographs_show_source_rejects_and_the_comparison_with_the_paper(capsy
     "total": ["70", "70"],
   }
   comparison = output[output.index("paper's table 3") :].splitlines()
-  assert flat(comparison[1]).startswith("angry 10 740 KDEF has 10, the paper has 700; CK+ has 0, the")
-  assert flat(comparison[8]) == "total 70 5170"
-  text = flat(output)
+  assert unwrap(comparison[1]).startswith("angry 10 740 KDEF has 10, the paper has 700; CK+ has 0, the")
+  assert unwrap(comparison[8]) == "total 70 5170"
+  text = unwrap(output)
   assert f"source: {trees} (form: KDEF and CK+; SHA-256 " in text
   assert "8 sequences of 1 people; 7 have a label, 1 have none" in text
   assert "AF01ANFL.JPG): AF01/AF01V.JPG" in text
@@ -129,13 +129,13 @@ def test_photographs_show_source_rejects_and_the_comparison_with_the_paper(capsy
     ("ck_plus/neutral", "configs/obsr.py:ck_plus --config.data.name=ck_plus/neutral --config"),
   ],
 )
-def test_the_next_command_trains_on_what_was_prepared(capsys, trees, tmp_path, dataset, command):
+def test_next_command_trains_on_the_dataset(capsys, trees, tmp_path, dataset, command):
   output = run_main(capsys, f"--dataset={dataset}", f"--manual_dir={trees}", f"--data_dir={tmp_path / 'data'}")
   assert f"Next: python -m fer_jax.main --config={command}" in output
   assert "comparison" not in output and ("table 3" in output) == (dataset == "kdef_ck_plus")
 
 
-def test_every_dataset_has_a_config_to_train_it_with(monkeypatch, capsys, tmp_path):
+def test_every_dataset_has_a_config(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(DrawnKdefCkPlus, "PEOPLE", 1)
   monkeypatch.setattr(DrawnKdefCkPlus, "SCALE", 0.1)
   output = run_main(capsys, "--dataset=drawn_kdef_ck_plus", f"--data_dir={tmp_path}")
@@ -144,13 +144,13 @@ def test_every_dataset_has_a_config_to_train_it_with(monkeypatch, capsys, tmp_pa
 
 
 @pytest.mark.parametrize(("config", "dataset"), prepare._CONFIGS.values())
-def test_the_config_that_is_named_trains_on_what_is_said(config, dataset, monkeypatch):
+def test_suggested_config_uses_the_dataset(config, dataset, monkeypatch):
   monkeypatch.chdir(Path(__file__).resolve().parents[2])
   assert load_config(config).data.name == dataset
 
 
 @pytest.mark.parametrize(
-  ("flags", "words"),
+  ("flags", "message"),
   [
     (["--dataset=fer2013"], "error: fer2013 needs --manual_dir=DIR"),
     (
@@ -166,25 +166,25 @@ def test_the_config_that_is_named_trains_on_what_is_said(config, dataset, monkey
     (["--dataset=fer2013", "--manual_dir=absent"], "error: --manual_dir=absent does not exist"),
   ],
 )
-def test_a_mistake_ends_with_one_line_and_status_2(manual_dir, tmp_path, flags, words):
+def test_errors_end_with_one_line_and_status_2(manual_dir, tmp_path, flags, message):
   lines = (manual_dir / "fer2013.csv").read_text().splitlines()
   lines[3] = lines[3].rpartition(",")[0]
   (manual_dir / "fer2013.csv").write_text("\n".join(lines))
   flags = [flag.replace("MANUAL", str(manual_dir)) for flag in flags]
   command = [sys.executable, "-m", "fer_jax.apps.prepare", f"--data_dir={tmp_path / 'data'}", *flags]
-  ran = subprocess.run(command, check=False, capture_output=True, text=True)
-  assert ran.returncode == 2
-  assert words in ran.stderr
-  assert len(ran.stderr.splitlines()) == 1
+  process = subprocess.run(command, check=False, capture_output=True, text=True)
+  assert process.returncode == 2
+  assert message in process.stderr
+  assert len(process.stderr.splitlines()) == 1
   assert not (tmp_path / "data").exists()
 
 
-def test_help_says_which_files_a_dataset_needs(capsys):
+def test_help_lists_required_files(capsys):
   with pytest.raises(SystemExit) as caught:
     prepare.main(["--help"])
   assert caught.value.code == 0
   output = capsys.readouterr().out
-  for words in (
+  for text in (
     "--manual_dir",
     "fer2013.csv",
     "icml_face_data.csv",
@@ -193,4 +193,4 @@ def test_help_says_which_files_a_dataset_needs(capsys):
     "ck_plus/neutral",
     "kdef/frontal",
   ):
-    assert words in output
+    assert text in output

@@ -1,8 +1,5 @@
-"""Parts shared by the benchmarks: result type, training step on random data, interleaved timing."""
+"""Parts shared by the benchmarks: result type, configs, random data and networks."""
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +9,11 @@ import numpy as np
 from fer_jax.config.command_line import load_config
 from fer_jax.config.parsing import parse
 from fer_jax.config.settings import Settings
-from fer_jax.data.augment import Augmentation
-from fer_jax.data.batch import Batch
+from fer_jax.data.arrays import Arrays
 from fer_jax.inference.trained_model import TrainedModel
-from fer_jax.models import ModelSettings
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
-from fer_jax.objectives.objective import Objective
-from fer_jax.optim import Optimizer
 from fer_jax.runtime.errors import UserError
-from fer_jax.runtime.parallel import Devices
-from fer_jax.training.step import Resident, StepContext, TrainState, make_train_step
 
 Row = dict[str, Any]
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -42,56 +33,22 @@ class Benchmark(NamedTuple):
   rows: list[Row]
 
 
-class StepInputs(NamedTuple):
-  """A network with random parameters and random faces, ready for a training step.
-
-  Attributes:
-    network: Network built from `config.model`.
-    state: Training state at step 0, with every layer trainable.
-    resident: Faces and labels on the device.
-    batch: Row indices of one batch.
-    context: Step context halfway through the phase, with seed 0.
-  """
-
-  network: Network
-  state: TrainState
-  resident: Resident
-  batch: Batch
-  context: StepContext
-
-  @property
-  def arguments(self) -> tuple[TrainState, Resident, Batch, Any]:
-    """Arguments of a training step."""
-    return self.state, self.resident, self.batch, self.context
-
-  @property
-  def parameters(self) -> int:
-    """Number of trainable scalars."""
-    return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-
-
-def make_step_inputs(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> StepInputs:
-  """Builds a network with random parameters and random grey faces on the first device.
-
-  Args:
-    model: Settings of the network.
-    batch_size: Images per batch; the device stores four batches.
-    precision: "float32" or "bfloat16"; dtype of the activations.
-    image_size: Height and width of an image in pixels.
-  """
-  devices = Devices(jax.local_devices()[:1])
-  network = model.build(CLASSES, jnp.dtype(precision), None)
-  shape = (4 * batch_size, image_size, image_size, FER2013[3])
+def random_arrays(count: int, size: int) -> Arrays:
+  """Returns random grey images, uint8 [count, size, size, 1], with random labels, all in the training split."""
   generator = np.random.default_rng(0)
-  image = generator.integers(0, 256, shape, dtype=np.uint8)
-  target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]  # one-hot [4 * B, K]
-  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
-  state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
-  index = generator.integers(0, shape[0], batch_size).astype(np.int32)
-  batch = Batch(index, np.ones(len(index), bool))
-  return StepInputs(
-    network, state, devices.replicate(Resident(image, target)), batch, StepContext(np.float32(0.5), np.int32(0))
+  return Arrays(
+    image=generator.integers(0, 256, (count, size, size, FER2013[3]), dtype=np.uint8),
+    label=generator.integers(0, CLASSES, count).astype(np.int32),
+    subject=np.full(count, ""),
+    group=np.arange(count, dtype=np.int32),
+    split=np.full(count, "train"),
+    class_names=EXPRESSIONS,
   )
+
+
+def last_line(output: str) -> str:
+  """Returns the last line of a program's output, usually its error message; "" if there is none."""
+  return "".join(output.strip().splitlines()[-1:])
 
 
 def random_variables(network: Network, shape: tuple[int, ...]) -> tuple[Tree, Tree]:
@@ -124,7 +81,7 @@ def random_model(config: str, crop: str = "face") -> TrainedModel:
     config: Config of the network, FILE.py:VARIANT.
     crop: Cropping of the training images: "face" for cropped faces, "detector" for photographs; see `TrainedModel`.
   """
-  settings = settings_of(config)
+  settings = load_settings(config)
   network = settings.model.build(CLASSES, jnp.dtype(settings.precision), None)
   size = settings.data.image_size or FER2013[1]
   shape = (size, size, FER2013[3])
@@ -132,69 +89,12 @@ def random_model(config: str, crop: str = "face") -> TrainedModel:
   return TrainedModel(network, params, stats, EXPRESSIONS, shape, crop, {"config": config})
 
 
-def step_of(objective: Objective) -> Callable[..., Any]:
-  """Returns a training step with an objective's gradients, AdamW and the default augmentation."""
-  return make_train_step(objective, Optimizer().build(), Augmentation())
-
-
-class Program(NamedTuple):
-  """A compiled program.
-
-  Attributes:
-    run: Function that runs the program once and blocks until the result is ready.
-    temporary_bytes: Peak temporary memory in bytes.
-  """
-
-  run: Callable[[], Any]
-  temporary_bytes: int
-
-
-def compile_program(function: Callable[..., Any], arguments: tuple) -> Program:
-  """Compiles a function for its arguments and runs it once.
-
-  Raises:
-    UserError: The backend does not report the memory of a program.
-  """
-  compiled = jax.jit(function).lower(*arguments).compile()
-  memory = compiled.memory_analysis()
-  if memory is None:
-    raise UserError(
-      f"{jax.default_backend()}: this backend does not report the memory of compiled programs; use another"
-    )
-  run = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
-  run()
-  return Program(run, memory.temp_size_in_bytes)
-
-
-def time_by_turns(programs: Mapping[str, Program], rounds: int, calls: int = 0) -> dict[str, float]:
-  """Returns the median seconds of each program, with interleaved runs.
-
-  The programs run in round-robin order, so that a temporary slowdown of the machine affects all of them.
-
-  Args:
-    programs: Programs by name.
-    rounds: Turns of each program.
-    calls: Timed runs per turn, after one untimed run that brings the parameters back into the cache; 0 for a single
-      timed run per turn.
-  """
-  seconds: dict[str, list[float]] = {name: [] for name in programs}
-  for _ in range(rounds):
-    for name, program in programs.items():
-      if calls:
-        program.run()
-      for _ in range(calls or 1):
-        start = time.perf_counter()
-        program.run()
-        seconds[name].append(time.perf_counter() - start)
-  return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def settings_of(config: str) -> Settings:
+def load_settings(config: str) -> Settings:
   """Returns the settings of a config, FILE.py:VARIANT."""
   return parse(load_config(config))
 
 
-def bottleneck_of(config: str, settings: Settings) -> HsicBottleneck:
+def find_bottleneck(config: str, settings: Settings) -> HsicBottleneck:
   """Returns the HSIC bottleneck objective of a config.
 
   Raises:

@@ -12,18 +12,8 @@ import numpy as np
 import optax
 from scipy.stats import binom
 
-from fer_jax.apps.benchmarks.benchmark import (
-  CLASSES,
-  FER2013,
-  Benchmark,
-  Program,
-  Row,
-  StepInputs,
-  compile_program,
-  make_step_inputs,
-  settings_of,
-  time_by_turns,
-)
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, load_settings
+from fer_jax.apps.benchmarks.steps import Program, StepInputs, compile_program, median_seconds, step_inputs
 from fer_jax.data.augment import Augmentation
 from fer_jax.objectives.objective import Objective
 from fer_jax.optim import centralize_gradients, gc_adamw
@@ -37,7 +27,7 @@ CONV = "linen Conv"
 ADAMW, DIRECTION, GRADIENT = "adamw update", "gc_adamw update, direction", "gc_adamw update, gradient"
 STEP, GC_STEP = "whole step, adamw", "whole step, gc_adamw, direction"
 UPDATES = 20  # timed optimizer updates per timed whole step; updates are much shorter
-_ROWS, _WIDTH, _UNITS = 32, 16, 12  # batch size, input features, output features
+_BATCH, _INPUTS, _UNITS = 32, 16, 12  # batch size, input features, output features
 
 
 def layouts(config: str, rounds: int) -> Benchmark:
@@ -61,7 +51,7 @@ def layouts(config: str, rounds: int) -> Benchmark:
     import equinox as eqx
   except ImportError:
     raise UserError("--what=layouts: Equinox is not installed; install it by `pip install equinox`") from None
-  return Benchmark(CONV, [*_kernels_of_one_output_axis(), *_kernels_of_several(), *_equinox_layers(eqx)])
+  return Benchmark(CONV, [*_one_output_axis_rows(), *_several_axes_rows(), *_equinox_rows(eqx)])
 
 
 def gc(config: str, rounds: int) -> Benchmark:
@@ -80,44 +70,46 @@ def gc(config: str, rounds: int) -> Benchmark:
     the additional seconds as a share of the whole step without centralization; `share_low` and `share_high`, the
     interval of that share.
   """
-  settings = settings_of(config)
+  settings = load_settings(config)
   size = settings.data.image_size or FER2013[1]
-  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision, size)
+  inputs = step_inputs(settings.model, settings.batch_size, settings.precision, size)
   phase = settings.phases[settings.schedule[0]]
   objective = phase.objective.build(inputs.network, frozenset(inputs.network.layers), None)
   adamw, direction = optax.adamw(1e-3, weight_decay=1e-2), gc_adamw(1e-3, weight_decay=1e-2)
   gradient = gc_adamw(1e-3, weight_decay=1e-2, location="gradient")
   updates = {ADAMW: adamw, DIRECTION: direction, GRADIENT: gradient}
   steps = {STEP: adamw, GC_STEP: direction}
-  update_turns = _turns({name: _update(optimizer, inputs) for name, optimizer in updates.items()}, UPDATES * rounds)
-  step_turns = _turns({name: _step(objective, optimizer, inputs) for name, optimizer in steps.items()}, rounds)
+  update_turns = _turn_seconds(
+    {name: _update(optimizer, inputs) for name, optimizer in updates.items()}, UPDATES * rounds
+  )
+  step_turns = _turn_seconds({name: _step(objective, optimizer, inputs) for name, optimizer in steps.items()}, rounds)
   step_seconds = statistics.median(turn[STEP] for turn in step_turns)
-  rows = [_cost(name, ADAMW, update_turns, step_seconds) for name in updates]
-  rows += [_cost(name, STEP, step_turns, step_seconds) for name in steps]
+  rows = [_cost_row(name, ADAMW, update_turns, step_seconds) for name in updates]
+  rows += [_cost_row(name, STEP, step_turns, step_seconds) for name in steps]
   return Benchmark(DIRECTION, rows)
 
 
-def _kernels_of_one_output_axis() -> list[Row]:
+def _one_output_axis_rows() -> list[Row]:
   """Returns the rows of kernels [..., in, out], with one output axis."""
-  conv, depthwise = nn.Conv(_UNITS, (3, 3)), nn.Conv(_WIDTH, (3, 3), feature_group_count=_WIDTH)
+  conv, depthwise = nn.Conv(_UNITS, (3, 3)), nn.Conv(_INPUTS, (3, 3), feature_group_count=_INPUTS)
   dense, head = nn.Dense(_UNITS), nn.Dense(CLASSES)
-  maps, vectors = _inputs(8, 8, _WIDTH), _inputs(_WIDTH)
+  images, vectors = _inputs(8, 8, _INPUTS), _inputs(_INPUTS)
   ours = centralize_gradients()
   return [
-    _row(CONV, _gradients(conv, maps), _kernel, (0, 1, 2), ours),
-    _row("linen Conv, depthwise", _gradients(depthwise, maps), _kernel, (0, 1, 2), ours),
+    _row(CONV, _gradients(conv, images), _kernel, (0, 1, 2), ours),
+    _row("linen Conv, depthwise", _gradients(depthwise, images), _kernel, (0, 1, 2), ours),
     _row("linen Dense", _gradients(dense, vectors), _kernel, (0,), ours),
     _row("linen Dense, softmax head", _gradients(head, vectors, _cross_entropy), _kernel, (0,), ours),
   ]
 
 
-def _kernels_of_several() -> list[Row]:
+def _several_axes_rows() -> list[Row]:
   """Returns the rows of kernels with several input or output axes, or with a leading axis of stacked layers."""
 
   class Layer(nn.Module):
     @nn.compact
     def __call__(self, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
-      return nn.relu(nn.Dense(_WIDTH)(carry)), None
+      return nn.relu(nn.Dense(_INPUTS)(carry)), None
 
   class Stack(nn.Module):
     @nn.compact
@@ -126,11 +118,11 @@ def _kernels_of_several() -> list[Row]:
       return stacked(name="layers")(inputs, None)[0]
 
   default = centralize_gradients()
-  heads = _gradients(nn.DenseGeneral((3, 4)), _inputs(_WIDTH))  # kernel [in, heads, depth]
-  of_heads = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else None)
-  attention = _gradients(nn.MultiHeadDotProductAttention(4, qkv_features=_WIDTH), _inputs(5, _WIDTH))
-  stack = _gradients(Stack(), _inputs(_WIDTH))  # kernel [layer, in, out]
-  of_stack = centralize_gradients(axes=lambda path, leaf: (1,) if leaf.ndim == 3 else None)
+  heads = _gradients(nn.DenseGeneral((3, 4)), _inputs(_INPUTS))  # kernel [in, heads, depth]
+  head_axes = centralize_gradients(axes=lambda path, leaf: (0,) if leaf.ndim == 3 else None)
+  attention = _gradients(nn.MultiHeadDotProductAttention(4, qkv_features=_INPUTS), _inputs(5, _INPUTS))
+  stack = _gradients(Stack(), _inputs(_INPUTS))  # kernel [layer, in, out]
+  stack_axes = centralize_gradients(axes=lambda path, leaf: (1,) if leaf.ndim == 3 else None)
 
   def scanned(tree: Any) -> jax.Array:
     return tree["layers"]["Dense_0"]["kernel"]
@@ -141,27 +133,28 @@ def _kernels_of_several() -> list[Row]:
   return [
     _row("linen attention, out-projection", attention, out_projection, (0, 1), default),
     _row("linen DenseGeneral to heads, by default", heads, _kernel, (0,), default),
-    _row("linen DenseGeneral to heads, axis function", heads, _kernel, (0,), of_heads),
+    _row("linen DenseGeneral to heads, axis function", heads, _kernel, (0,), head_axes),
     _row("linen scanned Dense, by default", stack, scanned, (1,), default),
-    _row("linen scanned Dense, axis function", stack, scanned, (1,), of_stack),
+    _row("linen scanned Dense, axis function", stack, scanned, (1,), stack_axes),
   ]
 
 
-def _equinox_layers(eqx: Any) -> list[Row]:
+def _equinox_rows(eqx: Any) -> list[Row]:
   """Returns the rows of Equinox layers, whose weights are [out, in, ...]."""
-  conv, linear = eqx.nn.Conv2d(_WIDTH, _UNITS, 3, key=_key(0)), eqx.nn.Linear(_WIDTH, _UNITS, key=_key(0))
+  conv = eqx.nn.Conv2d(_INPUTS, _UNITS, 3, key=jax.random.key(0))
+  linear = eqx.nn.Linear(_INPUTS, _UNITS, key=jax.random.key(0))
 
   def gradients(layer: Any, inputs: jax.Array) -> Any:
-    return eqx.filter_grad(lambda layer: _squares(jax.vmap(layer)(inputs)))(layer)
+    return eqx.filter_grad(lambda layer: _mean_square(jax.vmap(layer)(inputs)))(layer)
 
-  of_conv, of_linear = gradients(conv, _inputs(_WIDTH, 8, 8)), gradients(linear, _inputs(_WIDTH))
+  conv_gradients, linear_gradients = gradients(conv, _inputs(_INPUTS, 8, 8)), gradients(linear, _inputs(_INPUTS))
   ours = centralize_gradients("output_first")
   # Equinox biases are [out, 1, 1]: `optax.centralize` centres them over axes of size 1, which sets them to zero.
-  bias = of_conv.bias
-  kept = {name: _norm(_after(change, of_conv).bias) / _norm(bias) for name, change in _both(ours).items()}
+  norm = _norm(conv_gradients.bias)
+  kept = {name: _norm(_centralized(each, conv_gradients).bias) / norm for name, each in _transforms(ours).items()}
   return [
-    _row("Equinox Conv2d, output_first", of_conv, lambda tree: tree.weight, (1, 2, 3), ours),
-    _row("Equinox Linear, output_first", of_linear, lambda tree: tree.weight, (1,), ours),
+    _row("Equinox Conv2d, output_first", conv_gradients, lambda tree: tree.weight, (1, 2, 3), ours),
+    _row("Equinox Linear, output_first", linear_gradients, lambda tree: tree.weight, (1,), ours),
     {
       "name": "Equinox Conv2d, share of the bias's gradient lost",
       "before": 0.0,
@@ -171,44 +164,36 @@ def _equinox_layers(eqx: Any) -> list[Row]:
 
 
 def _row(name: str, gradients: Any, kernel: Leaf, inputs: tuple[int, ...], ours: optax.GradientTransformation) -> Row:
-  """Returns the row of one layer.
-
-  Args:
-    name: Name of the row.
-    gradients: Gradients of the layer's parameters.
-    kernel: Function that selects the kernel from such a tree.
-    inputs: Axes of the kernel that index the inputs of a unit.
-    ours: Centralization to compare with `optax.centralize`.
-  """
+  """Returns the row of one layer, whose kernel has the inputs of a unit on the axes `inputs`."""
 
   def largest_mean(tree: Any) -> float:
     # float64, so that rounding of the mean itself does not hide a remainder of the order of float32 epsilon.
     return float(np.abs(np.asarray(kernel(tree), np.float64).mean(inputs)).max())
 
-  after = {column: largest_mean(_after(transform, gradients)) for column, transform in _both(ours).items()}
+  after = {column: largest_mean(_centralized(transform, gradients)) for column, transform in _transforms(ours).items()}
   return {"name": name, "before": largest_mean(gradients), **after}
 
 
-def _both(ours: optax.GradientTransformation) -> dict[str, optax.GradientTransformation]:
+def _transforms(ours: optax.GradientTransformation) -> dict[str, optax.GradientTransformation]:
   return {"optax_centralize": optax.centralize(), "ours": ours}
 
 
-def _after(transform: optax.GradientTransformation, gradients: Any) -> Any:
+def _centralized(transform: optax.GradientTransformation, gradients: Any) -> Any:
   return transform.update(gradients, transform.init(gradients))[0]
 
 
-def _squares(outputs: jax.Array) -> jax.Array:
+def _mean_square(outputs: jax.Array) -> jax.Array:
   return jnp.mean(jnp.square(outputs - 1))
 
 
-def _gradients(module: nn.Module, inputs: jax.Array, loss: Loss = _squares) -> Any:
+def _gradients(module: nn.Module, inputs: jax.Array, loss: Loss = _mean_square) -> Any:
   """Returns the gradient of a loss with respect to the initial parameters of a linen module."""
 
   def loss_of(params: Any) -> jax.Array:
     outputs: Any = module.apply({"params": params}, inputs)
     return loss(outputs)
 
-  return jax.grad(loss_of)(module.init(_key(0), inputs)["params"])
+  return jax.grad(loss_of)(module.init(jax.random.key(0), inputs)["params"])
 
 
 def _kernel(tree: Any) -> jax.Array:
@@ -216,8 +201,8 @@ def _kernel(tree: Any) -> jax.Array:
 
 
 def _inputs(*shape: int) -> jax.Array:
-  """Returns random inputs [_ROWS, *shape] as after a ReLU: non-negative, so that the mean gradient is not zero."""
-  return nn.relu(jax.random.normal(_key(1), (_ROWS, *shape)))
+  """Returns random inputs [_BATCH, *shape] as after a ReLU: non-negative, so that the mean gradient is not zero."""
+  return nn.relu(jax.random.normal(jax.random.key(1), (_BATCH, *shape)))
 
 
 def _cross_entropy(logits: jax.Array) -> jax.Array:
@@ -226,10 +211,6 @@ def _cross_entropy(logits: jax.Array) -> jax.Array:
 
 def _norm(leaf: jax.Array) -> float:
   return float(np.linalg.norm(np.asarray(leaf, np.float64)))
-
-
-def _key(seed: int) -> jax.Array:
-  return jax.random.key(seed)
 
 
 def _update(optimizer: optax.GradientTransformation, inputs: StepInputs) -> Program:
@@ -251,27 +232,20 @@ def _step(objective: Objective, optimizer: optax.GradientTransformation, inputs:
   return compile_program(step, (state, *inputs.arguments[1:]))
 
 
-def _turns(programs: Mapping[str, Program], rounds: int) -> list[dict[str, float]]:
+def _turn_seconds(programs: Mapping[str, Program], rounds: int) -> list[dict[str, float]]:
   """Returns the seconds of each program in each turn."""
-  return [time_by_turns(programs, 1) for _ in range(rounds)]
+  return [median_seconds(programs, 1) for _ in range(rounds)]
 
 
-def _cost(name: str, without: str, turns: Sequence[Mapping[str, float]], step_seconds: float) -> Row:
-  """Returns the row of a program, compared in each turn with the program without centralization.
-
-  Args:
-    name: Name of the program.
-    without: Name of the same program without centralization.
-    turns: Seconds by program name, for each turn.
-    step_seconds: Median seconds of the whole step without centralization.
-  """
+def _cost_row(name: str, baseline: str, turns: Sequence[Mapping[str, float]], step_seconds: float) -> Row:
+  """Returns the row of a program, compared in each turn with `baseline`, the program without centralization."""
   # Paired differences cancel slow drifts of the machine, which a difference of two medians would not.
-  extra = sorted(turn[name] - turn[without] for turn in turns)
+  extra = sorted(turn[name] - turn[baseline] for turn in turns)
   low, high = _median_interval(extra)
   return {
     "name": name,
     "seconds": statistics.median(turn[name] for turn in turns),
-    "time_ratio": 1 + statistics.median(extra) / statistics.median(turn[without] for turn in turns),
+    "time_ratio": 1 + statistics.median(extra) / statistics.median(turn[baseline] for turn in turns),
     "share_of_step": statistics.median(extra) / step_seconds,
     "share_low": low / step_seconds,
     "share_high": high / step_seconds,

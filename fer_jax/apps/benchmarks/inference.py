@@ -2,7 +2,6 @@
 
 import importlib
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, random_variables, settings_of
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, load_settings, random_variables
+from fer_jax.apps.benchmarks.steps import interleaved_seconds
 from fer_jax.config.settings import Settings
 from fer_jax.data.augment import standardize
 from fer_jax.inference.quantization import bytes_of, cast, dequantize, quantize
@@ -37,11 +37,13 @@ NETWORKS = {
   "ca_resnet": "configs/ca_resnet.py",
   "bilinear": "configs/obsr.py",
 }
+Run = Callable[[], Any]
+Compress = Callable[[Any], Any]  # function from parameters to compressed parameters
 # A config of this file is compared with the networks of this file instead of NETWORKS.
-LEAGUE = "configs/fer2013.py"
+FER2013_CONFIG = "configs/fer2013.py"
 # Networks that are also measured with compressed weights, in addition to the headline; and the compressions.
-SHRUNK = ("resnet34", "mini_xception", "xception")
-FORMS: dict[str, Callable[[Any], Any]] = {"bfloat16 weights": cast, "int8 weights": quantize}
+COMPRESSED = ("resnet34", "mini_xception", "xception")
+COMPRESSIONS: dict[str, Compress] = {"bfloat16 weights": cast, "int8 weights": quantize}
 
 BATCH = 128
 SAMPLES = 1500  # as in the timings of the paper
@@ -49,11 +51,9 @@ CALLS = 10  # consecutive calls at batch 1 per turn
 # Time limit per program: no further turn after that many seconds, so a slow program may run only once.
 LATENCY_SECONDS, THROUGHPUT_SECONDS = 2.5, 6.0
 
-Run = Callable[[], Any]
 
-
-class _Printed(NamedTuple):
-  """Figures of table 5 of the paper: seconds for 1,500 samples, accuracy on CK+, number of parameters."""
+class PaperFigures(NamedTuple):
+  """Figures of the paper's table 5: seconds for 1,500 samples, accuracy on CK+, number of parameters."""
 
   seconds: float
   accuracy: float
@@ -62,11 +62,11 @@ class _Printed(NamedTuple):
 
 # The paper does not specify its Inception version; ours is Inception v2, with three times as many parameters.
 PRINTED = {
-  "separable_se": _Printed(19.94, 0.9757, 5_835_265),
-  "bn_inception": _Printed(16.37, 0.9458, 3_807_300),
-  "xception": _Printed(114.75, 0.9630, 33_452_455),
+  "separable_se": PaperFigures(19.94, 0.9757, 5_835_265),
+  "bn_inception": PaperFigures(16.37, 0.9458, 3_807_300),
+  "xception": PaperFigures(114.75, 0.9630, 33_452_455),
 }
-THEIRS = "separable_se"
+PAPER_NETWORK = "separable_se"
 
 
 class _Candidate(NamedTuple):
@@ -76,18 +76,18 @@ class _Candidate(NamedTuple):
   image_size: int
 
 
-class _Served(NamedTuple):
+class _CompiledNetwork(NamedTuple):
   """A compiled network.
 
   Attributes:
-    alone: Function that classifies one image.
-    together: Function that classifies BATCH images.
-    facts: Columns image_size, parameters, weight_bytes and multiply_adds.
+    single: Function that classifies one image.
+    batch: Function that classifies BATCH images.
+    columns: Columns image_size, parameters, weight_bytes and multiply_adds.
   """
 
-  alone: Run
-  together: Run
-  facts: Row
+  single: Run
+  batch: Run
+  columns: Row
 
 
 def inference(config: str, rounds: int) -> Benchmark:
@@ -105,26 +105,28 @@ def inference(config: str, rounds: int) -> Benchmark:
     One row per network, the headline's first. Latencies are the median and the 95th percentile of `latency_calls`
     calls. `images_per_second` uses the median of `batch_runs` runs, without the first unless it is the only one;
     `seconds_1500` is derived from it. Columns with the suffix `_ratio` are relative to the headline
-    (`paper_seconds_ratio`: to THEIRS), columns with `_over_float32` to the same network with float32 weights.
+    (`paper_seconds_ratio`: to PAPER_NETWORK), columns with `_over_float32` to the same network with float32 weights.
   """
-  settings = settings_of(config)
+  settings = load_settings(config)
   candidates = _candidates(config, settings)
   headline = next(iter(candidates))
-  served: dict[str, _Served] = {}
+  networks: dict[str, _CompiledNetwork] = {}
   for name, candidate in candidates.items():
     network = candidate.model.build(CLASSES, jnp.dtype(settings.precision), None)
-    forms: dict[str, Callable[[Any], Any]] = {name: lambda params: params}
-    if name in (headline, *SHRUNK):
-      forms |= {_shrunk(name, form): make for form, make in FORMS.items()}
-    served |= _serve(network, candidate.image_size, forms)
-  calls = _by_turns({name: each.alone for name, each in served.items()}, rounds, LATENCY_SECONDS, CALLS)
-  runs = _by_turns({name: each.together for name, each in served.items()}, rounds, THROUGHPUT_SECONDS)
-  rows = {name: _row(name, each.facts, calls[name], runs[name]) for name, each in served.items()}
+    compressions: dict[str, Compress] = {name: lambda params: params}
+    if name in (headline, *COMPRESSED):
+      compressions |= {_compressed_name(name, form): compress for form, compress in COMPRESSIONS.items()}
+    networks |= _compile(network, candidate.image_size, compressions)
+  single = {name: each.single for name, each in networks.items()}
+  batch = {name: each.batch for name, each in networks.items()}
+  calls = interleaved_seconds(single, rounds, CALLS, LATENCY_SECONDS)
+  runs = interleaved_seconds(batch, rounds, limit=THROUGHPUT_SECONDS)
+  rows = {name: _row(name, each.columns, calls[name], _without_warmup(runs[name])) for name, each in networks.items()}
   for row in rows.values():
     _compare(row, rows[headline], "ratio")
-  for name in {headline, *SHRUNK} & rows.keys():
-    for form in FORMS:
-      row = rows[_shrunk(name, form)]
+  for name in {headline, *COMPRESSED} & rows.keys():
+    for form in COMPRESSIONS:
+      row = rows[_compressed_name(name, form)]
       _compare(row, rows[name], "over_float32")
       row["bytes_over_float32"] = row["weight_bytes"] / rows[name]["weight_bytes"]
   return Benchmark(headline, list(rows.values()))
@@ -133,11 +135,11 @@ def inference(config: str, rounds: int) -> Benchmark:
 def _candidates(config: str, settings: Settings) -> dict[str, _Candidate]:
   """Returns the networks by name, the config's own first, under the name of an identical published one if any."""
   file = config.partition(":")[0]
-  if file == LEAGUE:
-    sources = {name: f"{LEAGUE}:{name}" for name in importlib.import_module("configs.fer2013").NETWORKS}
+  if file == FER2013_CONFIG:
+    sources = {name: f"{FER2013_CONFIG}:{name}" for name in importlib.import_module("configs.fer2013").NETWORKS}
   else:
     sources = NETWORKS
-  published = {name: _candidate(settings_of(source)) for name, source in sources.items()}
+  published = {name: _candidate(load_settings(source)) for name, source in sources.items()}
   own = _candidate(settings)
   name = next((name for name, candidate in published.items() if candidate == own), config)
   return {name: own, **published}
@@ -147,18 +149,12 @@ def _candidate(settings: Settings) -> _Candidate:
   return _Candidate(settings.model, settings.data.image_size or FER2013[1])
 
 
-def _shrunk(name: str, form: str) -> str:
+def _compressed_name(name: str, form: str) -> str:
   return f"{name}, {form}"
 
 
-def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]]) -> dict[str, _Served]:
-  """Compiles a network for one and for BATCH grey images, with each form of its weights.
-
-  Args:
-    network: Network to compile.
-    size: Height and width of an image in pixels.
-    forms: Compression of the parameters, by name of the row.
-  """
+def _compile(network: Network, size: int, compressions: Mapping[str, Compress]) -> dict[str, _CompiledNetwork]:
+  """Compiles a network for one and for BATCH grey images, with each compression of its weights, by name of the row."""
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, (BATCH, size, size, FER2013[3]), dtype=np.uint8)
   params, stats = random_variables(network, image[:1].shape)
@@ -176,45 +172,23 @@ def _serve(network: Network, size: int, forms: Mapping[str, Callable[[Any], Any]
   operations = (lowered.cost_analysis() or {})["flops"]
 
   parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-  served = {}
-  for name, form in forms.items():
-    weights = form(params)
-    facts = {"image_size": size, "parameters": parameters, "weight_bytes": bytes_of(weights)}
-    facts["multiply_adds"] = operations / 2
-    served[name] = _Served(compiled(weights, image[:1]), compiled(weights, image), facts)
-  return served
+  networks = {}
+  for name, compress in compressions.items():
+    weights = compress(params)
+    columns = {"image_size": size, "parameters": parameters, "weight_bytes": bytes_of(weights)}
+    columns["multiply_adds"] = operations / 2
+    networks[name] = _CompiledNetwork(compiled(weights, image[:1]), compiled(weights, image), columns)
+  return networks
 
 
-def _by_turns(runs: Mapping[str, Run], turns: int, enough: float, calls: int = 0) -> dict[str, list[float]]:
-  """Returns the seconds of each program's runs, interleaved so that a slow phase of the machine affects all.
-
-  Args:
-    runs: Programs by name.
-    turns: Maximum turns of each program.
-    enough: Total seconds after which a program has no further turns.
-    calls: Timed runs per turn, after one untimed run that brings the weights back into the cache. With 0, a turn is one
-      timed run, and the first turn is discarded if there are others.
-  """
-  seconds: dict[str, list[float]] = {name: [] for name in runs}
-  for _ in range(turns):
-    for name, run in runs.items():
-      if sum(seconds[name]) < enough:
-        if calls:
-          run()
-        seconds[name] += [_timed(run) for _ in range(calls or 1)]
-  return seconds if calls else {name: taken[1:] or taken for name, taken in seconds.items()}
+def _without_warmup(seconds: list[float]) -> list[float]:
+  return seconds[1:] or seconds
 
 
-def _timed(run: Run) -> float:
-  start = time.perf_counter()
-  run()
-  return time.perf_counter() - start
-
-
-def _row(name: str, facts: Row, calls: list[float], runs: list[float]) -> Row:
+def _row(name: str, columns: Row, calls: list[float], runs: list[float]) -> Row:
   row = {
     "name": name,
-    **facts,
+    **columns,
     "latency_ms": 1000 * statistics.median(calls),
     "latency_p95_ms": 1000 * float(np.percentile(calls, 95)),
     "images_per_second": BATCH / statistics.median(runs),
@@ -224,7 +198,7 @@ def _row(name: str, facts: Row, calls: list[float], runs: list[float]) -> Row:
   }
   if printed := PRINTED.get(name):
     row["paper_seconds_1500"] = printed.seconds
-    row["paper_seconds_ratio"] = printed.seconds / PRINTED[THEIRS].seconds
+    row["paper_seconds_ratio"] = printed.seconds / PRINTED[PAPER_NETWORK].seconds
     row["paper_accuracy"] = printed.accuracy
     row["paper_parameters"] = printed.parameters
   return row

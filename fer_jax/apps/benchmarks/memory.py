@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 
 from fer_jax.apps.benchmarks import live
-from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, last_line
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.runtime.errors import Failure
 
@@ -38,38 +38,26 @@ def memory(config: str, rounds: int) -> Benchmark:
   Raises:
     Failure: A program ended with an error.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    place = Path(folder)
-    layouts.write_tree("kdef", place / "photographs", subjects=1)
-    trained = [_training(config, place / f"run{n}") for n in range(rounds)]
-    run = next((place / "run0").glob("replicas/*_0"), place / "run0")
-    predict = [f"--checkpoint={run}", f"--out={place / 'rows.csv'}", str(place / "photographs")]
-    predicted = [_peak("fer_jax.apps.predict", predict) for _ in range(rounds)]
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    layouts.write_tree("kdef", folder / "photographs", subjects=1)
+    train_flags = [f"--config={config}", f"--config.duration={STEPS} steps"]
+    trained = [_peak("fer_jax.main", [*train_flags, f"--workdir={folder / f'run{n}'}"]) for n in range(rounds)]
+    run = next((folder / "run0").glob("replicas/*_0"), folder / "run0")
+    predict_flags = [f"--checkpoint={run}", f"--out={folder / 'rows.csv'}", str(folder / "photographs")]
+    predicted = [_peak("fer_jax.apps.predict", predict_flags) for _ in range(rounds)]
     rows: list[Row] = [{"name": "main", "peak_bytes": max(trained)}, {"name": "predict", "peak_bytes": max(predicted)}]
     if live.has_window():
-      video = place / "scene.avi"
+      video = folder / "scene.avi"
       _write_video(video)
-      shown = [f"--checkpoint={run}", f"--video={video}"]
-      peaks = [_peak("fer_jax.apps.live", shown, LIVE_SECONDS) for _ in range(rounds)]
+      live_flags = [f"--checkpoint={run}", f"--video={video}"]
+      peaks = [_peak("fer_jax.apps.live", live_flags, LIVE_SECONDS) for _ in range(rounds)]
       rows.append({"name": "live", "peak_bytes": max(peaks)})
   return Benchmark("main", rows)
 
 
-def _training(config: str, workdir: Path) -> int:
-  return _peak("fer_jax.main", [f"--config={config}", f"--workdir={workdir}", f"--config.duration={STEPS} steps"])
-
-
 def _peak(module: str, arguments: Sequence[str], seconds: float | None = None) -> int:
-  """Returns the peak resident memory of a program in bytes.
-
-  Args:
-    module: Module to run with `python -m`.
-    arguments: Command-line arguments of the program.
-    seconds: Seconds after which the program is interrupted; None lets it run to its end.
-
-  Raises:
-    Failure: The program ended with an error.
-  """
+  """Returns the peak resident memory of a program in bytes; the program is interrupted after `seconds`, if given."""
   with tempfile.TemporaryFile() as errors:
     child = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, stderr=errors)
     if seconds is not None:
@@ -80,8 +68,8 @@ def _peak(module: str, arguments: Sequence[str], seconds: float | None = None) -
     child.returncode = os.waitstatus_to_exitcode(status)  # the child is reaped: Popen must not wait for it again
     if child.returncode not in ((0, 128 + signal.SIGINT, -signal.SIGINT) if seconds is not None else (0,)):
       errors.seek(0)
-      said = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-      raise Failure(f"python -m {module} {' '.join(arguments)} ended with status {child.returncode}: {''.join(said)}")
+      reason = last_line(errors.read().decode(errors="replace"))
+      raise Failure(f"python -m {module} {' '.join(arguments)} ended with status {child.returncode}: {reason}")
   return usage.ru_maxrss * 1024  # Linux reports KiB
 
 

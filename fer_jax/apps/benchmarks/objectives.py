@@ -5,16 +5,8 @@ from typing import Any
 
 import jax
 
-from fer_jax.apps.benchmarks.benchmark import (
-  Benchmark,
-  Row,
-  bottleneck_of,
-  compile_program,
-  make_step_inputs,
-  settings_of,
-  step_of,
-  time_by_turns,
-)
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, find_bottleneck, load_settings
+from fer_jax.apps.benchmarks.steps import build_step, compile_program, median_seconds, step_inputs
 from fer_jax.data.augment import Augmentation, standardize
 from fer_jax.objectives import ObjectiveSettings
 from fer_jax.objectives.backprop import Backprop
@@ -22,7 +14,7 @@ from fer_jax.objectives.hsic_bottleneck import GROUPS
 from fer_jax.objectives.objective import Examples
 from fer_jax.training.step import Metrics, TrainState, rows_of
 
-BLOCKWISE = "hsic_bottleneck, unit=block"
+BLOCK_UNITS = "hsic_bottleneck, unit=block"
 
 
 def objectives(config: str, rounds: int) -> Benchmark:
@@ -39,19 +31,19 @@ def objectives(config: str, rounds: int) -> Benchmark:
   Raises:
     UserError: The config has no hsic_bottleneck phase.
   """
-  settings = settings_of(config)
-  local = bottleneck_of(config, settings)
-  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision)
+  settings = load_settings(config)
+  bottleneck = find_bottleneck(config, settings)
+  inputs = step_inputs(settings.model, settings.batch_size, settings.precision)
   trainable = frozenset(inputs.network.layers)
   candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop()}
-  by_layer = dataclasses.replace(local, group="network", unit="layer")
+  by_layer = dataclasses.replace(bottleneck, group="network", unit="layer")
   candidates |= {f"hsic_bottleneck, group={g}": dataclasses.replace(by_layer, group=g) for g in GROUPS}
-  candidates[BLOCKWISE] = dataclasses.replace(by_layer, group="block", unit="block")
+  candidates[BLOCK_UNITS] = dataclasses.replace(by_layer, group="block", unit="block")
   programs = {
-    name: compile_program(step_of(candidate.build(inputs.network, trainable, None)), inputs.arguments)
+    name: compile_program(build_step(candidate.build(inputs.network, trainable, None)), inputs.arguments)
     for name, candidate in candidates.items()
   }
-  seconds = time_by_turns(programs, rounds)
+  seconds = median_seconds(programs, rounds)
   rows: list[Row] = [
     {
       "name": name,
@@ -63,7 +55,7 @@ def objectives(config: str, rounds: int) -> Benchmark:
     }
     for name, program in programs.items()
   ]
-  return Benchmark(BLOCKWISE if local.unit == "block" else f"hsic_bottleneck, group={local.group}", rows)
+  return Benchmark(BLOCK_UNITS if bottleneck.unit == "block" else f"hsic_bottleneck, group={bottleneck.group}", rows)
 
 
 def parts(config: str, rounds: int) -> Benchmark:
@@ -82,15 +74,18 @@ def parts(config: str, rounds: int) -> Benchmark:
   Raises:
     UserError: The config has no hsic_bottleneck phase.
   """
-  settings = settings_of(config)
-  local = bottleneck_of(config, settings)
-  inputs = make_step_inputs(settings.model, settings.batch_size, settings.precision)
+  settings = load_settings(config)
+  bottleneck = find_bottleneck(config, settings)
+  inputs = step_inputs(settings.model, settings.batch_size, settings.precision)
   network, trainable = inputs.network, frozenset(inputs.network.layers)
   key = jax.random.key(0)
-  # With group="network", no measure depends on a gradient. XLA then removes all gradients from `measured`, which does
+  # With group="network", no measure depends on a gradient. XLA then removes all gradients from `measures`, which does
   # not return them.
-  dependence = dataclasses.replace(local, group="network").build(network, trainable, None)
-  local_gradients, twin_gradients = local.build(network, trainable, None), Backprop().build(network, trainable, None)
+  measures_only = dataclasses.replace(bottleneck, group="network").build(network, trainable, None)
+  hsic_objective, backprop_objective = (
+    bottleneck.build(network, trainable, None),
+    Backprop().build(network, trainable, None),
+  )
 
   def examples(resident: Any, batch: Any) -> Examples:
     image, target = rows_of(resident, batch)  # uint8 [B, H, W, C], float32 [B, K]
@@ -101,42 +96,45 @@ def parts(config: str, rounds: int) -> Benchmark:
     outputs, stats = network.apply(state.params, state.stats, examples(resident, batch).image, key=key)
     return outputs.logits, stats
 
-  def measured(state: TrainState, resident: Any, batch: Any, context: Any) -> Metrics:
-    learned = dependence(state.params, state.stats, examples(resident, batch), key)
-    return {**learned.metrics, **learned.stats}
+  def measures(state: TrainState, resident: Any, batch: Any, context: Any) -> Metrics:
+    output = measures_only(state.params, state.stats, examples(resident, batch), key)
+    return {**output.metrics, **output.stats}
 
-  def learned(objective: Any) -> Any:
+  def gradients(objective: Any) -> Any:
     return lambda state, resident, batch, _: objective(state.params, state.stats, examples(resident, batch), key)
 
   functions = {
     "examples": lambda state, resident, batch, _: examples(resident, batch),
     "forward": forward,
-    "measured": measured,
-    "hsic gradients": learned(local_gradients),
-    "hsic step": step_of(local_gradients),
-    "backprop gradients": learned(twin_gradients),
-    "backprop step": step_of(twin_gradients),
+    "measured": measures,
+    "hsic gradients": gradients(hsic_objective),
+    "hsic step": build_step(hsic_objective),
+    "backprop gradients": gradients(backprop_objective),
+    "backprop step": build_step(backprop_objective),
   }
   programs = {name: compile_program(function, inputs.arguments) for name, function in functions.items()}
-  t = time_by_turns(programs, rounds)
-  whole = t["backprop step"]
+  seconds = median_seconds(programs, rounds)
+  whole_step = seconds["backprop step"]
   # Part -> (HSIC bottleneck, back-propagation), as differences of cumulative times.
   table = {
-    "rows, augmentation, standardisation": (t["examples"], t["examples"]),
-    "forward pass": (t["forward"] - t["examples"],) * 2,
-    "inner products, kernels, measures": (t["measured"] - t["forward"], 0.0),
-    "gradients": (t["hsic gradients"] - t["measured"], t["backprop gradients"] - t["forward"]),
-    "optimiser": (t["hsic step"] - t["hsic gradients"], t["backprop step"] - t["backprop gradients"]),
-    "whole step": (t["hsic step"], whole),
+    "rows, augmentation, standardisation": (seconds["examples"], seconds["examples"]),
+    "forward pass": (seconds["forward"] - seconds["examples"],) * 2,
+    "inner products, kernels, measures": (seconds["measured"] - seconds["forward"], 0.0),
+    "gradients": (seconds["hsic gradients"] - seconds["measured"], seconds["backprop gradients"] - seconds["forward"]),
+    "optimiser": (
+      seconds["hsic step"] - seconds["hsic gradients"],
+      seconds["backprop step"] - seconds["backprop gradients"],
+    ),
+    "whole step": (seconds["hsic step"], whole_step),
   }
   rows: list[Row] = [
     {
       "name": name,
-      "hsic_seconds": ours,
-      "backprop_seconds": twin,
-      "hsic_share": ours / whole,
-      "backprop_share": twin / whole,
+      "hsic_seconds": hsic,
+      "backprop_seconds": backprop,
+      "hsic_share": hsic / whole_step,
+      "backprop_share": backprop / whole_step,
     }
-    for name, (ours, twin) in table.items()
+    for name, (hsic, backprop) in table.items()
   ]
   return Benchmark("whole step", rows)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, random_model
-from fer_jax.apps.predictions.answers import Answerer
-from fer_jax.apps.predictions.images import Looker
-from fer_jax.apps.predictions.inputs import File, listing
+from fer_jax.apps.predictions.classification import ClassificationPipeline
+from fer_jax.apps.predictions.detection import DetectionPipeline
+from fer_jax.apps.predictions.inputs import File, list_files
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.data.images import MOST_PIXELS
 from fer_jax.faces.detection import HaarDetector
@@ -18,7 +18,7 @@ from fer_jax.runtime import provenance
 
 PHOTOGRAPHS = 1000
 BATCH_SIZES = (64, 1, 7, 256)
-_OF_A_PERSON = 70  # photographs per person in KDEF
+_PHOTOGRAPHS_PER_PERSON = 70  # in KDEF
 
 
 def prediction(config: str, rounds: int) -> Benchmark:
@@ -35,11 +35,10 @@ def prediction(config: str, rounds: int) -> Benchmark:
     One row per batch size, the headline first: `images_per_second` of the fastest round; number of `faces`;
     `largest_difference` of a probability from the headline's; number of `labels_that_differ` from the headline's.
   """
-  classifier = random_model(config, crop="detector")
-  predictor = Predictor(classifier, HaarDetector(smallest_face=SMALLEST_FACE))
+  predictor = Predictor(random_model(config, crop="detector"), HaarDetector(smallest_face=SMALLEST_FACE))
   with tempfile.TemporaryDirectory() as folder:
-    layouts.write_tree("kdef", Path(folder), subjects=-(-PHOTOGRAPHS // _OF_A_PERSON))
-    files = listing([folder], ()).files[:PHOTOGRAPHS]
+    layouts.write_tree("kdef", Path(folder), subjects=-(-PHOTOGRAPHS // _PHOTOGRAPHS_PER_PERSON))
+    files = list_files([folder], ()).files[:PHOTOGRAPHS]
     found: dict[int, np.ndarray] = {}
     rows = []
     for batch_size in BATCH_SIZES:
@@ -54,17 +53,17 @@ def prediction(config: str, rounds: int) -> Benchmark:
 
 def _probabilities(predictor: Predictor, files: list[File], batch_size: int) -> np.ndarray:
   """Returns the probabilities of all F detected faces, float32 [F, K], computed as by `apps.predict`."""
-  look = Looker(
+  detect = DetectionPipeline(
     predictor,
-    most_pixels=MOST_PIXELS,
+    max_pixels=MOST_PIXELS,
     every=1,
-    keep=False,
+    keep_images=False,
     threads=max(2, provenance.cores()),
-    announce=lambda images: None,
+    on_video=lambda frames: None,
   )
-  answer = Answerer(predictor, batch_size, 0.0, None)
-  rows = [row for rows in answer(look(files)) for row in rows]
-  assert answer.counts.images == len(files)
+  classify = ClassificationPipeline(predictor, batch_size, 0.0, None)
+  rows = [row for rows in classify(detect(files)) for row in rows]
+  assert classify.counts.images == len(files)
   return np.array([row.probability for row in rows if row.probability is not None])
 
 

@@ -7,19 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import (
-  CLASSES,
-  FER2013,
-  Benchmark,
-  Program,
-  Row,
-  StepInputs,
-  compile_program,
-  make_step_inputs,
-  settings_of,
-  step_of,
-  time_by_turns,
-)
+from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, load_settings
+from fer_jax.apps.benchmarks.steps import Program, build_step, compile_program, median_seconds, step_inputs
 from fer_jax.models import MODELS, ModelSettings
 from fer_jax.models.bilinear import Bilinear
 from fer_jax.models.ca_resnet import CaResNet
@@ -31,15 +20,15 @@ from fer_jax.runtime.errors import UserError
 
 OURS = "ours"
 # Row name -> whether PyTorch uses channels-last memory; each measurement of ours is compared with the faster format.
-THEIRS = {"PyTorch": False, "PyTorch, channels last": True}
+MEMORY_FORMATS = {"PyTorch": False, "PyTorch, channels last": True}
 SUPPORTED = "resnet without squeeze_excite, bilinear or ca_resnet"
-BATCHES = (1, 128)  # batch sizes of inference
+BATCH_SIZES = (1, 128)  # batch sizes of inference
 # With fewer channels, a channels-last 1x1 convolution with stride 2 writes out of bounds in PyTorch 2.13 on a CPU.
-LEAST_WIDTH = 8
+MIN_WIDTH = 8
 CALLS = 10  # consecutive calls at batch 1 per turn
 
 
-class _Task(NamedTuple):
+class _Workload(NamedTuple):
   """Input that both libraries receive.
 
   Attributes:
@@ -60,7 +49,7 @@ class _Task(NamedTuple):
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-class _Side(NamedTuple):
+class _LibraryPrograms(NamedTuple):
   """One library's programs.
 
   Attributes:
@@ -92,68 +81,67 @@ def pytorch(config: str, rounds: int, *, image_size: int | None = None, batch_si
     One row per library and memory format, with medians; ratios are relative to the faster memory format of PyTorch.
 
   Raises:
-    UserError: PyTorch is not installed, or the network has no PyTorch counterpart or is narrower than LEAST_WIDTH.
+    UserError: PyTorch is not installed, or the network has no PyTorch counterpart or is narrower than MIN_WIDTH.
   """
-  settings = settings_of(config)
+  settings = load_settings(config)
   _check(config, settings.model)
   if importlib.util.find_spec("torch") is None:
     raise UserError("--what=torch: PyTorch is not installed; install it by `pip install torch`")
-  task = _Task(
-    settings.model,
-    image_size or settings.data.image_size or FER2013[1],
-    batch_size or settings.batch_size,
-    settings.precision,
-  )
-  sides = {OURS: _ours(task)} | {name: _theirs(task, channels_last) for name, channels_last in THEIRS.items()}
-  seconds = {"training": time_by_turns({name: side.training for name, side in sides.items()}, rounds)}
-  for batch in BATCHES:
-    programs = {name: side.inference[batch] for name, side in sides.items()}
-    seconds[f"inference_{batch}"] = time_by_turns(programs, rounds, CALLS if batch == 1 else 0)
-  return Benchmark(OURS, [_row(name, task, side, seconds) for name, side in sides.items()])
+  size = image_size or settings.data.image_size or FER2013[1]
+  workload = _Workload(settings.model, size, batch_size or settings.batch_size, settings.precision)
+  libraries = {OURS: _our_programs(workload)} | {
+    name: _pytorch_programs(workload, channels_last) for name, channels_last in MEMORY_FORMATS.items()
+  }
+  seconds = {"training": median_seconds({name: library.training for name, library in libraries.items()}, rounds)}
+  for batch in BATCH_SIZES:
+    programs = {name: library.inference[batch] for name, library in libraries.items()}
+    seconds[f"inference_{batch}"] = median_seconds(programs, rounds, CALLS if batch == 1 else 0)
+  return Benchmark(OURS, [_row(name, workload, library, seconds) for name, library in libraries.items()])
 
 
 def _check(config: str, model: ModelSettings) -> None:
   """Raises UserError unless the network has a PyTorch counterpart that runs without memory errors."""
-  gated = isinstance(model, ResNet) and model.squeeze_excite
-  if gated or not isinstance(model, ResNet | Bilinear | CaResNet):
-    found = next(name for name, kind in MODELS.items() if isinstance(model, kind)) + gated * " with squeeze_excite"
-    raise UserError(f"--config={config}: expected a network with a PyTorch counterpart ({SUPPORTED}), found {found}")
-  if model.width < LEAST_WIDTH:
+  has_gates = isinstance(model, ResNet) and model.squeeze_excite
+  if has_gates or not isinstance(model, ResNet | Bilinear | CaResNet):
+    name = next(name for name, kind in MODELS.items() if isinstance(model, kind)) + has_gates * " with squeeze_excite"
+    raise UserError(f"--config={config}: expected a network with a PyTorch counterpart ({SUPPORTED}), found {name}")
+  if model.width < MIN_WIDTH:
     raise UserError(
-      f"--config={config}: model.width={model.width}: expected {LEAST_WIDTH} or more, because PyTorch 2.13 "
+      f"--config={config}: model.width={model.width}: expected {MIN_WIDTH} or more, because PyTorch 2.13 "
       "corrupts memory in narrower networks"
     )
 
 
-def _row(name: str, task: _Task, side: _Side, seconds: dict[str, dict[str, float]]) -> Row:
-  ratios = {key: taken[name] / min(taken[other] for other in THEIRS) for key, taken in seconds.items()}
+def _row(name: str, workload: _Workload, library: _LibraryPrograms, seconds: dict[str, dict[str, float]]) -> Row:
+  ratios = {key: taken[name] / min(taken[other] for other in MEMORY_FORMATS) for key, taken in seconds.items()}
   return {
     "name": name,
-    "image_size": task.image_size,
-    "batch_size": task.batch_size,
-    "parameters": side.parameters,
+    "image_size": workload.image_size,
+    "batch_size": workload.batch_size,
+    "parameters": library.parameters,
     "seconds_a_step": seconds["training"][name],
-    "images_per_second": task.batch_size / seconds["training"][name],
+    "images_per_second": workload.batch_size / seconds["training"][name],
     **{f"{key}_ms": 1000 * taken[name] for key, taken in seconds.items() if key != "training"},
     **{f"{key}_ratio": ratio for key, ratio in ratios.items()},
   }
 
 
-def _ours(task: _Task) -> _Side:
-  inputs = make_step_inputs(task.model, task.batch_size, task.precision, task.image_size)
+def _our_programs(workload: _Workload) -> _LibraryPrograms:
+  inputs = step_inputs(workload.model, workload.batch_size, workload.precision, workload.image_size)
   objective = Backprop().build(inputs.network, frozenset(inputs.network.layers), None)
-  training = compile_program(step_of(objective), inputs.arguments)
-  return _Side(inputs.parameters, training, {batch: _our_inference(inputs, task.images(batch)) for batch in BATCHES})
+  training = compile_program(build_step(objective), inputs.arguments)
 
-
-def _our_inference(inputs: StepInputs, image: np.ndarray) -> Program:
   def logits(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
     return inputs.network.apply(params, stats, image)[0].logits
 
-  return compile_program(logits, (inputs.state.params, inputs.state.stats, jax.device_put(image)))
+  variables = (inputs.state.params, inputs.state.stats)
+  inference = {
+    batch: compile_program(logits, (*variables, jax.device_put(workload.images(batch)))) for batch in BATCH_SIZES
+  }
+  return _LibraryPrograms(inputs.parameters, training, inference)
 
 
-def _theirs(task: _Task, channels_last: bool) -> _Side:
+def _pytorch_programs(workload: _Workload, channels_last: bool) -> _LibraryPrograms:
   import torch
 
   torch.set_num_threads(provenance.cores())
@@ -163,28 +151,28 @@ def _theirs(task: _Task, channels_last: bool) -> _Side:
   def images(batch: int) -> Any:
     # With one channel, `Tensor.to(memory_format=...)` keeps the strides, which select the kernel of the first
     # convolution. Allocating in the format and copying sets them. [B, H, W, C] -> [B, C, H, W]
-    image = torch.empty((batch, FER2013[3], *2 * (task.image_size,)), device=device, memory_format=layout)
-    return image.copy_(torch.from_numpy(task.images(batch)).permute(0, 3, 1, 2))
+    image = torch.empty((batch, FER2013[3], *2 * (workload.image_size,)), device=device, memory_format=layout)
+    return image.copy_(torch.from_numpy(workload.images(batch)).permute(0, 3, 1, 2))
 
   def logits(network: Any, image: Any) -> Any:
-    with torch.autocast(device, torch.bfloat16, enabled=task.precision == "bfloat16"):
+    with torch.autocast(device, torch.bfloat16, enabled=workload.precision == "bfloat16"):
       return network(image)
 
   def program(run: Callable[..., Any], *arguments: Any) -> Program:
-    def run_and_wait() -> None:
+    def run_to_end() -> None:
       run(*arguments)
       if device == "cuda":
         torch.cuda.synchronize()
 
-    run_and_wait()  # warm-up: PyTorch selects and caches its kernels
-    return Program(run_and_wait, 0)
+    run_to_end()  # warm-up: PyTorch selects and caches its kernels
+    return Program(run_to_end, 0)
 
   # One network per mode: switching with `train` and `eval` visits every module, which would be timed.
-  trained, evaluated = (_twin(task.model).to(device=device, memory_format=layout) for _ in range(2))
+  trained, evaluated = (_pytorch_network(workload.model).to(device=device, memory_format=layout) for _ in range(2))
   evaluated.eval()
   # The fused implementation of AdamW is PyTorch's fastest.
   optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
-  label = torch.randint(CLASSES, (task.batch_size,), device=device)
+  label = torch.randint(CLASSES, (workload.batch_size,), device=device)
 
   def step(image: Any) -> None:
     optimizer.zero_grad()
@@ -192,14 +180,14 @@ def _theirs(task: _Task, channels_last: bool) -> _Side:
     optimizer.step()
 
   infer = torch.inference_mode()(logits)
-  return _Side(
+  return _LibraryPrograms(
     sum(parameter.numel() for parameter in evaluated.parameters()),
-    program(step, images(task.batch_size)),
-    {batch: program(infer, evaluated, images(batch)) for batch in BATCHES},
+    program(step, images(workload.batch_size)),
+    {batch: program(infer, evaluated, images(batch)) for batch in BATCH_SIZES},
   )
 
 
-def _twin(model: ModelSettings) -> Any:
+def _pytorch_network(model: ModelSettings) -> Any:
   """Returns the same network in PyTorch, with random parameters, in training mode."""
   from fer_jax.apps.benchmarks import torch_ca_resnet, torch_resnet
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fer_jax.apps.benchmarks.benchmark import Benchmark, Row
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, last_line
 from fer_jax.runtime.errors import Failure
 
 DEMOS = (
@@ -18,8 +18,8 @@ DEMOS = (
   "configs/obsr.py:demo",
   "configs/separable_se.py:demo",
 )
-_MOST_SECONDS = 600.0  # time limit of a start
-_LOOKS_A_SECOND = 50  # polls per second
+_TIMEOUT_SECONDS = 600.0  # time limit of a start
+_POLL_SECONDS = 0.02
 
 
 def startup(config: str, rounds: int) -> Benchmark:
@@ -49,32 +49,23 @@ def startup(config: str, rounds: int) -> Benchmark:
 
 
 def _seconds(config: str, folder: Path, cache: Path | None) -> float:
-  """Returns the seconds from process start to the first step.
-
-  Args:
-    config: Config of the demo.
-    folder: Parent of the temporary workdir.
-    cache: Cache folder for compiled programs; None for the default one.
-
-  Raises:
-    Failure: The run ended, or took ten minutes, without a step.
-  """
-  with tempfile.TemporaryDirectory(dir=folder) as place, tempfile.TemporaryFile() as errors:
-    command = [sys.executable, "-m", "fer_jax.main", f"--config={config}", f"--workdir={place}/run"]
+  """Returns the seconds from process start to the first step; `cache` is the cache folder of compiled programs."""
+  with tempfile.TemporaryDirectory(dir=folder) as parent, tempfile.TemporaryFile() as errors:
+    command = [sys.executable, "-m", "fer_jax.main", f"--config={config}", f"--workdir={parent}/run"]
     environment = dict(os.environ) if cache is None else os.environ | {"XDG_CACHE_HOME": str(cache)}
-    began = time.monotonic()
+    start = time.monotonic()
     child = subprocess.Popen(
       [*command, "--config.log_every=1 steps"], stdout=subprocess.DEVNULL, stderr=errors, env=environment
     )
     try:
-      while child.poll() is None and time.monotonic() - began < _MOST_SECONDS:
+      while child.poll() is None and time.monotonic() - start < _TIMEOUT_SECONDS:
         # Only records of steps have a loss: a run with replicas writes other records before its first step.
-        if any('"loss"' in path.read_text(encoding="utf-8") for path in Path(place).rglob("metrics.jsonl")):
-          return time.monotonic() - began
-        time.sleep(1 / _LOOKS_A_SECOND)
+        if any('"loss"' in path.read_text(encoding="utf-8") for path in Path(parent).rglob("metrics.jsonl")):
+          return time.monotonic() - start
+        time.sleep(_POLL_SECONDS)
     finally:
       child.kill()
       child.wait()
     errors.seek(0)
-    said = "".join(errors.read().decode(errors="replace").strip().splitlines()[-1:])
-    raise Failure(f"{' '.join(command)}: no first step after {time.monotonic() - began:.0f} s: {said}")
+    reason = last_line(errors.read().decode(errors="replace"))
+    raise Failure(f"{' '.join(command)}: no first step after {time.monotonic() - start:.0f} s: {reason}")

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax.apps.benchmarks.benchmark import FER2013, Benchmark, Row, settings_of
+from fer_jax.apps.benchmarks.benchmark import FER2013, Benchmark, Row, load_settings
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
@@ -30,7 +30,7 @@ EXAMPLES = 1_000_000  # about the size of AffectNet
 FEWEST = 100  # minimum number of examples
 BATCH = 256
 _ROWS_IN_MEMORY = 4096
-_BATCHES_A_ROUND = 100  # for each number of threads; the memory is measured over three times as many
+_BATCHES_PER_ROUND = 100  # for each number of threads; the memory is measured over three times as many
 _STATUS = pathlib.Path("/proc/self/status")
 
 
@@ -56,18 +56,18 @@ def streaming(config: str, rounds: int, examples: int = EXAMPLES, data_dir: path
   if examples < FEWEST:
     raise UserError(f"--examples={examples}: expected {FEWEST} or more")
   with contextlib.nullcontext(data_dir) if data_dir else _temporary_folder() as folder:
-    builder, written = _written(examples, folder)
-    dataset, started = _started(builder)
-    in_memory = _in_memory(dataset)
+    builder, written = _write_dataset(examples, folder)
+    dataset, started = _time_start(builder)
+    in_memory = _load_in_memory(dataset)
     threads = f"streamed, {_plural(provenance.cores(), 'thread')}"
     return Benchmark(
       threads,
       [
         *written,
         *started,
-        *_rates(dataset, in_memory, rounds),
-        *_steps(config, builder, rounds),
-        *_memory(dataset, rounds),
+        *_pipeline_rows(dataset, in_memory, rounds),
+        *_step_rows(config, builder, rounds),
+        *_memory_rows(dataset, rounds),
       ],
     )
 
@@ -78,22 +78,22 @@ def _temporary_folder() -> Iterator[pathlib.Path]:
     yield pathlib.Path(folder)
 
 
-def _written(examples: int, folder: pathlib.Path) -> tuple[DrawnCrowd, list[Row]]:
+def _write_dataset(examples: int, folder: pathlib.Path) -> tuple[DrawnCrowd, list[Row]]:
   start = time.perf_counter()
   try:
-    there = (folder / str(examples)).exists()  # then nothing is written, and no time is reported
+    exists = (folder / str(examples)).exists()  # then nothing is written, and no time is reported
     builder = prepare_crowd(examples, folder)
   except OSError as error:
     raise UserError(
       f"cannot write {examples} faces, about {5e-6 * examples:.2g} GB, to {folder} ({error.strerror or error}): give "
       "another --data_dir or free disk space"
     ) from error
-  seconds = {} if there else {"seconds": time.perf_counter() - start}
+  seconds = {} if exists else {"seconds": time.perf_counter() - start}
   size = sum(each.num_bytes for each in builder.info.splits.values())
   return builder, [{"name": "written", **seconds, "examples": examples, "bytes": size}]
 
 
-def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
+def _time_start(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
   """Times opening the dataset without and with the cache of its columns, which the first call writes."""
   shutil.rmtree(pathlib.Path(builder.data_dir, "arrays"), ignore_errors=True)
   rows: list[Row] = []
@@ -104,22 +104,22 @@ def _started(builder: DrawnCrowd) -> tuple[Arrays, list[Row]]:
   return dataset, rows
 
 
-def _in_memory(dataset: Arrays) -> Arrays:
+def _load_in_memory(dataset: Arrays) -> Arrays:
   """Returns the first training examples, decoded in memory, for measurements that do not depend on the dataset size."""
   rows = dataset.rows("train")[:_ROWS_IN_MEMORY]
   columns = {key: getattr(dataset, key)[rows] for key in ("image", "label", "subject", "group", "split", "image_id")}
   return dataclasses.replace(dataset, **columns)
 
 
-def _rates(dataset: Arrays, in_memory: Arrays, rounds: int) -> list[Row]:
+def _pipeline_rows(dataset: Arrays, in_memory: Arrays, rounds: int) -> list[Row]:
   """Measures shuffled training batches, by number of decoding threads."""
-  batches = _BATCHES_A_ROUND * rounds
-  of_memory = _rate(in_memory, batches, 0)
-  rows = [{"name": "in memory", "images_per_second": of_memory}]
+  batches = _BATCHES_PER_ROUND * rounds
+  memory_rate = _images_per_second(in_memory, batches, 0)
+  rows = [{"name": "in memory", "images_per_second": memory_rate}]
   for threads in _thread_counts(provenance.cores()):
-    rate = _rate(dataset, batches, threads)
+    rate = _images_per_second(dataset, batches, threads)
     name = f"streamed, {_plural(threads, 'thread')}"
-    rows.append({"name": name, "images_per_second": rate, "memory_ratio": rate / of_memory, "batches": batches})
+    rows.append({"name": name, "images_per_second": rate, "memory_ratio": rate / memory_rate, "batches": batches})
   return rows
 
 
@@ -128,7 +128,7 @@ def _thread_counts(cores: int) -> list[int]:
   return sorted({*(2**power for power in range(cores.bit_length()) if 2**power <= cores), cores})
 
 
-def _rate(dataset: Arrays, batches: int, threads: int) -> float:
+def _images_per_second(dataset: Arrays, batches: int, threads: int) -> float:
   with contextlib.closing(_iterator(dataset, threads)) as iterator:
     next(iterator)  # starts the pipeline, which is not timed
     start = time.perf_counter()
@@ -141,11 +141,11 @@ def _iterator(dataset: Arrays, threads: int | None = None) -> Any:
   return pipeline.training_iterator(pipeline.ShuffledBatches(dataset, "train", BATCH, 0, host=True), threads)
 
 
-def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
+def _step_rows(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
   """Measures one training step at the config's image size, fed from memory and from the records, interleaved."""
-  settings = settings_of(config)
+  settings = load_settings(config)
   dataset = arrays_lib.stream(builder, settings.data.image_size or FER2013[1])
-  in_memory = _in_memory(dataset)
+  in_memory = _load_in_memory(dataset)
   data = dataclasses.replace(settings.data, residence="host")
   settings = dataclasses.replace(settings, batch_size=BATCH, data=data)
   placement = Devices(jax.local_devices()[:1])
@@ -166,29 +166,29 @@ def _steps(config: str, builder: DrawnCrowd, rounds: int) -> list[Row]:
         start = time.perf_counter()
         state, _ = jax.block_until_ready(compiled.train_step(phases[0], state, [next(iterator)], [context]))
         seconds[name] += time.perf_counter() - start if number else 0.0
-  fast = seconds["step, from memory"]
+  memory_seconds = seconds["step, from memory"]
   return [
-    {"name": name, "images_per_second": rounds * BATCH / taken, "memory_ratio": fast / taken, "steps": rounds}
+    {"name": name, "images_per_second": rounds * BATCH / taken, "memory_ratio": memory_seconds / taken, "steps": rounds}
     for name, taken in seconds.items()
   ]
 
 
-def _memory(dataset: Arrays, rounds: int) -> list[Row]:
+def _memory_rows(dataset: Arrays, rounds: int) -> list[Row]:
   """Returns the memory of the process after several numbers of batches; no rows without /proc (not Linux)."""
   if not _STATUS.exists():
     return []
-  most = 3 * _BATCHES_A_ROUND * rounds
+  batches = 3 * _BATCHES_PER_ROUND * rounds
   rows = []
   with contextlib.closing(_iterator(dataset)) as iterator:
     next(iterator)
-    for batch in range(most + 1):
-      if batch in (0, most // 3, most):
-        rows.append({"name": f"memory after {_plural(batch, 'batch', 'es')}", **_resident()})
+    for batch in range(batches + 1):
+      if batch in (0, batches // 3, batches):
+        rows.append({"name": f"memory after {_plural(batch, 'batch', 'es')}", **_process_memory()})
       next(iterator)
   return rows
 
 
-def _resident() -> Row:
+def _process_memory() -> Row:
   """Returns the resident memory of this process in bytes, as reported by the kernel."""
   values = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
   kinds = {"resident_bytes": "VmRSS", "anonymous_bytes": "RssAnon", "file_bytes": "RssFile"}

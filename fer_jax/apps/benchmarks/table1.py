@@ -2,21 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from fer_jax.apps.benchmarks.benchmark import (
-  Benchmark,
-  Row,
-  bottleneck_of,
-  compile_program,
-  make_step_inputs,
-  settings_of,
-  step_of,
-  time_by_turns,
-)
+from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, find_bottleneck, load_settings
+from fer_jax.apps.benchmarks.steps import build_step, compile_program, median_seconds, step_inputs
 from fer_jax.config.settings import PhaseSettings
 from fer_jax.objectives.backprop import Backprop
 
 
-class _Printed(NamedTuple):
+class PaperFigures(NamedTuple):
   """Figures of the paper: seconds per step, number of parameters."""
 
   seconds: float
@@ -25,13 +17,13 @@ class _Printed(NamedTuple):
 
 # Variant of configs/baselines.py -> seconds per step on an RTX 2080 at batch 128, parameters.
 PRINTED = {
-  "alexnet": _Printed(0.243178, 60e6),
-  "bn_inception": _Printed(0.565114, 11e6),
-  "resnet50": _Printed(0.180212, 24e6),
+  "alexnet": PaperFigures(0.243178, 60e6),
+  "bn_inception": PaperFigures(0.565114, 11e6),
+  "resnet50": PaperFigures(0.180212, 24e6),
 }
-THEIRS = _Printed(0.049286, 7e6)
+THEIRS = PaperFigures(0.049286, 7e6)
 OURS = "hsic_dense, hsic_bottleneck"
-TWIN = "hsic_dense, backprop"
+BACKPROP = "hsic_dense, backprop"
 
 
 def table1(config: str, rounds: int) -> Benchmark:
@@ -50,22 +42,22 @@ def table1(config: str, rounds: int) -> Benchmark:
   Raises:
     UserError: The config has no hsic_bottleneck phase.
   """
-  settings = settings_of(config)
+  settings = load_settings(config)
   sizes = ",small" if "small" in config.partition(":")[2].split(",") else ""
   candidates: dict[str, tuple[Any, Any]] = {
-    OURS: (settings.model, bottleneck_of(config, settings)),
-    TWIN: (settings.model, Backprop()),
+    OURS: (settings.model, find_bottleneck(config, settings)),
+    BACKPROP: (settings.model, Backprop()),
   }
   for name in PRINTED:
-    baseline = settings_of(f"configs/baselines.py:{name}{sizes}")
+    baseline = load_settings(f"configs/baselines.py:{name}{sizes}")
     phase: PhaseSettings = baseline.phases[baseline.schedule[0]]
     candidates[f"{name}, backprop"] = (baseline.model, phase.objective)
   programs, parameters = {}, {}
   for name, (model, objective) in candidates.items():
-    inputs = make_step_inputs(model, settings.batch_size, settings.precision)
-    step = step_of(objective.build(inputs.network, frozenset(inputs.network.layers), None))
+    inputs = step_inputs(model, settings.batch_size, settings.precision)
+    step = build_step(objective.build(inputs.network, frozenset(inputs.network.layers), None))
     programs[name], parameters[name] = compile_program(step, inputs.arguments), inputs.parameters
-  seconds = time_by_turns(programs, rounds)
+  seconds = median_seconds(programs, rounds)
   rows: list[Row] = []
   for name in candidates:
     printed = THEIRS if name == OURS else PRINTED.get(name.partition(",")[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fer_jax.apps.benchmarks.torch_resnet import convolution
 from fer_jax.models.ca_resnet import SLOPE, CaResNet
 
-LEAST = 8  # minimum number of channels between the convolutions of coordinate attention
+MIN_CHANNELS = 8  # minimum number of channels between the convolutions of coordinate attention
 
 
 class MixedAttention(nn.Module):
@@ -48,12 +48,12 @@ class CoordinateAttention(nn.Module):
 
   Args:
     channels: Channels of the feature map.
-    reduction: Divisor of the channels that gives those between the convolutions, which are at least LEAST.
+    reduction: Divisor of the channels that gives those between the convolutions, which are at least MIN_CHANNELS.
   """
 
   def __init__(self, channels: int, reduction: int):
     super().__init__()
-    reduced = max(channels // reduction, LEAST)
+    reduced = max(channels // reduction, MIN_CHANNELS)
     self.reduce = convolution(channels, reduced, 1)
     self.norm = nn.BatchNorm2d(reduced)
     self.rows = nn.Conv2d(reduced, channels, 1)

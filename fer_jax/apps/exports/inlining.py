@@ -1,6 +1,7 @@
 """Rewrites a jaxpr for the ONNX converter: inlines calls and replaces primitives that it does not support."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,25 +55,25 @@ def evaluate(program: core.ClosedJaxpr, *inputs: jax.Array) -> list[jax.Array]:
 
   for equation in program.jaxpr.eqns:
     # An equation of constants is evaluated at trace time, so that only its result is part of the program.
-    given = [read(atom) for atom in equation.invars]
-    constant = not any(isinstance(value, jax.core.Tracer) for value in given) and _is_fixed(equation)
+    operands = [read(atom) for atom in equation.invars]
+    constant = not any(isinstance(value, jax.core.Tracer) for value in operands) and _has_static_shapes(equation)
     with jax.ensure_compile_time_eval() if constant else contextlib.nullcontext():
-      outputs = _compute(equation, given)
+      outputs = _compute(equation, operands)
     values.update(zip(equation.outvars, outputs, strict=True))
   return [read(atom) for atom in program.jaxpr.outvars]
 
 
-def _is_fixed(equation: core.JaxprEqn) -> bool:
+def _has_static_shapes(equation: core.JaxprEqn) -> bool:
   """Returns whether the shapes of all outputs are static."""
   return all(isinstance(size, int) for variable in equation.outvars for size in variable.aval.shape)  # type: ignore[attr-defined]
 
 
-def is_narrow(program: core.ClosedJaxpr) -> bool:
+def uses_bfloat16(program: core.ClosedJaxpr) -> bool:
   """Returns whether any intermediate result of a jaxpr, nested ones included, is bfloat16."""
   for equation in program.jaxpr.eqns:
     if any(getattr(variable.aval, "dtype", None) == jnp.bfloat16 for variable in equation.outvars):
       return True
-    if any(isinstance(value, core.ClosedJaxpr) and is_narrow(value) for value in equation.params.values()):
+    if any(isinstance(value, core.ClosedJaxpr) and uses_bfloat16(value) for value in equation.params.values()):
       return True
   return False
 
@@ -112,42 +113,36 @@ def _cond(params: dict[str, Any], index: Any, *inputs: Any) -> Sequence[Any] | N
 
 def _pad(params: dict[str, Any], x: jax.Array, value: jax.Array) -> Sequence[Any] | None:
   # Negative (cropping) and interior padding are not replaced.
-  if any(low < 0 or high < 0 or between for low, high, between in params["padding_config"]):
+  if any(low < 0 or high < 0 or interior for low, high, interior in params["padding_config"]):
     return None
   for axis, (low, high, _) in enumerate(params["padding_config"]):
-    x = _extend(x, axis, low, high, value)
+    x = _pad_axis(x, axis, low, high, value)
   return [x]
 
 
-def _largest(params: dict[str, Any], x: jax.Array) -> Sequence[Any] | None:
+def _max_pool(params: dict[str, Any], x: jax.Array) -> Sequence[Any] | None:
   if any(dilation != 1 for dilation in params["base_dilation"]):
     return None
   names = ("window_dimensions", "window_strides", "padding", "window_dilation")
   for axis, (window, stride, (low, high), dilation) in enumerate(zip(*(params[name] for name in names), strict=True)):
     if window == stride == 1 and not (low or high):
       continue
-    x = _extend(x, axis, low, high, lax.full((), -float("inf"), x.dtype))
+    x = _pad_axis(x, axis, low, high, lax.full((), -float("inf"), x.dtype))
     # The maximum over a window is separable: one axis at a time, as the maximum of `window` shifted, strided slices.
-    last = x.shape[axis] - (window - 1) * dilation  # number of possible start positions
-    x = _maximum([lax.slice_in_dim(x, i * dilation, i * dilation + last, stride, axis) for i in range(window)])
+    starts = x.shape[axis] - (window - 1) * dilation  # number of start positions
+    slices = [lax.slice_in_dim(x, i * dilation, i * dilation + starts, stride, axis) for i in range(window)]
+    x = functools.reduce(lax.max, slices)
   return [x]
 
 
-def _maximum(parts: Sequence[jax.Array]) -> jax.Array:
-  largest = parts[0]
-  for part in parts[1:]:
-    largest = lax.max(largest, part)
-  return largest
-
-
-def _extend(x: jax.Array, axis: int, low: int, high: int, value: jax.Array) -> jax.Array:
+def _pad_axis(x: jax.Array, axis: int, low: int, high: int, value: jax.Array) -> jax.Array:
   """Pads an axis with `low` copies of a value before it and `high` after it."""
 
-  def places(length: int) -> list[jax.Array]:
+  def fill(length: int) -> list[jax.Array]:
     shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
     return [lax.broadcast_in_dim(value, shape, ())] if length else []
 
-  return lax.concatenate([*places(low), x, *places(high)], axis) if low or high else x
+  return lax.concatenate([*fill(low), x, *fill(high)], axis) if low or high else x
 
 
 # Rules by name of the primitive; a rule that returns None leaves the primitive unchanged.
@@ -155,5 +150,5 @@ _RULES: dict[str, Callable[..., Sequence[Any] | None]] = {
   "platform_index": _platform_index,
   "cond": _cond,
   "pad": _pad,
-  "reduce_window_max": _largest,
+  "reduce_window_max": _max_pool,
 }

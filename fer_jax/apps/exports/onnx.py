@@ -11,28 +11,37 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax.apps.exports.inlining import evaluate, is_narrow
-from fer_jax.apps.exports.program import INPUT, OUTPUT, TOLERANCE, check, faces_of, metadata, program, whole_file
+from fer_jax.apps.exports.formats import (
+  INPUT,
+  OUTPUT,
+  TOLERANCE,
+  atomic_file,
+  check,
+  exported_function,
+  input_spec,
+  metadata,
+)
+from fer_jax.apps.exports.inlining import evaluate, uses_bfloat16
 from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.runtime.errors import UserError
 
 BATCHES = (1, 4)  # batch sizes tested, because the converter may fix the symbolic batch size by mistake
 OPSET = 21  # released in 2024; sufficient for all operations used
 # Maximum difference of a probability if the network computes in bfloat16 (8 significant bits), the file in float32.
-NARROW_TOLERANCE = 0.05
-_REASON = 400  # maximum characters of an error message; onnxruntime prints whole graphs
+BFLOAT16_TOLERANCE = 0.05
+_MAX_REASON = 400  # maximum characters of an error message; onnxruntime prints whole graphs
 # Loggers that are silenced: their warnings concern converter development (failed imports of examples, missing shapes).
-_TALKATIVE = ("jax2onnx", "onnx_ir")
+_NOISY_LOGGERS = ("jax2onnx", "onnx_ir")
 
 
-def write(classifier: TrainedModel, path: Path) -> float:
+def write_onnx(model: TrainedModel, path: Path) -> float:
   """Writes a network as an ONNX file, atomically; the file computes in float32 whatever the network's precision.
 
   Its input is named INPUT and its output OUTPUT. The metadata, class names included, is stored in the model's
   properties: strings as they are, other values as JSON.
 
   Args:
-    classifier: Network to export.
+    model: Network to export.
     path: Path of the file.
 
   Returns:
@@ -44,12 +53,12 @@ def write(classifier: TrainedModel, path: Path) -> float:
     Failure: The file's probabilities, computed by onnxruntime, differ from the network's.
   """
   to_onnx, set_properties, runtime = _packages()
-  with whole_file(path) as partial:
-    faces = faces_of(classifier)
-    traced = jax.make_jaxpr(program(classifier))(faces)
+  with atomic_file(path) as partial:
+    faces = input_spec(model)
+    traced = jax.make_jaxpr(exported_function(model))(faces)
     # Inline all calls: the converter gets a flat program of supported primitives.
-    with _failures(classifier), _silence():
-      model = to_onnx(
+    with _convert_errors(model), _quiet_loggers():
+      onnx_model = to_onnx(
         lambda faces: evaluate(traced, faces)[0],
         inputs=[faces],
         input_names=[INPUT],
@@ -57,18 +66,18 @@ def write(classifier: TrainedModel, path: Path) -> float:
         model_name="fer_jax",
         opset=OPSET,
       )
-    said = metadata(classifier)
-    set_properties(model, {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()})
-    partial.write_bytes(model.SerializeToString())
-    with _failures(classifier):
+    properties = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata(model).items()}
+    set_properties(onnx_model, properties)
+    partial.write_bytes(onnx_model.SerializeToString())
+    with _convert_errors(model):
       session = runtime.InferenceSession(partial, providers=["CPUExecutionProvider"])
 
     def run(faces: np.ndarray) -> np.ndarray:
-      with _failures(classifier):
+      with _convert_errors(model):
         return np.asarray(session.run([OUTPUT], {INPUT: faces})[0])
 
     with jax.default_matmul_precision("highest"):  # GPUs would use TF32 (10-bit mantissa), unlike onnxruntime
-      return check(run, classifier, BATCHES, NARROW_TOLERANCE if is_narrow(traced) else TOLERANCE)
+      return check(run, model, BATCHES, BFLOAT16_TOLERANCE if uses_bfloat16(traced) else TOLERANCE)
 
 
 def _packages() -> tuple[Any, Any, Any]:
@@ -83,9 +92,9 @@ def _packages() -> tuple[Any, Any, Any]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-  """Raises the level of the loggers in _TALKATIVE to ERROR inside the context."""
-  loggers = [logging.getLogger(name) for name in _TALKATIVE]
+def _quiet_loggers() -> Iterator[None]:
+  """Raises the level of the loggers in _NOISY_LOGGERS to ERROR inside the context."""
+  loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
   levels = [logger.level for logger in loggers]
   for logger in loggers:
     logger.setLevel(logging.ERROR)
@@ -97,15 +106,15 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _failures(classifier: TrainedModel) -> Iterator[None]:
+def _convert_errors(model: TrainedModel) -> Iterator[None]:
   """Converts any exception of the converter or the runtime to a one-line UserError."""
   try:
     yield
   # For unsupported operations both packages raise many exception types: KeyError, RuntimeError, and their own. In every
   # case the user's only remedy is the other format.
   except Exception as error:
-    reason = textwrap.shorten(f"{type(error).__name__}: {error}", _REASON, placeholder=" ...")
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", _MAX_REASON, placeholder=" ...")
     raise UserError(
-      f"the network of {classifier.origin.get('config', 'this run')} cannot be written as ONNX: {reason}; "
+      f"the network of {model.origin.get('config', 'this run')} cannot be written as ONNX: {reason}; "
       "use --format=stablehlo"
     ) from error

@@ -4,11 +4,10 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,18 +17,13 @@ from fer_jax.faces.video import Frame, Video
 
 # Index of a camera, or path of a video file.
 Source = int | Path
-_LAST_INDEX = 9
-_PATIENCE = 5.0  # timeout in seconds for the previous capture to end
-_POLL = 0.05  # seconds between two checks of the stop flag
+_LAST_CAMERA = 9
+_JOIN_TIMEOUT = 5.0  # timeout in seconds for the previous capture to end
+_POLL_SECONDS = 0.05  # seconds between two checks of the stop flag
 
 
-class Frames(Protocol):
-  """Interface of an open source, implemented by `fer_jax.faces.video.Video`."""
-
-  def __iter__(self) -> Iterator[Frame]: ...
-
-
-Open = Callable[[Source], AbstractContextManager[Frames]]
+# Function that opens a source, such as `fer_jax.faces.video.Video`.
+Open = Callable[[Source], AbstractContextManager[Iterable[Frame]]]
 
 
 @dataclass(frozen=True)
@@ -50,17 +44,11 @@ class CapturedImage:
 
 
 @dataclass(frozen=True)
-class Ended:
-  """Message that a source has ended.
-
-  Attributes:
-    session: Session number of the source.
-    sentence: Reason, as a sentence for the user.
-    expected: Whether the source is a video that was read to its end.
-  """
+class SourceEnded:
+  """Message that a source has ended, with the reason for the user; expected at the end of a video."""
 
   session: int
-  sentence: str
+  text: str
   expected: bool
 
 
@@ -84,8 +72,8 @@ class Capture:
   Args:
     source: Index of a camera, or path of a video file.
     session: Session number for the messages of this capture.
-    images: Function that is called with each image.
-    ends: Function that is called with the reason when the source ends by itself; not called after `stop`.
+    on_image: Function that is called with each image.
+    on_end: Function that is called with the reason when the source ends by itself; not called after `stop`.
     open_source: Function that opens the source. It, or the iteration over its frames, raises UnreadableImage on
       failure.
     clock: Clock to use; None for the system's.
@@ -95,25 +83,20 @@ class Capture:
     self,
     source: Source,
     session: int,
-    images: Callable[[CapturedImage], None],
-    ends: Callable[[Ended], None],
+    on_image: Callable[[CapturedImage], None],
+    on_end: Callable[[SourceEnded], None],
     open_source: Open = Video,
     clock: Clock | None = None,
   ):
     self._source, self._session, self._open = source, session, open_source
-    self._images, self._ends = images, ends
+    self._on_image, self._on_end = on_image, on_end
     self._clock = clock or Clock()
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._run, name=f"capture of {source}", daemon=True)
 
-  def start(self, after: "Capture | None" = None, search: threading.Thread | None = None) -> None:
-    """Starts reading, after another capture and the camera search have ended: a camera can only be opened once.
-
-    Args:
-      after: Previous capture, which may still use the camera.
-      search: Thread that searches for cameras.
-    """
-    self._after, self._search = after, search
+  def start(self, previous: "Capture | None" = None, search: threading.Thread | None = None) -> None:
+    """Starts reading, after the previous capture and the camera search: a camera can only be opened once."""
+    self._previous, self._search = previous, search
     self._thread.start()
 
   def stop(self) -> None:
@@ -121,29 +104,22 @@ class Capture:
     self._stopped.set()
 
   def join(self, timeout: float | None = None) -> bool:
-    """Waits for the thread to end.
-
-    Args:
-      timeout: Maximum number of seconds; None for no limit.
-
-    Returns:
-      Whether the thread has ended.
-    """
+    """Waits at most `timeout` seconds for the thread to end; returns whether it has ended."""
     self._thread.join(timeout)
     return not self._thread.is_alive()
 
   def _run(self) -> None:
-    self._wait_for_the_camera()
+    self._wait_for_camera()
     if self._stopped.is_set():
       return
-    seen = False
+    opened = False
     try:
       with self._open(self._source) as frames:
-        for frame in self._paced(frames):
+        for frame in self._play(frames):
           if self._stopped.is_set():
             return
-          seen = True
-          self._images(CapturedImage(self._session, frame.image, frame.time, self._clock.now()))
+          opened = True
+          self._on_image(CapturedImage(self._session, frame.image, frame.time, self._clock.now()))
       reason = ""
     except UnreadableImage as error:
       reason = str(error)
@@ -151,63 +127,59 @@ class Capture:
       logging.getLogger(__name__).exception("capture failed")
       reason = str(error)
     if not self._stopped.is_set():
-      expected = seen and not reason and isinstance(self._source, Path)
-      self._ends(Ended(self._session, _sentence(self._source, seen, reason), expected))
+      expected = opened and not reason and isinstance(self._source, Path)
+      self._on_end(SourceEnded(self._session, _end_text(self._source, opened, reason), expected))
 
-  def _wait_for_the_camera(self) -> None:
+  def _wait_for_camera(self) -> None:
     # Not interrupted by `stop`: the next capture joins only this thread, so it must outlive the previous one.
-    if self._after is not None:
-      self._after.join(_PATIENCE)
-      self._after = None
+    if self._previous is not None:
+      self._previous.join(_JOIN_TIMEOUT)
+      self._previous = None
     while self._search is not None and self._search.is_alive() and not self._stopped.is_set():
-      self._search.join(_POLL)
+      self._search.join(_POLL_SECONDS)
 
-  def _paced(self, frames: Frames) -> Iterator[Frame]:
+  def _play(self, frames: Iterable[Frame]) -> Iterator[Frame]:
     # Clock time at which time 0 of the video was shown, or would have been.
-    began: float | None = None
+    start: float | None = None
     for frame in frames:
       if isinstance(self._source, Path):
-        began = self._clock.now() - frame.time if began is None else began
-        late = self._clock.now() - (began + frame.time)
+        start = self._clock.now() - frame.time if start is None else start
+        late = self._clock.now() - (start + frame.time)
         if late < 0:
           self._clock.wait(self._stopped, -late)
       yield frame
 
 
-def _sentence(source: Source, seen: bool, reason: str) -> str:
-  name = name_of(source)
-  because = f" ({reason})" if reason else ""
-  if not seen:
-    advice = (
-      "check that it is connected and not used by another program."
-      if isinstance(source, int)
-      else "choose another file."
-    )
-    return f"{name} cannot be opened{because}: {advice}"
+def _end_text(source: Source, opened: bool, reason: str) -> str:
+  name = source_name(source)
+  suffix = f" ({reason})" if reason else ""
+  if not opened:
+    check = "check that it is connected and not used by another program"
+    return f"{name} cannot be opened{suffix}: {check if isinstance(source, int) else 'choose another file'}."
   if isinstance(source, int) or reason:
-    return f"{name} was lost{because}; the last image stays."
+    return f"{name} was lost{suffix}; the last image stays."
   return f"{name} has ended; the last image stays."
 
 
-def name_of(source: Source) -> str:
+def source_name(source: Source) -> str:
   """Returns the display name of a source: "Camera 0", or the file name."""
   return f"Camera {source}" if isinstance(source, int) else source.name
 
 
 def cameras() -> list[int]:
   """Returns the indices of the available cameras. Slow: each candidate is opened as a test."""
-  return [index for index in _candidates() if _opens(index)]
+  return [index for index in _camera_indices() if _can_open(index)]
 
 
-def _candidates() -> list[int]:
+def _camera_indices() -> list[int]:
   if sys.platform != "linux":
-    return list(range(_LAST_INDEX + 1))
+    return list(range(_LAST_CAMERA + 1))
   # OpenCV prints a warning for an index without a device, so only existing devices are tried.
   names = (path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def _opens(index: int) -> bool:
+def _can_open(index: int) -> bool:
   camera = cv2.VideoCapture(index)
   try:
     return bool(camera.isOpened())

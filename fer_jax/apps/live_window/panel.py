@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QImage, QPixmap
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 from fer_jax.apps.live_window.style import Colours
 from fer_jax.apps.live_window.widgets import Bars
@@ -15,7 +15,7 @@ from fer_jax.apps.live_window.widgets import Bars
 _WIDTH = 300
 _THUMBNAIL = 72
 _DASH = "\N{EN DASH}"
-_SECONDS = 1.0  # averaging window of frame rate and delay
+_AVERAGING_SECONDS = 1.0  # window of frame rate and delay
 
 
 class Panel(QWidget):
@@ -28,25 +28,21 @@ class Panel(QWidget):
   def __init__(self, class_names: Sequence[str]):
     super().__init__()
     self.setFixedWidth(_WIDTH)
-    self.word, self.of = _label("word", _DASH), _label("caption", "no face")
+    self.label, self.caption = _label("label", _DASH), _label("caption", "no face")
     self.bars = Bars(class_names)
     self.rate, self.delay = _label("figure", _DASH), _label("figure", _DASH)
     self.thumbnail, self.photo = QLabel(), _label("caption", "")
     self.photo.setWordWrap(True)
     self._shown: deque[tuple[float, float]] = deque()
-    self._photo_card = _card(_side_by_side(self.thumbnail, self.photo, stretch=1))
+    self._photo_card = _card(_box(QHBoxLayout(), 12, self.thumbnail, self.photo, stretch=1))
     self._photo_card.hide()
     layout = QVBoxLayout(self)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(12)
-    layout.addWidget(_card(_stacked(self.word, self.of, self.bars)))
-    layout.addWidget(
-      _card(
-        _side_by_side(
-          _stacked(_label("caption", "Frames per second"), self.rate), _stacked(_label("caption", "Delay"), self.delay)
-        )
-      )
-    )
+    layout.addWidget(_card(_box(QVBoxLayout(), 4, self.label, self.caption, self.bars)))
+    rate = _box(QVBoxLayout(), 4, _label("caption", "Frames per second"), self.rate)
+    delay = _box(QVBoxLayout(), 4, _label("caption", "Delay"), self.delay)
+    layout.addWidget(_card(_box(QHBoxLayout(), 12, rate, delay)))
     layout.addWidget(self._photo_card)
     layout.addStretch(1)
 
@@ -55,19 +51,19 @@ class Panel(QWidget):
     self.bars.colours = colours
     self.bars.update()
 
-  def show_face(self, class_names: Sequence[str], probability: np.ndarray | None, of: str) -> None:
+  def show_face(self, class_names: Sequence[str], probability: np.ndarray | None, caption: str) -> None:
     """Shows the prediction for one face.
 
     Args:
       class_names: Names of the K classes.
       probability: Probability of each class, float array of shape [K]; None if there is no face.
-      of: Caption that describes which face it is.
+      caption: Caption that describes which face it is.
     """
-    self.word.setText(_DASH if probability is None else class_names[int(probability.argmax(-1))])
-    self.of.setText(of)
+    self.label.setText(_DASH if probability is None else class_names[int(probability.argmax(-1))])
+    self.caption.setText(caption)
     self.bars.show_classes(class_names, probability)
 
-  def count(self, captured_at: float) -> None:
+  def update_rate(self, captured_at: float) -> None:
     """Updates frame rate and delay for an image that is shown now.
 
     Args:
@@ -75,15 +71,15 @@ class Panel(QWidget):
     """
     now = time.perf_counter()
     self._shown.append((now, now - captured_at))
-    while now - self._shown[0][0] > _SECONDS:
+    while now - self._shown[0][0] > _AVERAGING_SECONDS:
       self._shown.popleft()
     # N images span N - 1 intervals; a rate over less than a quarter of the window would be too noisy.
     span = now - self._shown[0][0]
-    if span > _SECONDS / 4:
+    if span > _AVERAGING_SECONDS / 4:
       self.rate.setText(f"{(len(self._shown) - 1) / span:.0f}")
     self.delay.setText(f"{1000 * sum(delay for _, delay in self._shown) / len(self._shown):.0f} ms")
 
-  def stop_counting(self) -> None:
+  def clear_rate(self) -> None:
     """Clears frame rate and delay."""
     self._shown.clear()
     self.rate.setText(_DASH)
@@ -92,12 +88,9 @@ class Panel(QWidget):
   def show_photo(self, image: QImage, text: str) -> None:
     """Shows the last photo with a text next to it."""
     # Twice the display size, for high-density screens (pixel ratio 2).
-    scaled = image.scaled(
-      *(2 * _THUMBNAIL, 2 * _THUMBNAIL),
-      Qt.AspectRatioMode.KeepAspectRatio,
-      Qt.TransformationMode.SmoothTransformation,
-    )
-    pixels = QPixmap.fromImage(scaled)
+    side = 2 * _THUMBNAIL
+    keep_aspect, smooth = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+    pixels = QPixmap.fromImage(image.scaled(side, side, keep_aspect, smooth))
     pixels.setDevicePixelRatio(2)
     self.thumbnail.setPixmap(pixels)
     self.photo.setText(text)
@@ -111,25 +104,16 @@ def _label(name: str, text: str) -> QLabel:
   return label
 
 
-def _stacked(*widgets: QWidget) -> QWidget:
-  whole = QWidget()
-  layout = QVBoxLayout(whole)
+def _box(layout: QBoxLayout, spacing: int, *widgets: QWidget, stretch: int = 0) -> QWidget:
+  """Returns widgets in a row or column; `stretch` is the stretch factor of the last one."""
+  box = QWidget()
+  box.setLayout(layout)
   layout.setContentsMargins(0, 0, 0, 0)
-  layout.setSpacing(4)
-  for widget in widgets:
-    layout.addWidget(widget)
-  return whole
-
-
-def _side_by_side(*widgets: QWidget, stretch: int = 0) -> QWidget:
-  whole = QWidget()
-  layout = QHBoxLayout(whole)
-  layout.setContentsMargins(0, 0, 0, 0)
-  layout.setSpacing(12)
+  layout.setSpacing(spacing)
   for widget in widgets:
     layout.addWidget(widget)
   layout.setStretch(len(widgets) - 1, stretch)
-  return whole
+  return box
 
 
 def _card(content: QWidget) -> QFrame:

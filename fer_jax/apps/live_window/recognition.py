@@ -19,7 +19,7 @@ from fer_jax.inference.predictor import Predictor, stacked
 from fer_jax.runtime.errors import UserError
 
 # Batch sizes compiled before the first image; larger batches are compiled when they first occur.
-_PREPARED = (1, 2)
+_COMPILED_BATCH_SIZES = (1, 2)
 
 
 def live_detector() -> HaarDetector:
@@ -28,31 +28,22 @@ def live_detector() -> HaarDetector:
 
 
 @dataclass(frozen=True)
-class Still:
-  """Order to read an image file and recognise it.
-
-  Attributes:
-    session: Session number for the answer.
-    path: Path of the image file.
-  """
+class ReadImage:
+  """Request to read an image file and recognise it; the response has the same session number."""
 
   session: int
   path: Path
 
 
 @dataclass(frozen=True)
-class Run:
-  """Order to use the network of another run from now on.
-
-  Attributes:
-    workdir: Folder of the run.
-  """
+class LoadRun:
+  """Request to use the network of the run in this folder from now on."""
 
   workdir: Path
 
 
 @dataclass(frozen=True)
-class Recognized:
+class RecognizedImage:
   """An image with its F recognised faces, the largest first; K is the number of classes.
 
   Attributes:
@@ -82,31 +73,22 @@ class Recognized:
 
 
 @dataclass(frozen=True)
-class Ready:
-  """Answer that a network is loaded and compiled.
+class ModelReady:
+  """Response that a network is loaded and compiled, with its description for the user."""
 
-  Attributes:
-    sentence: Description of the network for the user.
-    class_names: Names of its K classes.
-  """
-
-  sentence: str
+  text: str
   class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Trouble:
-  """Answer that an order failed.
+class RecognitionFailed:
+  """Response that a request failed, with the reason as a sentence for the user."""
 
-  Attributes:
-    sentence: Reason, as a sentence for the user.
-  """
-
-  sentence: str
+  text: str
 
 
-Order = CapturedImage | Still | Run
-Answer = Recognized | Ready | Trouble
+Request = CapturedImage | ReadImage | LoadRun
+Response = RecognizedImage | ModelReady | RecognitionFailed
 
 
 class Recognizer:
@@ -121,30 +103,30 @@ class Recognizer:
   def __init__(self, predictor: Predictor, smoothing: float, detector: Detector | None = None):
     self._predictor, self._smoothing = predictor, smoothing
     # A predictor without a detector treats each whole image as one face; `detector` must not change that.
-    replaces = detector is not None and predictor.detector is not None
-    self._moving = Predictor(predictor.classifier, detector, predictor.views) if replaces else predictor
+    use_detector = detector is not None and predictor.detector is not None
+    self._video_predictor = Predictor(predictor.classifier, detector, predictor.views) if use_detector else predictor
     self._session: int | None = None
 
   def prepare(self) -> None:
     """Compiles the network in advance, so that the first image is not delayed."""
     shape = self._predictor.classifier.shape
-    for faces in _PREPARED:
-      self._predictor.probability(np.zeros((faces, *shape), np.uint8))
+    for size in _COMPILED_BATCH_SIZES:
+      self._predictor.probability(np.zeros((size, *shape), np.uint8))
 
-  def __call__(self, captured: CapturedImage) -> Recognized:
+  def __call__(self, captured: CapturedImage) -> RecognizedImage:
     """Detects, classifies and tracks the faces in an image."""
-    boxes = (self._predictor if captured.time is None else self._moving).find(captured.image)
-    cut = [self._predictor.cut(captured.image, box) for box in boxes]
-    probability = self._predictor.probability(stacked(cut, self._predictor.classifier.shape))
+    boxes = (self._predictor if captured.time is None else self._video_predictor).find(captured.image)
+    faces = [self._predictor.cut(captured.image, box) for box in boxes]
+    probability = self._predictor.probability(stacked(faces, self._predictor.classifier.shape))
     # Single images (time None) are not tracked or smoothed, and always use the predictor's own detector.
     tracks = list(range(len(boxes)))
     if captured.time is not None:
       if captured.session != self._session:
         self._session, self._tracker = captured.session, Tracker(self._smoothing)
       tracks = self._tracker.update(captured.time, boxes)
-      for face, track in enumerate(tracks):
-        probability[face] = self._tracker.smooth(track, captured.time, probability[face])
-    return Recognized(
+      for i, track in enumerate(tracks):
+        probability[i] = self._tracker.smooth(track, captured.time, probability[i])
+    return RecognizedImage(
       session=captured.session,
       image=captured.image,
       boxes=boxes,
@@ -157,15 +139,15 @@ class Recognizer:
 
 
 class Recognition:
-  """Processes orders in a separate thread, from `start` to `stop`.
+  """Processes requests in a separate thread, from `start` to `stop`.
 
   The thread compiles and applies networks and loads further runs; only the first predictor is loaded by the caller.
 
   Args:
-    predictor: Initial predictor, used until the first `Run` order.
+    predictor: Initial predictor, used until the first `LoadRun` request.
     load: Function that returns the predictor of a run's folder, or raises UserError.
-    orders: Mailbox of orders; closed by `stop`.
-    answers: Function that is called with each `Recognized`, `Ready` and `Trouble`.
+    requests: Mailbox of requests; closed by `stop`.
+    responses: Function that is called with each `RecognizedImage`, `ModelReady` and `RecognitionFailed`.
     smoothing: Half-life in seconds, see `Recognizer`.
     detector: Faster detector for cameras and videos, see `Recognizer`.
   """
@@ -174,81 +156,73 @@ class Recognition:
     self,
     predictor: Predictor,
     load: Callable[[Path], Predictor],
-    orders: Mailbox[Order],
-    answers: Callable[[Answer], None],
+    requests: Mailbox[Request],
+    responses: Callable[[Response], None],
     smoothing: float,
     detector: Detector | None = None,
   ):
-    self._load, self._orders, self._answers = load, orders, answers
+    self._load, self._requests, self._responses = load, requests, responses
     self._smoothing, self._detector = smoothing, detector
-    self._first, self._newest = predictor, 0
+    self._initial, self._latest_session = predictor, 0
     self._recognizer = Recognizer(predictor, smoothing, detector)
     self._thread = threading.Thread(target=self._run, name="recognition", daemon=True)
 
   def start(self) -> None:
-    """Starts the thread, which compiles the network and then processes orders."""
+    """Starts the thread, which compiles the network and then processes requests."""
     self._thread.start()
 
   def stop(self) -> None:
-    """Closes the mailbox of orders; the thread ends after the current order."""
-    self._orders.close()
+    """Closes the mailbox of requests; the thread ends after the current request."""
+    self._requests.close()
 
   def join(self, timeout: float | None = None) -> bool:
-    """Waits for the thread to end.
-
-    Args:
-      timeout: Maximum number of seconds; None for no limit.
-
-    Returns:
-      Whether the thread has ended.
-    """
+    """Waits at most `timeout` seconds for the thread to end; returns whether it has ended."""
     self._thread.join(timeout)
     return not self._thread.is_alive()
 
   def _run(self) -> None:
-    self._answer(lambda: self._use(self._first))
-    while (order := self._orders.take(None)) is not None:
-      self._answer(lambda order=order: self._carry_out(order))  # type: ignore[misc]
+    self._respond(lambda: self._use_model(self._initial))
+    while (request := self._requests.take(None)) is not None:
+      self._respond(lambda request=request: self._process(request))  # type: ignore[misc]
 
-  def _answer(self, work: Callable[[], Answer | None]) -> None:
-    """Sends the result of `work`, if any; exceptions become a `Trouble` answer, so the thread keeps running."""
-    answer: Answer | None
+  def _respond(self, work: Callable[[], Response | None]) -> None:
+    """Sends the result of `work`, if any, or `RecognitionFailed` after an exception: the thread keeps running."""
+    response: Response | None
     try:
-      answer = work()
+      response = work()
     except UserError as error:
-      answer = Trouble(str(error))
+      response = RecognitionFailed(str(error))
     except Exception as error:
       logging.getLogger(__name__).exception("recognition failed")
-      answer = Trouble(f"The recognition failed: {error}")
-    if answer is not None:
-      self._answers(answer)
+      response = RecognitionFailed(f"The recognition failed: {error}")
+    if response is not None:
+      self._responses(response)
 
-  def _carry_out(self, order: Order) -> Answer | None:
-    if isinstance(order, Run):
-      return self._use(self._load(order.workdir))
-    # Skip a late image of a closed source: its answer could replace that of a newer order in the mailbox.
-    if order.session < self._newest:
+  def _process(self, request: Request) -> Response | None:
+    if isinstance(request, LoadRun):
+      return self._use_model(self._load(request.workdir))
+    # Skip a late image of a closed source: its response could replace that of a newer request in the mailbox.
+    if request.session < self._latest_session:
       return None
-    self._newest = order.session
-    if isinstance(order, CapturedImage):
-      return self._recognizer(order)
+    self._latest_session = request.session
+    if isinstance(request, CapturedImage):
+      return self._recognizer(request)
     try:
-      image = images.read(order.path)
+      image = images.read(request.path)
     except UnreadableImage as error:
-      return Trouble(f"{order.path.name} cannot be read ({error}): choose another image.")
-    return self._recognizer(CapturedImage(order.session, image, None, time.perf_counter()))
+      return RecognitionFailed(f"{request.path.name} cannot be read ({error}): choose another image.")
+    return self._recognizer(CapturedImage(request.session, image, None, time.perf_counter()))
 
-  def _use(self, predictor: Predictor) -> Answer:
+  def _use_model(self, predictor: Predictor) -> Response:
     recognizer = Recognizer(predictor, self._smoothing, self._detector)
     recognizer.prepare()
     self._recognizer = recognizer
-    return Ready(_introduction(predictor), predictor.classifier.class_names)
+    return ModelReady(_describe_model(predictor), predictor.classifier.class_names)
 
 
-def _introduction(predictor: Predictor) -> str:
-  origin = predictor.classifier.origin
-  accuracy = origin.get("accuracy")
-  of = f", {100 * accuracy:.1f} % on the test images of {origin.get('dataset')}" if accuracy is not None else ""
-  caution = predictor.classifier.caution
-  warning = f" Careful: {caution}." if caution else ""
-  return f"Ready: {origin.get('config') or 'a network'}{of}.{warning}"
+def _describe_model(predictor: Predictor) -> str:
+  origin, caution = predictor.classifier.origin, predictor.classifier.caution
+  text = f"Ready: {origin.get('config') or 'a network'}"
+  if (accuracy := origin.get("accuracy")) is not None:
+    text += f", {100 * accuracy:.1f} % on the test images of {origin.get('dataset')}"
+  return f"{text}." + (f" Careful: {caution}." if caution else "")

@@ -18,19 +18,37 @@ class Colours(NamedTuple):
   accent: str
   on_accent: str
   hover: str
-  trouble: str
+  error: str
 
 
 LIGHT = Colours(
-  *("#f3f4f6", "#ffffff", "#dfe3e8", "#1a1f26", "#667080", "#e9ecf0", "#16a34a", "#ffffff", "#15803d", "#b42318")
+  window="#f3f4f6",
+  card="#ffffff",
+  border="#dfe3e8",
+  text="#1a1f26",
+  muted="#667080",
+  track="#e9ecf0",
+  accent="#16a34a",
+  on_accent="#ffffff",
+  hover="#15803d",
+  error="#b42318",
 )
 DARK = Colours(
-  *("#14171b", "#1c2026", "#2d333b", "#e6e9ed", "#98a2b0", "#2a3038", "#34c774", "#08130c", "#5bdc93", "#ff8a7a")
+  window="#14171b",
+  card="#1c2026",
+  border="#2d333b",
+  text="#e6e9ed",
+  muted="#98a2b0",
+  track="#2a3038",
+  accent="#34c774",
+  on_accent="#08130c",
+  hover="#5bdc93",
+  error="#ff8a7a",
 )
 BOX = QColor("#2ee66b")  # face boxes, green in both themes
-ON_BOX = QColor("#06210f")
+BOX_TEXT = QColor("#06210f")
 
-_SHEET = Template("""
+_STYLE_SHEET = Template("""
 QMainWindow, QMenuBar, QStatusBar { background: $window; color: $text; }
 QWidget { color: $text; font-size: 14px; }
 QMenuBar::item { background: transparent; padding: 5px 10px; border-radius: 5px; }
@@ -39,7 +57,7 @@ QMenu { background: $card; border: 1px solid $border; padding: 4px; }
 QMenu::item { padding: 6px 24px 6px 14px; border-radius: 4px; }
 QFrame#card { background: $card; border: 1px solid $border; border-radius: 10px; }
 QFrame#card QLabel { background: transparent; }
-QLabel#word { font-size: 30px; font-weight: 600; }
+QLabel#label { font-size: 30px; font-weight: 600; }
 QLabel#caption { color: $muted; font-size: 12px; padding: 0 0 4px 0; }
 QLabel#figure { font-size: 18px; font-weight: 600; }
 QPushButton, QComboBox {
@@ -57,22 +75,17 @@ QComboBox QAbstractItemView {
   background: $card; border: 1px solid $border; selection-background-color: $track; selection-color: $text;
 }
 QStatusBar::item { border: none; }
-QLabel#sentence { color: $muted; padding: 2px 8px 6px 8px; }
-QLabel#sentence[trouble="true"] { color: $trouble; }
+QLabel#status { color: $muted; padding: 2px 8px 6px 8px; }
+QLabel#status[error="true"] { color: $error; }
 """)
 
 
-def is_dark(palette: QPalette) -> bool:
-  """Returns whether a palette has light text on a dark background."""
+def theme_of(palette: QPalette) -> Colours:
+  """Returns DARK if a palette has light text on a dark background, else LIGHT."""
   window, text = palette.color(QPalette.ColorRole.Window), palette.color(QPalette.ColorRole.WindowText)
-  return window.lightness() < text.lightness()
+  return DARK if window.lightness() < text.lightness() else LIGHT
 
 
-def colours_of(palette: QPalette) -> Colours:
-  """Returns the theme that matches a palette."""
-  return DARK if is_dark(palette) else LIGHT
-
-
-def sheet(colours: Colours) -> str:
+def style_sheet(colours: Colours) -> str:
   """Returns the Qt style sheet for a theme."""
-  return _SHEET.substitute(colours._asdict())
+  return _STYLE_SHEET.substitute(colours._asdict())

@@ -1,6 +1,8 @@
 """Output folder of annotated copies; files are written atomically."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ from fer_jax.faces.video import is_utf8
 from fer_jax.runtime.errors import UserError
 
 # MPEG-4 has at most 65535 time steps per second, so rates up to this one can have two decimals.
-_LARGEST_RATE = 600.0
+_MAX_DECIMAL_RATE = 600.0
 
 
 class Gallery:
@@ -32,21 +34,21 @@ class Gallery:
         f"--annotate={folder!r}: not valid UTF-8; videos cannot be written to such a folder; choose another name"
       )
     self._folder = folder
-    self._film: _Film | None = None
-    self._of = ""
-    self._make(folder)
+    self._video: _VideoFile | None = None
+    self._video_name = ""
+    self._create_folder(folder)
 
   def __enter__(self) -> "Gallery":
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
     if kind is None:
-      self._end_film()
-    elif self._film is not None:
-      self._film.discard()
+      self._finish_video()
+    elif self._video is not None:
+      self._video.discard()
 
   @staticmethod
-  def ending(is_video: bool) -> str:
+  def suffix(is_video: bool) -> str:
     """Returns the suffix that a copy's name adds to that of the original."""
     return ".mp4" if is_video else ".png"
 
@@ -60,16 +62,11 @@ class Gallery:
     Raises:
       UserError: The file cannot be written.
     """
-    path = self._place(name + self.ending(False))
-    part = self._part(".png")
-    try:
+    path = self._path_of(name + self.suffix(False))
+    part = self._temporary_path(".png")
+    with _moved_to(path, part):
       # Not cv2.imwrite, which crashes for a file name that is not valid UTF-8.
       part.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
-      os.replace(part, path)
-    except OSError as error:
-      raise _cannot_write(path, error.strerror or str(error)) from None
-    finally:
-      part.unlink(missing_ok=True)
 
   def add_frame(self, name: str, image: np.ndarray, frames_per_second: float) -> None:
     """Appends a frame to the copy of a video; the frames of one video must be added consecutively.
@@ -83,50 +80,45 @@ class Gallery:
       UserError: The copy cannot be written, or the previous video was not written completely.
     """
     # A new name ends the previous video.
-    if name != self._of:
-      self._end_film()
-      self._film = _Film(self._place(name + self.ending(True)), self._part(".mp4"), image, frames_per_second)
-      self._of = name
-    assert self._film is not None
-    self._film.add(image)
+    if name != self._video_name:
+      self._finish_video()
+      self._video = _VideoFile(
+        self._path_of(name + self.suffix(True)), self._temporary_path(".mp4"), image, frames_per_second
+      )
+      self._video_name = name
+    assert self._video is not None
+    self._video.add(image)
 
-  def _place(self, name: str) -> Path:
+  def _path_of(self, name: str) -> Path:
     path = self._folder / name
-    self._make(path.parent)
+    self._create_folder(path.parent)
     return path
 
-  def _part(self, ending: str) -> Path:
-    return self._folder / f".part.{os.getpid()}{ending}"
+  def _temporary_path(self, suffix: str) -> Path:
+    return self._folder / f".part.{os.getpid()}{suffix}"
 
-  def _make(self, folder: Path) -> None:
+  def _create_folder(self, folder: Path) -> None:
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(f"{folder}: cannot be created ({error.strerror}); choose another --annotate") from None
 
-  def _end_film(self) -> None:
-    if self._film is not None:
-      self._film.end()
-    self._film, self._of = None, ""
+  def _finish_video(self) -> None:
+    if self._video is not None:
+      self._video.finish()
+    self._video, self._video_name = None, ""
 
 
-class _Film:
-  """Writer of one MPEG-4 video.
-
-  Args:
-    path: Final path of the video.
-    part: Temporary path to which the video is written.
-    image: First frame, used for the size only, uint8 array of shape [H, W, 3].
-    rate: Frames per second.
-  """
+class _VideoFile:
+  """Writer of one MPEG-4 video with the size of `image`, first to the temporary path `part`."""
 
   def __init__(self, path: Path, part: Path, image: np.ndarray, rate: float):
     self._path, self._part, self._frames = path, part, 0
     height, width = image.shape[:2]
     # MPEG-4 would drop the last row or column of an odd size, so `add` pads it by one.
-    self._below, self._beside = height % 2, width % 2
-    size = (width + self._beside, height + self._below)
-    rounded = round(rate, 2) if rate <= _LARGEST_RATE else round(rate)
+    self._extra_rows, self._extra_columns = height % 2, width % 2
+    size = (width + self._extra_columns, height + self._extra_rows)
+    rounded = round(rate, 2) if rate <= _MAX_DECIMAL_RATE else round(rate)
     self._writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rounded, size)
     if not self._writer.isOpened():
       self.discard()
@@ -135,32 +127,39 @@ class _Film:
 
   def add(self, image: np.ndarray) -> None:
     """Appends a frame, uint8 [H, W, 3] RGB."""
-    image = cv2.copyMakeBorder(image, 0, self._below, 0, self._beside, cv2.BORDER_REPLICATE)
+    image = cv2.copyMakeBorder(image, 0, self._extra_rows, 0, self._extra_columns, cv2.BORDER_REPLICATE)
     self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     self._frames += 1
 
-  def end(self) -> None:
+  def finish(self) -> None:
     """Moves the finished video to its final path; raises UserError if it is incomplete.
 
     OpenCV reports no write errors, so the file is opened again and its frames are counted.
     """
     self._writer.release()
-    try:
+    with _moved_to(self._path, self._part):
       video = cv2.VideoCapture(str(self._part), cv2.CAP_FFMPEG)
       frames = round(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
       video.release()
       if frames != self._frames:
-        raise _cannot_write(self._path, f"it has {frames} of {self._frames} frames; is the disk full?")
-      os.replace(self._part, self._path)
-    except OSError as error:
-      raise _cannot_write(self._path, error.strerror or str(error)) from None
-    finally:
-      self._part.unlink(missing_ok=True)
+        raise OSError(f"it has {frames} of {self._frames} frames; is the disk full?")
 
   def discard(self) -> None:
     """Removes the temporary file."""
     self._writer.release()
     self._part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _moved_to(path: Path, part: Path) -> Iterator[None]:
+  """Moves the temporary file to its final path at the end; after an error, removes it and raises UserError."""
+  try:
+    yield
+    os.replace(part, path)
+  except OSError as error:
+    raise _cannot_write(path, error.strerror or str(error)) from None
+  finally:
+    part.unlink(missing_ok=True)
 
 
 def _cannot_write(path: Path, reason: str) -> UserError:

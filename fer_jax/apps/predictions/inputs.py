@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from fer_jax.runtime.errors import UserError
 
-PICTURES = frozenset(
+IMAGE_SUFFIXES = frozenset(
   (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 )
-VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ts"))
-_FOLDER, _LINK = "matching folders", "links to folders"
+VIDEO_SUFFIXES = frozenset(
+  (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ts")
+)
+_FOLDERS, _LINKS = "matching folders", "links to folders"
 
 
 class File(NamedTuple):
@@ -31,28 +33,28 @@ class File(NamedTuple):
   @property
   def is_video(self) -> bool:
     """Whether the file is read as a video, judged by its suffix."""
-    return self.path.suffix.lower() in VIDEOS
+    return self.path.suffix.lower() in VIDEO_SUFFIXES
 
   @property
   def is_known(self) -> bool:
     """Whether the file has the suffix of an image or video, or is an unreadable folder (reported in its row)."""
-    return self.path.suffix.lower() in PICTURES | VIDEOS or os.path.isdir(self.path)
+    return self.path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or os.path.isdir(self.path)
 
 
-class Listing(NamedTuple):
+class FileList(NamedTuple):
   """The files to process.
 
   Attributes:
     files: Files in the order of the arguments; those of a folder sorted by name.
-    passed_over: Number of skipped entries of folders and pattern matches, by kind: files with neither an image nor a
+    skipped: Number of skipped entries of folders and pattern matches, by kind: files with neither an image nor a
       video suffix (by suffix), matching folders, and links to folders.
   """
 
   files: list[File]
-  passed_over: Counter[str]
+  skipped: Counter[str]
 
 
-def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
+def list_files(arguments: Sequence[str], lines: Iterable[str]) -> FileList:
   """Lists the files given by command-line arguments.
 
   Args:
@@ -66,17 +68,16 @@ def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
     UserError: An argument matches nothing, or a folder contains no image or video.
   """
   files: list[File] = []
-  passed_over: Counter[str] = Counter()
+  skipped: Counter[str] = Counter()
   for argument in arguments:
     path = Path(os.path.expanduser(argument))
     if argument == "-":
-      named = [line.rstrip("\r\n") for line in lines]
-      files += [File(Path(name), Path(name).name) for name in named if name.strip()]
+      listed = [Path(line.rstrip("\r\n")) for line in lines if line.strip()]
+      files += [File(each, each.name) for each in listed]
     elif os.path.isdir(path):
-      inside = _below(path, passed_over)
-      strange = [file for file in inside if not file.is_known]
-      known = [file for file in inside if file.is_known]
-      passed_over.update(file.path.suffix.lower() or "no suffix" for file in strange)
+      contents = _files_in(path, skipped)
+      known = [file for file in contents if file.is_known]
+      skipped.update(file.path.suffix.lower() or "no suffix" for file in contents if not file.is_known)
       if not known:
         raise UserError(f"{argument}: no image or video in this folder; expected files such as *.jpg, *.mp4")
       files += known
@@ -86,7 +87,7 @@ def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
       # Not an existing path: interpret it as a pattern.
       matches = sorted(glob.glob(str(path), recursive=True))
       found = [name for name in matches if not os.path.isdir(name)]
-      passed_over[_FOLDER] += len(matches) - len(found)
+      skipped[_FOLDERS] += len(matches) - len(found)
       if not found:
         raise UserError(
           f"{argument}: no such file or folder, or no permission to read it; and no file matches it as a pattern"
@@ -94,25 +95,25 @@ def listing(arguments: Sequence[str], lines: Iterable[str]) -> Listing:
       files += [File(Path(name), Path(name).name) for name in found]
   if not files:
     raise UserError("the list on standard input contains no path; expected one path per line")
-  return Listing(_distinct(files), +passed_over)  # unary + drops counts of 0
+  return FileList(_with_unique_names(files), +skipped)  # unary + drops counts of 0
 
 
-def _distinct(files: Sequence[File]) -> list[File]:
+def _with_unique_names(files: Sequence[File]) -> list[File]:
   """Makes the names unique: a repeated name gets the suffix _2, _3, ..."""
-  taken: set[str] = set()
+  used: set[str] = set()
   numbers: Counter[str] = Counter()
   found = []
   for file in files:
     name = file.name
-    while name in taken:
+    while name in used:
       numbers[file.name] += 1
       name = f"{file.name}_{numbers[file.name] + 1}"
-    taken.add(name)
+    used.add(name)
     found.append(file._replace(name=name))
   return found
 
 
-def _below(folder: Path, passed_over: Counter[str]) -> list[File]:
+def _files_in(folder: Path, skipped: Counter[str]) -> list[File]:
   """Lists all files below a folder, sorted by path, without hidden files and folders.
 
   Links to folders are counted and not followed because they may form loops. An unreadable folder is listed itself, so
@@ -120,13 +121,13 @@ def _below(folder: Path, passed_over: Counter[str]) -> list[File]:
   """
   found: list[Path] = []
 
-  def note(error: OSError) -> None:
+  def add_unreadable(error: OSError) -> None:
     found.append(Path(error.filename))
 
-  for place, inside, names in os.walk(folder, onerror=note):
-    shown = [name for name in inside if not name.startswith(".")]
+  for parent, subfolders, names in os.walk(folder, onerror=add_unreadable):
+    visible = [name for name in subfolders if not name.startswith(".")]
     # os.walk descends into the folders that remain in this list.
-    inside[:] = [name for name in shown if not os.path.islink(os.path.join(place, name))]
-    passed_over[_LINK] += len(shown) - len(inside)
-    found += [Path(place, name) for name in names if not name.startswith(".")]
+    subfolders[:] = [name for name in visible if not os.path.islink(os.path.join(parent, name))]
+    skipped[_LINKS] += len(visible) - len(subfolders)
+    found += [Path(parent, name) for name in names if not name.startswith(".")]
   return [File(path, str(path.relative_to(folder))) for path in sorted(found)]

@@ -1,12 +1,12 @@
 """Output of predictions as CSV or JSON lines: one row per face, and one for an image without faces."""
 
+import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fer_jax.runtime.errors import UserError
 
 OK = "ok"
 NO_FACE = "no face"
-_PLACES = 6  # decimals of a probability
+_DECIMALS = 6  # decimals of a probability
 
 
 class Row(NamedTuple):
@@ -42,55 +42,36 @@ class Row(NamedTuple):
   probability: np.ndarray | None = None
 
 
-class Format(Protocol):
-  """Interface of an output format."""
-
-  def begin(self) -> None:
-    """Writes the header, if the format has one."""
-
-  def write(self, row: Row) -> None:
-    """Writes one row."""
+# Function that writes one row to a file.
+WriteRow = Callable[[Row], Any]
 
 
-class CsvFormat:
-  """Comma-separated values with a header line; missing values are empty."""
+def _csv(file: TextIO, class_names: Sequence[str]) -> WriteRow:
+  """Starts a CSV file with a header line; missing values are empty."""
+  writer = csv.writer(file, lineterminator="\n")
+  columns = ["file", "frame", "time", "face", "track", "x", "y", "width", "height", "score", "label"]
+  writer.writerow([*columns, *(f"p_{name}" for name in class_names), "status"])
 
-  def __init__(self, file: TextIO, class_names: Sequence[str]):
-    self._writer, self._names = csv.writer(file, lineterminator="\n"), class_names
-
-  def begin(self) -> None:
-    """Writes the header line."""
-    place = ("x", "y", "width", "height", "score")
-    self._writer.writerow(
-      ("file", "frame", "time", "face", "track", *place, "label", *(f"p_{name}" for name in self._names), "status")
-    )
-
-  def write(self, row: Row) -> None:
-    """Writes one line."""
-    box = ("",) * 5 if row.box is None else (*(f"{side:.1f}" for side in row.box[:4]), f"{row.box.score:.4f}")
-    answer: Sequence[str] = ("",) * (1 + len(self._names))
+  def write(row: Row) -> None:
+    time = None if row.time is None else f"{row.time:.3f}"  # None is written as an empty cell
+    box = [None] * 5 if row.box is None else [*(f"{side:.1f}" for side in row.box[:4]), f"{row.box.score:.4f}"]
+    prediction: list[str | None] = [None] * (1 + len(class_names))
     if row.probability is not None:
-      answer = (self._names[int(row.probability.argmax(-1))], *(f"{p:.{_PLACES}f}" for p in row.probability))
-    time = "" if row.time is None else f"{row.time:.3f}"
-    place = (_text(row.frame), time, _text(row.face), _text(row.track))
-    self._writer.writerow((row.file, *place, *box, *answer, row.status))
+      label = class_names[int(row.probability.argmax(-1))]
+      prediction = [label, *(f"{p:.{_DECIMALS}f}" for p in row.probability)]
+    writer.writerow([row.file, row.frame, time, row.face, row.track, *box, *prediction, row.status])
+
+  return write
 
 
-class JsonLinesFormat:
-  """One JSON object per line; missing values are null."""
+def _json_lines(file: TextIO, class_names: Sequence[str]) -> WriteRow:
+  """Starts a file with one JSON object per line; missing values are null."""
 
-  def __init__(self, file: TextIO, class_names: Sequence[str]):
-    self._file, self._names = file, class_names
-
-  def begin(self) -> None:
-    """Writes nothing: the format has no header."""
-
-  def write(self, row: Row) -> None:
-    """Writes one line."""
+  def write(row: Row) -> None:
     label, probability = None, None
     if row.probability is not None:
-      label = self._names[int(row.probability.argmax(-1))]
-      probability = dict(zip(self._names, (round(float(p), _PLACES) for p in row.probability), strict=True))
+      label = class_names[int(row.probability.argmax(-1))]
+      probability = dict(zip(class_names, (round(float(p), _DECIMALS) for p in row.probability), strict=True))
     content: dict[str, Any] = {
       "file": row.file,
       "frame": row.frame,
@@ -103,14 +84,17 @@ class JsonLinesFormat:
       "probability": probability,
       "status": row.status,
     }
-    self._file.write(json.dumps(content) + "\n")
+    file.write(json.dumps(content) + "\n")
+
+  return write
 
 
-FORMATS: dict[str, Callable[[TextIO, Sequence[str]], Format]] = {".csv": CsvFormat, ".jsonl": JsonLinesFormat}
+FORMATS: dict[str, Callable[[TextIO, Sequence[str]], WriteRow]] = {".csv": _csv, ".jsonl": _json_lines}
 
 
-class Output:
-  """Output file of rows, written atomically: it appears at its path only after the last row.
+@contextlib.contextmanager
+def open_rows(path: Path, class_names: Sequence[str]) -> Iterator[WriteRow]:
+  """Yields the function that writes a row; the file appears at its path only after the last row.
 
   Args:
     path: Path of the file, with the suffix .csv or .jsonl.
@@ -119,43 +103,39 @@ class Output:
   Raises:
     UserError: The path has another suffix or cannot be written.
   """
+  check_output(path)
+  path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
+  partial = path.with_name(f".{path.name}.{os.getpid()}")
+  with _writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # File names are bytes and may not be valid UTF-8; surrogateescape writes such names byte for byte.
+    file = partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+  # After an error the partial file is removed and an earlier output stays.
+  try:
+    write_row = FORMATS[path.suffix.lower()](file, class_names)
 
-  def __init__(self, path: Path, class_names: Sequence[str]):
-    check_output(path)
-    path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
-    self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      # File names are bytes and may not be valid UTF-8; surrogateescape writes such names byte for byte.
-      self._file = self._part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    except OSError as error:
-      raise _cannot_write(path, error) from None
-    self._format = FORMATS[path.suffix.lower()](self._file, class_names)
+    def write(row: Row) -> None:
+      with _writing(path):
+        write_row(row)
 
-  def __enter__(self) -> Self:
-    self._format.begin()
-    return self
+    yield write
+    with _writing(path):
+      file.close()
+      os.replace(partial, path)
+  finally:
+    with contextlib.suppress(OSError):  # the disk may be full
+      file.close()
+    partial.unlink(missing_ok=True)
 
-  def write(self, row: Row) -> None:
-    """Writes one row; raises UserError if the disk is full."""
-    try:
-      self._format.write(row)
-    except OSError as error:
-      raise _cannot_write(self._path, error) from None
 
-  def __exit__(
-    self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-  ) -> None:
-    try:
-      self._file.close()
-      # After an error the partial file is removed and an earlier output stays.
-      if kind is None:
-        os.replace(self._part, self._path)
-    except OSError as failure:
-      if kind is None:
-        raise _cannot_write(self._path, failure) from None
-    finally:
-      self._part.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+  """Converts an OSError to a UserError about the output file."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or error
+    raise UserError(f"--out={path}: cannot be written ({reason}); free disk space or choose another") from None
 
 
 def check_output(path: Path) -> None:
@@ -164,11 +144,3 @@ def check_output(path: Path) -> None:
     raise UserError(f"--out={path}: is a folder; expected the name of a file")
   if path.suffix.lower() not in FORMATS:
     raise UserError(f"--out={path}: expected a name that ends in {' or '.join(FORMATS)}")
-
-
-def _text(value: int | None) -> str:
-  return "" if value is None else str(value)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-  return UserError(f"--out={path}: cannot be written ({error.strerror or error}); free disk space or choose another")

@@ -1,4 +1,4 @@
-"""Capture from made-up sources, by a clock that a test moves."""
+"""Tests capture from fake sources with a fake clock."""
 
 import contextlib
 import threading
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from fer_jax.apps.live_window import capture as module
-from fer_jax.apps.live_window.capture import Capture, CapturedImage, Clock, Ended, name_of
+from fer_jax.apps.live_window.capture import Capture, CapturedImage, Clock, SourceEnded, source_name
 from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.video import Frame
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
 
-class Scripted(Clock):
-  """Reading a frame takes `reading` seconds; waiting takes what it says."""
+class FakeClock(Clock):
+  """Clock that advances only when frames are read or `wait` is called."""
 
   def __init__(self):
     self.time, self.waits = 100.0, []
@@ -37,36 +37,36 @@ def frames_of(clock, *, times, reading=(), error=None):
     raise UnreadableImage(error)
 
 
-def captured(source, clock=None, open_source=None, **frames):
-  """Everything that is handed on, until the source ends."""
-  clock = clock or Scripted()
-  handed: list[CapturedImage | Ended] = []
+def capture_all(source, clock=None, open_source=None, **frames):
+  """Returns all messages of a capture, which runs until its source ends."""
+  clock = clock or FakeClock()
+  messages: list[CapturedImage | SourceEnded] = []
   opened = open_source or (lambda _: contextlib.nullcontext(frames_of(clock, **frames)))
-  capture = Capture(source, 3, handed.append, handed.append, opened, clock)
+  capture = Capture(source, 3, messages.append, messages.append, opened, clock)
   capture.start()
   assert capture.join(10)
-  return handed
+  return messages
 
 
-def test_a_file_is_read_at_its_own_speed_and_a_late_picture_does_not_wait():
-  clock = Scripted()
-  *images, ended = captured(Path("dir/talk.mp4"), clock, times=(5.0, 5.5, 6.0, 6.5), reading=(0.0, 0.125, 0.75, 0.0))
-  # Due 0.5 s apart. The third is read 0.25 s too late and is shown at once, the fourth at its own time again.
+def test_video_plays_at_its_speed_and_late_frames_do_not_wait():
+  clock = FakeClock()
+  *images, ended = capture_all(Path("dir/talk.mp4"), clock, times=(5.0, 5.5, 6.0, 6.5), reading=(0.0, 0.125, 0.75, 0.0))
+  # Frames are due 0.5 s apart. The third is 0.25 s late and shown at once; the fourth is on time again.
   assert [each.captured_at for each in images] == [100.0, 100.5, 101.25, 101.5]
   assert clock.waits == [0.375, 0.25]
   assert [each.time for each in images] == [5.0, 5.5, 6.0, 6.5]
-  assert ended == Ended(3, "talk.mp4 has ended; the last image stays.", expected=True)
+  assert ended == SourceEnded(3, "talk.mp4 has ended; the last image stays.", expected=True)
 
 
-def test_a_camera_sets_its_own_pace():
-  clock = Scripted()
-  *images, _ = captured(0, clock, times=(0.0, 1.0), reading=(0.5, 0.5))
+def test_camera_frames_do_not_wait():
+  clock = FakeClock()
+  *images, _ = capture_all(0, clock, times=(0.0, 1.0), reading=(0.5, 0.5))
   assert clock.waits == []
   assert [each.captured_at for each in images] == [100.5, 101.0]
 
 
 @pytest.mark.parametrize(
-  ("source", "times", "error", "sentence"),
+  ("source", "times", "error", "text"),
   [
     (1, (0.0,), None, "Camera 1 was lost; the last image stays."),
     (1, (0.0,), "unplugged", "Camera 1 was lost (unplugged); the last image stays."),
@@ -80,51 +80,51 @@ def test_a_camera_sets_its_own_pace():
     (Path("a.mp4"), (0.0,), "damaged", "a.mp4 was lost (damaged); the last image stays."),
   ],
 )
-def test_an_end_that_nobody_asked_for_is_a_sentence(source, times, error, sentence):
-  *images, ended = captured(source, times=times, error=error)
+def test_unexpected_end_is_reported(source, times, error, text):
+  *images, ended = capture_all(source, times=times, error=error)
   assert len(images) == len(times)
-  assert ended == Ended(3, sentence, expected=False)
+  assert ended == SourceEnded(3, text, expected=False)
 
 
-def test_a_source_that_does_not_open_is_a_sentence():
-  def refuse(source):
+def test_source_that_does_not_open_is_reported():
+  def fail(source):
     raise UnreadableImage("busy")
 
-  assert captured(0, open_source=refuse)[0].sentence.startswith("Camera 0 cannot be opened (busy):")
+  assert capture_all(0, open_source=fail)[0].text.startswith("Camera 0 cannot be opened (busy):")
 
 
-def test_what_goes_wrong_in_the_source_does_not_go_unsaid():
-  def break_down(source):
+def test_other_exceptions_are_reported():
+  def fail(source):
     raise ValueError("of another kind")
 
-  assert captured(0, open_source=break_down)[0].sentence.startswith("Camera 0 cannot be opened (of another kind):")
+  assert capture_all(0, open_source=fail)[0].text.startswith("Camera 0 cannot be opened (of another kind):")
 
 
-def test_stop_ends_a_file_that_waits_and_says_nothing():
+def test_stop_interrupts_waiting_without_a_message():
   first, released = threading.Event(), threading.Event()
-  handed = []
+  messages = []
 
   @contextlib.contextmanager
   def opened(source):
-    yield frames_of(Scripted(), times=(0.0, 3600.0))
+    yield frames_of(FakeClock(), times=(0.0, 3600.0))
     released.set()
 
-  def take(captured):
-    handed.append(captured)
+  def put(image):
+    messages.append(image)
     first.set()
 
-  capture = Capture(Path("long.mp4"), 0, take, handed.append, opened)
+  capture = Capture(Path("long.mp4"), 0, put, messages.append, opened)
   capture.start()
   assert first.wait(10)
   capture.stop()
   assert capture.join(10)
   assert released.is_set()
-  assert [type(each) for each in handed] == [CapturedImage]
+  assert [type(each) for each in messages] == [CapturedImage]
 
 
-def test_a_camera_is_opened_again_only_when_it_was_closed():
+def test_camera_is_opened_again_after_it_was_closed():
   events, reading = [], threading.Event()
-  go_on = threading.Event()
+  resume = threading.Event()
 
   @contextlib.contextmanager
   def opened(source):
@@ -133,7 +133,7 @@ def test_a_camera_is_opened_again_only_when_it_was_closed():
     def frames():
       yield Frame(0, 0.0, IMAGE)
       reading.set()
-      go_on.wait(10)
+      resume.wait(10)
 
     yield frames()
     events.append("closed")
@@ -143,12 +143,12 @@ def test_a_camera_is_opened_again_only_when_it_was_closed():
   assert reading.wait(10)
   first.stop()
   second.start(first)
-  go_on.set()
+  resume.set()
   assert second.join(10)
   assert events == ["opened", "closed"] * 2
 
 
-def test_who_is_stopped_before_the_source_is_opened_does_not_open_it():
+def test_stop_before_start_does_not_open_the_source():
   opened = []
   capture = Capture(0, 0, opened.append, opened.append, opened.append)
   capture.stop()
@@ -157,10 +157,10 @@ def test_who_is_stopped_before_the_source_is_opened_does_not_open_it():
   assert opened == []
 
 
-def test_cameras_are_those_that_open(monkeypatch):
+def test_cameras_lists_those_that_open(monkeypatch):
   released = []
 
-  class Device:
+  class FakeDevice:
     def __init__(self, index):
       self.index = index
 
@@ -170,8 +170,8 @@ def test_cameras_are_those_that_open(monkeypatch):
     def release(self):
       released.append(self.index)
 
-  monkeypatch.setattr(module.cv2, "VideoCapture", Device)
-  monkeypatch.setattr(module, "_candidates", lambda: [0, 2, 3])
+  monkeypatch.setattr(module.cv2, "VideoCapture", FakeDevice)
+  monkeypatch.setattr(module, "_camera_indices", lambda: [0, 2, 3])
   assert module.cameras() == [2]
   assert released == [0, 2, 3]
-  assert name_of(2) == "Camera 2"
+  assert source_name(2) == "Camera 2"

@@ -1,18 +1,18 @@
-"""A mailbox holds the newest message of each kind."""
+"""Tests the mailbox, which keeps the newest message of each type."""
 
 import threading
 
 from fer_jax.apps.live_window.mailbox import Mailbox
 
 
-def test_the_newest_of_a_kind_wins_and_the_kinds_take_turns():
+def test_keeps_the_newest_message_of_each_type_in_fair_order():
   box: Mailbox[int | str] = Mailbox()
   assert box.take() is None
   for message in (1, "a", 2, 3, "b"):
     box.put(message)
   assert box.dropped == 3
   assert [box.take(), box.take(), box.take()] == [3, "b", None]
-  # What is replaced keeps its turn: a flood of numbers does not hold the text up, nor the other way round.
+  # A replaced message keeps its position: many messages of one type do not delay another type.
   for message in ("c", 4, "d"):
     box.put(message)
   assert box.take() == "d"
@@ -20,21 +20,21 @@ def test_the_newest_of_a_kind_wins_and_the_kinds_take_turns():
   assert box.take() == 5
 
 
-def test_it_tells_of_the_first_message_only():
-  told = []
-  box: Mailbox[int | str] = Mailbox(lambda: told.append(box.take(0.0) if len(told) == 2 else None))
+def test_notifies_only_if_it_was_empty():
+  notified = []
+  box: Mailbox[int | str] = Mailbox(lambda: notified.append(box.take(0.0) if len(notified) == 2 else None))
   for message in (1, "a", 2):
     box.put(message)
-  assert told == [None]
+  assert notified == [None]
   assert [box.take(), box.take()] == [2, "a"]
   box.put(3)
-  assert told == [None, None]
+  assert notified == [None, None]
   assert box.take() == 3
   box.put(4)
-  assert told == [None, None, 4]  # it is there by then
+  assert notified == [None, None, 4]  # the message is in the mailbox when notify is called
 
 
-def test_who_waits_is_woken_by_a_message_and_by_the_end():
+def test_messages_and_close_wake_a_waiting_thread():
   box: Mailbox[int] = Mailbox()
   taken: list[int | None] = []
   first = threading.Event()

@@ -1,4 +1,4 @@
-"""The recognition thread and what it makes of a captured, on a stand-in for the network."""
+"""Tests recognition and its thread with a fake network."""
 
 import queue
 import time
@@ -10,74 +10,83 @@ import pytest
 from fer_jax.apps.benchmarks.live import scene
 from fer_jax.apps.live_window.capture import CapturedImage
 from fer_jax.apps.live_window.mailbox import Mailbox
-from fer_jax.apps.live_window.recognition import Ready, Recognition, Recognizer, Run, Still, Trouble, live_detector
+from fer_jax.apps.live_window.recognition import (
+  LoadRun,
+  ModelReady,
+  ReadImage,
+  Recognition,
+  RecognitionFailed,
+  Recognizer,
+  live_detector,
+)
 from fer_jax.inference.predictor import Predictor
 from fer_jax.inference.trained_model import softmax
 from fer_jax.runtime.errors import UserError
-from tests.apps.live_window.stand_ins import NAMES, Brightness, lit, predictor_of
+from tests.apps.live_window.fakes import NAMES, BrightnessModel, fake_predictor, uniform_image
 
 LEFT, RIGHT = (2, 2, 20, 20), (30, 4, 16, 16)
 
 
-def light(value):
+def expected_probability(value):
   return softmax(np.array([[value / 32 - 4, 4 - value / 32, 0.0]]))[0]
 
 
-def at(time, value=255, session=0):
-  return CapturedImage(session, lit(value), time, 0.0)
+def captured_at(time, value=255, session=0):
+  return CapturedImage(session, uniform_image(value), time, 0.0)
 
 
-def test_every_face_is_classified_in_one_go():
-  classifier = Brightness()
-  recognize = Recognizer(predictor_of(LEFT, RIGHT, classifier=classifier), smoothing=0.5)
-  image = lit(0)
+def test_faces_of_an_image_are_one_batch():
+  model = BrightnessModel()
+  recognize = Recognizer(fake_predictor(LEFT, RIGHT, model=model), smoothing=0.5)
+  image = uniform_image(0)
   image[:, 28:] = 255
   found = recognize(CapturedImage(4, image, 0.0, 7.0))
-  assert classifier.asked == [2]
+  assert model.batch_sizes == [2]
   assert found.image is image
   assert [box[:4] for box in found.boxes] == [LEFT, RIGHT]
-  np.testing.assert_allclose(found.probability, [light(0), light(255)], rtol=1e-5)
+  np.testing.assert_allclose(found.probability, [expected_probability(0), expected_probability(255)], rtol=1e-5)
   assert (found.session, found.class_names, found.tracks) == (4, NAMES, [0, 1])
   assert found.delay == found.finished - 7.0
 
 
-def test_a_picture_without_a_face_is_an_answer():
-  found = Recognizer(predictor_of(), smoothing=0.5)(at(0.0))
+def test_image_without_a_face_has_no_boxes():
+  found = Recognizer(fake_predictor(), smoothing=0.5)(captured_at(0.0))
   assert (found.boxes, found.tracks, found.probability.shape) == ([], [], (0, 3))
 
 
-def test_a_face_is_smoothed_over_its_half_life_and_a_new_source_begins_anew():
-  recognize = Recognizer(predictor_of(LEFT), smoothing=0.25)
-  np.testing.assert_allclose(recognize(at(1.0, 0)).probability[0], light(0), rtol=1e-5)
-  half = (light(0) + light(255)) / 2
-  np.testing.assert_allclose(recognize(at(1.25, 255)).probability[0], half, rtol=1e-5)
-  # A still captured, and the first one of another source, stand alone.
-  np.testing.assert_allclose(recognize(at(None, 255)).probability[0], light(255), rtol=1e-5)
-  np.testing.assert_allclose(recognize(at(1.25, 255, session=1)).probability[0], light(255), rtol=1e-5)
+def test_smoothing_has_the_half_life_and_restarts_with_a_new_source():
+  recognize = Recognizer(fake_predictor(LEFT), smoothing=0.25)
+  np.testing.assert_allclose(recognize(captured_at(1.0, 0)).probability[0], expected_probability(0), rtol=1e-5)
+  half = (expected_probability(0) + expected_probability(255)) / 2
+  np.testing.assert_allclose(recognize(captured_at(1.25, 255)).probability[0], half, rtol=1e-5)
+  # Single images and the first image of another source are not smoothed.
+  np.testing.assert_allclose(recognize(captured_at(None, 255)).probability[0], expected_probability(255), rtol=1e-5)
+  other_source = recognize(captured_at(1.25, 255, session=1))
+  np.testing.assert_allclose(other_source.probability[0], expected_probability(255), rtol=1e-5)
 
 
-def test_pictures_that_move_have_a_detector_of_their_own():
-  fast = predictor_of(RIGHT).detector
-  recognize = Recognizer(predictor_of(LEFT), 0.5, fast)
-  assert [recognize(at(time)).boxes[0][:4] for time in (0.0, None)] == [RIGHT, LEFT]
+def test_videos_use_the_faster_detector():
+  fast = fake_predictor(RIGHT).detector
+  recognize = Recognizer(fake_predictor(LEFT), 0.5, fast)
+  assert [recognize(captured_at(time)).boxes[0][:4] for time in (0.0, None)] == [RIGHT, LEFT]
 
 
-def test_pictures_that_are_taken_whole_are_so_when_they_move():
-  recognize = Recognizer(Predictor(Brightness(), None), 0.5, predictor_of(RIGHT).detector)
-  assert [recognize(at(time)).boxes[0][:4] for time in (0.0, None)] == [(0, 0, 60, 40)] * 2
+def test_without_a_detector_videos_use_whole_images():
+  recognize = Recognizer(Predictor(BrightnessModel(), None), 0.5, fake_predictor(RIGHT).detector)
+  assert [recognize(captured_at(time)).boxes[0][:4] for time in (0.0, None)] == [(0, 0, 60, 40)] * 2
 
 
-class Thread:
-  """A recognition that runs; `answer()` waits for its next answer."""
+class RecognitionThread:
+  """Running recognition; `response()` waits for its next response."""
 
   def __init__(self, load=None):
-    self.orders, self.answers = Mailbox(), queue.Queue()
-    self.recognition = Recognition(predictor_of(LEFT), load, self.orders, self.answers.put, 0.5)
+    self.requests, self.responses = Mailbox(), queue.Queue()
+    self.recognition = Recognition(fake_predictor(LEFT), load, self.requests, self.responses.put, 0.5)
     self.recognition.start()
-    assert self.answer() == Ready("Ready: bright, 75.0 % on the test images of lamps.", NAMES)
+    assert self.response() == ModelReady("Ready: bright, 75.0 % on the test images of lamps.", NAMES)
 
-  def answer(self):
-    return self.answers.get(timeout=10)
+  def response(self):
+    return self.responses.get(timeout=10)
 
 
 @pytest.fixture
@@ -85,7 +94,7 @@ def start():
   threads = []
 
   def start(load=None):
-    threads.append(Thread(load))
+    threads.append(RecognitionThread(load))
     return threads[-1]
 
   yield start
@@ -94,66 +103,66 @@ def start():
     assert each.recognition.join(10)
 
 
-def test_an_image_file_goes_the_same_way_as_a_frame(start, tmp_path):
+def test_image_file_equals_a_captured_image(start, tmp_path):
   thread = start()
-  cv2.imwrite(str(tmp_path / "bright.png"), lit(250))
-  thread.orders.put(Still(2, tmp_path / "bright.png"))
-  found = thread.answer()
-  thread.orders.put(at(None, 250, session=2))
-  frame = thread.answer()
+  cv2.imwrite(str(tmp_path / "bright.png"), uniform_image(250))
+  thread.requests.put(ReadImage(2, tmp_path / "bright.png"))
+  found = thread.response()
+  thread.requests.put(captured_at(None, 250, session=2))
+  frame = thread.response()
   np.testing.assert_array_equal(found.probability, frame.probability)
   np.testing.assert_array_equal(found.image, frame.image)
   assert found.session == 2
-  (tmp_path / "bad.png").write_bytes(b"no captured")
-  thread.orders.put(Still(3, tmp_path / "bad.png"))
-  answer = thread.answer()
-  assert isinstance(answer, Trouble)
-  assert answer.sentence.startswith("bad.png cannot be read (")
+  (tmp_path / "bad.png").write_bytes(b"not an image")
+  thread.requests.put(ReadImage(3, tmp_path / "bad.png"))
+  response = thread.response()
+  assert isinstance(response, RecognitionFailed)
+  assert response.text.startswith("bad.png cannot be read (")
 
 
-def test_another_run_is_used_from_then_on_and_a_bad_one_changes_nothing(start, tmp_path):
+def test_load_run_replaces_the_network_unless_it_fails(start, tmp_path):
   def load(workdir):
     if workdir.name == "bad":
       raise UserError("no run has finished there")
-    return predictor_of(RIGHT, classifier=Brightness("other"))
+    return fake_predictor(RIGHT, model=BrightnessModel("other"))
 
   thread = start(load)
-  thread.orders.put(Run(tmp_path / "bad"))
-  assert thread.answer() == Trouble("no run has finished there")
-  thread.orders.put(at(0.0))
-  assert thread.answer().boxes[0][:4] == LEFT
-  thread.orders.put(Run(tmp_path / "good"))
-  assert thread.answer().sentence.startswith("Ready: other,")
-  thread.orders.put(at(0.1))
-  assert thread.answer().boxes[0][:4] == RIGHT
+  thread.requests.put(LoadRun(tmp_path / "bad"))
+  assert thread.response() == RecognitionFailed("no run has finished there")
+  thread.requests.put(captured_at(0.0))
+  assert thread.response().boxes[0][:4] == LEFT
+  thread.requests.put(LoadRun(tmp_path / "good"))
+  assert thread.response().text.startswith("Ready: other,")
+  thread.requests.put(captured_at(0.1))
+  assert thread.response().boxes[0][:4] == RIGHT
 
 
-def test_a_picture_of_a_source_closed_since_is_not_answered(start):
+def test_images_of_a_closed_source_are_skipped(start):
   thread = start()
   sessions = []
   for session in (1, 0, 2):
-    thread.orders.put(at(0.0, session=session))
+    thread.requests.put(captured_at(0.0, session=session))
     if session:
-      sessions.append(thread.answer().session)
+      sessions.append(thread.response().session)
     else:
-      time.sleep(0.1)  # or the next would take its place
+      time.sleep(0.1)  # otherwise the next request would replace it
   assert sessions == [1, 2]
 
 
-def test_an_error_in_between_is_said_and_survived(start, caplog):
+def test_thread_reports_an_error_and_continues(start, caplog):
   thread = start()
-  thread.orders.put(CapturedImage(0, "no array", 0.0, 0.0))
-  assert thread.answer().sentence.startswith("The recognition failed: ")
+  thread.requests.put(CapturedImage(0, "not an array", 0.0, 0.0))
+  assert thread.response().text.startswith("The recognition failed: ")
   assert "recognition failed" in caplog.text
-  thread.orders.put(at(0.0))
-  assert len(thread.answer().boxes) == 1
+  thread.requests.put(captured_at(0.0))
+  assert len(thread.response().boxes) == 1
 
 
-def test_the_live_detector_finds_faces_of_a_fifth_of_the_height():
+def test_live_detector_finds_faces_of_a_quarter_of_the_height():
   found = live_detector()(scene(0))
   assert len(found) == 1
   small = cv2.resize(scene(0), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-  captured = lit(120, 480, 640)
-  captured[100:340, 200:520] = small
-  (face,) = live_detector()(captured)
+  image = uniform_image(120, 480, 640)
+  image[100:340, 200:520] = small
+  (face,) = live_detector()(image)
   assert face.height < 0.25 * 480

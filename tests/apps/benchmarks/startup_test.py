@@ -1,4 +1,4 @@
-"""The benchmark of starts, which starts trainings as a user would."""
+"""Tests the startup benchmark, which starts runs from the command line."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from fer_jax.runtime.errors import Failure
 
 
 @pytest.mark.slow
-def test_a_later_start_is_quicker(monkeypatch):
+def test_second_start_is_faster(monkeypatch):
   monkeypatch.setattr(benchmark, "DEMOS", ("configs/obsr.py:demo",))
   for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"):
     monkeypatch.delenv(name, raising=False)
@@ -16,6 +16,6 @@ def test_a_later_start_is_quicker(monkeypatch):
   assert row["first_seconds"] > row["second_seconds"] > 0
 
 
-def test_a_training_without_a_step_is_named_with_its_last_words(tmp_path):
+def test_run_without_a_step_is_named_with_its_error(tmp_path):
   with pytest.raises(Failure, match=r"configs/nothing\.py.*no first step after \d+ s: error: .*configs/nothing\.py"):
     benchmark._seconds("configs/nothing.py", tmp_path, None)

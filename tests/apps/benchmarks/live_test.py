@@ -1,4 +1,4 @@
-"""The live benchmark on a network of a handful of filters, for moments."""
+"""Tests the live benchmark on small networks, for fractions of a second."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import pytest
 from fer_jax.apps.benchmarks import live as benchmark
 
 
-def test_both_paces_are_measured_and_faces_are_found(config, monkeypatch):
+def test_measures_both_frame_rates_and_finds_faces(config, monkeypatch):
   monkeypatch.setattr(benchmark, "SECONDS", 0.25)
   monkeypatch.setattr(benchmark, "RATE", 20.0)
-  monkeypatch.setattr(benchmark, "_SCENES", 6)
+  monkeypatch.setattr(benchmark, "_SCENE_FRAMES", 6)
   headline, (row, detection, *_) = benchmark.live(config, 2)
   assert headline == row["name"] == config
   assert detection["name"] == "detection alone"
@@ -33,35 +33,35 @@ def test_a_slow_network_drops_frames(monkeypatch):
       benchmark.time.sleep(0.05)
       return np.zeros((len(faces), 2), np.float32)
 
-  row = benchmark._measured(benchmark.Predictor(Slow(), lambda image: []), [benchmark.scene(0)], 1)
+  row = benchmark._measure_threads(benchmark.Predictor(Slow(), lambda image: []), [benchmark.scene(0)], 1)
   assert row["dropped"] > 0
   assert row["faces"] == 0
 
 
-class TrainedModel:
+class FakeModel:
   class_names, shape, margin, origin, caution = ("a", "b"), (8, 8, 1), 0.0, {}, ""
 
   def probability(self, faces, batch_size, views):
     return np.zeros((len(faces), 2), np.float32)
 
 
-def test_at_full_speed_a_picture_always_waits_and_none_is_dropped(monkeypatch):
+def test_full_speed_always_has_a_frame_waiting_and_drops_none(monkeypatch):
   monkeypatch.setattr(benchmark, "SECONDS", 0.2)
-  watch = benchmark._Watch(benchmark.Predictor(TrainedModel(), lambda image: []))
+  measurement = benchmark._Measurement(benchmark.Predictor(FakeModel(), lambda image: []))
   waiting = []
 
-  def frames(watch):
-    for frame in benchmark._as_asked([benchmark.scene(0)], watch):
+  def frames(measurement):
+    for frame in benchmark._frames_on_demand([benchmark.scene(0)], measurement):
       yield frame
-      waiting.append(watch.captured - len(watch.found))
+      waiting.append(measurement.captured - len(measurement.found))
 
-  watch.run(frames)
-  assert watch.dropped == 0
+  measurement.run(frames)
+  assert measurement.dropped == 0
   assert max(waiting) == 2
 
 
-def test_a_failure_of_the_recognition_is_one_line(monkeypatch):
-  class Broken(TrainedModel):
+def test_failed_recognition_raises_user_error(monkeypatch):
+  class Broken(FakeModel):
     def probability(self, faces, batch_size, views):
       if len(faces):
         return super().probability(faces, batch_size, views)
@@ -69,19 +69,19 @@ def test_a_failure_of_the_recognition_is_one_line(monkeypatch):
 
   predictor = benchmark.Predictor(Broken(), lambda image: [])
   with pytest.raises(benchmark.UserError, match="out of order"):
-    benchmark._measured(predictor, [benchmark.scene(0)], 1)
+    benchmark._measure_threads(predictor, [benchmark.scene(0)], 1)
 
 
-def test_the_window_shows_what_was_recognised(monkeypatch):
+def test_measures_painted_frames_of_the_window(monkeypatch):
   pytest.importorskip("PySide6.QtWidgets", exc_type=ImportError)
   monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
   monkeypatch.setattr(benchmark, "SECONDS", 0.4)
-  row = benchmark._shown(benchmark.Predictor(TrainedModel(), lambda image: []), [benchmark.scene(0)], 2)
+  row = benchmark._measure_window(benchmark.Predictor(FakeModel(), lambda image: []), [benchmark.scene(0)], 2)
   assert row["delay_p95_ms"] >= row["delay_p50_ms"] > 0
   assert 0 < row["frames"] <= 2 * 0.4 * benchmark.RATE
 
 
-def test_a_scene_is_a_picture_of_a_camera():
+def test_scene_is_a_camera_frame():
   first, other = benchmark.scene(0), benchmark.scene(10)
   assert (first.dtype, first.shape) == (np.uint8, (480, 640, 3))
   assert (first != other).any()

@@ -1,4 +1,4 @@
-"""The benchmark of ways to train several networks at once, on a network of a handful of filters."""
+"""Tests the benchmark of replica strategies on a small network."""
 
 import jax
 import pytest
@@ -21,8 +21,8 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_every_way_is_timed_against_steps_in_turn(config, devices, monkeypatch):
-  monkeypatch.setattr(benchmark, "all_devices", lambda trainings: jax.devices()[:devices])
+def test_strategies_are_relative_to_sequential_execution(config, devices, monkeypatch):
+  monkeypatch.setattr(benchmark, "all_devices", lambda replicas: jax.devices()[:devices])
   headline, rows = benchmark.strategies(config, rounds=1)
   found = {row["name"]: row for row in rows}
   expected = {"in turn": 1, "side by side": 1} | ({"in turn, on all devices": 4} if devices > 1 else {})
@@ -32,5 +32,5 @@ def test_every_way_is_timed_against_steps_in_turn(config, devices, monkeypatch):
   for row in rows:
     ratio = row["seconds_a_step"] / found["in turn"]["seconds_a_step"]
     assert row["time_ratio"] == pytest.approx(ratio)
-  # Four trainings side by side have four states and four batches on one device.
+  # Four vectorised replicas have four states and four batches on one device.
   assert found["side by side"]["memory_bytes"] > 2 * found["in turn"]["memory_bytes"] > 0

@@ -1,4 +1,4 @@
-"""A network and a detector that need no training: what is bright is happy, and a face is where the test says."""
+"""Fakes of a trained network, a detector and a camera: brightness is the class, and tests give the faces."""
 
 import time
 
@@ -13,8 +13,8 @@ from fer_jax.inference.trained_model import softmax
 NAMES = ("happy", "sad", "neutral")
 
 
-class Brightness:
-  """Stands for a TrainedModel: the brighter a face, the happier."""
+class BrightnessModel:
+  """Fake TrainedModel: the brighter a face, the more probable is "happy"."""
 
   class_names = NAMES
   shape = (8, 8, 1)
@@ -23,11 +23,11 @@ class Brightness:
 
   def __init__(self, config="bright"):
     self.origin = {"config": config, "accuracy": 0.75, "dataset": "lamps"}
-    self.asked: list[int] = []
+    self.batch_sizes: list[int] = []
 
   def logits(self, faces):
     assert faces.dtype == np.uint8 and faces.shape[1:] == self.shape
-    self.asked.append(len(faces))
+    self.batch_sizes.append(len(faces))
     light = faces.mean((1, 2, 3), dtype=np.float32)[:, None] / 32 - 4
     return np.concatenate([light, -light, np.zeros_like(light)], 1)
 
@@ -35,18 +35,18 @@ class Brightness:
     return softmax(self.logits(faces))
 
 
-def predictor_of(*boxes, classifier=None):
-  """A predictor that finds the same faces in every captured."""
-  return Predictor(classifier or Brightness(), lambda image: [Box(*map(float, box), 1.0) for box in boxes])
+def fake_predictor(*boxes, model=None):
+  """Returns a predictor that finds the same faces in every image."""
+  return Predictor(model or BrightnessModel(), lambda image: [Box(*map(float, box), 1.0) for box in boxes])
 
 
-def lit(value, height=40, width=60):
-  """A captured that is as bright all over."""
+def uniform_image(value, height=40, width=60):
+  """Returns an image of uniform brightness."""
   return np.full((height, width, 3), value, np.uint8)
 
 
 def write_video(path, images):
-  """Writes RGB images of one size as a video of 30 a second."""
+  """Writes RGB images of one size as a video of 30 frames per second."""
   height, width, _ = images[0].shape
   writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (width, height))
   for image in images:
@@ -55,11 +55,11 @@ def write_video(path, images):
   return path
 
 
-class Camera:
-  """Stands for a Video of a camera: it shows `images` and is then lost, or goes on while `alive`."""
+class FakeCamera:
+  """Fake camera that yields `images` and then ends, or repeats them if `endless`."""
 
-  def __init__(self, images, alive=False):
-    self.images, self.alive, self.opened, self.released = images, alive, [], 0
+  def __init__(self, images, endless=False):
+    self.images, self.endless, self.opened, self.released = images, endless, [], 0
 
   def __call__(self, source):
     self.opened.append(source)
@@ -73,7 +73,7 @@ class Camera:
 
   def __iter__(self):
     number = 0
-    while number < len(self.images) or self.alive:
+    while number < len(self.images) or self.endless:
       yield Frame(number, number / 100, self.images[number % len(self.images)])
       number += 1
       time.sleep(0.005)

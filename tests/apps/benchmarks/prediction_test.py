@@ -1,4 +1,4 @@
-"""The benchmark of prediction, on a few photographs and a network of a handful of filters."""
+"""Tests the prediction benchmark on a few photographs and a small network."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def get_config():
 """
 
 
-def test_batches_of_every_size_agree(write_config, monkeypatch):
+def test_batch_sizes_agree(write_config, monkeypatch):
   monkeypatch.setattr(benchmark, "PHOTOGRAPHS", 6)
   headline, rows = benchmark.prediction(write_config(TINY), 1)
   assert headline == "batches of 64"
@@ -27,7 +27,7 @@ def test_batches_of_every_size_agree(write_config, monkeypatch):
     assert row["largest_difference"] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_difference_is_found():
+def test_row_reports_differences():
   found = np.eye(7, dtype=np.float32)
   other = np.roll(found, 1, axis=0)
   row = benchmark._row(1, 2.0, found, other)

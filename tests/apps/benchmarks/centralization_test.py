@@ -9,12 +9,12 @@ import pytest
 
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import centralization
-from fer_jax.apps.benchmarks.benchmark import Program
 from fer_jax.apps.benchmarks.centralization import DIRECTION, GC_STEP, GRADIENT, STEP, UPDATES, gc, layouts
+from fer_jax.apps.benchmarks.steps import Program
 from fer_jax.optim import centralize_gradients
 from fer_jax.runtime.errors import UserError
 
-NOT_CENTRALIZED = 5e-3  # the means before are above, rounding is far below
+NOT_CENTRALIZED = 5e-3  # mean gradients exceed this before centralization; rounding errors are far below
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +24,32 @@ def rows():
 
 
 class TestLayouts:
-  def test_every_gradient_has_a_mean_to_remove(self, rows):
+  def test_mean_gradients_are_not_zero_before(self, rows):
     for name, row in rows.items():
       assert name.endswith("gradient lost") or row["before"] > NOT_CENTRALIZED
 
-  def test_ours_leaves_rounding_but_where_the_default_does_not_know_the_axes(self, rows):
-    left = {name for name, row in rows.items() if row["ours"] > 1e-6}
-    assert left == {name for name in rows if name.endswith("by default")}
-    assert len(left) == 2
+  def test_ours_removes_all_means_except_where_default_axes_are_wrong(self, rows):
+    remaining = {name for name, row in rows.items() if row["ours"] > 1e-6}
+    assert remaining == {name for name in rows if name.endswith("by default")}
+    assert len(remaining) == 2
 
-  def test_optax_leaves_means_in_linen_and_none_in_equinox(self, rows):
+  def test_optax_centralizes_equinox_but_not_linen(self, rows):
     for name, row in rows.items():
       if name.startswith("linen"):
         assert row["optax_centralize"] > NOT_CENTRALIZED
       elif not name.endswith("gradient lost"):
         assert row["optax_centralize"] < 1e-6
 
-  def test_optax_does_nothing_to_a_softmax_head(self, rows):
+  def test_optax_does_not_change_a_softmax_head(self, rows):
     row = rows["linen Dense, softmax head"]
     assert row["optax_centralize"] == pytest.approx(row["before"], rel=1e-5)
 
-  def test_the_bias_of_an_equinox_convolution_is_lost_to_optax_alone(self, rows):
+  def test_only_optax_removes_the_bias_gradient_of_an_equinox_convolution(self, rows):
     row = rows["Equinox Conv2d, share of the bias's gradient lost"]
     assert (row["optax_centralize"], row["ours"]) == (pytest.approx(1, abs=1e-5), 0)
 
-  def test_the_axes_are_not_those_of_the_transform(self, rows, monkeypatch):
-    monkeypatch.setattr(centralization, "centralize_gradients", lambda *args, **more: optax.centralize())
+  def test_means_do_not_depend_on_the_transforms_axes(self, rows, monkeypatch):
+    monkeypatch.setattr(centralization, "centralize_gradients", lambda *args, **options: optax.centralize())
     for row in layouts("", 1).rows:
       assert row["ours"] == row["optax_centralize"]
     assert centralize_gradients is not centralization.centralize_gradients
@@ -63,7 +63,7 @@ class TestLayouts:
     assert "linen Dense, softmax head" in capsys.readouterr().out
 
 
-def test_layouts_without_equinox_says_what_to_install(monkeypatch, tmp_path):
+def test_layouts_without_equinox_names_the_package_to_install(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "equinox", None)
   out = tmp_path / "out" / "layouts.json"
   with pytest.raises(UserError, match="--what=layouts: Equinox is not installed; install it by `pip install equinox`"):
@@ -72,20 +72,20 @@ def test_layouts_without_equinox_says_what_to_install(monkeypatch, tmp_path):
 
 
 class TestCost:
-  def test_differences_are_taken_turn_by_turn(self, config, monkeypatch):
+  def test_differences_are_paired_within_a_turn(self, config, monkeypatch):
     clock = itertools.count()
 
-    def scripted(programs, rounds):
+    def fake_seconds(programs, rounds):
       assert rounds == 1
       turn = next(clock)
-      slow = 100.0 * (turn % 2)  # a noise that both programs of a turn meet
+      slow = 100.0 * (turn % 2)  # slowdown that affects all programs of a turn
       if STEP in programs:
         return {STEP: 1000 + slow, GC_STEP: 1000 + slow + (30, -10, 20)[turn % 3]}
       adamw, direction, gradient = programs
       return {adamw: 10 + slow, direction: 12 + slow, gradient: 11 + slow}
 
     monkeypatch.setattr(centralization, "compile_program", lambda function, arguments: Program(lambda: None, 0))
-    monkeypatch.setattr(centralization, "time_by_turns", scripted)
+    monkeypatch.setattr(centralization, "median_seconds", fake_seconds)
     found = gc(config, 3)
     adamw, direction, gradient, step, gc_step = found.rows
     assert next(clock) == 3 * UPDATES + 3
@@ -99,28 +99,28 @@ class TestCost:
     assert gc_step["share_of_step"] == pytest.approx(20 / step_seconds)
     assert (gc_step["share_low"], gc_step["share_high"]) == (-10 / step_seconds, 30 / step_seconds)
 
-  def test_the_interval_of_a_median_covers_it_as_often_as_it_says(self):
+  def test_median_interval_has_the_stated_coverage(self):
     draws = np.sort(np.random.default_rng(0).exponential(size=(4000, 15)))
     low, high = np.array([centralization._median_interval(list(row)) for row in draws]).T
     covered = np.mean((low <= np.log(2)) & (np.log(2) <= high))
-    assert 0.955 < covered < 0.972  # the sign test's own at n = 15: 1 - 2 P(X <= 3) = 0.9648
+    assert 0.955 < covered < 0.972  # exact coverage of the sign test at n = 15: 1 - 2 P(X <= 3) = 0.9648
 
-  def test_programs_apply_their_updates(self, config, monkeypatch):
+  def test_programs_apply_updates(self, config, monkeypatch):
     compiled = {}
 
-    def keep(function, arguments):
+    def record(function, arguments):
       compiled[len(compiled)] = (arguments, jax.jit(function)(*arguments))
       return Program(lambda: None, 0)
 
-    monkeypatch.setattr(centralization, "compile_program", keep)
-    monkeypatch.setattr(centralization, "time_by_turns", lambda programs, rounds: dict.fromkeys(programs, 1.0))
+    monkeypatch.setattr(centralization, "compile_program", record)
+    monkeypatch.setattr(centralization, "median_seconds", lambda programs, rounds: dict.fromkeys(programs, 1.0))
     gc(config, 1)
-    found = []
+    shifts = []
     for (_, state, before), (after, moments) in [compiled[i] for i in range(3)]:
       assert jax.tree.structure(moments) == jax.tree.structure(state)
       assert all(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
-      found.append(largest_shift(before, after))
-    adamw, direction, gradient = found
+      shifts.append(largest_shift(before, after))
+    adamw, direction, gradient = shifts
     assert direction < 1e-6
     assert min(adamw, gradient) > 1e-5
     for i in (3, 4):
@@ -138,7 +138,7 @@ class TestCost:
 
 
 def largest_shift(before, after):
-  """How far the mean weight of any unit moved."""
+  """Returns the largest change of the mean weight of a unit."""
   kernels = [(a, b) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True) if a.ndim > 1]
-  several = [(a, b) for a, b in kernels if a.size > a.shape[-1]]  # inputs a unit
+  several = [(a, b) for a, b in kernels if a.size > a.shape[-1]]  # several inputs per unit
   return max(np.abs(np.mean(b - a, tuple(range(a.ndim - 1)))).max() for a, b in several)

@@ -1,4 +1,4 @@
-"""The benchmark against PyTorch, and its CA-ResNet; what needs PyTorch is skipped where it is not installed."""
+"""Tests the PyTorch benchmark and its CA-ResNet; tests that need PyTorch are skipped if it is not installed."""
 
 import importlib.util
 import json
@@ -42,9 +42,9 @@ def config(write_config):
 
 @pytest.fixture
 def torch(monkeypatch):
-  """PyTorch on one thread, with one block in each stage of a residual network, here and there.
+  """PyTorch on one thread, with one block in each stage of the residual networks of both libraries.
 
-  Several threads wait for each other by spinning, which takes seconds where other tests have the cores.
+  Several threads would synchronise by spinning, which takes seconds while other tests use the cores.
   """
   torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
   from fer_jax.apps.benchmarks import torch_resnet
@@ -57,22 +57,22 @@ def torch(monkeypatch):
 
 
 @pytest.mark.parametrize("variant", ["", "resnet50,imagenet", "ca_resnet"])
-def test_the_faster_memory_format_is_the_reference(torch, config, variant):
+def test_ratios_are_relative_to_the_faster_memory_format(torch, config, variant):
   headline, rows = pytorch.pytorch(f"{config}:{variant}", 1)
   assert torch.get_num_threads() == provenance.cores()
-  assert [row["name"] for row in rows] == [headline, *pytorch.THEIRS]
+  assert [row["name"] for row in rows] == [headline, *pytorch.MEMORY_FORMATS]
   assert len({row["parameters"] for row in rows}) == 1
   for row in rows:
     assert (row["image_size"], row["batch_size"]) == (16, 4)
     assert row["images_per_second"] == pytest.approx(4 / row["seconds_a_step"])
     row["training_ms"] = 1000 * row["seconds_a_step"]
   for key in MEASURED:
-    fastest = min(row[f"{key}_ms"] for row in rows if row["name"] in pytorch.THEIRS)
+    fastest = min(row[f"{key}_ms"] for row in rows if row["name"] in pytorch.MEMORY_FORMATS)
     for row in rows:
       assert row[f"{key}_ratio"] == pytest.approx(row[f"{key}_ms"] / fastest)
 
 
-def test_flags_take_the_place_of_the_config_s_sizes(torch, config, tmp_path):
+def test_flags_override_the_config_sizes(torch, config, tmp_path):
   out = tmp_path / "torch.json"
   given = ["--what=torch", f"--config={config}:resnet18,small", "--rounds=1", f"--out={out}"]
   bench.main([*given, "--image_size=24", "--batch_size=2"])
@@ -83,7 +83,7 @@ def test_flags_take_the_place_of_the_config_s_sizes(torch, config, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["image_size", "batch_size"])
-def test_sizes_are_this_benchmark_s_and_counts(config, flag):
+def test_rejects_size_flags_of_zero_or_for_other_benchmarks(config, flag):
   with pytest.raises(UserError, match=f"--{flag}: only valid with --what=torch"):
     bench.main(["--what=pipeline", f"--config={config}", f"--{flag}=8"])
   with pytest.raises(UserError, match=f"--{flag}=0: expected 1 or more"):
@@ -91,7 +91,7 @@ def test_sizes_are_this_benchmark_s_and_counts(config, flag):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_first_convolution_has_the_memory_format_of_the_row(torch, monkeypatch, channels_last):
+def test_first_convolution_has_the_memory_format(torch, monkeypatch, channels_last):
   seen = []
 
   class Layout(torch.nn.Module):
@@ -103,15 +103,15 @@ def test_the_first_convolution_has_the_memory_format_of_the_row(torch, monkeypat
       seen.append((image.stride(), image.numpy().copy()))
       return self.conv(image).mean((2, 3))
 
-  monkeypatch.setattr(pytorch, "_twin", Layout)
-  task = pytorch._Task(resnet.ResNet(), 6, 2, "float32")
-  pytorch._theirs(task, channels_last)
+  monkeypatch.setattr(pytorch, "_pytorch_network", Layout)
+  workload = pytorch._Workload(resnet.ResNet(), 6, 2, "float32")
+  pytorch._pytorch_programs(workload, channels_last)
   stride, image = seen[0]
   assert stride == ((36, 1, 6, 1) if channels_last else (36, 36, 6, 1))
-  np.testing.assert_array_equal(image.transpose(0, 2, 3, 1), task.images(2))
+  np.testing.assert_array_equal(image.transpose(0, 2, 3, 1), workload.images(2))
 
 
-def test_without_pytorch_it_is_asked_for(config, monkeypatch):
+def test_without_pytorch_names_the_package_to_install(config, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match="pip install torch"):
     pytorch.pytorch(config, 1)
@@ -121,20 +121,20 @@ def test_without_pytorch_it_is_asked_for(config, monkeypatch):
   ("config", "found"),
   [("configs/hsic.py:small", "hsic_dense"), ("configs/baselines.py:se_resnet18", "resnet with squeeze_excite")],
 )
-def test_a_network_without_a_twin_is_refused(config, found):
+def test_rejects_networks_without_a_counterpart(config, found):
   expected = rf"--config={config}: expected .* \(resnet without .*, bilinear or ca_resnet\), found {found}$"
   with pytest.raises(UserError, match=expected):
     pytorch.pytorch(config, 1)
 
 
-def test_a_narrower_network_than_pytorch_can_run_is_refused(write_config):
+def test_rejects_networks_that_are_too_narrow_for_pytorch(write_config):
   narrow = write_config(TINY.replace('"width": 8', '"width": 4'))
   with pytest.raises(UserError, match=r"model.width=4: expected 8 or more"):
     pytorch.pytorch(narrow, 1)
 
 
 class TestCaResNet:
-  # An odd size, so that the halved image has an incomplete last row; a block with a shortcut and one without.
+  # The image size is odd, so the halved image has an incomplete last row; blocks with and without a shortcut.
   MODELS = (
     CaResNet(blocks=(2, 1), width=16, dropout=0.0),
     CaResNet(blocks=(1, 1), kernel_sizes=(1, 3), width=8, halve=False, reduction=2, dropout=0.0),
@@ -142,34 +142,34 @@ class TestCaResNet:
 
   @pytest.fixture(params=MODELS, ids=["as drawn", "1x1, 3x3"])
   def networks(self, request, torch):
-    """Our network with its variables, and PyTorch's with the same."""
+    """Our network, its variables, and the PyTorch network with the same variables."""
     from fer_jax.apps.benchmarks import torch_ca_resnet
 
     network = request.param.build(7, jnp.float32, None)
     params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 25, 25, 1)))
     generator = np.random.default_rng(0)
 
-    def moved(x):  # zeros and ones would hide a bias or a statistic that is left out
+    def perturb(x):  # zeros and ones would hide a missing bias or statistic
       return x if x.ndim > 1 else x + generator.uniform(0, 0.2, x.shape).astype(np.float32)
 
-    params, stats = jax.tree.map(moved, (params, stats))
-    twin = torch_ca_resnet.ca_resnet(7, request.param, 1)
-    copied = carried_over(torch, (params, stats), twin.state_dict())
-    left = twin.load_state_dict(copied, strict=False)
-    assert not left.unexpected_keys
-    assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
-    return network, params, stats, twin
+    params, stats = jax.tree.map(perturb, (params, stats))
+    counterpart = torch_ca_resnet.ca_resnet(7, request.param, 1)
+    copied = state_dict_of(torch, (params, stats), counterpart.state_dict())
+    keys = counterpart.load_state_dict(copied, strict=False)
+    assert not keys.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in keys.missing_keys)
+    return network, params, stats, counterpart
 
-  def test_logits_are_ours(self, torch, networks):
-    network, params, stats, twin = networks
+  def test_equals_our_logits(self, torch, networks):
+    network, params, stats, counterpart = networks
     image = np.random.default_rng(1).standard_normal((3, 25, 25, 1), np.float32)
     with torch.inference_mode():
-      expected = twin.eval()(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
+      expected = counterpart.eval()(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
     assert np.ptp(expected, axis=0).max() > 1e-2
     np.testing.assert_allclose(jax.jit(network.apply)(params, stats, image)[0].logits, expected, atol=1e-4, rtol=0)
 
-  def test_a_step_of_training_has_our_losses(self, torch, networks):
-    network, params, stats, twin = networks
+  def test_training_step_equals_our_losses(self, torch, networks):
+    network, params, stats, counterpart = networks
     generator = np.random.default_rng(1)
     image, label = generator.standard_normal((6, 25, 25, 1), np.float32), generator.integers(0, 7, 6)
 
@@ -179,11 +179,11 @@ class TestCaResNet:
 
     loss, gradients = jax.jit(jax.value_and_grad(loss_of))(params)
     stepped = jax.jit(loss_of)(optax.apply_updates(params, jax.tree.map(lambda g: -0.1 * g, gradients)))
-    optimizer = torch.optim.SGD(twin.train().parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(counterpart.train().parameters(), lr=0.1)
     losses = []
     for _ in range(2):
       optimizer.zero_grad()
-      logits = twin(torch.from_numpy(image).permute(0, 3, 1, 2))
+      logits = counterpart(torch.from_numpy(image).permute(0, 3, 1, 2))
       theirs = torch.nn.functional.cross_entropy(logits, torch.from_numpy(label))
       theirs.backward()
       optimizer.step()
@@ -192,7 +192,7 @@ class TestCaResNet:
     np.testing.assert_allclose([loss, stepped], losses, atol=1e-4, rtol=0)
 
 
-def carried_over(torch, ours, theirs):
+def state_dict_of(torch, ours, theirs):
   """Returns our parameters and statistics as a `state_dict`, in the shapes of `theirs`."""
   names = {"kernel": "weight", "scale": "weight", "negative_slope": "weight", "mean": "running_mean"}
   names |= {"var": "running_var", "bias": "bias"}

@@ -1,4 +1,4 @@
-"""The benchmark of replicas, with processes that only pretend to train."""
+"""Tests the replicas benchmark with processes that do not train."""
 
 import json
 import re
@@ -24,8 +24,8 @@ def get_config():
 """
 
 
-class Processes:
-  """Stands for `subprocess`: remembers the commands, and leaves a result where each would."""
+class FakeProcesses:
+  """Replaces `subprocess`: records the commands and writes a result file for each."""
 
   def __init__(self, status=0):
     self.commands, self.status = [], status
@@ -47,7 +47,7 @@ class Processes:
 @pytest.fixture
 def processes(monkeypatch):
   monkeypatch.setattr(arrays_lib, "load", tiny_arrays)
-  found = Processes()
+  found = FakeProcesses()
   monkeypatch.setattr(benchmark.subprocess, "run", found.run)
   return found
 
@@ -59,12 +59,14 @@ def config(tmp_path):
   return str(path)
 
 
-def test_all_folds_once_in_one_process_and_each_in_its_own(processes, config):
+def test_trains_all_folds_in_one_process_and_each_in_a_separate_one(processes, config):
   headline, rows = benchmark.replicas(config, rounds=1)
   whole, *single = processes.commands
   assert [flag.partition("=")[0] for flag in whole] == ["--config", "--workdir"]
-  wanted = [[f"--config.seed={7 + fold}", "--config.replicas=1", f"--config.folds.number={fold}"] for fold in range(4)]
-  assert [command[2:] for command in single] == wanted
+  expected = [
+    [f"--config.seed={7 + fold}", "--config.replicas=1", f"--config.folds.number={fold}"] for fold in range(4)
+  ]
+  assert [command[2:] for command in single] == expected
   assert len({command[1] for command in processes.commands}) == 5  # folders
   one, sequence = rows
   assert (one["name"], sequence["name"]) == ("one program", headline)
@@ -73,13 +75,13 @@ def test_all_folds_once_in_one_process_and_each_in_its_own(processes, config):
   assert (one["accuracy"], sequence["accuracy"]) == (0.5, pytest.approx(0.55))
 
 
-def test_one_training_is_nothing_to_compare(processes):
+def test_rejects_a_single_replica(processes):
   with pytest.raises(UserError, match="has a single replica; expected several"):
     benchmark.replicas(CONFIG, rounds=1)
   assert processes.commands == []
 
 
-def test_a_training_that_fails_is_said(processes, config):
+def test_failed_run_raises_with_its_error(processes, config):
   processes.status = 2
   with pytest.raises(Failure, match=r"fer_jax\.main --config=.*: exit status 2 \(error: it broke\)"):
     benchmark.replicas(config, rounds=1)

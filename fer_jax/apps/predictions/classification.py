@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from fer_jax.apps.predictions.copies import Copies
-from fer_jax.apps.predictions.images import Looked
+from fer_jax.apps.predictions.annotation import Annotator
+from fer_jax.apps.predictions.detection import DetectedFaces
 from fer_jax.apps.predictions.rows import NO_FACE, Row
 from fer_jax.faces.tracking import Tracker
 from fer_jax.inference.predictor import Predictor, stacked
 
-_HELD_BYTES = 256 * 2**20  # limit for images kept in memory until their batch is full
+_MAX_BUFFER_BYTES = 256 * 2**20  # limit for images kept in memory until their batch is full
 
 
 @dataclasses.dataclass
@@ -31,40 +31,36 @@ class Counts:
   unreadable: int = 0
 
 
-class Answerer:
+class ClassificationPipeline:
   """Classifies the detected faces of a stream of images.
 
   Args:
-    predictor: Predictor whose classifier is used.
+    predictor: Predictor that classifies the faces.
     batch_size: Number of faces per call of the network.
     half_life: Half-life in seconds of the exponential smoothing over a video's frames; 0 disables smoothing.
-    copies: Writer of annotated copies; None to write none.
+    annotator: Writer of annotated copies; None to write none.
   """
 
-  def __init__(self, predictor: Predictor, batch_size: int, half_life: float, copies: Copies | None):
-    self._predictor, self._batch_size, self._half_life, self._copies = predictor, batch_size, half_life, copies
-    self._tracker, self._tracked = Tracker(half_life), ""
+  def __init__(self, predictor: Predictor, batch_size: int, half_life: float, annotator: Annotator | None):
+    self._predictor, self._batch_size, self._half_life, self._annotator = predictor, batch_size, half_life, annotator
+    self._tracker, self._tracked_video = Tracker(half_life), ""
     self.counts = Counts()
 
-  def __call__(self, images: Iterable[Looked]) -> Iterator[list[Row]]:
-    """Yields the list of rows of each image, in order; images are buffered until their faces fill a batch.
-
-    Args:
-      images: Images with their detected faces.
-    """
-    waiting: list[Looked] = []
-    faces = held = 0
+  def __call__(self, images: Iterable[DetectedFaces]) -> Iterator[list[Row]]:
+    """Yields the list of rows of each image, in order; images are buffered until their faces fill a batch."""
+    pending: list[DetectedFaces] = []
+    faces = pending_bytes = 0
     for found in images:
-      waiting.append(found)
+      pending.append(found)
       faces += len(found.faces)
-      held += 0 if found.image is None else found.image.nbytes
+      pending_bytes += 0 if found.image is None else found.image.nbytes
       # Images without faces fill no batch, so the number of images and their memory are limited too.
-      if faces >= self._batch_size or held >= _HELD_BYTES or len(waiting) >= 4 * self._batch_size:
-        yield from self._answer(waiting)
-        waiting, faces, held = [], 0, 0
-    yield from self._answer(waiting)
+      if faces >= self._batch_size or pending_bytes >= _MAX_BUFFER_BYTES or len(pending) >= 4 * self._batch_size:
+        yield from self._classify(pending)
+        pending, faces, pending_bytes = [], 0, 0
+    yield from self._classify(pending)
 
-  def _answer(self, images: Sequence[Looked]) -> Iterator[list[Row]]:
+  def _classify(self, images: Sequence[DetectedFaces]) -> Iterator[list[Row]]:
     shape = self._predictor.classifier.shape
     faces = stacked([face for found in images for face in found.faces], shape)
     probability = self._predictor.probability(faces, self._batch_size)
@@ -73,12 +69,12 @@ class Answerer:
     for found in images:
       stop = start + len(found.faces)
       rows = self._rows(found, probability[start:stop])
-      if self._copies is not None and found.image is not None:
-        self._copies.add(found.source, found.image, rows, faces[start:stop])
+      if self._annotator is not None and found.image is not None:
+        self._annotator.add(found.source, found.image, rows, faces[start:stop])
       start = stop
       yield rows
 
-  def _rows(self, found: Looked, probability: np.ndarray) -> list[Row]:
+  def _rows(self, found: DetectedFaces, probability: np.ndarray) -> list[Row]:
     source = found.source
     row = Row(str(source.file.path), frame=source.frame, time=source.time)
     if found.error:
@@ -89,7 +85,7 @@ class Answerer:
     tracks: Sequence[int | None] = [None] * len(found.boxes)
     # A frame without faces also goes through the tracker, which ends tracks that were not seen for a while.
     if source.time is not None:
-      tracks, probability = self._smoothed(found, source.time, probability)
+      tracks, probability = self._smooth(found, source.time, probability)
     if not found.boxes:
       self.counts.faceless += 1
       return [row._replace(status=NO_FACE)]
@@ -98,11 +94,11 @@ class Answerer:
       for number, (track, box, of_face) in enumerate(zip(tracks, found.boxes, probability, strict=True))
     ]
 
-  def _smoothed(self, found: Looked, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
+  def _smooth(self, found: DetectedFaces, time: float, probability: np.ndarray) -> tuple[list[int], np.ndarray]:
     """Returns the tracks of a frame's faces and their smoothed probabilities, float32 [F, K]."""
     # Each video has its own tracker.
-    if found.source.file.name != self._tracked:
-      self._tracker, self._tracked = Tracker(self._half_life), found.source.file.name
+    if found.source.file.name != self._tracked_video:
+      self._tracker, self._tracked_video = Tracker(self._half_life), found.source.file.name
     tracks = self._tracker.update(time, found.boxes)
     smooth = [self._tracker.smooth(track, time, each) for track, each in zip(tracks, probability, strict=True)]
     return tracks, np.array(smooth, np.float32).reshape(probability.shape)

@@ -1,4 +1,4 @@
-"""The benchmark of memory, which starts the programs as a user would."""
+"""Tests the memory benchmark, which starts the programs from the command line."""
 
 import os
 
@@ -11,7 +11,7 @@ MIB = 1024**2
 
 
 @pytest.mark.slow
-def test_every_program_is_measured(monkeypatch):
+def test_measures_every_program(monkeypatch):
   monkeypatch.setattr(benchmark, "STEPS", 2)
   monkeypatch.setattr(benchmark, "LIVE_SECONDS", 8.0)
   for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"):
@@ -22,7 +22,7 @@ def test_every_program_is_measured(monkeypatch):
   assert all(100 * MIB < row["peak_bytes"] < 8192 * MIB for row in rows)
 
 
-def test_a_program_that_fails_is_named_with_its_last_words(tmp_path):
+def test_failed_program_is_named_with_its_error(tmp_path):
   missing = str(tmp_path / "nothing")
   with pytest.raises(Failure, match=r"fer_jax\.apps\.predict .*ended with status 2: error: .*nothing"):
     benchmark._peak("fer_jax.apps.predict", [f"--checkpoint={missing}", f"--out={tmp_path / 'rows.csv'}", os.devnull])

@@ -1,11 +1,14 @@
-"""The benchmark of networks in use, on networks of a handful of filters."""
+"""Tests the inference benchmark on small networks."""
+
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from fer_jax.apps.benchmarks import inference as benchmark
-from fer_jax.apps.benchmarks.benchmark import random_variables, settings_of
+from fer_jax.apps.benchmarks.benchmark import load_settings, random_variables
+from fer_jax.apps.benchmarks.steps import interleaved_seconds
 from fer_jax.models import MODELS
 
 TINY = """
@@ -20,7 +23,7 @@ def get_config(variant=""):
 
 @pytest.fixture
 def found(write_config, monkeypatch):
-  """The rows by name of two networks, the second being the headline and the first one of those with smaller weights."""
+  """Rows by name of two networks: "wide", the headline, and "xception", which is also compressed."""
   config = write_config(TINY)
   monkeypatch.setattr(benchmark, "NETWORKS", {"xception": f"{config}:small", "wide": config})
   monkeypatch.setattr(benchmark, "BATCH", 4)
@@ -29,10 +32,10 @@ def found(write_config, monkeypatch):
   return {row["name"]: row for row in rows}
 
 
-def test_every_network_is_set_against_the_headline_and_its_smaller_forms_against_itself(found):
+def test_rows_are_relative_to_the_headline_and_to_float32(found):
   forms = ("bfloat16 weights", "int8 weights")
-  of = {name: [f"{name}, {form}" for form in forms] for name in ("wide", "xception")}
-  assert list(found) == ["wide", *of["wide"], "xception", *of["xception"]]
+  compressed = {name: [f"{name}, {form}" for form in forms] for name in ("wide", "xception")}
+  assert list(found) == ["wide", *compressed["wide"], "xception", *compressed["xception"]]
   for name, row in found.items():
     whole = found[name.partition(",")[0]]
     assert row["latency_ratio"] == pytest.approx(row["latency_ms"] / found["wide"]["latency_ms"])
@@ -48,15 +51,15 @@ def test_every_network_is_set_against_the_headline_and_its_smaller_forms_against
       assert row["bytes_over_float32"] == pytest.approx(row["weight_bytes"] / whole["weight_bytes"])
   assert 1 > found["wide, bfloat16 weights"]["bytes_over_float32"] > found["wide, int8 weights"]["bytes_over_float32"]
   assert "latency_over_float32" not in found["wide"]
-  # What the paper prints stands beside the network that it prints it of.
+  # Figures of the paper are only in the row of the network that they belong to.
   assert found["xception"]["paper_seconds_ratio"] == pytest.approx(114.75 / 19.94)
   assert found["xception"]["paper_parameters"] == 33_452_455
   assert not [key for name in ("wide", "xception, int8 weights") for key in found[name] if key.startswith("paper")]
 
 
-def test_a_program_that_takes_long_takes_fewer_turns(monkeypatch):
+def test_slow_programs_have_fewer_turns(monkeypatch):
   now, order = [0.0], []
-  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
   def run_of(name, *seconds):
     taken = iter(seconds)
@@ -67,27 +70,31 @@ def test_a_program_that_takes_long_takes_fewer_turns(monkeypatch):
 
     return run
 
+  def measure(runs, rounds):
+    seconds = interleaved_seconds(runs, rounds, limit=2.0)
+    return {name: benchmark._without_warmup(each) for name, each in seconds.items()}
+
   runs = {"quick": run_of("quick", 0.5, 0.25, 0.125), "slow": run_of("slow", 9.0)}
-  assert benchmark._by_turns(runs, 3, enough=2.0) == {"quick": [0.25, 0.125], "slow": [9.0]}
+  assert measure(runs, 3) == {"quick": [0.25, 0.125], "slow": [9.0]}
   assert order == ["quick", "slow", "quick", "quick"]
   runs = {"quick": run_of("quick", 8.0, 1.0, 0.5, 4.0, 1.0, 1.0), "slow": run_of("slow", 9.0, 1.0, 1.0)}
-  assert benchmark._by_turns(runs, 2, enough=2.0, calls=2) == {"quick": [1.0, 0.5, 1.0, 1.0], "slow": [1.0, 1.0]}
+  assert interleaved_seconds(runs, 2, calls=2, limit=2.0) == {"quick": [1.0, 0.5, 1.0, 1.0], "slow": [1.0, 1.0]}
 
 
-def test_every_model_has_a_row_at_its_published_size():
-  settings = {name: settings_of(config) for name, config in benchmark.NETWORKS.items()}
+def test_every_model_is_measured_at_its_published_size():
+  settings = {name: load_settings(config) for name, config in benchmark.NETWORKS.items()}
   assert {type(each.model) for each in settings.values()} == set(MODELS.values())
-  assert {*benchmark.SHRUNK} <= benchmark.NETWORKS.keys()
-  candidates = benchmark._candidates("configs/obsr.py", settings_of("configs/obsr.py"))
+  assert {*benchmark.COMPRESSED} <= benchmark.NETWORKS.keys()
+  candidates = benchmark._candidates("configs/obsr.py", load_settings("configs/obsr.py"))
   assert next(iter(candidates)) == "bilinear"
   assert candidates.keys() == benchmark.NETWORKS.keys()
   assert (candidates["bilinear"].image_size, candidates["resnet34"].image_size) == (224, 48)
   small = "configs/obsr.py:small"
-  assert next(iter(benchmark._candidates(small, settings_of(small)))) == small
+  assert next(iter(benchmark._candidates(small, load_settings(small)))) == small
 
 
 def test_random_weights_keep_activations_finite():
-  network = settings_of("configs/baselines.py:mini_xception").model.build(7, np.dtype("float32"), None)
+  network = load_settings("configs/baselines.py:mini_xception").model.build(7, np.dtype("float32"), None)
   params, stats = random_variables(network, (2, 48, 48, 1))
   image = jax.random.normal(jax.random.key(0), (2, 48, 48, 1))
   logits = jax.jit(network.apply)(params, stats, image)[0].logits
