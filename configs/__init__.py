@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def chosen_variants(variant: str, known: Sequence[str], file: str) -> tuple[str, ...]:
+def select_variants(variant: str, known: Sequence[str], file: str) -> tuple[str, ...]:
   """Parses a comma-separated list of variants.
 
   Args:

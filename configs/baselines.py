@@ -28,11 +28,11 @@ class Baseline(NamedTuple):
 
   Attributes:
     model: Value of `config.model`.
-    narrower: Changes to it for two CPU cores.
+    small_changes: Changes to it for two CPU cores.
   """
 
   model: dict[str, Any]
-  narrower: dict[str, Any]
+  small_changes: dict[str, Any]
 
 
 BASELINES = {
@@ -52,9 +52,9 @@ BASELINES = {
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the config of a network in BASELINES, optionally with one of SIZES, separated by a comma."""
-  words = [word for word in variant.split(",") if word]
-  names = [word for word in words if word not in SIZES]
-  sizes = [word for word in words if word in SIZES]
+  parts = [word for word in variant.split(",") if word]
+  names = [word for word in parts if word not in SIZES]
+  sizes = [word for word in parts if word in SIZES]
   if len(names) != 1 or names[0] not in BASELINES or len(sizes) > 1:
     raise ValueError(
       f"configs/baselines.py has no variant {variant!r}: expected one of {', '.join(BASELINES)}, "
@@ -62,5 +62,5 @@ def get_config(variant: str = "") -> ConfigDict:
     )
   baseline = BASELINES[names[0]]
   config = hsic.get_config(",".join([*sizes, "backprop"]))
-  config.model = {**baseline.model, **(baseline.narrower if sizes else {})}
+  config.model = {**baseline.model, **(baseline.small_changes if sizes else {})}
   return complete(config)

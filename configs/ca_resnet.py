@@ -33,7 +33,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import select_variants
 from configs.baselines import BASELINES
 from fer_jax.config import complete
 
@@ -74,19 +74,19 @@ def get_config(variant: str = "") -> ConfigDict:
   Raises:
     ValueError: A variant is unknown, or there are several recipes or networks.
   """
-  chosen = chosen_variants(variant, VARIANTS, FILE)
-  networks = [name for name in chosen if name in (*NETWORKS, "named")]
-  recipes = [name for name in chosen if name in ("paper", "best", "speedrun")]
+  selected = select_variants(variant, VARIANTS, FILE)
+  networks = [name for name in selected if name in (*NETWORKS, "named")]
+  recipes = [name for name in selected if name in ("paper", "best", "speedrun")]
   if len(networks) > 1 or len(recipes) > 1:
     raise ValueError(f"{FILE}:{variant}: expected one recipe and one network, not {' and '.join(recipes or networks)}")
   config = _default()
-  for name in chosen:
-    _MAKE[name](config)
-  if {"speedrun", "small"} <= set(chosen):
+  for name in selected:
+    _APPLY[name](config)
+  if {"speedrun", "small"} <= set(selected):
     _speedrun_on_two_cores(config)
     if not networks:  # a ResNet-18 learns faster in the first steps than the network with attention, and is cheaper
       config.model = {"name": "resnet", "depth": 18, "stem": "imagenet", "width": 32}
-  if config.data.name == "fer2013" and "speedrun" not in chosen:
+  if config.data.name == "fer2013" and "speedrun" not in selected:
     _compare(config, next((name for name in networks if name in NETWORKS), ""))
   return complete(config)
 
@@ -189,7 +189,7 @@ def _small(config: ConfigDict) -> None:
     config.model.width = 16
   else:
     name = next(name for name in NETWORKS if BASELINES[name].model == config.model.to_dict())
-    config.model.update(BASELINES[name].narrower)
+    config.model.update(BASELINES[name].small_changes)
 
 
 def _speedrun_on_two_cores(config: ConfigDict) -> None:
@@ -229,7 +229,7 @@ def _compare(config: ConfigDict, network: str) -> None:
   }
 
 
-_MAKE: dict[str, Callable[[ConfigDict], None]] = {
+_APPLY: dict[str, Callable[[ConfigDict], None]] = {
   "paper": lambda config: None,
   "best": _best,
   "speedrun": _speedrun,

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import select_variants
 from fer_jax.config import complete
 
 FILE = "configs/fer2013.py"
@@ -60,8 +60,8 @@ def get_config(variant: str = "") -> ConfigDict:
   Raises:
     ValueError: A variant is unknown, or there are several networks.
   """
-  chosen = chosen_variants(variant, VARIANTS, FILE)
-  networks = [name for name in chosen if name in NETWORKS]
+  selected = select_variants(variant, VARIANTS, FILE)
+  networks = [name for name in selected if name in NETWORKS]
   if len(networks) > 1:
     raise ValueError(f"{FILE}:{variant}: expected one network, not {' and '.join(networks)}")
   (network,) = networks or [DEFAULT]
@@ -69,9 +69,9 @@ def get_config(variant: str = "") -> ConfigDict:
   config.model = dict(NETWORKS[network])
   if network == "bilinear_gc":
     config.phases.whole.optimizer.centralize = "gradient"
-  if "league" in chosen:
+  if "league" in selected:
     _league(config)
-  if "demo" in chosen:
+  if "demo" in selected:
     _demo(config)
   return complete(config)
 

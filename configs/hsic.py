@@ -27,7 +27,7 @@ accuracy is therefore meaningful from the first epoch.
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import select_variants
 from fer_jax.config import complete
 
 VARIANTS = ("paper", "small", "demo", "blockwise", "backprop")
@@ -36,8 +36,8 @@ VARIANTS = ("paper", "small", "demo", "blockwise", "backprop")
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the config for a comma-separated list of VARIANTS."""
   config = _default()
-  for name in chosen_variants(variant, VARIANTS, "configs/hsic.py"):
-    _MAKE[name](config)
+  for name in select_variants(variant, VARIANTS, "configs/hsic.py"):
+    _APPLY[name](config)
   return complete(config)
 
 
@@ -152,4 +152,4 @@ def _backprop(config: ConfigDict) -> None:
     del config.paper
 
 
-_MAKE = dict(zip(VARIANTS, (_paper, _small, _demo, _blockwise, _backprop), strict=True))
+_APPLY = dict(zip(VARIANTS, (_paper, _small, _demo, _blockwise, _backprop), strict=True))

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import select_variants
 from fer_jax.config import complete
 
 VARIANTS = ("ck_plus", "small", "demo", "resnet34", "pretrained", "bilinear", "votes", "scratch")
@@ -71,11 +71,11 @@ NOTES = {
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the config for a comma-separated list of VARIANTS."""
-  chosen = chosen_variants(variant, VARIANTS, "configs/obsr.py")
+  selected = select_variants(variant, VARIANTS, "configs/obsr.py")
   config = _default()
-  for name in chosen:
-    _MAKE[name](config)
-  _compare(config, chosen)
+  for name in selected:
+    _APPLY[name](config)
+  _compare(config, selected)
   return complete(config)
 
 
@@ -175,11 +175,11 @@ def _scratch(config: ConfigDict) -> None:
   config.phases = {"whole": {**config.phases.whole.to_dict(), "duration": 1.0}}
 
 
-def _compare(config: ConfigDict, chosen: Sequence[str]) -> None:
+def _compare(config: ConfigDict, selected: Sequence[str]) -> None:
   """Adds the figures of the paper to the config, if it reports any for this row and dataset."""
-  row = next((name for name in ("resnet34", "pretrained", "bilinear") if name in chosen), "")
+  row = next((name for name in ("resnet34", "pretrained", "bilinear") if name in selected), "")
   dataset = config.data.name
-  if "votes" in chosen or dataset not in TABLE5:
+  if "votes" in selected or dataset not in TABLE5:
     return
   config.paper = {
     "title": "Lyu et al. 2024, OBSR-Net" + (f", the row {row} of table 5" if row else ""),
@@ -190,4 +190,6 @@ def _compare(config: ConfigDict, chosen: Sequence[str]) -> None:
   }
 
 
-_MAKE = dict(zip(VARIANTS, (_ck_plus, _small, _demo, _resnet34, _pretrained, _bilinear, _votes, _scratch), strict=True))
+_APPLY = dict(
+  zip(VARIANTS, (_ck_plus, _small, _demo, _resnet34, _pretrained, _bilinear, _votes, _scratch), strict=True)
+)

@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants
+from configs import select_variants
 from configs.fer2013 import transfer
 from fer_jax.config import complete
 
@@ -76,13 +76,13 @@ def get_config(variant: str = "") -> ConfigDict:
   items = [item for item in variant.split(",") if item]
   values = dict(item.split("=", 1) for item in items if item.startswith(tuple(f"{key}=" for key in KEYS)))
   words = [item for item in items if item.partition("=")[0] not in values]
-  chosen = chosen_variants(",".join(words), (*VARIANTS, *(f"{key}=..." for key in KEYS)), FILE)
-  if len(words) + len(values) < len(items) or len(set(chosen) & set(UNITS)) > 1:
+  selected = select_variants(",".join(words), (*VARIANTS, *(f"{key}=..." for key in KEYS)), FILE)
+  if len(words) + len(values) < len(items) or len(set(selected) & set(UNITS)) > 1:
     raise ValueError(f"{FILE}:{variant}: repeated variants: expected one of {', '.join(UNITS)}, and each key once")
   config = _default()
-  for name in chosen:
-    _MAKE[name](config)
-  if "transfer" not in chosen:
+  for name in selected:
+    _APPLY[name](config)
+  if "transfer" not in selected:
     config.model.depth = _number(values, "depth", config.model.depth)
     config.model.kind = values.get("kind", config.model.kind)
   elif {"depth", "kind"} & values.keys():
@@ -162,4 +162,4 @@ def _compare(config: ConfigDict) -> None:
   }
 
 
-_MAKE = dict(zip(VARIANTS, (_small, _demo, _first4, _single, *map(_by, UNITS), transfer), strict=True))
+_APPLY = dict(zip(VARIANTS, (_small, _demo, _first4, _single, *map(_by, UNITS), transfer), strict=True))

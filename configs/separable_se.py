@@ -40,7 +40,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import chosen_variants, fer2013
+from configs import fer2013, select_variants
 from configs.baselines import BASELINES
 from fer_jax.config import complete
 
@@ -74,8 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
   Raises:
     ValueError: A variant is unknown, or two variants exclude one another.
   """
-  chosen = chosen_variants(variant, VARIANTS, FILE)
-  dataset, protocol, network, size = (_one_of(names, chosen) for names in (DATASETS, PROTOCOLS, NETWORKS, SIZES))
+  selected = select_variants(variant, VARIANTS, FILE)
+  dataset, protocol, network, size = (_select_one(names, selected) for names in (DATASETS, PROTOCOLS, NETWORKS, SIZES))
   demo = size == "demo"
   if demo and dataset not in ("", *DRAWN):
     raise ValueError(f"{FILE}:{variant}: demo uses drawn people; expected small instead of demo, or no {dataset}")
@@ -85,10 +85,10 @@ def get_config(variant: str = "") -> ConfigDict:
   if network != "transfer":
     _set_network(config, network, narrow=bool(size))
   if protocol != "paper":
-    _divide_honestly(config, protocol, dataset)
+    _split_by_subject(config, protocol, dataset)
   if network == "transfer":
     fer2013.transfer(config)
-  if "single" in chosen:
+  if "single" in selected:
     config.replicas = 1
   if size:
     _shorten(config, "10 epochs" if demo and dataset == "drawn" else "3 epochs")
@@ -96,7 +96,7 @@ def get_config(variant: str = "") -> ConfigDict:
   return complete(config)
 
 
-def _divide_honestly(config: ConfigDict, protocol: str, dataset: str) -> None:
+def _split_by_subject(config: ConfigDict, protocol: str, dataset: str) -> None:
   """Splits by person before expanding the training part."""
   config.expansion.protocol = "honest"
   if protocol == "honest" and dataset == "faces":
@@ -106,9 +106,9 @@ def _divide_honestly(config: ConfigDict, protocol: str, dataset: str) -> None:
   config.replicas = 0
 
 
-def _one_of(names: tuple[str, ...], chosen: tuple[str, ...]) -> str:
+def _select_one(names: tuple[str, ...], selected: tuple[str, ...]) -> str:
   """Returns the only chosen variant in `names`, or an empty string; raises ValueError if there are several."""
-  found = [name for name in chosen if name in names]
+  found = [name for name in selected if name in names]
   if len(found) > 1:
     raise ValueError(f"{FILE}: {' and '.join(found)} exclude one another; expected one of {', '.join(names)}")
   return found[0] if found else ""
@@ -144,7 +144,7 @@ def _default(dataset: str) -> ConfigDict:
 def _set_network(config: ConfigDict, network: str, *, narrow: bool) -> None:
   if network in BASELINES:
     baseline = BASELINES[network]
-    config.model = {**baseline.model, **(baseline.narrower if narrow else {})}
+    config.model = {**baseline.model, **(baseline.small_changes if narrow else {})}
     return
   config.model = {"name": "two_channel" if network == "two_channel" else "separable_se"}
   config.model.residual = network != "table1"

@@ -17,8 +17,10 @@ __version__ = "0.2.0"
 # jaxlib 0.10, the newest for Python 3.11, logs two kilobytes for each program it finds in the compilation cache, about
 # "features" that no CPU has (prefer-no-gather). The log level is read once, when jax is imported. A level of 1 may have
 # been set by jax itself in a parent process, so it is replaced too; any other level is the user's and is kept.
-_loud = any(each.version.startswith("0.10.") for each in metadata.distributions(name="jaxlib"))
-if _loud and "jax" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+_prints_messages = any(
+  distribution.version.startswith("0.10.") for distribution in metadata.distributions(name="jaxlib")
+)
+if _prints_messages and "jax" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
   os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
@@ -28,7 +30,7 @@ def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predi
   Args:
     path: Folder of a finished run, or .safetensors file exported from one; None loads the network shipped with the
       package.
-    **options: Keyword arguments of `fer_jax.inference.predictor.load`.
+    **options: Keyword arguments of `fer_jax.inference.predictor.load_predictor`.
 
   Returns:
     Predictor that detects and classifies the faces in images.
@@ -37,9 +39,9 @@ def load(path: "str | os.PathLike[str] | None" = None, **options: Any) -> "Predi
     UserWarning: The network was trained on drawn faces only.
   """
   # Imported here so that importing the package stays cheap.
-  from fer_jax.inference import predictor
+  from fer_jax.inference.predictor import load_predictor
 
-  loaded = predictor.load(path, **options)
-  if loaded.classifier.caution:
-    warnings.warn(loaded.classifier.caution, stacklevel=2)
-  return loaded
+  predictor = load_predictor(path, **options)
+  if predictor.model.caution:
+    warnings.warn(predictor.model.caution, stacklevel=2)
+  return predictor

@@ -23,8 +23,10 @@ def main() -> None:
     print(_usage())
     return
   if name not in COMMANDS:
-    wrong = f"unknown command {name!r}" if name else "no command"
-    sys.exit(_stop(f"error: {wrong}; expected one of {', '.join(COMMANDS)}; run fer-jax --help for a description"))
+    problem = f"unknown command {name!r}" if name else "no command"
+    sys.exit(
+      _print_error(f"error: {problem}; expected one of {', '.join(COMMANDS)}; run fer-jax --help for a description")
+    )
   module, _ = COMMANDS[name]
   sys.path.insert(0, "")  # as `python -m` does: a config may import modules of the current folder
   sys.argv = [name, *arguments]
@@ -32,10 +34,10 @@ def main() -> None:
 
 
 def _usage() -> str:
-  lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
+  lines = [f"  {name:<10}{description}" for name, (_, description) in COMMANDS.items()]
   return "\n".join(["usage: fer-jax COMMAND [--help] ...", "", *lines])
 
 
-def _stop(message: str) -> int:
+def _print_error(message: str) -> int:
   print(message, file=sys.stderr)
   return 2

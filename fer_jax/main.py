@@ -12,7 +12,7 @@ def main() -> int:
   if command is None:
     print(command_line.USAGE)
     return 0
-  if not command.several:
+  if not command.multi_process:
     return _train(command)
   processes.join(command.address)
   return processes.run(lambda: _train(command))

@@ -1,4 +1,4 @@
-"""The floors of the house: which modules of fer_jax may import which. A module without a floor fails."""
+"""Layers of the package: which modules of fer_jax may import which. A module without a layer fails."""
 
 import ast
 import sys
@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fer_jax"
 
-# What a module or folder may import of ours, besides itself. The longest name that fits a module counts.
-FLOORS = {
-  # Inside a function: to import the package costs nothing.
+# Modules and folders of the package that each may import, in addition to itself. The longest matching name applies.
+LAYERS = {
+  # Imported inside a function, so that `import fer_jax` stays cheap.
   "fer_jax": ("inference.predictor",),
   "fer_jax.console": (),
   "fer_jax.runtime": (),
@@ -26,7 +26,7 @@ FLOORS = {
   "fer_jax.config.sweep": (),
   "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
   "fer_jax.pretrained": ("inference.model_file", "runtime.errors", "training.checkpoint"),
-  # Models and objectives only by their signatures.
+  # Depends on models and objectives only by their signatures.
   "fer_jax.training.step": ("data", "losses", "models.network", "objectives.objective"),
   "fer_jax.training": ("config", "data", "models.network", "pretrained", "runtime"),
   "fer_jax.inference.model_file": ("inference.quantization", "pretrained.weights_file", "runtime.errors"),
@@ -82,17 +82,19 @@ ORDERS = {
   ),
 }
 
-# What others may install and import elsewhere, and the packages that it may need for that.
-LIGHT = {
+# Folders that can be used without the rest of fer_jax, and the packages that they may import.
+ALLOWED_PACKAGES = {
   "fer_jax.losses": {"jax", "numpy"},
   "fer_jax.optim": {"jax", "numpy", "optax"},
   "fer_jax.layers": {"jax", "numpy", "flax"},
   "fer_jax.models": {"jax", "numpy", "flax"},
 }
 
-# The only modules that import a package. Grain's state goes into a checkpoint through handlers of its own, so
-# checkpoint.py names grain too.
-ONLY = {"orbax": {"fer_jax.training.checkpoint"}, "grain": {"fer_jax.data.pipeline", "fer_jax.training.checkpoint"}}
+# The only modules that import a package. checkpoint.py imports grain too: it saves the state of grain's iterator.
+IMPORTERS = {
+  "orbax": {"fer_jax.training.checkpoint"},
+  "grain": {"fer_jax.data.pipeline", "fer_jax.training.checkpoint"},
+}
 
 
 def module_of(path: Path) -> str:
@@ -114,7 +116,7 @@ def imports(source: str) -> Iterator[str]:
 
 
 def first_party(source: str) -> set[str]:
-  """The modules of fer_jax that a file imports; of an imported class, its module."""
+  """Returns the modules of fer_jax that a file imports; for an imported class, its module."""
   found = {name for name in imports(source) if name.split(".")[0] == "fer_jax"}
   return {name if name in SOURCES else name.rpartition(".")[0] for name in found}
 
@@ -123,17 +125,17 @@ def third_party(source: str) -> set[str]:
   return {name.split(".")[0] for name in imports(source)} - set(sys.stdlib_module_names) - {"fer_jax"}
 
 
-def is_inside(module: str, room: str) -> bool:
-  return f"{module}.".startswith(f"{room}.")
+def is_inside(module: str, folder: str) -> bool:
+  return f"{module}.".startswith(f"{folder}.")
 
 
-def floor_of(module: str) -> str | None:
-  rooms = [room for room in FLOORS if is_inside(module, room) and (room != "fer_jax" or module == "fer_jax")]
-  return max(rooms, key=len, default=None)
+def layer_of(module: str) -> str | None:
+  folders = [folder for folder in LAYERS if is_inside(module, folder) and (folder != "fer_jax" or module == "fer_jax")]
+  return max(folders, key=len, default=None)
 
 
-def says(source: str, word: str) -> bool:
-  """Whether a file's code, its comments and texts left out, uses a name."""
+def uses_name(source: str, word: str) -> bool:
+  """Returns whether the code of a file, without comments and strings, uses a name."""
   for node in ast.walk(ast.parse(source)):
     names = {getattr(node, field, None) for field in ("id", "attr", "name", "asname")}
     if word in names or (isinstance(node, ast.alias) and word in node.name.split(".")):
@@ -141,16 +143,16 @@ def says(source: str, word: str) -> bool:
   return False
 
 
-class TestFloors:
-  def test_no_import_runs_upwards(self) -> None:
+class TestLayers:
+  def test_modules_import_only_what_their_layer_allows(self) -> None:
     for module, source in SOURCES.items():
-      floor = floor_of(module)
-      assert floor is not None, f"{module} has no floor: say in FLOORS what it may import"
-      allowed = {f"fer_jax.{room}" for room in (floor.removeprefix("fer_jax."), *FLOORS[floor])}
-      # The package itself imports nothing before it is asked to, so that all may have its version.
-      ours = first_party(source) - {"fer_jax"}
-      upwards = {name for name in ours if not any(is_inside(name, room) for room in allowed)}
-      assert not upwards, f"{module} imports {sorted(upwards)}; its floor allows {sorted(allowed)}"
+      layer = layer_of(module)
+      assert layer is not None, f"{module} has no layer: add it to LAYERS"
+      allowed = {f"fer_jax.{folder}" for folder in (layer.removeprefix("fer_jax."), *LAYERS[layer])}
+      # Every module may import `fer_jax` itself, for its version.
+      imported = first_party(source) - {"fer_jax"}
+      forbidden = {name for name in imported if not any(is_inside(name, folder) for folder in allowed)}
+      assert not forbidden, f"{module} imports {sorted(forbidden)}; its layer allows {sorted(allowed)}"
 
   @pytest.mark.parametrize("folder", ORDERS)
   def test_modules_of_a_folder_are_in_order(self, folder: str) -> None:
@@ -160,33 +162,33 @@ class TestFloors:
       later = first_party(SOURCES[module]) & set(modules[position + 1 :])
       assert not later, f"{module} imports {sorted(later)}, which come after it in ORDERS"
 
-  def test_what_others_import_stays_light(self) -> None:
+  def test_reusable_folders_import_only_allowed_packages(self) -> None:
     for module, source in SOURCES.items():
-      for room, allowed in LIGHT.items():
-        heavy = third_party(source) - allowed
-        assert not is_inside(module, room) or not heavy, f"{module} imports {sorted(heavy)}"
+      for folder, allowed in ALLOWED_PACKAGES.items():
+        not_allowed = third_party(source) - allowed
+        assert not is_inside(module, folder) or not not_allowed, f"{module} imports {sorted(not_allowed)}"
 
-  def test_a_package_has_one_home(self) -> None:
-    for package, homes in ONLY.items():
-      assert {module for module, source in SOURCES.items() if package in third_party(source)} == homes
+  def test_packages_are_imported_only_by_their_modules(self) -> None:
+    for package, importers in IMPORTERS.items():
+      assert {module for module, source in SOURCES.items() if package in third_party(source)} == importers
 
-  def test_pmap_has_one_home(self) -> None:
-    assert {module for module, source in SOURCES.items() if says(source, "pmap")} == {"fer_jax.runtime.parallel"}
+  def test_pmap_is_used_only_in_parallel(self) -> None:
+    assert {module for module, source in SOURCES.items() if uses_name(source, "pmap")} == {"fer_jax.runtime.parallel"}
 
-  def test_processes_meet_in_one_place(self) -> None:
-    assert {module for module, source in SOURCES.items() if says(source, "distributed")} == {
+  def test_jax_distributed_is_used_only_in_processes(self) -> None:
+    assert {module for module, source in SOURCES.items() if uses_name(source, "distributed")} == {
       "fer_jax.runtime.processes"
     }
 
-  def test_every_file_has_a_name_that_says_something(self) -> None:
+  def test_no_file_has_a_generic_name(self) -> None:
     assert {path.stem for path in PACKAGE.rglob("*.py")}.isdisjoint({"utils", "util", "helpers", "misc", "common"})
 
-  def test_every_floor_has_a_room(self) -> None:
-    rooms = {*FLOORS, *(f"fer_jax.{room}" for allowed in FLOORS.values() for room in allowed)}
-    assert rooms <= SOURCES.keys()
+  def test_every_layer_exists(self) -> None:
+    folders = {*LAYERS, *(f"fer_jax.{folder}" for allowed in LAYERS.values() for folder in allowed)}
+    assert folders <= SOURCES.keys()
 
 
-def test_imports_are_seen_in_every_form() -> None:
+def test_all_forms_of_imports_are_found() -> None:
   source = """
 import fer_jax.training.train
 import fer_jax.apps.bench as b
@@ -206,6 +208,6 @@ def late():
 @pytest.mark.parametrize(
   "source", ["jax.pmap(f)", "from jax import pmap", "from jax import pmap as p", "import a.pmap"]
 )
-def test_a_name_is_seen_in_code(source: str) -> None:
-  assert says(source, "pmap")
-  assert not says(f'"""{source}"""  # {source}', "pmap")
+def test_names_are_found_in_code_only(source: str) -> None:
+  assert uses_name(source, "pmap")
+  assert not uses_name(f'"""{source}"""  # {source}', "pmap")

@@ -1,11 +1,11 @@
-"""The rules that every test runs under: four CPU devices, strict rank promotion, no key used twice."""
+"""Configuration of all tests: four CPU devices, no implicit rank promotion, no reuse of random keys."""
 
 import os
 import shutil
 
 from tests import compilation
 
-# Before jax is imported; the processes that tests start share the compiled programs too.
+# Set before jax is imported; processes started by tests share the cache of compiled programs.
 os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation.FOLDER)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
@@ -16,7 +16,7 @@ import pytest
 from fer_jax.runtime import programs, xla
 
 xla.prepare()  # before the first device
-programs.keeps_traces = False  # tests replace functions of the package
+programs.stores_traces = False  # tests replace functions of the package
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -24,19 +24,19 @@ jax.config.update("jax_debug_key_reuse", True)
 
 @pytest.fixture(scope="module")
 def tiny_data():
-  """Puts the striped pictures of tests.tiny_run in the place of whatever dataset a run asks for."""
+  """Replaces every dataset that a run loads by the striped images of tests.tiny_run."""
   from fer_jax.data import arrays
   from tests.tiny_run import tiny_arrays
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(arrays, "load", tiny_arrays)
-    patch.setattr(programs, "keeps_traces", True)  # as in a user's run: these tests change nothing that is traced
+    patch.setattr(programs, "stores_traces", True)  # as in a user's run: these tests replace no traced function
     yield
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, tiny_data):
-  """The folder of a finished run of tests.tiny_run."""
+  """Folder of a finished run of tests.tiny_run."""
   from tests import tiny_run
 
   folder = tmp_path_factory.mktemp("runs") / "run"
@@ -45,5 +45,5 @@ def finished_run(tmp_path_factory, tiny_data):
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-  if not hasattr(config, "workerinput"):  # the one that outlives the workers
+  if not hasattr(config, "workerinput"):  # only the main process, which ends after the workers
     shutil.rmtree(compilation.FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The console script: it starts the programs that `python -m` starts."""
+"""Console script `fer-jax`, which starts the same programs as `python -m`."""
 
 import importlib.util
 import subprocess
@@ -15,32 +15,32 @@ def fer_jax(*arguments, **options):
 
 
 def test_help_names_every_command():
-  done = fer_jax("--help")
-  assert done.returncode == 0
-  assert all(f"\n  {name} " in done.stdout for name in console.COMMANDS)
+  result = fer_jax("--help")
+  assert result.returncode == 0
+  assert all(f"\n  {name} " in result.stdout for name in console.COMMANDS)
 
 
-@pytest.mark.parametrize(("arguments", "wrong"), [((), "no command"), (("predikt",), "unknown command 'predikt'")])
-def test_what_is_no_command_is_told_in_a_line(arguments, wrong):
-  done = fer_jax(*arguments)
-  assert (done.returncode, done.stdout) == (2, "")
-  assert done.stderr.startswith(f"error: {wrong}; expected one of predict, live, ")
-  assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(("arguments", "problem"), [((), "no command"), (("predikt",), "unknown command 'predikt'")])
+def test_rejects_unknown_commands_in_one_line(arguments, problem):
+  result = fer_jax(*arguments)
+  assert (result.returncode, result.stdout) == (2, "")
+  assert result.stderr.startswith(f"error: {problem}; expected one of predict, live, ")
+  assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", console.COMMANDS)
-def test_every_command_is_a_program(name):
+def test_every_command_has_a_module(name):
   assert importlib.util.find_spec(console.COMMANDS[name][0]) is not None
 
 
-def test_a_program_gets_its_arguments_and_gives_its_status(tmp_path):
-  done = fer_jax("predict", f"--out={tmp_path / 'faces.txt'}", str(tmp_path))
-  assert done.returncode == 2
-  assert "expected a name that ends in .csv or .jsonl" in done.stderr
+def test_passes_arguments_and_returns_the_exit_status(tmp_path):
+  result = fer_jax("predict", f"--out={tmp_path / 'faces.txt'}", str(tmp_path))
+  assert result.returncode == 2
+  assert "expected a name that ends in .csv or .jsonl" in result.stderr
 
 
-def test_a_config_may_import_what_stands_beside_it(tmp_path):
-  (tmp_path / "beside.py").write_text("")
-  (tmp_path / "mine.py").write_text("import beside\n\ndef get_config(variant=''):\n  raise ValueError('was read')\n")
-  done = fer_jax("train", "--config=mine.py", cwd=tmp_path)
-  assert "was read" in done.stderr
+def test_a_config_can_import_modules_of_the_current_folder(tmp_path):
+  (tmp_path / "neighbour.py").write_text("")
+  (tmp_path / "mine.py").write_text("import neighbour\n\ndef get_config(variant=''):\n  raise ValueError('was read')\n")
+  result = fer_jax("train", "--config=mine.py", cwd=tmp_path)
+  assert "was read" in result.stderr

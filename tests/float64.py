@@ -1,4 +1,4 @@
-"""Evaluates a float32 program in float64, one operation at a time: a reference for what XLA makes of the whole."""
+"""Evaluates a float32 program in float64, one operation at a time: a reference for the program that XLA compiles."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 from jax.extend import core
 
 _NARROW, _WIDE = np.dtype(np.float32), np.dtype(np.float64)
-# Operations that carry a float32 computation of their own, which is made anew from the widened arguments.
+# Operations that contain a float32 computation, which is traced again with the float64 arguments.
 _SCATTERS = {"scatter-add": jax.lax.scatter_add, "scatter": jax.lax.scatter}
 
 
 def evaluate(function: Callable[..., Any], *arguments: Any) -> Any:
-  """Returns what a function of float32 arrays computes, with every float32 number as a float64.
+  """Evaluates a function of float32 arrays with float64 in place of float32.
 
-  Each operation is a program of its own, so that nothing is fused, and loops run in Python. Integers, booleans and
-  random bits stay as they are: the same random numbers are drawn.
+  Each operation is compiled separately, so that nothing is fused, and loops run in Python. Integers, booleans and
+  random bits are unchanged: the same random numbers are drawn.
 
   Args:
     function: Pure function of arrays.
@@ -29,7 +29,7 @@ def evaluate(function: Callable[..., Any], *arguments: Any) -> Any:
   closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
   with jax.enable_x64(True):
     results = _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
-    return jax.tree.unflatten(jax.tree.structure(shapes), [np.asarray(each) for each in results])
+    return jax.tree.unflatten(jax.tree.structure(shapes), [np.asarray(leaf) for leaf in results])
 
 
 def _widen(x: Any) -> Any:
@@ -39,18 +39,20 @@ def _widen(x: Any) -> Any:
 
 def _run(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
   values = {}
-  for variables, given in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
-    values |= {variable: _widen(x) for variable, x in zip(variables, given, strict=True)}
+  for variables, given_values in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
+    values |= {variable: _widen(x) for variable, x in zip(variables, given_values, strict=True)}
 
   def read(atom: Any) -> Any:
     return _widen(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, core.Literal) else values[atom]
 
   last_use = {a: i for i, equation in enumerate(jaxpr.eqns) for a in _variables(equation.invars)}
-  kept = _variables(jaxpr.outvars)
+  outputs = _variables(jaxpr.outvars)
   for i, equation in enumerate(jaxpr.eqns):
     results = _apply(equation, [read(atom) for atom in equation.invars])
     values |= {variable: _widen(x) for variable, x in zip(equation.outvars, results, strict=True)}
-    for variable in {a for a in _variables(equation.invars) if last_use[a] == i} - kept:  # gigabytes otherwise
+    for variable in {
+      a for a in _variables(equation.invars) if last_use[a] == i
+    } - outputs:  # otherwise the values take gigabytes
       del values[variable]
   return [read(atom) for atom in jaxpr.outvars]
 
@@ -72,7 +74,7 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
       return _scan(equation, inputs)
     case "while":
       return _while(inputs, **parameters)
-    case "bitcast_convert_type":  # of bits, which are those of float32
+    case "bitcast_convert_type":  # the bits are those of float32
       inputs = [x.astype(atom.aval.dtype) for x, atom in zip(inputs, equation.invars, strict=True)]
       return [equation.primitive.bind(*inputs, **parameters)]
     case "scatter" | "scatter-add":
@@ -92,11 +94,11 @@ def _is_narrow(value: Any) -> bool:
 
 def _scan(equation: Any, inputs: list[Any]) -> list[Any]:
   body, reverse = equation.params["jaxpr"], equation.params["reverse"]
-  # Versions of JAX name their counts differently; what is scanned over has an axis more outside than inside.
+  # The parameters that count carried values differ between versions of JAX; scanned arrays have one axis more outside.
   outside, inside = equation.outvars, body.jaxpr.outvars
   carried = sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
-  whole = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.invars, body.jaxpr.invars, strict=True))
-  constants, carry, rows = inputs[: whole - carried], inputs[whole - carried : whole], inputs[whole:]
+  unscanned = sum(a.aval.ndim == b.aval.ndim for a, b in zip(equation.invars, body.jaxpr.invars, strict=True))
+  constants, carry, rows = inputs[: unscanned - carried], inputs[unscanned - carried : unscanned], inputs[unscanned:]
   results = []
   order = range(equation.params["length"])
   for i in reversed(order) if reverse else order:
@@ -110,8 +112,8 @@ def _scan(equation: Any, inputs: list[Any]) -> list[Any]:
 def _while(
   inputs: list[Any], *, cond_jaxpr: Any, cond_nconsts: int, body_jaxpr: Any, body_nconsts: int, **_: Any
 ) -> list[Any]:
-  of_condition, rest = inputs[:cond_nconsts], inputs[cond_nconsts:]
-  of_body, carry = rest[:body_nconsts], rest[body_nconsts:]
-  while bool(_run(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*of_condition, *carry])[0]):
-    carry = _run(body_jaxpr.jaxpr, body_jaxpr.consts, [*of_body, *carry])
+  condition_constants, rest = inputs[:cond_nconsts], inputs[cond_nconsts:]
+  body_constants, carry = rest[:body_nconsts], rest[body_nconsts:]
+  while bool(_run(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*condition_constants, *carry])[0]):
+    carry = _run(body_jaxpr.jaxpr, body_jaxpr.consts, [*body_constants, *carry])
   return carry

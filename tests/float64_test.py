@@ -1,4 +1,4 @@
-"""One training step of each of the five systems, as XLA compiles it, against float64 arithmetic.
+"""Compares one compiled training step of each of the five systems with float64 arithmetic.
 
 A version of jaxlib that computes wrong sums, as 0.10.2 does on CPUs (jax#39103), fails here.
 """
@@ -20,10 +20,10 @@ from fer_jax.training.step import Resident, StepContext, TrainState, make_train_
 from tests import float64
 
 CLASSES, SIZE = 7, 48
-# Rows of maps, rows x 48 x 48, are more than 32,768: the sums that jaxlib 0.10.2 gets wrong begin there.
+# Feature maps have ROWS x 48 x 48 positions, more than 32,768: jaxlib 0.10.2 computes wrong sums above that size.
 ROWS = 16
-# As users compile, whatever the rest of the suite does to save time.
-COMPILED_AS_USUAL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+# Default options of XLA, in place of the faster compilation of the other tests.
+DEFAULT_COMPILER_OPTIONS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 SYSTEMS = {
   "resnet": "configs/resnet.py:small",
   "ca_resnet": "configs/ca_resnet.py:demo",
@@ -31,15 +31,15 @@ SYSTEMS = {
   "hsic": "configs/hsic.py:demo",
   "separable_se": "configs/separable_se.py:demo",
 }
-# Of the gradients' distances. In obsr a maximum that rounding moves changes all that is behind it: 0.0022 with jaxlib
-# 0.10.1, 0.0003 to 0.0042 with 0.12.0.1, by how its sums are compiled.
-MEDIANS = {"obsr": 8e-3}
+# Bounds on the median distance of the gradients. In obsr, rounding can move a maximum, which changes all later layers:
+# 0.0022 with jaxlib 0.10.1, 0.0003 to 0.0042 with 0.12.0.1, depending on the order of sums.
+MAX_MEDIANS = {"obsr": 8e-3}
 pytestmark = pytest.mark.slow
 
 
 @functools.cache
-def stepped(name):
-  """The settings of a system, and one step from random parameters: compiled, and in float64."""
+def step_results(name):
+  """Returns a system's settings, the state, and the results of one step: compiled and in float64."""
   settings = parse(load_config(SYSTEMS[name]))
   network = settings.model.build(CLASSES, jnp.float32, None)
   shape = (1, SIZE, SIZE, 1)
@@ -47,11 +47,11 @@ def stepped(name):
   outputs, _ = jax.eval_shape(network.apply, params, stats, jax.ShapeDtypeStruct(shape, jnp.float32))
   phase = settings.phases[settings.schedule[0]]
   stats |= phase.objective.statistics(outputs.features.shape[-1], outputs.logits.shape[-1])
-  # Parameters move by their gradients alone, so that the step shows them.
-  descend = optax.with_extra_args_support(optax.sgd(1.0))
+  # Plain SGD with learning rate 1: the update equals the negative gradient.
+  optimizer = optax.with_extra_args_support(optax.sgd(1.0))
   step = make_train_step(
     phase.objective.build(network, frozenset(network.layers), None),
-    descend,
+    optimizer,
     settings.augmentation,
     mixing=settings.mixing,
   )
@@ -59,12 +59,12 @@ def stepped(name):
   image = generator.integers(0, 256, (2 * ROWS, *shape[1:]), dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, 2 * ROWS)]
   arguments = (
-    TrainState(jnp.int32(3), params, stats, descend.init(params)),
+    TrainState(jnp.int32(3), params, stats, optimizer.init(params)),
     Resident(image, target),
     Batch(generator.permutation(2 * ROWS)[:ROWS].astype(np.int32), np.ones(ROWS, bool)),
     StepContext(np.float32(0.3), np.int32(5)),
   )
-  compiled = jax.jit(step, compiler_options=COMPILED_AS_USUAL)(*arguments)
+  compiled = jax.jit(step, compiler_options=DEFAULT_COMPILER_OPTIONS)(*arguments)
   return settings, arguments[0], compiled, float64.evaluate(step, *arguments)
 
 
@@ -73,7 +73,7 @@ def gradients(before, after):
 
 
 def distances(found, expected, scale=0.0):
-  """Each array's distance from its reference, relative to the reference's norm, or to `scale` if that is more."""
+  """Returns the distances of arrays from their references, relative to the larger of a reference's norm and `scale`."""
   return {
     jax.tree_util.keystr(path): float(np.linalg.norm(np.float64(x) - y) / max(np.linalg.norm(y), scale, 1e-6))
     for (path, x), y in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True)
@@ -81,26 +81,26 @@ def distances(found, expected, scale=0.0):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_gradients_statistics_and_metrics_are_those_of_float64(name):
-  _, before, (found, metrics), (expected, expected_metrics) = stepped(name)
+def test_gradients_statistics_and_metrics_equal_float64(name):
+  _, before, (found, metrics), (expected, expected_metrics) = step_results(name)
   assert max(distances(found.stats, expected.stats).values()) < 1e-4
   assert max(distances(metrics, expected_metrics).values()) < 1e-3
   reference = gradients(before, expected)
-  # Gradients that vanish in exact arithmetic, such as a bias' before batch normalisation, are noise.
-  of_gradients = distances(gradients(before, found), reference, scale=float(1e-4 * optax.tree.norm(reference)))
-  assert statistics.median(of_gradients.values()) < MEDIANS.get(name, 2e-3)
-  # Rounding moves single activations across the kink of a ReLU or to another maximum. In the stems of obsr, before
-  # their maxima, that is much: parameters moved by 1e-7 of themselves move the gradient of a stem's bias by up to 0.16.
-  for leaf, distance in of_gradients.items():
+  # Gradients that are zero in exact arithmetic, such as that of a bias before batch normalisation, are noise.
+  gradient_distances = distances(gradients(before, found), reference, scale=float(1e-4 * optax.tree.norm(reference)))
+  assert statistics.median(gradient_distances.values()) < MAX_MEDIANS.get(name, 2e-3)
+  # Rounding moves single activations across the kink of a ReLU or to another maximum. The effect is large in the stems
+  # of obsr, before max pooling: a relative change of 1e-7 in the parameters changes a bias gradient by up to 0.16.
+  for leaf, distance in gradient_distances.items():
     assert distance < (0.5 if "_stem'" in leaf else 0.2), leaf
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_updates_are_those_of_float64(name):
-  settings, before, (found, _), _ = stepped(name)
+def test_updates_equal_float64(name):
+  settings, before, (found, _), _ = step_results(name)
   optimizer = settings.phases[settings.schedule[0]].optimizer.build()
-  learned = jax.tree.map(np.float32, gradients(before, found))
+  gradient = jax.tree.map(np.float32, gradients(before, found))
   update = functools.partial(optimizer.update, progress=np.float32(0.3), lr_scale=np.float32(1))
-  arguments = learned, optimizer.init(before.params), before.params
-  compiled = jax.jit(update, compiler_options=COMPILED_AS_USUAL)(*arguments)
+  arguments = gradient, optimizer.init(before.params), before.params
+  compiled = jax.jit(update, compiler_options=DEFAULT_COMPILER_OPTIONS)(*arguments)
   assert max(distances(compiled, float64.evaluate(update, *arguments)).values()) < 1e-4

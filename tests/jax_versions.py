@@ -1,9 +1,9 @@
-"""Tries every JAX that the requirements' bounds admit on this machine's CPU: reproducers of faults, and float64 steps.
+"""Tests every JAX version within the bounds of the requirements on this CPU: reproducers of faults and float64 steps.
 
   python -m tests.jax_versions --out=results/jax_versions.json
 
-Each version is installed into a folder of its own, beside the packages of the Python that runs this. A version that
-fails belongs in `fer_jax.runtime.xla.FAULTY` and among the requirements' exclusions.
+Each version is installed into a temporary folder, next to the packages of the current Python. A version that fails
+must be added to `fer_jax.runtime.xla.FAULTY` and to the exclusions of the requirements.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from fer_jax.training.run_files import write_text
 
 ROOT = Path(__file__).parent.parent
 LOWEST, BELOW = (0, 10), (0, 13)
-_SECONDS = 60  # a reproducer takes two, and in a faulty version may hang
+_SECONDS = 60  # a reproducer takes two seconds; with a faulty version it may hang
 
-# Each ends with status 0 where the result is right, and 3 where it is wrong.
+# Each exits with status 0 if the result is right and 3 if it is wrong.
 REPRODUCERS = {
   # A vmapped product of a matrix and a vector, then a sum, over more than 32,768 rows.
   "jax#39103": """
@@ -47,7 +47,7 @@ a, b = np.random.default_rng(0).standard_normal((2, 3, 1, 2, 2, 8, 8, 8), np.flo
 check(jax.jit(lambda a, b: jnp.sum(a * b, axis=3))(a, b), np.sum(np.float64(a) * b, axis=3))
 """,
 }
-_BEFORE = """
+_SETUP = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from fer_jax.runtime import xla
@@ -56,7 +56,7 @@ xla.prepare()
 def check(found, expected):
   sys.exit(0 if np.allclose(found, expected, rtol=1e-5, atol=1e-5) else 3)
 """
-# The float64 reference is thousands of single operations, compiled quickly; the steps are compiled as for users.
+# The float64 reference is thousands of single operations, compiled quickly; the steps use the default options.
 _FLOAT64 = """
 import os, sys
 from tests import compilation
@@ -69,7 +69,7 @@ sys.exit(pytest.main(["-q", "-m", "", "-p", "no:cacheprovider", "tests/float64_t
 
 
 def main() -> None:
-  """Tries the versions, prints a line for each and writes the table's JSON."""
+  """Tests the versions, prints one line for each, and writes the JSON file of the table."""
   parser = argparse.ArgumentParser(prog="python -m tests.jax_versions", description=__doc__.splitlines()[0])
   parser.add_argument("--versions", nargs="+", help="versions of jax (default: all that pip finds within the bounds)")
   parser.add_argument("--out", type=Path, help="JSON file for the table in docs/reliability.md")
@@ -83,16 +83,18 @@ def main() -> None:
     "rows": [],
   }
   with ThreadPoolExecutor(provenance.cores()) as pool:
-    for done in as_completed([pool.submit(tried, version) for version in options.versions or available()]):
+    for done in as_completed(
+      [pool.submit(check_version, version) for version in options.versions or available_versions()]
+    ):
       row = done.result()
       print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
       content["rows"] = sorted([*content["rows"], row], key=lambda each: _numbers(each["name"]))
-      if options.out:  # after each: all of them take half an hour
+      if options.out:  # after each version: all of them take half an hour
         write_text(options.out, json.dumps(content, indent=2) + "\n")
 
 
-def available() -> list[str]:
-  """Returns the versions of jax within the bounds that pip can install for this Python, the oldest first."""
+def available_versions() -> list[str]:
+  """Returns the versions of jax within the bounds that pip can install for this Python, oldest first."""
   listed = subprocess.run(
     [sys.executable, "-m", "pip", "index", "versions", "jax"], capture_output=True, text=True, check=False
   )
@@ -106,22 +108,22 @@ def _numbers(version: str) -> tuple[int, ...]:
   return tuple(map(int, version.split(".")))
 
 
-def tried(version: str) -> dict[str, Any]:
-  """Installs a version of jax and returns what each program did with it."""
+def check_version(version: str) -> dict[str, Any]:
+  """Installs a version of jax and returns the outcome of each program with it."""
   with tempfile.TemporaryDirectory() as folder:
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
     done = subprocess.run([*install, f"jax=={version}", f"jaxlib=={version}"], capture_output=True, check=False)
     if done.returncode:
       raise Failure(f"pip could not install jax {version}: {done.stderr.decode().strip()}")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
-    environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-    outcome = {name: _outcome(_BEFORE + program, environment, _SECONDS) for name, program in REPRODUCERS.items()}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    environment = inherited | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    outcome = {name: _outcome(_SETUP + program, environment, _SECONDS) for name, program in REPRODUCERS.items()}
     return {"name": version, **outcome, "float64": _outcome(_FLOAT64, environment, None)}
 
 
 def _outcome(program: str, environment: dict[str, str], seconds: int | None) -> str:
-  """Runs a program; returns in a word how it ended."""
-  environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # a program of another version proves nothing
+  """Runs a program; returns its outcome in one word."""
+  environment = environment | {"JAX_ENABLE_COMPILATION_CACHE": "0"}  # never reuse a program compiled by another version
   try:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds, check=False)

@@ -1,4 +1,4 @@
-"""The English of docstrings: entries begin with what a value is, and the field's terms are used."""
+"""Checks the language of docstrings: entries are noun phrases, and the terms of the field are used."""
 
 import ast
 import inspect
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "fer_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
 SECTIONS = ("Args:", "Attributes:")
 ENTRY = re.compile(r"( *)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?: (\S+)")
-# Words that an entry does not begin with: it would say how a value is used before what it is.
-BEGINNINGS = {"of", "that", "what", "which", "whose", "from", "how", "as", "likewise", "in", "by", "with", "on"}
-# Terms that no JAX engineer uses, by the term to write instead.
+# Words with which an entry must not begin: it must name the value first.
+FORBIDDEN = {"of", "that", "what", "which", "whose", "from", "how", "as", "likewise", "in", "by", "with", "on"}
+# Expressions to avoid, with the term to write instead.
 TERMS = {
   r"trainings\b(?!:)": "runs or replicas",
   r"\breckon": "compute",
@@ -65,18 +65,18 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_entries_begin_with_what_the_value_is(path: Path) -> None:
+def test_entries_begin_with_a_noun_phrase(path: Path) -> None:
   wrong = [
     f"{name}: {word}"
     for docstring in docstrings(path)
     for name, word in entries(docstring)
-    if word.lower() in BEGINNINGS or (word[0].islower() and len(word) > 1)  # x and y are coordinates
+    if word.lower() in FORBIDDEN or (word[0].islower() and len(word) > 1)  # x and y are coordinates
   ]
   assert not wrong, f"expected noun phrases that begin with a capital letter: {wrong}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_field_s_terms_are_used(path: Path) -> None:
+def test_terms_of_the_field_are_used(path: Path) -> None:
   wrong = [
     f"line {line}: {found[0]!r}: write {instead}"
     for line, text in prose(path)
@@ -86,7 +86,7 @@ def test_the_field_s_terms_are_used(path: Path) -> None:
   assert not wrong
 
 
-def test_a_wrong_entry_is_seen() -> None:
+def test_entries_are_found() -> None:
   docstring = (
     "Does.\n\nArgs:\n  rate: of it.\n  steps, rows: Numbers of both,\n    kept: of them.\n\nReturns:\n  x: of y."
   )

@@ -1,4 +1,4 @@
-"""The command that users run: from a CSV to a report, killed and resumed, and its answers to mistakes."""
+"""The training command: from a CSV file to a report, killed and resumed, and error messages."""
 
 import json
 import os
@@ -29,7 +29,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-  """The environment of the subprocesses: one device, as most users have, and compilations shared between them."""
+  """Environment of the subprocesses: one device and a shared compilation cache."""
   cache = str(tmp_path_factory.mktemp("compiled"))
   return os.environ | {
     "XLA_FLAGS": "",
@@ -41,14 +41,14 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, environment):
-  """The data_dir of a little FER2013, prepared from a CSV by the program."""
+  """Folder of a small FER2013, prepared from a CSV file by the command."""
   folder = tmp_path_factory.mktemp("data")
   (folder / "raw").mkdir()
   layouts.write_fer2013_csv(folder / "raw" / "fer2013.csv", 48)
-  done = program(
+  completed = program(
     environment, "apps.prepare", "--dataset=fer2013", f"--manual_dir={folder / 'raw'}", f"--data_dir={folder}"
   )
-  assert done.returncode == 0, done.stderr
+  assert completed.returncode == 0, completed.stderr
   return folder
 
 
@@ -57,7 +57,7 @@ def program(environment, name, *arguments):
   return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def training(prepared, workdir, steps):
+def training_arguments(prepared, workdir, steps):
   return [
     "--config=configs/hsic.py:demo",
     f"--workdir={workdir}",
@@ -68,18 +68,18 @@ def training(prepared, workdir, steps):
   ]
 
 
-def test_from_a_csv_to_a_report(environment, prepared, tmp_path):
-  done = program(environment, "main", *training(prepared, tmp_path / "run", 20))
-  assert done.returncode == 0, done.stderr
+def test_trains_and_reports_from_a_csv_file(environment, prepared, tmp_path):
+  completed = program(environment, "main", *training_arguments(prepared, tmp_path / "run", 20))
+  assert completed.returncode == 0, completed.stderr
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert np.sum(result["confusion_matrix"]) == 48
   report = tmp_path / "run" / "report" / "index.html"
-  assert done.stdout.splitlines()[-1] == f"report: {report}"
+  assert completed.stdout.splitlines()[-1] == f"report: {report}"
   assert f"{100 * result['accuracy']:.2f}" in report.read_text()
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("arguments", "message"),
   [
     ([], "--config is missing"),
     (["--config=configs/hsic.py:demo", "--config.sede=1"], "config.sede: no such key; did you mean config.seed?"),
@@ -88,53 +88,55 @@ def test_from_a_csv_to_a_report(environment, prepared, tmp_path):
     (["--config=configs/hsic.py:demo", "--workdir={full}"], "choose another --workdir"),
   ],
 )
-def test_a_mistake_is_answered_in_one_line_with_status_2(environment, tmp_path, arguments, said):
+def test_rejects_mistakes_in_one_line_with_status_2(environment, tmp_path, arguments, message):
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "mine.txt").write_text("not a run")
   (tmp_path / "empty").mkdir()
-  places = {"empty": tmp_path / "empty", "full": tmp_path / "full"}
-  arguments = [argument.format(**places) for argument in arguments]
+  paths = {"empty": tmp_path / "empty", "full": tmp_path / "full"}
+  arguments = [argument.format(**paths) for argument in arguments]
   if not any(argument.startswith("--workdir") for argument in arguments):
     arguments.append(f"--workdir={tmp_path / 'run'}")
-  done = program(environment, "main", *arguments)
-  assert done.returncode == 2
-  assert done.stderr.startswith("error: ")
-  assert len(done.stderr.splitlines()) == 1, done.stderr
-  assert said in done.stderr
+  completed = program(environment, "main", *arguments)
+  assert completed.returncode == 2
+  assert completed.stderr.startswith("error: ")
+  assert len(completed.stderr.splitlines()) == 1, completed.stderr
+  assert message in completed.stderr
   assert not (tmp_path / "run").exists()
   assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
   assert not list((tmp_path / "empty").iterdir())
 
 
 def test_help_shows_the_usage(environment):
-  done = program(environment, "main", "--help")
-  assert done.returncode == 0
-  assert "--config=FILE.py[:VARIANT]" in done.stdout
+  completed = program(environment, "main", "--help")
+  assert completed.returncode == 0
+  assert "--config=FILE.py[:VARIANT]" in completed.stdout
 
 
 @pytest.mark.slow
-def test_killed_five_times_a_run_ends_bit_for_bit_as_if_it_had_not_been(environment, prepared, tmp_path):
+def test_a_run_killed_five_times_equals_an_uninterrupted_run(environment, prepared, tmp_path):
   steps = 600
   checkpoints = "--config.checkpoint_every=7 steps"
-  whole = program(environment, "main", *training(prepared, tmp_path / "whole", steps), checkpoints)
-  assert whole.returncode == 0, whole.stderr
+  uninterrupted = program(
+    environment, "main", *training_arguments(prepared, tmp_path / "uninterrupted", steps), checkpoints
+  )
+  assert uninterrupted.returncode == 0, uninterrupted.stderr
   command = [
     sys.executable,
     "-m",
     "fer_jax.main",
-    *training(prepared, tmp_path / "killed", steps),
+    *training_arguments(prepared, tmp_path / "killed", steps),
     checkpoints,
   ]
-  for at in sorted(random.Random(time.time_ns()).sample(range(10, steps - 100), 5)):
+  for step_to_kill in sorted(random.Random(time.time_ns()).sample(range(10, steps - 100), 5)):
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
-      wait_for_step(tmp_path / "killed" / "metrics.jsonl", at, process)
+      wait_for_step(tmp_path / "killed" / "metrics.jsonl", step_to_kill, process)
       process.send_signal(signal.SIGKILL)
       assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-  last = program(environment, "main", *training(prepared, tmp_path / "killed", steps), checkpoints)
+  last = program(environment, "main", *training_arguments(prepared, tmp_path / "killed", steps), checkpoints)
   assert last.returncode == 0, last.stderr
   assert "resumed from step" in last.stdout
   params = []
-  for name in ("whole", "killed"):
+  for name in ("uninterrupted", "killed"):
     with Checkpoints(tmp_path / name / "checkpoints") as saved:
       assert saved.newest_step == steps
       params.append(saved.restore_variables(steps))

@@ -1,4 +1,4 @@
-"""The official layouts of the small datasets, drawn, taken through prepare, audit, training and report."""
+"""Synthetic copies of the small datasets in their official layouts: prepare, audit, training and report."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 PEOPLE = 3
 STEPS = 3
-# One fold over people, of a network that compiles in a second or two.
+# One fold over people, with a network that compiles in a second or two.
 TINY = (
   "--config=configs/resnet.py:depth=8,folds=3,subjects,single",
   "--config.data.image_size=32",
@@ -32,12 +32,12 @@ TINY = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """A layout to draw, the dataset that it is, and what is to come of it."""
+  """A synthetic layout, its dataset, and the expected numbers."""
 
   layout: str
-  scale: float  # of photographs so small that no face is found: the fixed place is taken
+  scale: float  # photographs are so small that no face is found: the fixed square is used
   dataset: str
-  pictures: int
+  images: int
   form: str
   within: str = ""
 
@@ -46,7 +46,7 @@ class Case:
     return self.form == "cropped"
 
 
-# As many pictures in as many classes where that can be: these share the programs that they compile.
+# Equal numbers of images and classes where possible, so that the cases share compiled programs.
 CASES = (
   Case("jaffe", 0.08, "jaffe", PEOPLE * 7 * 3, "official"),
   Case("ck_plus", 0.035, "ck_plus/neutral", PEOPLE * 6 * 4, "official"),
@@ -58,8 +58,8 @@ CASES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Journey:
-  """What a user has at the end: what the programs printed, and the folders that they wrote."""
+class CommandOutput:
+  """Output of the commands: printed text, and the folders that they wrote."""
 
   case: Case
   printed: dict[str, str]
@@ -72,11 +72,11 @@ class Journey:
 
 
 def printed(program, *arguments: str) -> str:
-  """Runs a program in this process; returns what it printed."""
-  output = io.StringIO()
-  with contextlib.redirect_stdout(output):
+  """Runs a program in this process; returns its standard output."""
+  stream = io.StringIO()
+  with contextlib.redirect_stdout(stream):
     assert program(arguments) in (None, 0)
-  return output.getvalue()
+  return stream.getvalue()
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -89,74 +89,74 @@ def train(arguments: Sequence[str]) -> int:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.layout)
-def journey(request, tmp_path_factory):
-  """Draws a layout, and gives the commands of a user, one after the other."""
+def output(request, tmp_path_factory):
+  """Renders a layout and runs the commands of a user on it, in order."""
   case, folder = request.param, tmp_path_factory.mktemp(request.param.layout)
   layouts.write_tree(case.layout, folder / "manual", PEOPLE, scale=case.scale, within=case.within)
   names = (f"--dataset={case.dataset}", f"--data_dir={folder / 'data'}")
   run = (*TINY, f"--config.data.name={case.dataset}", f"--config.data.data_dir={folder / 'data'}")
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(ROOT)
-    said = {"prepare": printed(prepare.main, *names, f"--manual_dir={folder / 'manual'}")}
-    said["audit"] = printed(audit.main, *names, f"--out={folder / 'audit'}")
-    said["train"] = printed(train, *run, f"--workdir={folder / 'run'}")
+    printed_text = {"prepare": printed(prepare.main, *names, f"--manual_dir={folder / 'manual'}")}
+    printed_text["audit"] = printed(audit.main, *names, f"--out={folder / 'audit'}")
+    printed_text["train"] = printed(train, *run, f"--workdir={folder / 'run'}")
     splits = f"--splits={folder / 'run' / 'splits.json'}"
-    said["audit of the folds"] = printed(audit.main, *names, splits, f"--out={folder / 'audit' / 'folds'}")
+    printed_text["audit of the folds"] = printed(audit.main, *names, splits, f"--out={folder / 'audit' / 'folds'}")
     (folder / "run" / "report" / "index.html").unlink()
-    said["report"] = printed(report.main, f"--workdir={folder / 'run'}")
-  return Journey(case, said, folder / "data", folder / "run", folder / "audit")
+    printed_text["report"] = printed(report.main, f"--workdir={folder / 'run'}")
+  return CommandOutput(case, printed_text, folder / "data", folder / "run", folder / "audit")
 
 
-def test_prepare_shows_every_class_the_source_and_what_is_odd(journey):
-  text = journey.printed["prepare"]
+def test_prepare_shows_classes_source_and_differences(output):
+  text = output.printed["prepare"]
   flat = " ".join(text.split())
   for name in (*CLASSES, "total"):
     assert f"\n{name} " in text
-  assert f" total {journey.case.pictures} {journey.case.pictures} " in flat
-  assert f"(form: {journey.case.form}; SHA-256 " in flat
+  assert f" total {output.case.images} {output.case.images} " in flat
+  assert f"(form: {output.case.form}; SHA-256 " in flat
   assert "differ from the published dataset" in flat
-  assert ("table 2 of the paper" in flat) == ("oulu" not in journey.case.layout)
+  assert ("table 2 of the paper" in flat) == ("oulu" not in output.case.layout)
   assert "Next: python -m fer_jax.main --config=" in text
 
 
-def test_faces_that_are_not_found_are_cut_out_at_the_fixed_place_and_a_note_says_so(journey):
-  flat = " ".join(journey.printed["prepare"].split())
-  count = journey.case.pictures
-  assert (f"no face was found in {count} of {count} images: fixed square used instead" in flat) != journey.case.cropped
+def test_prepare_notes_that_fixed_squares_were_used(output):
+  flat = " ".join(output.printed["prepare"].split())
+  count = output.case.images
+  assert (f"no face was found in {count} of {count} images: fixed square used instead" in flat) != output.case.cropped
 
 
-def test_the_audit_counts_the_pictures_and_writes_its_page(journey):
-  content = json.loads((journey.audits / "audit.json").read_text())
-  assert content["dataset"] == journey.case.dataset
-  assert (journey.audits / "index.html").is_file()
-  assert f"Page: {journey.audits / 'index.html'}" in journey.printed["audit"]
+def test_audit_counts_images_and_writes_its_page(output):
+  content = json.loads((output.audits / "audit.json").read_text())
+  assert content["dataset"] == output.case.dataset
+  assert (output.audits / "index.html").is_file()
+  assert f"Page: {output.audits / 'index.html'}" in output.printed["audit"]
 
 
-def test_nobody_is_in_training_and_test(journey):
-  folds = json.loads((journey.audits / "folds" / "audit.json").read_text())["folds"]
+def test_no_person_is_in_training_and_test(output):
+  folds = json.loads((output.audits / "folds" / "audit.json").read_text())["folds"]
   assert len(folds) == PEOPLE
   for fold in folds:
     assert (fold["subject"], fold["group"], fold["image"]) == (0, 0, 0)
-  splits = journey.read("splits.json")
+  splits = output.read("splits.json")
   assert (splits["by"], splits["count"]) == ("subjects", PEOPLE)
   assert sorted(set(splits["fold"])) == list(range(PEOPLE))
 
 
-def test_training_tests_one_person_and_writes_what_a_run_writes(journey):
-  result = journey.read("result.json")
-  assert result["dataset"] == journey.case.dataset
+def test_training_tests_one_person_and_writes_all_files(output):
+  result = output.read("result.json")
+  assert result["dataset"] == output.case.dataset
   assert result["steps"] == STEPS
-  assert sum(map(sum, result["confusion_matrix"])) == journey.case.pictures // PEOPLE
+  assert sum(map(sum, result["confusion_matrix"])) == output.case.images // PEOPLE
   assert len(result["confusion_matrix"]) == len(CLASSES)
   for name in ("config.json", "metrics.jsonl", "checkpoints"):
-    assert (journey.workdir / name).exists()
-  assert journey.printed["train"].splitlines()[-1] == f"report: {journey.workdir / 'report' / 'index.html'}"
+    assert (output.workdir / name).exists()
+  assert output.printed["train"].splitlines()[-1] == f"report: {output.workdir / 'report' / 'index.html'}"
 
 
-def test_the_report_shows_the_dataset_and_its_classes(journey):
-  page = journey.workdir / "report" / "index.html"
-  assert journey.printed["report"].strip() == str(page)
+def test_report_shows_the_dataset_and_its_classes(output):
+  page = output.workdir / "report" / "index.html"
+  assert output.printed["report"].strip() == str(page)
   text = page.read_text()
-  assert journey.case.dataset in text
+  assert output.case.dataset in text
   for name in CLASSES:
     assert name in text

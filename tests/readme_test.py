@@ -1,4 +1,4 @@
-"""What the README and its neighbours say holds: tables, commands, examples, links."""
+"""Checks the README and the documentation: tables, commands, examples and links."""
 
 import argparse
 import importlib
@@ -21,18 +21,18 @@ from fer_jax.runtime.errors import UserError
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OPTIONAL = {"equinox": "equinox", "haiku": "dm-haiku"}  # module -> package, of what an example may need besides ours
+OPTIONAL = {"equinox": "equinox", "haiku": "dm-haiku"}  # module -> package, for optional imports of the examples
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 
 
 def commands(text: str, program: str) -> list[str]:
-  """The commands that run a program, from blocks and from running text, without their comments."""
+  """Returns the commands that run a program, in code blocks and in the text, without comments."""
   found = re.findall(rf"(?:^|`)({program}[^`\n]*)", text, flags=re.MULTILINE)
   return [command.split("  #")[0].strip() for command in dict.fromkeys(found)]
 
 
 def examples(page: Path) -> list[Any]:
-  """A page's blocks of Python, each by the line that it begins on."""
+  """Returns the Python code blocks of a page, each with its first line number as its id."""
   text = page.read_text(encoding="utf-8")
   blocks = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
   return [
@@ -43,11 +43,11 @@ def examples(page: Path) -> list[Any]:
 
 
 class _Parsed(Exception):
-  """Stops a program once it has read its flags."""
+  """Raised to stop a program after it has parsed its flags."""
 
 
 @pytest.fixture
-def reading_flags_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
   parse = argparse.ArgumentParser.parse_args
 
   def parse_and_stop(self: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
@@ -59,7 +59,7 @@ def reading_flags_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_command(command: str) -> None:
-  """Raises where a module, a flag or a config's key that a command names does not exist."""
+  """Raises an error if a module, a flag or a config key of a command does not exist."""
   _, _, module, *arguments = shlex.split(command)
   if module == "fer_jax.main":
     command_line.parse([module, *arguments])
@@ -68,21 +68,21 @@ def check_command(command: str) -> None:
     importlib.import_module(module).main(arguments)
 
 
-def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_results() -> None:
+def test_tables_equal_the_results() -> None:
   assert tables.main(["--check", f"--results={ROOT / 'results'}", f"--readme={ROOT / 'README.md'}"]) == 0
 
 
 @pytest.mark.parametrize(
   "command", sorted({command for page in PAGES for command in commands(page.read_text(), r"python -m fer_jax\.\w")})
 )
-def test_a_command_exists_with_all_its_flags(
-  command: str, reading_flags_only: None, monkeypatch: pytest.MonkeyPatch
+def test_commands_and_their_flags_exist(
+  command: str, stop_after_parsing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.chdir(ROOT)
   check_command(command)
 
 
-def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_wrong_commands(stop_after_parsing: None, monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.chdir(ROOT)
   with pytest.raises(ModuleNotFoundError):
     check_command("python -m fer_jax.apps.nothing")
@@ -97,9 +97,9 @@ def test_a_wrong_command_is_seen(reading_flags_only: None, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
-  """A folder with what an example of use finds in its own: a finished run, and a picture of two people."""
-  folder = tmp_path_factory.mktemp("used")
+def example_folder(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
+  """Folder with the files that the examples expect: a finished run and an image of two people."""
+  folder = tmp_path_factory.mktemp("example_folder")
   shutil.copytree(finished_run, folder / "workdir" / "separable_se_demo")
   people = [render_image(0, subject, "happy", 0, 240, yaw=0.0) for subject in (0, 1)]
   cv2.imwrite(str(folder / "party.jpg"), np.concatenate(people, axis=1))
@@ -107,18 +107,16 @@ def used(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
 
 
 @pytest.mark.parametrize("example", [example for page in PAGES for example in examples(page)])
-def test_an_example_runs_by_itself(
-  example: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run(example: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
   if "fer_jax.load(" in example:
-    monkeypatch.chdir(request.getfixturevalue("used"))
+    monkeypatch.chdir(request.getfixturevalue("example_folder"))
   for name, package in OPTIONAL.items():
     if re.search(rf"^import {name}\b", example, flags=re.MULTILINE):
       pytest.importorskip(name, reason=f"{name} is not installed: pip install {package}")
   exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
-def test_every_config_and_program_is_on_a_page() -> None:
+def test_every_config_and_program_is_documented() -> None:
   configs = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "common"}
   apps = {path.stem for path in (ROOT / "fer_jax" / "apps").glob("*.py") if "__main__" in path.read_text()}
   text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
@@ -127,13 +125,13 @@ def test_every_config_and_program_is_on_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_scripts_that_a_page_names_exist(page: Path) -> None:
+def test_named_scripts_exist(page: Path) -> None:
   for script in commands(page.read_text(encoding="utf-8"), "bash "):
     assert (ROOT / script.split()[1]).is_file(), script
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+def test_links_within_the_repository_exist(page: Path) -> None:
   for link in LINK.findall(page.read_text(encoding="utf-8")):
     assert (page.parent / link.split("#")[0]).exists(), link
 
@@ -150,10 +148,10 @@ def test_the_readme_is_short() -> None:
   assert len(README.splitlines()) <= 120
 
 
-def test_the_tree_in_contributing_is_there() -> None:
+def test_paths_in_contributing_exist() -> None:
   tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```\nconfigs/", 1)[1].split("```")[0]
   names = re.findall(r"\b(\w+\.py|\w+\.sh|\w+/)", f"configs/{tree}")
   here = {path.name + "/" * path.is_dir() for path in (*ROOT.iterdir(), *ROOT.glob("launch/*"))}
   here |= {path.name + "/" * path.is_dir() for path in ROOT.glob("fer_jax/*")}
-  # A placeholder; and a folder that is empty, so not kept by git, until something is measured.
+  # FILE.py is a placeholder; results/ is absent from git until something is measured.
   assert set(names) <= here | {"FILE.py", "results/"}

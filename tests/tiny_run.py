@@ -1,4 +1,4 @@
-"""Runs that take seconds: striped pictures in three classes, a network of a handful of filters."""
+"""Training runs that take seconds: striped images in three classes and a network with a few filters."""
 
 import json
 import signal
@@ -38,24 +38,24 @@ def config(**changes):
 
 
 def run(workdir, config, devices=1):
-  """Trains, and returns the content of result.json."""
+  """Trains and returns the content of result.json."""
   train.train_and_evaluate(config, workdir, "a config", devices=jax.devices()[:devices])
   return json.loads((workdir / "result.json").read_text())
 
 
 def stop_after(monkeypatch, step):
-  """Sends SIGTERM to a run once, as its trainings have taken so many steps."""
-  take = loop.TrainingLoop._step
+  """Sends SIGTERM once to a run whose replicas have taken `step` steps."""
+  original = loop.TrainingLoop._step
   stopped = []
 
-  def stopping(self, phase, active, progress):
-    metrics = take(self, phase, active, progress)
+  def step_and_stop(self, phase, active, progress):
+    metrics = original(self, phase, active, progress)
     if active[0].progress.step >= step and not stopped:
       stopped.append(step)
       signal.raise_signal(signal.SIGTERM)
     return metrics
 
-  monkeypatch.setattr(loop.TrainingLoop, "_step", stopping)
+  monkeypatch.setattr(loop.TrainingLoop, "_step", step_and_stop)
 
 
 def rows(workdir, kind):

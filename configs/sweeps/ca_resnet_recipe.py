@@ -12,9 +12,9 @@ from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep
 
 PHASE = "--config.phases.whole"
-HALVED = "halved images"
+HALVED_IMAGES = "halved images"
 # Name of the run -> overrides of configs/ca_resnet.py:best.
-CHANGES = {
+ABLATIONS = {
   "without cutmix": ("--config.mixing.cutmix=0.0",),
   "mixup in its place": ("--config.mixing.cutmix=0.0", "--config.mixing.mixup=0.2"),
   "without averaged weights": (f"{PHASE}.average=0.0",),
@@ -22,7 +22,7 @@ CHANGES = {
   "without erasing": ("--config.augmentation.erase=0.0",),
   "without rotation and scale": ("--config.augmentation.rotation=(0.0, 0.0)", "--config.augmentation.scale=(1.0, 1.0)"),
   "without shift": ("--config.augmentation.shift=0",),
-  HALVED: ("--config.model.halve=True",),
+  HALVED_IMAGES: ("--config.model.halve=True",),
   "AdamW": (
     f"{PHASE}.optimizer.name=adamw",
     f"{PHASE}.optimizer.learning_rate=0.001",
@@ -40,17 +40,19 @@ CHANGES = {
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
-  whole = "our recipe"
-  changes = dict(CHANGES)
-  always = (*changes.pop(HALVED), "--config.views=single") if variant else ()  # cheaper, for two CPU cores
+  recipe = "our recipe"
+  ablations = dict(ABLATIONS)
+  common_overrides = (
+    (*ablations.pop(HALVED_IMAGES), "--config.views=single") if variant else ()
+  )  # cheaper, for two CPU cores
   return Sweep(
     title="Our recipe, part by part",
     citation="ours",
     claim="Not from a paper: effect of each choice of our recipe on validation accuracy.",
     members=(
-      size.member(whole, FILE, "best", always),
-      *(size.member(name, FILE, "best", (*always, *overrides)) for name, overrides in changes.items()),
+      size.member(recipe, FILE, "best", common_overrides),
+      *(size.member(name, FILE, "best", (*common_overrides, *overrides)) for name, overrides in ablations.items()),
     ),
     figures=(Figure("points", "validation accuracy"), Figure("points", "test accuracy")),
-    reference=whole,
+    reference=recipe,
   )

@@ -15,10 +15,10 @@ from fer_jax.config.sweep import COSTS, Figure, Member, Sweep
 
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`."""
-  words = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
+  variants = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
 
   def member(name: str) -> Member:
-    config = f"{FILE}:{words}" if name == DEFAULT else f"{FILE}:{words},{name}"
+    config = f"{FILE}:{variants}" if name == DEFAULT else f"{FILE}:{variants},{name}"
     return Member(name, config, timing=name)
 
   return Sweep(

@@ -6,7 +6,7 @@ python launch/sweep.py configs/sweeps/hsic_gap.py
 from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep
 
-TWIN = "back-propagation"
+BACKPROP = "back-propagation"
 
 
 def get_sweep(variant: str = "") -> Sweep:
@@ -20,12 +20,12 @@ def get_sweep(variant: str = "") -> Sweep:
     members=(
       size.member("HSIC bottleneck", overrides=("--config.phases.bottleneck.objective.unit=layer",)),
       size.member("HSIC bottleneck, units of a block", variant="blockwise"),
-      size.member(TWIN, variant="backprop"),
+      size.member(BACKPROP, variant="backprop"),
     ),
     figures=(
       Figure("curves", "validation accuracy"),
       Figure("curves", "training accuracy", "On the training batches."),
       Figure("points", "test accuracy"),
     ),
-    reference=TWIN,
+    reference=BACKPROP,
   )

@@ -20,7 +20,8 @@ def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   size = size_of(variant)
   printed = {
-    name: dict(zip(("seconds a step", "parameters", "test accuracy"), of, strict=True)) for name, of in PRINTED.items()
+    name: dict(zip(("seconds a step", "parameters", "test accuracy"), values, strict=True))
+    for name, values in PRINTED.items()
   }
   return Sweep(
     title="Seconds a step, parameters, accuracy",

@@ -14,26 +14,26 @@ from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep
 
 CONFIG = "configs/obsr.py"
-VOTES, WHOLE = "ResNet on FER+ votes", "+ gradient centralization (OBSR-Net)"
+VOTES_NAME, FULL_NAME = "ResNet on FER+ votes", "+ gradient centralization (OBSR-Net)"
 # Rows of table 5 except the first -> variant of configs/obsr.py.
-ROWS = {"+ pretrained": "pretrained", "+ bilinear": "bilinear", WHOLE: ""}
+VARIANTS = {"+ pretrained": "pretrained", "+ bilinear": "bilinear", FULL_NAME: ""}
 # Size -> duration of the control run.
-TWICE = {"": "400 epochs", "small": "6 epochs", "demo": "24 steps"}
+DOUBLED_DURATION = {"": "400 epochs", "small": "6 epochs", "demo": "24 steps"}
 
 
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`, optionally with "imagenet=FILE", separated by a comma."""
-  words = [word for word in variant.split(",") if word]
-  files = [word.removeprefix("imagenet=") for word in words if word.startswith("imagenet=")]
-  name = ",".join(word for word in words if not word.startswith("imagenet="))
+  parts = [word for word in variant.split(",") if word]
+  files = [word.removeprefix("imagenet=") for word in parts if word.startswith("imagenet=")]
+  name = ",".join(word for word in parts if not word.startswith("imagenet="))
   size = size_of(name)
   if name != "demo":
     size = size._replace(overrides=(), seeds=(0, 1, 2))  # the duration of configs/obsr.py
   weights = tuple(f"--config.pretrained.path={file}" for file in files)
-  twice = (f"--config.duration={TWICE[name]}",)
-  instead_of_imagenet = (
-    size.member(VOTES, CONFIG, "votes"),
-    size.member("ResNet, twice as long", CONFIG, "resnet34", overrides=twice),
+  doubled_duration = (f"--config.duration={DOUBLED_DURATION[name]}",)
+  replacement_members = (
+    size.member(VOTES_NAME, CONFIG, "votes"),
+    size.member("ResNet, twice as long", CONFIG, "resnet34", overrides=doubled_duration),
   )
   return Sweep(
     title="OBSR-Net, part by part",
@@ -42,16 +42,23 @@ def get_sweep(variant: str = "") -> Sweep:
     "centralization 2.0.",
     members=(
       size.member("ResNet", CONFIG, "resnet34", reported=_printed("resnet34")),
-      *(() if weights else instead_of_imagenet),
+      *(() if weights else replacement_members),
       *(
-        size.member(title, CONFIG, row, weights, reported=_printed(row), begins_with="" if weights else VOTES)
-        for title, row in ROWS.items()
+        size.member(
+          title,
+          CONFIG,
+          variant_name,
+          weights,
+          reported=_printed(variant_name),
+          begins_with="" if weights else VOTES_NAME,
+        )
+        for title, variant_name in VARIANTS.items()
       ),
     ),
     figures=(Figure("curves", "validation accuracy"), Figure("points", "test accuracy")),
-    reference=WHOLE,
+    reference=FULL_NAME,
   )
 
 
-def _printed(row: str) -> dict[str, float]:
-  return {"test accuracy": obsr.TABLE5["fer2013"][row] / 100}
+def _printed(variant_name: str) -> dict[str, float]:
+  return {"test accuracy": obsr.TABLE5["fer2013"][variant_name] / 100}

@@ -13,7 +13,7 @@ from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Member, Sweep
 
 CONFIG = "configs/resnet.py"
-DIVISIONS = {"images": "image folds", "subjects": "subject folds"}
+UNITS = {"images": "image folds", "subjects": "subject folds"}
 DEPTHS = {"": tuple(FIG9["residual"]), "small": (8, 14, 20), "demo": (8, 14)}
 
 
@@ -21,8 +21,8 @@ def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
   depths = DEPTHS[variant]
-  members = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in DIVISIONS}
-  deepest = tuple(_name("residual", depths[-1], unit) for unit in DIVISIONS)
+  members = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in UNITS}
+  deepest = tuple(_name("residual", depths[-1], unit) for unit in UNITS)
   return Sweep(
     title="Depth, with shortcut branches and without",
     citation="Lu, Zhu, Hao & Yan, figure 9 and table 4",
@@ -34,11 +34,11 @@ def get_sweep(variant: str = "") -> Sweep:
         Figure(
           "lines",
           "test accuracy",
-          title=f"Test accuracy, {division}",
+          title=f"Test accuracy, {title}",
           note="Split as in the paper." if unit == "images" else "No person is in both training and test.",
           members=tuple(member.name for member in members[unit]),
         )
-        for unit, division in DIVISIONS.items()
+        for unit, title in UNITS.items()
       ),
       Figure("classes", "recall", "Deepest network, over the test images of all folds.", members=deepest),
     ),
@@ -47,16 +47,16 @@ def get_sweep(variant: str = "") -> Sweep:
 
 
 def _name(kind: str, depth: int, unit: str) -> str:
-  return f"{kind} {depth}, {DIVISIONS[unit]}"
+  return f"{kind} {depth}, {UNITS[unit]}"
 
 
 def _member(variant: str, kind: str, depth: int, unit: str) -> Member:
   printed = not variant and unit == "images"
   in_table4 = printed and (kind, depth) == ("residual", TABLE4_DEPTH)
-  words = [word for word in (variant, unit, f"depth={depth}", f"kind={kind}") if word]
+  variants = [word for word in (variant, unit, f"depth={depth}", f"kind={kind}") if word]
   return Member(
     _name(kind, depth, unit),
-    f"{CONFIG}:{','.join(words)}",
+    f"{CONFIG}:{','.join(variants)}",
     value=depth,
     series=kind,
     reported={"test accuracy": round(FIG9[kind][depth] / 100, 4)} if printed else {},

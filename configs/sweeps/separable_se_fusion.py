@@ -16,7 +16,7 @@ from fer_jax.config.sweep import Figure, Member, Sweep
 CONFIG = "configs/separable_se.py"
 CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Fewer folds and fewer copies per image, so that all folds of five candidates are feasible on two cores.
-SHORTER = {
+SIZE_OVERRIDES = {
   "": (),
   "small": ("--config.folds.count=5", "--config.expansion.factor=3"),
   "demo": (*SIZES["demo"].overrides, "--config.folds.count=3", "--config.expansion.factor=2"),
@@ -26,25 +26,25 @@ SHORTER = {
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
-  ends = "0: the image alone; 1: its local binary patterns alone."
+  note = "0: the image alone; 1: its local binary patterns alone."
   return Sweep(
     title="Fusion of the two channels",
     citation="Li et al., an improved method of expression recognition by depthwise separable convolution, introduction",
     claim="Two channels complement each other: one for small features, one for the whole. The coefficient of their "
     "fusion is chosen by cross-validation. No figures are printed.",
     members=tuple(_member(variant, value) for value in CANDIDATES),
-    figures=(Figure("lines", "validation accuracy", ends), Figure("lines", "test accuracy", ends)),
+    figures=(Figure("lines", "validation accuracy", note), Figure("lines", "test accuracy", note)),
     swept="fusion coefficient",
     choose="validation accuracy",
   )
 
 
 def _member(variant: str, value: float) -> Member:
-  words = [word for word in ("drawn" if variant == "demo" else "", variant, "two_channel", "honest") if word]
+  variants = [word for word in ("drawn" if variant == "demo" else "", variant, "two_channel", "honest") if word]
   return Member(
     f"fusion {value:g}",
-    f"{CONFIG}:{','.join(words)}",
-    (*SHORTER[variant], f"--config.model.fusion={value}"),
+    f"{CONFIG}:{','.join(variants)}",
+    (*SIZE_OVERRIDES[variant], f"--config.model.fusion={value}"),
     value=value,
     series="two channels",
   )

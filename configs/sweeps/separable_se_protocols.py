@@ -16,8 +16,8 @@ from fer_jax.config.sweep import Figure, Member, Sweep
 TITLES = {"ck_plus": "CK+", "jaffe": "JAFFE", "oulu_casia": "Oulu-CASIA", "drawn": "drawn people"}
 PROTOCOLS = {"paper": "as in the paper", "honest": "no person on both sides"}
 # As many copies per image as in the paper; with fewer, the leak has little effect.
-MORE = ("--config.expansion.factor=20", "--config.duration=4 epochs")
-DEMO = {"paper": MORE, "honest": (*MORE, "--config.folds.count=5")}
+LARGE_EXPANSION = ("--config.expansion.factor=20", "--config.duration=4 epochs")
+DEMO = {"paper": LARGE_EXPANSION, "honest": (*LARGE_EXPANSION, "--config.folds.count=5")}
 
 
 def get_sweep(variant: str = "") -> Sweep:

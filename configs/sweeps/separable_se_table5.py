@@ -45,12 +45,12 @@ def _member(variant: str, network: str) -> Member:
   size = SIZES[variant]
   title, printed = NETWORKS[network]
   accuracy = TABLE5.get(network) if network else TABLE4["ck_plus"]
-  shorter = (*size.overrides, "--config.expansion.factor=2") if variant == "demo" else ()
-  words = [word for word in ("drawn,paper" if variant == "demo" else "", network, variant) if word]
+  overrides = (*size.overrides, "--config.expansion.factor=2") if variant == "demo" else ()
+  variants = [word for word in ("drawn,paper" if variant == "demo" else "", network, variant) if word]
   return Member(
     title,
-    f"{FILE}:{','.join(words)}" if words else FILE,
-    shorter,
+    f"{FILE}:{','.join(variants)}" if variants else FILE,
+    overrides,
     size.seeds,
     reported={**({"test accuracy": round(accuracy / 100, 4)} if accuracy else {}), **printed},
     timing=network or "separable_se",

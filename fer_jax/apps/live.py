@@ -21,7 +21,7 @@ from pathlib import Path
 from fer_jax.apps.live_window.recognition import live_detector
 from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
 from fer_jax.faces.detection import YuNetDetector
-from fer_jax.inference.predictor import load
+from fer_jax.inference.predictor import load_predictor
 from fer_jax.runtime.errors import UserError, run
 
 _PROBE = "from PySide6.QtGui import QGuiApplication; QGuiApplication([])"
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   video_detector = live_detector() if detector is None else None
   # Checked before loading the network: Qt would abort the process without an error message.
   check_display()
-  load_run = functools.partial(load, detector=detector, views=flags.views)
+  load_run = functools.partial(load_predictor, detector=detector, views=flags.views)
   predictor = load_run(flags.checkpoint)
 
   from fer_jax.apps.live_window.layout import application

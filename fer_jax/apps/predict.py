@@ -23,10 +23,9 @@ from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import FileList, list_files
 from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
 from fer_jax.apps.predictions.rows import check_output, open_rows
-from fer_jax.data.images import MOST_PIXELS
+from fer_jax.data.images import MAX_PIXELS
 from fer_jax.faces.detection import Detector, HaarDetector, YuNetDetector
-from fer_jax.inference import predictor as predictor_lib
-from fer_jax.inference.predictor import FACES, SMALLEST_FACE
+from fer_jax.inference.predictor import FACES, SMALLEST_FACE, load_predictor
 from fer_jax.inference.trained_model import LARGEST_BATCH
 from fer_jax.runtime import errors, provenance
 from fer_jax.runtime.errors import UserError
@@ -44,18 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be valid UTF-8
   files = list_files(options.inputs, sys.stdin)
   _check_copies(options, files)
-  predictor = predictor_lib.load(
-    options.checkpoint, face=options.face, detector=_detector(options), views=options.views
-  )
-  if predictor.classifier.caution:
-    print(f"warning: {predictor.classifier.caution}", file=sys.stderr)
+  predictor = load_predictor(options.checkpoint, face=options.face, detector=_detector(options), views=options.views)
+  if predictor.model.caution:
+    print(f"warning: {predictor.model.caution}", file=sys.stderr)
   started = time.monotonic()
   with contextlib.ExitStack() as stack:
     annotator = None
     if options.annotate is not None:
       gallery = stack.enter_context(Gallery(options.annotate))
       annotator = Annotator(gallery, predictor, options.batch_size, options.explain)
-    write = stack.enter_context(open_rows(options.out, predictor.classifier.class_names))
+    write = stack.enter_context(open_rows(options.out, predictor.model.class_names))
     bar = stack.enter_context(_progress_bar(len(files.files)))
 
     def add_frames(frames: int) -> None:
@@ -112,7 +109,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--every", type=int, default=1, metavar="N", help="process every N-th frame of a video")
   parser.add_argument("--batch_size", type=int, default=LARGEST_BATCH, help="faces per batch (default: %(default)s)")
   parser.add_argument(
-    "--megapixels", type=float, default=MOST_PIXELS / 1e6, help="maximum size of an image (default: %(default)s)"
+    "--megapixels", type=float, default=MAX_PIXELS / 1e6, help="maximum size of an image (default: %(default)s)"
   )
   options = parser.parse_args(arguments)
   for name, least in (("every", 1), ("batch_size", 1), ("smoothing", 0.0)):

@@ -38,7 +38,7 @@ class Command(NamedTuple):
     config: Config with all overrides applied.
     overrides: Override arguments as given on the command line.
     workdir: Folder of the run.
-    several: Whether --processes was given, so that this process joins others.
+    multi_process: Whether --processes was given, so that this process joins others.
     address: Address of this process; None for a single process, or if the cluster provides it.
   """
 
@@ -46,7 +46,7 @@ class Command(NamedTuple):
   config: ConfigDict
   overrides: list[str]
   workdir: Path
-  several: bool = False
+  multi_process: bool = False
   address: Address | None = None
 
 
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> Command | None:
   """
   if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv):
     return None
-  source, rest = _take_source(list(argv))
+  source, rest = _pop_source(list(argv))
   # The config file defines which --config.KEY flags exist, so it is loaded before the flags are parsed.
   config = load_config(source)
   overrides = [argument for argument in rest if re.match(r"--?config\.", argument)]
@@ -73,20 +73,22 @@ def parse(argv: Sequence[str]) -> Command | None:
     check_override(config, override)
   # Not the global flags.FLAGS: the flags would otherwise persist between calls.
   values = flags.FlagValues()
-  workdir, *where = (
+  workdir, *address_flags = (
     flags.DEFINE_string(name, None, "", flag_values=values)
     for name in ("workdir", "processes", "process", "coordinator")
   )
   try:
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
-    unread = values(rest)[1:]
+    config_holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    unexpected = values(rest)[1:]
   except (flags.Error, ValueError) as error:  # ValueError: a key that is not a Python identifier
     raise UserError(f"{str(error).splitlines()[0]} (--help shows the usage)") from None
-  if unread:
-    raise UserError(f"{unread[0]!r}: unexpected argument (--help shows the usage)")
-  address = _address(*(flag.value for flag in where))
-  several = where[0].value is not None
-  return Command(source, holder.value, overrides, Path(workdir.value or _default_workdir(source)), several, address)
+  if unexpected:
+    raise UserError(f"{unexpected[0]!r}: unexpected argument (--help shows the usage)")
+  address = _address(*(flag.value for flag in address_flags))
+  multi_process = address_flags[0].value is not None
+  return Command(
+    source, config_holder.value, overrides, Path(workdir.value or _default_workdir(source)), multi_process, address
+  )
 
 
 def _address(processes: str | None, process: str | None, coordinator: str | None) -> Address | None:
@@ -100,17 +102,17 @@ def _address(processes: str | None, process: str | None, coordinator: str | None
     raise UserError(f"--processes={processes}: expected a number, 1 or more, or auto")
   count = int(processes or "")
   if not re.fullmatch("[0-9]+", process or "") or int(process or "") >= count:
-    raise UserError(f"--process{_given(process)}: expected the number of this process, 0 to {count - 1}")
+    raise UserError(f"--process{_describe(process)}: expected the number of this process, 0 to {count - 1}")
   if not re.fullmatch(r".+:[0-9]+", coordinator or ""):
-    raise UserError(f"--coordinator{_given(coordinator)}: expected HOST:PORT, where process 0 listens")
+    raise UserError(f"--coordinator{_describe(coordinator)}: expected HOST:PORT, where process 0 listens")
   return Address(coordinator or "", count, int(process or ""))
 
 
-def _given(value: str | None) -> str:
+def _describe(value: str | None) -> str:
   return " is missing" if value is None else f"={value}"
 
 
-def _take_source(argv: list[str]) -> tuple[str, list[str]]:
+def _pop_source(argv: list[str]) -> tuple[str, list[str]]:
   """Returns the value of --config, and the command line without it."""
   for i, argument in enumerate(argv):
     match = re.fullmatch(r"--?config(?:=(.*))?", argument)
@@ -126,13 +128,13 @@ def load_config(source: str) -> ConfigDict:
   return call_in_file(source, "get_config", f"--config={source}")
 
 
-def call_in_file(source: str, function: str, where: str) -> Any:
+def call_in_file(source: str, function: str, prefix: str) -> Any:
   """Calls a function of a config file and returns its result.
 
   Args:
     source: FILE.py, for a call without arguments, or FILE.py:VARIANT, for a call with the variant as the only one.
     function: Name of the function in the file.
-    where: Start of every error message, such as the flag that names the file.
+    prefix: Start of every error message, such as the flag that names the file.
 
   Returns:
     Return value of the function.
@@ -143,24 +145,24 @@ def call_in_file(source: str, function: str, where: str) -> Any:
   path, _, variant = source.partition(":")
   file = Path(path)
   if not file.is_file():
-    raise UserError(f"{where}: no file {path}; expected FILE.py or FILE.py:VARIANT")
+    raise UserError(f"{prefix}: no file {path}; expected FILE.py or FILE.py:VARIANT")
   spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
   if spec is None or spec.loader is None:
-    raise UserError(f"{where}: {path} is not a Python file")
+    raise UserError(f"{prefix}: {path} is not a Python file")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
   except (SyntaxError, ImportError) as error:
-    raise UserError(f"{where}: cannot be imported ({error})") from None
-  called = getattr(module, function, None)
-  if called is None:
-    raise UserError(f"{where}: {path} has no function {function}")
-  if variant and not inspect.signature(called).parameters:
-    raise UserError(f"{where}: {path} has no variants")
+    raise UserError(f"{prefix}: cannot be imported ({error})") from None
+  target = getattr(module, function, None)
+  if target is None:
+    raise UserError(f"{prefix}: {path} has no function {function}")
+  if variant and not inspect.signature(target).parameters:
+    raise UserError(f"{prefix}: {path} has no variants")
   try:
-    return called(variant) if variant else called()
+    return target(variant) if variant else target()
   except ValueError as error:
-    raise UserError(f"{where}: {error}") from None
+    raise UserError(f"{prefix}: {error}") from None
 
 
 def _default_workdir(source: str) -> Path:

@@ -41,16 +41,16 @@ def parse(config: ConfigDict) -> Settings:
   Raises:
     UserError: A key is unknown, missing or has an invalid value.
   """
-  settings = _read(Settings, config.to_dict(), "config")
+  settings = _parse_section(Settings, config.to_dict(), "config")
   if not settings.schedule:
     raise UserError("config.schedule is empty: expected the names of phases, in order")
   for name in settings.schedule:
     if name not in settings.phases:
       raise UserError(f"config.schedule names {name!r}: expected one of {', '.join(settings.phases)} (config.phases)")
-  unread = set(settings.phases) - set(settings.schedule)
-  if unread:
+  unused = set(settings.phases) - set(settings.schedule)
+  if unused:
     raise UserError(
-      f"config.phases.{min(unread)}: config.schedule does not name this phase; add it to config.schedule or remove it"
+      f"config.phases.{min(unused)}: config.schedule does not name this phase; add it to config.schedule or remove it"
     )
   _check_values(settings)
   return settings
@@ -110,17 +110,17 @@ def parse_model(section: Mapping[str, Any], path: str = "config.model") -> Model
   Raises:
     UserError: A key is unknown, missing or has an invalid value.
   """
-  return typing.cast(ModelSettings, _read_named(MODELS, section, path))
+  return typing.cast(ModelSettings, _parse_named(MODELS, section, path))
 
 
-def plain_model(model: ModelSettings) -> dict[str, Any]:
+def model_to_dict(model: ModelSettings) -> dict[str, Any]:
   """Returns the section of a network with all its hyper-parameters, in the form that `parse_model` reads."""
-  return typing.cast(dict[str, Any], _plain(model))
+  return typing.cast(dict[str, Any], _to_plain(model))
 
 
 def complete(config: ConfigDict) -> ConfigDict:
   """Returns a config with all defaults filled in, so that every key can be read and overridden."""
-  return ConfigDict(_plain(parse(config)))
+  return ConfigDict(_to_plain(parse(config)))
 
 
 def check_override(config: ConfigDict, argument: str) -> None:
@@ -133,32 +133,32 @@ def check_override(config: ConfigDict, argument: str) -> None:
   for part in match[1].split("."):
     if not isinstance(section, ConfigDict) or part not in section:
       known = list(section) if isinstance(section, ConfigDict) else []
-      raise _unknown(path, part, known)
+      raise _unknown_key(path, part, known)
     section, path = section[part], f"{path}.{part}"
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
   """Converts settings back to the plain values of a config file."""
   if isinstance(value, Duration):
     # Always text, so that an override may change the unit: ml_collections keeps the type of a key.
     return str(value.amount) if value.unit == "share" else f"{value.amount:.15g} {value.unit}"
   if dataclasses.is_dataclass(value):
-    plain = {name: _plain(getattr(value, name)) for name in _fields(type(value))}
+    plain = {name: _to_plain(getattr(value, name)) for name in _fields(type(value))}
     names = [n for registry in (MODELS, OBJECTIVES) for n, cls in registry.items() if cls is type(value)]
     return {"name": names[0], **plain} if names else plain
   if isinstance(value, Mapping):
-    return {key: _plain(item) for key, item in value.items()}
+    return {key: _to_plain(item) for key, item in value.items()}
   return value
 
 
-def _unknown(path: str, key: str, known: list[str]) -> UserError:
+def _unknown_key(path: str, key: str, known: list[str]) -> UserError:
   """Returns the error for an unknown key, with the closest known key as a hint."""
-  near = difflib.get_close_matches(key, known, n=1)
-  hint = f"did you mean {path}.{near[0]}?" if near else f"the keys are: {', '.join(sorted(known)) or 'none'}"
+  matches = difflib.get_close_matches(key, known, n=1)
+  hint = f"did you mean {path}.{matches[0]}?" if matches else f"the keys are: {', '.join(sorted(known)) or 'none'}"
   return UserError(f"{path}.{key}: no such key; {hint}")
 
 
-def _read(cls: type[T], mapping: Any, path: str) -> T:
+def _parse_section(cls: type[T], mapping: Any, path: str) -> T:
   """Builds a dataclass from a mapping whose keys are its fields.
 
   Args:
@@ -178,12 +178,12 @@ def _read(cls: type[T], mapping: Any, path: str) -> T:
   known = _fields(cls)
   for key in mapping:
     if key not in known:
-      raise _unknown(path, key, known)
+      raise _unknown_key(path, key, known)
   for field in dataclasses.fields(cls):  # type: ignore[arg-type]
     no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     if no_default and field.name not in mapping:
       raise UserError(f"{path}.{field.name} is missing")
-  values = {key: _value(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
+  values = {key: _parse_value(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
   try:
     return cls(**values)
   # `__post_init__` of a section raises ValueError, without the path of the section.
@@ -191,7 +191,7 @@ def _read(cls: type[T], mapping: Any, path: str) -> T:
     raise UserError(f"{path}: {error}") from None
 
 
-def _read_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
+def _parse_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
   """Builds the registered dataclass that the key `name` of a section selects."""
   if not isinstance(mapping, Mapping) or "name" not in mapping:
     raise UserError(f"{path}.name is missing: expected one of {', '.join(registry)}")
@@ -199,10 +199,10 @@ def _read_named(registry: Mapping[str, type], mapping: Any, path: str) -> Any:
   name = rest.pop("name")
   if name not in registry:
     raise UserError(f"{path}.name={name!r}: expected one of {', '.join(registry)}")
-  return _read(registry[name], rest, path)
+  return _parse_section(registry[name], rest, path)
 
 
-def _value(kind: Any, value: Any, path: str) -> Any:
+def _parse_value(kind: Any, value: Any, path: str) -> Any:
   """Checks one value and converts it to the type of its field.
 
   Args:
@@ -211,23 +211,23 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     path: Path of the key, for error messages.
   """
   if kind is ModelSettings:
-    return _read_named(MODELS, value, path)
+    return _parse_named(MODELS, value, path)
   if kind is ObjectiveSettings:
-    return _read_named(OBJECTIVES, value, path)
+    return _parse_named(OBJECTIVES, value, path)
   if kind is Duration:
     return Duration.parse(value, path)
   if dataclasses.is_dataclass(kind):
-    return _read(typing.cast(type, kind), value, path)
+    return _parse_section(typing.cast(type, kind), value, path)
   origin, arguments = typing.get_origin(kind), typing.get_args(kind)
   if origin is tuple:
     # A single value is accepted as a tuple of length 1: --config.schedule=main.
     items = value if isinstance(value, (tuple, list)) else (value,)
-    return tuple(_value(arguments[0], item, path) for item in items)
+    return tuple(_parse_value(arguments[0], item, path) for item in items)
   if origin is not None and issubclass(origin, Mapping):
     if not isinstance(value, Mapping):
       raise UserError(f"{path}={value!r}: expected a section of named values")
     # Read-only, because the enclosing dataclass is frozen.
-    return types.MappingProxyType({k: _value(arguments[1], v, f"{path}.{k}") for k, v in value.items()})
+    return types.MappingProxyType({k: _parse_value(arguments[1], v, f"{path}.{k}") for k, v in value.items()})
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   # bool is a subclass of int: True would otherwise pass as 1.

@@ -59,15 +59,15 @@ class Duration:
       return cls(number, "share")
     raise UserError(f'{key}={value!r}: expected steps (500 or "500 steps"), "10 epochs" or a share such as 0.1')
 
-  def steps(self, whole: int, rows: int, batch_size: int) -> int:
+  def steps(self, total: int, rows: int, batch_size: int) -> int:
     """Returns the duration in steps, rounded, at least 1.
 
     Args:
-      whole: Number of steps that a share refers to.
+      total: Number of steps that a share refers to.
       rows: Number of training rows in an epoch.
       batch_size: Number of rows in a global batch.
     """
-    steps = {"steps": 1.0, "epochs": rows / batch_size, "share": float(whole)}[self.unit]
+    steps = {"steps": 1.0, "epochs": rows / batch_size, "share": float(total)}[self.unit]
     return max(1, round(self.amount * steps))
 
 

@@ -1,23 +1,15 @@
-"""Loads a prepared dataset as a few arrays, which are decoded and resized once and memory-mapped afterwards."""
+"""A prepared dataset as a few arrays."""
 
 import dataclasses
 import math
-import pathlib
-import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from fer_jax.data import builders
-from fer_jax.data.column_cache import Columns, open_cache, write_cache
-from fer_jax.data.images import UnreadableImage, decode, in_channels
-from fer_jax.data.records import Images, Records, number_groups, open_records
-from fer_jax.faces.crop import resize
-from fer_jax.faces.detection import HaarDetector
-from fer_jax.faces.framing import SMALLEST_FACE, Framing
+from fer_jax.data.decoding import cached_columns
+from fer_jax.data.records import Images, Records, open_records
 from fer_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,13 +19,12 @@ SPLITS = ("train", "validation", "test")
 LABELS = ("original", "ferplus_hard", "ferplus_soft", "ferplus_blend")
 CROPS = ("auto", "none", "fixed", "detector")
 RESIDENCES = ("auto", "device", "host", "stream")
-_CUT = ("fixed", "detector")
 # Decoded images up to this size are kept in one file. The limit is a constant, and not the free memory of a machine,
 # because all processes of a run must take the same decision.
-_HOST_BYTES = 32 * 1024**3
+_MAX_DECODED_BYTES = 32 * 1024**3
 
-# Number of records read at once, and of images per checksum update. Small, because photographs are large.
-_RECORDS_AT_ONCE = 256
+# Number of images per checksum update. Small, because photographs are large.
+_IMAGES_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +134,10 @@ def load(
     builder = _prepare_or_explain(name, data_dir, builder)
   crop = _resolve_crop(name, builder, crop)
   if residence == "stream":
-    _check_streams(name, labels, crop)
-  if residence == "stream" or (residence == "auto" and _streams(builder, image_size, labels, crop)):
-    return _fingerprinted(stream(builder, image_size))
-  columns, notes = _cached_columns(builder, image_size, crop)
+    _check_streamable(name, labels, crop)
+  if residence == "stream" or (residence == "auto" and _must_stream(builder, image_size, labels, crop)):
+    return _with_fingerprint(stream(builder, image_size))
+  columns, notes = cached_columns(builder, _splits(builder), _image_shape(builder, image_size), crop)
   arrays = Arrays(
     image=columns["image"],
     label=columns["label"],
@@ -157,31 +148,31 @@ def load(
     notes=(*(builder.info.metadata or {}).get("warnings", ()), *notes),
     crop=crop,
   )
-  return _fingerprinted(
+  return _with_fingerprint(
     arrays
     if labels == "original"
     else _with_ferplus(arrays, columns.get("votes"), labels, f"`{_prepare_command(name, data_dir)} --overwrite`")
   )
 
 
-def _fingerprinted(arrays: Arrays) -> Arrays:
+def _with_fingerprint(arrays: Arrays) -> Arrays:
   """Returns the dataset with its checksum, which covers the columns and the pixels.
 
   For a streamed dataset, the checksums of the encoded images replace the pixels.
   """
-  image, found = arrays.image, 0
+  image, checksum = arrays.image, 0
   columns = [arrays.label, arrays.subject, arrays.group, arrays.split, np.array(arrays.class_names)]
   columns += [] if arrays.soft_label is None else [arrays.soft_label]
   if isinstance(image, Records):
     columns.append(image.checksum)
   else:
     # In chunks: the images may be memory-mapped and larger than the memory.
-    for start in range(0, len(image), _RECORDS_AT_ONCE):
-      found = zlib.crc32(np.ascontiguousarray(image[start : start + _RECORDS_AT_ONCE]).data, found)
+    for start in range(0, len(image), _IMAGES_AT_ONCE):
+      checksum = zlib.crc32(np.ascontiguousarray(image[start : start + _IMAGES_AT_ONCE]).data, checksum)
   # Viewed as bytes, because CRC-32 does not accept the str dtype.
   for column in columns:
-    found = zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data, found)
-  return dataclasses.replace(arrays, fingerprint=f"{found:08x}")
+    checksum = zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data, checksum)
+  return dataclasses.replace(arrays, fingerprint=f"{checksum:08x}")
 
 
 def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -> Arrays:
@@ -194,8 +185,7 @@ def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -
   Returns:
     The dataset, without a fingerprint.
   """
-  splits = [split for split in SPLITS if split in builder.info.splits]
-  image, columns, note = open_records(builder, splits, _image_shape(builder, image_size))
+  image, columns, note = open_records(builder, _splits(builder), _image_shape(builder, image_size))
   return Arrays(
     image=image,
     label=columns["label"],
@@ -208,7 +198,7 @@ def stream(builder: "tfds.core.DatasetBuilder", image_size: int | None = None) -
   )
 
 
-def _check_streams(name: str, labels: str, crop: str) -> None:
+def _check_streamable(name: str, labels: str, crop: str) -> None:
   """Raises UserError if the dataset cannot be streamed with these labels and this crop."""
   if crop != "face":
     raise UserError(
@@ -222,11 +212,16 @@ def _check_streams(name: str, labels: str, crop: str) -> None:
     )
 
 
-def _streams(builder: "tfds.core.DatasetBuilder", image_size: int | None, labels: str, crop: str) -> bool:
+def _must_stream(builder: "tfds.core.DatasetBuilder", image_size: int | None, labels: str, crop: str) -> bool:
   """Returns whether residence "auto" streams the dataset: too large to decode, and possible to stream."""
   total = sum(split.num_examples for split in builder.info.splits.values())
-  too_large = total * math.prod(_image_shape(builder, image_size)) > _HOST_BYTES
+  too_large = total * math.prod(_image_shape(builder, image_size)) > _MAX_DECODED_BYTES
   return too_large and labels == "original" and crop == "face"
+
+
+def _splits(builder: "tfds.core.DatasetBuilder") -> list[str]:
+  """Returns the names of the dataset's splits in the order of SPLITS."""
+  return [split for split in SPLITS if split in builder.info.splits]
 
 
 def _image_shape(builder: "tfds.core.DatasetBuilder", image_size: int | None) -> tuple[int, int, int]:
@@ -238,8 +233,8 @@ def _image_shape(builder: "tfds.core.DatasetBuilder", image_size: int | None) ->
 
 def _prepare_command(name: str, data_dir: str | None) -> str:
   """Returns the command that prepares a dataset, for error messages."""
-  place = f" --data_dir={data_dir}" if data_dir else ""
-  return f"python -m fer_jax.apps.prepare --dataset={name} --manual_dir=DIR{place}"
+  data_dir_flag = f" --data_dir={data_dir}" if data_dir else ""
+  return f"python -m fer_jax.apps.prepare --dataset={name} --manual_dir=DIR{data_dir_flag}"
 
 
 def _prepare_or_explain(
@@ -272,8 +267,8 @@ def _with_ferplus(arrays: Arrays, votes: np.ndarray | None, labels: str, prepare
     return dataclasses.replace(arrays, soft_label=ferplus.blended(votes, arrays.label))
   # keep: bool [N]; hard: int32 [N]; soft: float32 [N, 8]
   keep, hard, soft = ferplus.labels(votes, arrays.label)
-  left_out = ", ".join(f"{np.sum(~keep[arrays.rows(split)])} of {split}" for split in SPLITS)
-  note = f"FER+: {np.sum(~keep)} rows left out ({left_out}): no votes for an emotion, or more for unknown or no face"
+  excluded = ", ".join(f"{np.sum(~keep[arrays.rows(split)])} of {split}" for split in SPLITS)
+  note = f"FER+: {np.sum(~keep)} rows left out ({excluded}): no votes for an emotion, or more for unknown or no face"
   return Arrays(
     image=arrays.image[keep],
     label=hard[keep],
@@ -293,93 +288,3 @@ def _resolve_crop(name: str, builder: "tfds.core.DatasetBuilder", crop: str) -> 
   if crop in ("fixed", "detector"):
     raise UserError(f"crop={crop!r} requires photographs, and the images of {name} are face crops; use crop='auto'")
   return "face"
-
-
-def _cached_columns(builder: "tfds.core.DatasetBuilder", image_size: int | None, crop: str) -> Columns:
-  """Returns the columns of a dataset from its cache; if that is not valid, reads them and writes the cache."""
-  height, width, channels = _image_shape(builder, image_size)
-  kind = f"-{crop}" if crop in _CUT else ""
-  folder = pathlib.Path(builder.data_dir, "arrays", f"{height}x{width}x{channels}{kind}")
-  cached = open_cache(folder)
-  if cached is not None:
-    return cached
-  columns, notes = _read_columns(builder, height, width, crop)
-  try:
-    write_cache(folder, columns, notes)
-  except OSError as error:
-    print(
-      f"warning: cannot cache the arrays in {folder} ({error.strerror or error}): "
-      "every run will decode the images again"
-    )
-    return columns, notes
-  # Reopened: memory-mapped images replace the arrays just decoded.
-  return open_cache(folder) or (columns, notes)
-
-
-def _read_columns(builder: "tfds.core.DatasetBuilder", height: int, width: int, crop: str) -> Columns:
-  """Decodes a prepared dataset: the splits train, validation and test, each in its order on disk.
-
-  Args:
-    builder: Builder of the prepared dataset.
-    height: Height of the decoded images in pixels.
-    width: Width of the decoded images in pixels.
-    crop: Result of `_resolve_crop`.
-
-  Returns:
-    The columns (image, label, subject, group, split and, for FER2013, votes) and the notes on the crop.
-
-  Raises:
-    UserError: If a record or an image cannot be read.
-  """
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import utils as tfds_utils
-
-  splits = [split for split in SPLITS if split in builder.info.splits]
-  total = sum(builder.info.splits[split].num_examples for split in splits)
-  image = np.empty((total, height, width, builder.info.features["image"].shape[2]), np.uint8)
-  framing = None
-  if crop in _CUT:
-    detector = HaarDetector(smallest_face=SMALLEST_FACE) if crop == "detector" else None
-    framing = Framing(height, builder.info.metadata["fixed_squares"], detector)
-  fields: dict[str, list[Any]] = {
-    key: [] for key in builder.info.features if key in ("label", "subject", "group", "votes")
-  }
-  row = 0
-  try:
-    for split in splits:
-      # Images stay encoded here: `decode` below gives the same pixels as in prediction.
-      source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-      # Only cropping takes long enough for a progress bar.
-      quiet = framing is None or not sys.stderr.isatty()
-      for record in tfds_utils.tqdm(
-        _records(source), total=len(source), desc="Cropping", unit=" images", leave=False, disable=quiet
-      ):
-        # [h, w] or [h, w, 3], size as on disk
-        pixels = in_channels(decode(record["image"]), image.shape[3])
-        if framing is not None:
-          pixels = framing(pixels, record["subject"].decode(), record["file"].decode())
-        # -> [H, W, C]; `resize` returns [H, W] if C is 1
-        image[row] = resize(pixels, height, width).reshape(image.shape[1:])
-        row += 1
-        for key, values in fields.items():
-          values.append(record[key])
-  except (OSError, ValueError, RuntimeError, IndexError, UnreadableImage, cv2.error) as error:
-    raise UserError(
-      f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
-      "run fer_jax.apps.prepare with --overwrite"
-    ) from error
-  columns = {
-    "image": image,
-    "label": np.array(fields["label"], np.int32),
-    "subject": np.array([subject.decode() for subject in fields["subject"]]),
-    "group": number_groups(fields["group"]),
-    "split": np.repeat(splits, [builder.info.splits[split].num_examples for split in splits]),
-  }
-  columns |= {"votes": np.stack(fields["votes"])} if "votes" in fields else {}
-  return columns, framing.notes() if framing is not None else ()
-
-
-def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-  """Yields the records of a split, reading _RECORDS_AT_ONCE at a time."""
-  for start in range(0, len(source), _RECORDS_AT_ONCE):
-    yield from source.__getitems__(range(start, min(start + _RECORDS_AT_ONCE, len(source))))  # type: ignore[attr-defined]

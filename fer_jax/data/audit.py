@@ -29,7 +29,7 @@ class Overlap(NamedTuple):
 
 def constant(image: Images) -> np.ndarray:
   """Returns which images of uint8 [N, H, W, C] are constant (all pixels equal), bool [N]."""
-  return np.array([bool((one == one[0, 0]).all()) for one in image], bool)
+  return np.array([bool((each_image == each_image[0, 0]).all()) for each_image in image], bool)
 
 
 def conflicting(group: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def subjects_in_several_splits(arrays: Arrays) -> dict[str, tuple[str, ...]]:
   for split in SPLITS:
     for subject in np.unique(arrays.subject[arrays.rows(split)]).tolist():
       splits.setdefault(subject, []).append(split)
-  return {subject: tuple(found) for subject, found in sorted(splits.items()) if subject and len(found) > 1}
+  return {subject: tuple(names) for subject, names in sorted(splits.items()) if subject and len(names) > 1}
 
 
 def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np.ndarray) -> Overlap:
@@ -79,18 +79,18 @@ def overlap(arrays: Arrays, duplicates: Duplicates, rows: np.ndarray, others: np
     The counts.
   """
   # Both masks are per distinct image, bool [M]: among the others; near a distinct image among the others.
-  shown = np.zeros(len(duplicates.row), bool)
-  shown[duplicates.image_id[others]] = True
+  in_others = np.zeros(len(duplicates.row), bool)
+  in_others[duplicates.image_id[others]] = True
   near = np.zeros(len(duplicates.row), bool)
   first, second = duplicates.pairs[:, 0], duplicates.pairs[:, 1]
-  near[first[shown[second]]] = True
-  near[second[shown[first]]] = True
+  near[first[in_others[second]]] = True
+  near[second[in_others[first]]] = True
   image_id = duplicates.image_id[rows]
   named = arrays.subject[others] != ""
   return Overlap(
     examples=len(rows),
-    image=int(shown[image_id].sum()),
-    near=int((near & ~shown)[image_id].sum()),
+    image=int(in_others[image_id].sum()),
+    near=int((near & ~in_others)[image_id].sum()),
     subject=int(np.isin(arrays.subject[rows], arrays.subject[others][named]).sum()) if arrays.subject.any() else None,
     group=int(np.isin(arrays.group[rows], arrays.group[others]).sum()),
   )
@@ -115,13 +115,15 @@ def audit(arrays: Arrays) -> list[str]:
     lines.append(f"{conflicts} of these groups of duplicates have conflicting labels")
   in_train = image_id[arrays.rows("train")]
   for split in ("validation", "test"):
-    leaked = np.sum(np.isin(image_id[arrays.rows(split)], in_train))
-    if leaked:
-      lines.append(f"{leaked} of the {len(arrays.rows(split))} {split} images also appear in train")
-  people = len(subjects_in_several_splits(arrays))
-  if people:
-    lines.append(f"{people} of the {len(set(arrays.subject.tolist()) - {''})} subjects appear in more than one split")
-  flat = np.sum(constant(arrays.image))
-  if flat:
-    lines.append(f"{flat} images are constant (all pixels equal)")
+    shared = np.sum(np.isin(image_id[arrays.rows(split)], in_train))
+    if shared:
+      lines.append(f"{shared} of the {len(arrays.rows(split))} {split} images also appear in train")
+  overlapping_subjects = len(subjects_in_several_splits(arrays))
+  if overlapping_subjects:
+    lines.append(
+      f"{overlapping_subjects} of the {len(set(arrays.subject.tolist()) - {''})} subjects appear in more than one split"
+    )
+  constant_images = np.sum(constant(arrays.image))
+  if constant_images:
+    lines.append(f"{constant_images} images are constant (all pixels equal)")
   return lines

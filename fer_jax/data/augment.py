@@ -11,9 +11,21 @@ ERASE_FILLS = ("random", "mean")
 
 # Each random draw folds its index in this list, plus 2, into the image's key. Append new draws at the end: the existing
 # ones then keep their values. 0 and 1 would give the halves of split(key), which are used for the flip and the shift.
-_CHANCES = (
-  *("rotation", "scale", "crop", "crop place", "gamma", "contrast", "brightness", "noise", "noise pixels"),
-  *("erase", "erase area", "erase aspect", "erase place", "erase pixels"),
+_DRAWS = (
+  "rotation",
+  "scale",
+  "crop",
+  "crop position",
+  "gamma",
+  "contrast",
+  "brightness",
+  "noise",
+  "noise pixels",
+  "erase",
+  "erase area",
+  "erase aspect",
+  "erase position",
+  "erase pixels",
 )
 
 
@@ -114,12 +126,12 @@ class Augmentation:
     image = jnp.clip(image.astype(jnp.float32), 0, 255)
     return self._erase(image, key) if self.erase else image
 
-  def _sometimes(self, key: jax.Array, chance: str, bounds: tuple[float, ...], neutral: float) -> jax.Array:
+  def _sample(self, key: jax.Array, draw: str, bounds: tuple[float, ...], neutral: float) -> jax.Array:
     """Returns a uniform sample from `bounds` with probability `self.probability`, and `neutral` otherwise.
 
     Args:
       key: PRNG key of the image.
-      chance: Name of the draw in _CHANCES.
+      draw: Name of the draw in _DRAWS.
       bounds: Smallest and largest value.
       neutral: Value that leaves the image unchanged.
 
@@ -129,48 +141,48 @@ class Augmentation:
     low, high = bounds
     if low == high == neutral:
       return jnp.float32(neutral)
-    done_key, value_key = jax.random.split(_chance(key, chance))
+    applied_key, value_key = jax.random.split(_draw_key(key, draw))
     value = jax.random.uniform(value_key, minval=low, maxval=high)
-    return jnp.where(jax.random.bernoulli(done_key, self.probability), value, neutral)
+    return jnp.where(jax.random.bernoulli(applied_key, self.probability), value, neutral)
 
   def _warp(self, image: jax.Array, key: jax.Array) -> jax.Array:
     """Rotates, scales and crops an image, [H, W, C], in one interpolation."""
     # One draw in [-1, 1] gives both the direction and the size of the angle; 0 means no rotation.
     low, high = self.rotation
-    sign_and_size = self._sometimes(key, "rotation", (-1.0, 1.0), 0.0) if high else jnp.float32(0)
+    sign_and_size = self._sample(key, "rotation", (-1.0, 1.0), 0.0) if high else jnp.float32(0)
     degrees = jnp.sign(sign_and_size) * (low + jnp.abs(sign_and_size) * (high - low))
     # Uniform in the logarithm: a factor and its inverse are equally likely.
-    zoom = jnp.exp(self._sometimes(key, "scale", _logarithm(self.scale), 0.0))
-    share = self._sometimes(key, "crop", self.crop, 1.0)
-    place = jax.random.uniform(_chance(key, "crop place"), (2,), minval=-1.0, maxval=1.0)
-    return warped(image, degrees, zoom, share, place)
+    zoom = jnp.exp(self._sample(key, "scale", _log_range(self.scale), 0.0))
+    share = self._sample(key, "crop", self.crop, 1.0)
+    position = jax.random.uniform(_draw_key(key, "crop position"), (2,), minval=-1.0, maxval=1.0)
+    return warped(image, degrees, zoom, share, position)
 
   def _tone(self, image: jax.Array, key: jax.Array) -> jax.Array:
     """Applies gamma, contrast, brightness and noise to an image, [H, W, C]."""
     if self.gamma != (1, 1):
-      image = gamma_corrected(image, jnp.exp(self._sometimes(key, "gamma", _logarithm(self.gamma), 0.0)))
+      image = gamma_corrected(image, jnp.exp(self._sample(key, "gamma", _log_range(self.gamma), 0.0)))
     if self.contrast:
-      image = contrasted(image, self._sometimes(key, "contrast", (-self.contrast, self.contrast), 0.0))
+      image = contrasted(image, self._sample(key, "contrast", (-self.contrast, self.contrast), 0.0))
     if self.brightness:
-      image = brightened(image, self._sometimes(key, "brightness", (-self.brightness, self.brightness), 0.0))
+      image = brightened(image, self._sample(key, "brightness", (-self.brightness, self.brightness), 0.0))
     if self.noise:
-      variance = self._sometimes(key, "noise", (self.noise, self.noise), 0.0)
-      image = noised(image, variance, _chance(key, "noise pixels"))
+      variance = self._sample(key, "noise", (self.noise, self.noise), 0.0)
+      image = noised(image, variance, _draw_key(key, "noise pixels"))
     return image
 
   def _erase(self, image: jax.Array, key: jax.Array) -> jax.Array:
     """Replaces a random rectangle of an image, float32 [H, W, C], with probability `self.erase`."""
-    done = jax.random.bernoulli(_chance(key, "erase"), self.erase)
-    area = jax.random.uniform(_chance(key, "erase area"), minval=self.erase_area[0], maxval=self.erase_area[1])
-    low, high = _logarithm(self.erase_aspect)
-    aspect = jnp.exp(jax.random.uniform(_chance(key, "erase aspect"), minval=low, maxval=high))
-    place = jax.random.uniform(_chance(key, "erase place"), (2,))
+    applied = jax.random.bernoulli(_draw_key(key, "erase"), self.erase)
+    area = jax.random.uniform(_draw_key(key, "erase area"), minval=self.erase_area[0], maxval=self.erase_area[1])
+    low, high = _log_range(self.erase_aspect)
+    aspect = jnp.exp(jax.random.uniform(_draw_key(key, "erase aspect"), minval=low, maxval=high))
+    position = jax.random.uniform(_draw_key(key, "erase position"), (2,))
     # fill: [H, W, C]
     if self.erase_fill == "mean":
       fill = jnp.broadcast_to(image.mean(axis=(0, 1), keepdims=True), image.shape)
     else:
-      fill = jax.random.uniform(_chance(key, "erase pixels"), image.shape, maxval=255.0)
-    return jnp.where(done, erased(image, area, aspect, place, fill), image)
+      fill = jax.random.uniform(_draw_key(key, "erase pixels"), image.shape, maxval=255.0)
+    return jnp.where(applied, erased(image, area, aspect, position, fill), image)
 
 
 def standardize(image: jax.Array) -> jax.Array:
@@ -191,12 +203,12 @@ def standardize(image: jax.Array) -> jax.Array:
   return (image - mean) / jnp.maximum(deviation, 1.0)
 
 
-def _chance(key: jax.Array, name: str) -> jax.Array:
-  """Returns the key of a draw in _CHANCES for the image with key `key`."""
-  return jax.random.fold_in(key, 2 + _CHANCES.index(name))
+def _draw_key(key: jax.Array, name: str) -> jax.Array:
+  """Returns the key of a draw in _DRAWS for the image with key `key`."""
+  return jax.random.fold_in(key, 2 + _DRAWS.index(name))
 
 
-def _logarithm(bounds: tuple[float, ...]) -> tuple[float, ...]:
+def _log_range(bounds: tuple[float, ...]) -> tuple[float, ...]:
   """Returns the natural logarithms of a range."""
   return tuple(math.log(bound) for bound in bounds)
 
@@ -251,7 +263,7 @@ def noised(image: jax.Array, variance: jax.Array | float, key: jax.Array) -> jax
 
 
 def erased(
-  image: jax.Array, area: jax.Array | float, aspect: jax.Array | float, place: jax.Array, fill: jax.Array
+  image: jax.Array, area: jax.Array | float, aspect: jax.Array | float, position: jax.Array, fill: jax.Array
 ) -> jax.Array:
   """Replaces one rectangle of an image (Zhong et al., Random Erasing, arXiv:1708.04896).
 
@@ -260,7 +272,7 @@ def erased(
     area: Share of the image's area, 0 to 1; the rectangle has this area up to half a row or column.
     aspect: Height divided by width, in pixels. A rectangle that does not fit into the image gets the nearest aspect
       ratio that fits, which preserves the area (the paper draws again instead).
-    place: Position of the rectangle, float [2]: 0 at the top (left), up to 1 at the bottom (right).
+    position: Position of the rectangle, float [2]: 0 at the top (left), up to 1 at the bottom (right).
     fill: Replacement values, [H, W, C].
 
   Returns:
@@ -269,12 +281,12 @@ def erased(
   height, width, _ = image.shape
   pixels = jnp.asarray(area * height * width, jnp.float32)
   # At least the height at which the rectangle is as wide as the image; at most the height of the image.
-  tall = jnp.clip(jnp.sqrt(pixels * aspect), jnp.minimum(pixels / width, height), height)
-  rows = jnp.clip(jnp.round(tall), 1, height)
+  rectangle_height = jnp.clip(jnp.sqrt(pixels * aspect), jnp.minimum(pixels / width, height), height)
+  rows = jnp.clip(jnp.round(rectangle_height), 1, height)
   columns = jnp.minimum(jnp.round(pixels / rows), width)
-  # If `place` is uniform, all possible positions are equally likely.
-  top = jnp.minimum(jnp.floor(place[0] * (height - rows + 1)), height - rows)
-  left = jnp.minimum(jnp.floor(place[1] * (width - columns + 1)), width - columns)
+  # If `position` is uniform, all possible positions are equally likely.
+  top = jnp.minimum(jnp.floor(position[0] * (height - rows + 1)), height - rows)
+  left = jnp.minimum(jnp.floor(position[1] * (width - columns + 1)), width - columns)
   # [H, 1, 1] and [1, W, 1]: the mask is [H, W, 1] and broadcasts over the channels.
   row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
   inside = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)
@@ -299,7 +311,7 @@ def shifted(image: jax.Array, offset: jax.Array, largest: int) -> jax.Array:
 
 
 def warped(
-  image: jax.Array, degrees: jax.Array | float, zoom: jax.Array | float, share: jax.Array | float, place: jax.Array
+  image: jax.Array, degrees: jax.Array | float, zoom: jax.Array | float, share: jax.Array | float, position: jax.Array
 ) -> jax.Array:
   """Rotates an image, magnifies it and resizes a window of it to the size of the image, in one bilinear interpolation.
 
@@ -308,7 +320,7 @@ def warped(
     degrees: Counter-clockwise angle of the rotation about the centre.
     zoom: Magnification about the centre, above 0.
     share: Share of the area that the window keeps, above 0 and at most 1; the window has the aspect ratio of the image.
-    place: Position of the window, float [2]: -1 at the top (left), 0 in the middle, 1 at the bottom (right).
+    position: Position of the window, float [2]: -1 at the top (left), 0 in the middle, 1 at the bottom (right).
 
   Returns:
     float32 [H, W, C]; equal to the image for degrees 0, zoom 1 and share 1.
@@ -318,8 +330,8 @@ def warped(
   side = jnp.sqrt(share)
   # Source position of each pixel of the result, relative to the centre of the image: first within the window (down [H],
   # right [W]), then rotated and divided by the zoom (row, column [H, W]).
-  down = side * (jnp.arange(height) - middle_row) + place[0] * (1 - side) * height / 2
-  right = side * (jnp.arange(width) - middle_column) + place[1] * (1 - side) * width / 2
+  down = side * (jnp.arange(height) - middle_row) + position[0] * (1 - side) * height / 2
+  right = side * (jnp.arange(width) - middle_column) + position[1] * (1 - side) * width / 2
   angle = jnp.deg2rad(degrees)
   cosine, sine = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
   row = cosine * down[:, None] + sine * right[None, :] + middle_row
@@ -341,6 +353,6 @@ def zoomed(image: jax.Array, zoom: jax.Array | float) -> jax.Array:
   return warped(image, 0.0, zoom, 1.0, jnp.zeros(2))
 
 
-def cropped(image: jax.Array, share: jax.Array | float, place: jax.Array) -> jax.Array:
-  """Resizes a window of an image [H, W, C] to the size of the image; `share` and `place` as in `warped`."""
-  return warped(image, 0.0, 1.0, share, place)
+def cropped(image: jax.Array, share: jax.Array | float, position: jax.Array) -> jax.Array:
+  """Resizes a window of an image [H, W, C] to the size of the image; `share` and `position` as in `warped`."""
+  return warped(image, 0.0, 1.0, share, position)

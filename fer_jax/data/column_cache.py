@@ -62,20 +62,20 @@ def write_cache(
   """
   folder.parent.mkdir(exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder.parent) as temporary:
-    fresh = pathlib.Path(temporary, "fresh")
-    fresh.mkdir()
+    new_folder = pathlib.Path(temporary, "fresh")
+    new_folder.mkdir()
     for key, column in columns.items():
-      np.save(fresh / f"{key}.npy", column)
-    checksums = {key: _crc32(fresh / f"{key}.npy") for key in columns}
+      np.save(new_folder / f"{key}.npy", column)
+    checksums = {key: _crc32(new_folder / f"{key}.npy") for key in columns}
     contents = {"format": _FORMAT, "crc32": checksums, "notes": notes}
     contents |= {"source": source} if source is not None else {}
-    (fresh / "contents.json").write_text(json.dumps(contents))
+    (new_folder / "contents.json").write_text(json.dumps(contents))
     # A rename cannot replace a folder that has contents, so an invalid cache is moved away first.
     with contextlib.suppress(OSError):  # absent, or moved away by another process
       if open_cache(folder, source) is None:
         os.replace(folder, pathlib.Path(temporary, "replaced"))
     try:
-      os.replace(fresh, folder)
+      os.replace(new_folder, folder)
     except OSError:
       # Another process may have written the same cache in the meantime.
       if open_cache(folder, source) is None:

@@ -16,20 +16,10 @@ from fer_jax.data.records import Images
 # Maximum number of bits in which the hashes of near duplicates differ. FER2013, inspected by eye: of the 923 pairs at
 # distance 4 or less, two are different photographs; of the 731 pairs at distance 6, about ten; of the 965 at 8, 1 in 9.
 NEAR = 6
-
-
 BITS = 64
-
-
 _IMAGES_AT_ONCE = 1024
-
-
 _HASHES_AT_ONCE = 128
-
-
 _GREY = np.array([0.299, 0.587, 0.114])  # Weights of red, green and blue, ITU-R BT.601
-
-
 _NOISE = 1e-6  # Smaller coefficients are rounding errors; one pixel that differs by one grey level gives more
 
 
@@ -72,7 +62,7 @@ def image_ids(arrays: Arrays) -> np.ndarray:
     image = image[: np.count_nonzero(arrays.origin == np.arange(len(arrays)))]
   numbers: dict[bytes, int] = {}
   # A digest per image: the images may not fit into memory.
-  digests = (hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in image)
+  digests = (hashlib.sha256(np.ascontiguousarray(each_image).data).digest() for each_image in image)
   number = np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int32, len(image))
   return number if arrays.origin is None else number[arrays.origin]
 
@@ -95,12 +85,12 @@ def perceptual_hash(image: Images) -> tuple[np.ndarray, np.ndarray]:
   """
   # [8, H], [8, W]
   vertical, horizontal = _cosines(image.shape[1]), _cosines(image.shape[2])
-  code, known = np.empty(len(image), np.uint64), np.empty(len(image), bool)
+  code, valid = np.empty(len(image), np.uint64), np.empty(len(image), bool)
   for start in range(0, len(image), _IMAGES_AT_ONCE):
     rows = slice(start, start + _IMAGES_AT_ONCE)
-    some = image[rows]
+    chunk = image[rows]
     # [n, H, W, C] -> float64 [n, H, W]
-    grey = some @ _GREY if some.shape[3] == 3 else some[..., 0].astype(np.float64)
+    grey = chunk @ _GREY if chunk.shape[3] == 3 else chunk[..., 0].astype(np.float64)
     # After the mean is subtracted, the coefficients of a constant image are exactly zero.
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     # [8, H] @ [n, H, W] @ [W, 8] -> [n, 8, 8] -> [n, 64]
@@ -109,8 +99,8 @@ def perceptual_hash(image: Images) -> tuple[np.ndarray, np.ndarray]:
     bits = coefficient > np.median(coefficient, axis=1, keepdims=True)
     # [n, 64] bits -> [n, 8] bytes -> uint64 [n, 1]
     code[rows] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-    known[rows] = coefficient.any(axis=1)
-  return code, known
+    valid[rows] = coefficient.any(axis=1)
+  return code, valid
 
 
 def _cosines(size: int) -> np.ndarray:
@@ -138,8 +128,8 @@ def near_pairs(code: np.ndarray, threshold: int = NEAR) -> np.ndarray:
     distance = np.bitwise_count(code[start : start + _HASHES_AT_ONCE, None] ^ code[None, start:])
     first, second = np.nonzero(distance <= threshold)
     # Excludes the diagonal and the mirrored pairs within the block.
-    apart = first < second
-    first, second = first[apart], second[apart]
+    is_upper = first < second
+    first, second = first[is_upper], second[is_upper]
     found.append(np.column_stack([first + start, second + start, distance[first, second]]).astype(np.int64))
   return np.concatenate(found)
 
@@ -158,8 +148,8 @@ def find_duplicates(arrays: Arrays, threshold: int = NEAR) -> Duplicates:
   """
   image_id = image_ids(arrays)
   row = np.unique(image_id, return_index=True)[1]
-  code, known = perceptual_hash(arrays.image)
-  hashed = np.flatnonzero(known[row])
+  code, valid = perceptual_hash(arrays.image)
+  hashed = np.flatnonzero(valid[row])
   pairs = near_pairs(code[row[hashed]], threshold)
   # Positions among the hashed images -> numbers of distinct images.
   pairs[:, :2] = hashed[pairs[:, :2]]
@@ -184,11 +174,11 @@ def components(left: np.ndarray, right: np.ndarray, nodes: int) -> np.ndarray:
   from scipy.sparse import coo_array
   from scipy.sparse.csgraph import connected_components
 
-  links = coo_array((np.ones(len(left), bool), (left, right)), shape=(nodes, nodes))
-  return np.asarray(connected_components(links, directed=False)[1])
+  graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(nodes, nodes))
+  return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def seen_in_training(arrays: Arrays, split: str = "test", image_id: np.ndarray | None = None) -> np.ndarray:
+def duplicated_in_training(arrays: Arrays, split: str = "test", image_id: np.ndarray | None = None) -> np.ndarray:
   """Returns which examples of a split have an image that also appears, equal in every pixel, in the training split.
 
   Args:
@@ -217,11 +207,11 @@ def without_train_duplicates(arrays: Arrays) -> Arrays:
   image_id = image_ids(arrays)
   train = arrays.rows("train")
   evaluated = np.concatenate([arrays.rows(split) for split in SPLITS if split != "train"])
-  dropped = train[np.isin(image_id[train], image_id[evaluated])]
+  removed = train[np.isin(image_id[train], image_id[evaluated])]
   split = arrays.split.copy()
-  split[dropped] = ""
+  split[removed] = ""
   note = (
-    f"{len(dropped)} of the {len(train)} training examples are left out: their images also appear, pixel by pixel, in "
+    f"{len(removed)} of the {len(train)} training examples are left out: their images also appear, pixel by pixel, in "
     "the validation or test split"
   )
   return dataclasses.replace(arrays, split=split, notes=(*arrays.notes, note))

@@ -14,14 +14,14 @@ import numpy as np
 
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.augment import Augmentation
-from fer_jax.data.duplicates import seen_in_training
+from fer_jax.data.duplicates import duplicated_in_training
 from fer_jax.data.records import Records
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.programs import CachedProgram
 
 PROTOCOLS = ("", "paper", "honest")
 
-_AT_ONCE = 512  # copies in each call; a constant, so that one compiled program makes all of them
+_CHUNK_ROWS = 512  # copies in each call; a constant, so that one compiled program makes all of them
 _LARGEST_SEED = 2**31 - 1
 
 
@@ -57,7 +57,7 @@ class Expansion:
 
   def __post_init__(self) -> None:
     if self.protocol not in PROTOCOLS:
-      raise ValueError(f"expansion.protocol={self.protocol!r}: expected one of {_listed(PROTOCOLS)}")
+      raise ValueError(f"expansion.protocol={self.protocol!r}: expected one of {_format_names(PROTOCOLS)}")
     named = {f"by_class.{name}": factor for name, factor in self.by_class.items()}
     for key, factor in ({"factor": self.factor} | named).items():
       if factor < 1:
@@ -91,8 +91,8 @@ def factors(arrays: Arrays, expansion: Expansion) -> np.ndarray:
         f"{', '.join(arrays.class_names)}"
       )
   # Factor by label, [K] -> factor by example, [N].
-  of_class = [expansion.by_class.get(name, expansion.factor) for name in arrays.class_names]
-  return np.array(of_class, np.int64)[arrays.label]
+  class_factors = [expansion.by_class.get(name, expansion.factor) for name in arrays.class_names]
+  return np.array(class_factors, np.int64)[arrays.label]
 
 
 def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None) -> Arrays:
@@ -118,16 +118,16 @@ def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None)
       f"config.expansion.protocol={expansion.protocol!r}: the copies must be in memory, but the dataset is streamed "
       "from its records; use config.data.residence='host', or config.expansion.protocol=''"
     )
-  became = factors(arrays, expansion)
-  copied = np.arange(len(arrays)) if rows is None else np.sort(rows)
-  copies = became[copied] - 1
+  row_factors = factors(arrays, expansion)
+  copied_rows = np.arange(len(arrays)) if rows is None else np.sort(rows)
+  copies = row_factors[copied_rows] - 1
   # Row of the original of each copy, [c], and number of each copy of one original: 1, 2, ...
-  source = np.repeat(copied, copies)
+  source = np.repeat(copied_rows, copies)
   number = 1 + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
   origin = np.concatenate([np.arange(len(arrays)), source]).astype(np.int32)
   return dataclasses.replace(
     arrays,
-    image=_images(arrays.image, source, number, expansion),
+    image=_with_copies(arrays.image, source, number, expansion),
     label=arrays.label[origin],
     subject=arrays.subject[origin],
     group=arrays.group[origin],
@@ -137,20 +137,20 @@ def expand(arrays: Arrays, expansion: Expansion, rows: np.ndarray | None = None)
   )
 
 
-def with_training_copies(divided: Arrays, expanded: Arrays) -> Arrays:
+def with_training_copies(split_arrays: Arrays, expanded: Arrays) -> Arrays:
   """Assigns the copies of training examples to the training split; all other copies are in no split.
 
   Args:
-    divided: Dataset before its expansion, split into training, validation and test.
+    split_arrays: Dataset before its expansion, split into training, validation and test.
     expanded: Dataset as returned by `expand`, with copies of at least all training examples; its splits are ignored.
 
   Returns:
-    `expanded` with a new `split` and with the notes of `divided`; all other arrays are shared.
+    `expanded` with a new `split` and with the notes of `split_arrays`; all other arrays are shared.
   """
   assert expanded.origin is not None
-  split = divided.split[expanded.origin]
+  split = split_arrays.split[expanded.origin]
   split[~_original(expanded) & (split != "train")] = ""
-  return dataclasses.replace(expanded, split=split, notes=divided.notes)
+  return dataclasses.replace(expanded, split=split, notes=split_arrays.notes)
 
 
 def with_notes(arrays: Arrays, expansion: Expansion, image_id: np.ndarray) -> Arrays:
@@ -169,21 +169,23 @@ def with_notes(arrays: Arrays, expansion: Expansion, image_id: np.ndarray) -> Ar
   """
   test, train, original = arrays.rows("test"), arrays.rows("train"), _original(arrays)
   if expansion.protocol == "paper":
-    those, rest = "expanded, then split: the {} examples became", "; copies are in every split"
+    prefix, suffix = "expanded, then split: the {} examples became", "; copies are in every split"
     before, after = np.flatnonzero(original), np.arange(len(arrays))
   else:
-    those, rest = "split, then expanded: the {} training examples became", "; copies are in no other split"
+    prefix, suffix = "split, then expanded: the {} training examples became", "; copies are in no other split"
     before, after = train[original[train]], train
-  grown = f'expansion, protocol "{expansion.protocol}", seed {expansion.seed}: {those.format(f"{len(before):,}")}'
-  grown += f" {len(after):,} ({_by_class(arrays, before, after)}){rest}"
-  seen = int(seen_in_training(arrays, image_id=image_id).sum())
-  found = f"{seen:,} of the {len(test):,} test examples also appear in training, as the same image or as a copy of it"
-  if expansion.protocol == "paper" and seen:
-    found += ": this is the paper's protocol, not a measure of new faces"
+  size_note = f'expansion, protocol "{expansion.protocol}", seed {expansion.seed}: {prefix.format(f"{len(before):,}")}'
+  size_note += f" {len(after):,} ({_format_counts(arrays, before, after)}){suffix}"
+  duplicated = int(duplicated_in_training(arrays, image_id=image_id).sum())
+  overlap_note = (
+    f"{duplicated:,} of the {len(test):,} test examples also appear in training, as the same image or as a copy of it"
+  )
+  if expansion.protocol == "paper" and duplicated:
+    overlap_note += ": this is the paper's protocol, not a measure of new faces"
   if arrays.subject.any():
-    people = np.setdiff1d(arrays.subject[train], [""])
-    found += f"; {np.isin(arrays.subject[test], people).sum():,} show a person who is also in training"
-  return dataclasses.replace(arrays, notes=(*arrays.notes, grown, found))
+    train_subjects = np.setdiff1d(arrays.subject[train], [""])
+    overlap_note += f"; {np.isin(arrays.subject[test], train_subjects).sum():,} show a person who is also in training"
+  return dataclasses.replace(arrays, notes=(*arrays.notes, size_note, overlap_note))
 
 
 def _original(arrays: Arrays) -> np.ndarray:
@@ -192,7 +194,7 @@ def _original(arrays: Arrays) -> np.ndarray:
   return np.equal(arrays.origin, np.arange(len(arrays)))
 
 
-def _by_class(arrays: Arrays, before: np.ndarray, after: np.ndarray) -> str:
+def _format_counts(arrays: Arrays, before: np.ndarray, after: np.ndarray) -> str:
   """Formats the number of examples of each class before and after the expansion.
 
   Args:
@@ -200,13 +202,17 @@ def _by_class(arrays: Arrays, before: np.ndarray, after: np.ndarray) -> str:
     before: Rows of the originals, int [n].
     after: Rows of the originals and their copies, int [m].
   """
-  few, many = (np.bincount(arrays.label[rows], minlength=arrays.num_classes) for rows in (before, after))
+  before_counts, after_counts = (
+    np.bincount(arrays.label[rows], minlength=arrays.num_classes) for rows in (before, after)
+  )
   return ", ".join(
-    f"{name} {few[k]:,} x {many[k] // few[k]} = {many[k]:,}" for k, name in enumerate(arrays.class_names) if few[k]
+    f"{name} {before_counts[k]:,} x {after_counts[k] // before_counts[k]} = {after_counts[k]:,}"
+    for k, name in enumerate(arrays.class_names)
+    if before_counts[k]
   )
 
 
-def _images(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion: Expansion) -> np.ndarray:
+def _with_copies(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion: Expansion) -> np.ndarray:
   """Returns the images with their copies appended.
 
   Args:
@@ -218,18 +224,18 @@ def _images(image: np.ndarray, source: np.ndarray, number: np.ndarray, expansion
   Returns:
     Images, uint8 [N + c, H, W, C].
   """
-  whole = np.empty((len(image) + len(source), *image.shape[1:]), np.uint8)
-  whole[: len(image)] = image
+  images = np.empty((len(image) + len(source), *image.shape[1:]), np.uint8)
+  images[: len(image)] = image
   copies = functools.partial(_copies, expansion.augmentation, expansion.seed)
   program = CachedProgram(copies, f"copies {expansion.augmentation} {expansion.seed}", jax.default_backend())
-  for start in range(0, len(source), _AT_ONCE):
+  for start in range(0, len(source), _CHUNK_ROWS):
     # The last chunk repeats the last copy up to _AT_ONCE, because the program has a fixed shape.
-    chunk = np.minimum(np.arange(start, start + _AT_ONCE), len(source) - 1)
-    made = program(image[source[chunk]], source[chunk], number[chunk])
+    chunk = np.minimum(np.arange(start, start + _CHUNK_ROWS), len(source) - 1)
+    copied_images = program(image[source[chunk]], source[chunk], number[chunk])
     # View of the rows of this chunk; shorter than _AT_ONCE in the last one.
-    place = whole[len(image) + start :][:_AT_ONCE]
-    place[:] = np.asarray(made)[: len(place)]
-  return whole
+    chunk_rows = images[len(image) + start :][:_CHUNK_ROWS]
+    chunk_rows[:] = np.asarray(copied_images)[: len(chunk_rows)]
+  return images
 
 
 def _copies(augmentation: Augmentation, seed: int, image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
@@ -249,11 +255,11 @@ def _copies(augmentation: Augmentation, seed: int, image: jax.Array, source: jax
 
   def copy(image: jax.Array, source: jax.Array, number: jax.Array) -> jax.Array:
     # The key depends on the row and on the copy number only, so the batching does not matter.
-    changed = augmentation(image, jax.random.fold_in(jax.random.fold_in(key, source), number))
-    return jnp.round(changed).astype(jnp.uint8)
+    augmented = augmentation(image, jax.random.fold_in(jax.random.fold_in(key, source), number))
+    return jnp.round(augmented).astype(jnp.uint8)
 
   return jax.vmap(copy)(image, source, number)
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _format_names(names: tuple[str, ...]) -> str:
   return ", ".join(name or "empty" for name in names)

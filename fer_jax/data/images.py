@@ -21,13 +21,13 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 """Default maximum number of pixels of an image: more than any camera has; 300 MB in colour."""
 
 # Pillow's image classes by the first bytes of a file. They are used directly, because `Image.open` warns about large
 # images, rejects very large ones before their size can be read, and runs external programs for some formats. A JPEG
 # file with several images (MPO) starts with an ordinary JPEG image.
-_KINDS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+_FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
   (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
   (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
   (re.compile(rb"GIF8[79]a"), GifImageFile),
@@ -39,7 +39,7 @@ _KINDS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
 _UNKNOWN = "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
 _DAMAGED = "not a readable image: damaged or truncated"
 # Modes of Pillow for grey images of 16 bits.
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
+_MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _PILLOW = re.compile(r"PIL\.")
 
 
@@ -47,12 +47,12 @@ class UnreadableImage(Exception):
   """Raised if a file or stream contains no readable image; the text is a short reason without the file name."""
 
 
-def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
   """Reads an image from a file; otherwise as `decode`.
 
   Args:
     path: Path of the file.
-    most_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
+    max_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
 
   Returns:
     Image, uint8 [H, W] if it is grey, [H, W, 3] RGB if it is in colour.
@@ -61,15 +61,15 @@ def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.nda
     UnreadableImage: If the file cannot be read or `decode` rejects its contents.
   """
   try:
-    place = pathlib.Path(path)
+    file_path = pathlib.Path(path)
     # Checked before opening: opening a pipe without a writer blocks forever.
-    kind = place.stat().st_mode
+    kind = file_path.stat().st_mode
     if not stat.S_ISREG(kind):
       if stat.S_ISDIR(kind):
-        may = os.access(place, os.R_OK | os.X_OK)
-        raise UnreadableImage("a folder" if may else "a folder without permission to read it")
+        readable = os.access(file_path, os.R_OK | os.X_OK)
+        raise UnreadableImage("a folder" if readable else "a folder without permission to read it")
       raise UnreadableImage("not a regular file")
-    file = place.open("rb")
+    file = file_path.open("rb")
   except FileNotFoundError:
     raise UnreadableImage("does not exist") from None
   except PermissionError:
@@ -78,10 +78,10 @@ def read(path: str | os.PathLike[str], most_pixels: int = MOST_PIXELS) -> np.nda
     reason = error.strerror if isinstance(error, OSError) else None
     raise UnreadableImage(f"cannot be opened: {reason or 'not a name of a file'}") from None
   with file:
-    return _decode(file, most_pixels)
+    return _decode(file, max_pixels)
 
 
-def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
   """Decodes an image: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP; the first one if there are several frames or pages.
 
   The image is rotated according to its Exif orientation. Transparent pixels become white. 16-bit grey is scaled to 8
@@ -92,7 +92,7 @@ def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
 
   Args:
     data: Contents of a file.
-    most_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
+    max_pixels: Maximum number of pixels; larger images are rejected before they are decoded.
 
   Returns:
     Image, uint8 [H, W] if it is grey, [H, W, 3] RGB if it is in colour.
@@ -101,7 +101,7 @@ def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     UnreadableImage: If the data is empty, not an image, too large, damaged or truncated, or if the pixels are
       floating-point numbers or 32-bit integers, which have no defined black and white.
   """
-  return _decode(io.BytesIO(data), most_pixels)
+  return _decode(io.BytesIO(data), max_pixels)
 
 
 def in_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -139,18 +139,18 @@ def is_plain(data: bytes, channels: int) -> bool:
   """
   image = _open(io.BytesIO(data))
   portable = isinstance(image, BmpImageFile | JpegImageFile | PngImageFile)
-  fits = image.mode == "L" or (image.mode == "RGB" and channels == 3)
+  matches_channels = image.mode == "L" or (image.mode == "RGB" and channels == 3)
   # Pillow also reports 16-bit colour as mode "RGB"; only its tiles contain the raw mode.
   eight_bits = not any(";16" in str(tile[3]) for tile in image.tile)
-  return portable and fits and eight_bits and not image.has_transparency_data and _orientation(image) == 1
+  return portable and matches_channels and eight_bits and not image.has_transparency_data and _orientation(image) == 1
 
 
-def _decode(file: BinaryIO, most_pixels: int) -> np.ndarray:
+def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
   """Decodes an open file; see `decode`."""
   image = _open(file)
   width, height = image.size
-  if width * height > most_pixels:
-    limit = f"{most_pixels / 1e6:g} million" if most_pixels >= 100_000 else str(most_pixels)
+  if width * height > max_pixels:
+    limit = f"{max_pixels / 1e6:g} million" if max_pixels >= 100_000 else str(max_pixels)
     raise UnreadableImage(f"{width}x{height} pixels, above the limit of {limit}")
   try:
     image.load()
@@ -168,7 +168,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
   start = file.read(16)
   if not start:
     raise UnreadableImage("empty (0 bytes)")
-  kind = next((kind for pattern, kind in _KINDS if pattern.match(start)), None)
+  kind = next((kind for pattern, kind in _FORMATS if pattern.match(start)), None)
   if kind is None:
     raise UnreadableImage(_UNKNOWN)
   file.seek(0)
@@ -202,7 +202,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _pixels(image: ImageFile.ImageFile) -> np.ndarray:
   """Returns the pixels of a decoded image, uint8, [H, W] grey or [H, W, 3] RGB."""
-  if image.mode in _DEEP or (image.mode == "I" and image.format == "PPM"):
+  if image.mode in _MODES_16_BIT or (image.mode == "I" and image.format == "PPM"):
     # 0..65535 -> 0..255, rounded: 65535 = 255 * 257.
     return ((np.asarray(image).astype(np.int32) + 128) // 257).astype(np.uint8)
   if image.mode in ("F", "I"):
@@ -210,9 +210,9 @@ def _pixels(image: ImageFile.ImageFile) -> np.ndarray:
     raise UnreadableImage(f"its pixels are {numbers}, for which white is undefined")
   grey = image.mode in ("1", "L", "LA", "La")
   try:
-    flat = _on_white(image.convert("RGBA")) if image.has_transparency_data else image
-    wanted = "L" if grey else "RGB"
-    return np.array(flat if flat.mode == wanted else flat.convert(wanted))
+    opaque = _on_white(image.convert("RGBA")) if image.has_transparency_data else image
+    mode = "L" if grey else "RGB"
+    return np.array(opaque if opaque.mode == mode else opaque.convert(mode))
   except (ValueError, OSError):
     raise UnreadableImage(f"its pixel format is not supported ({image.mode})") from None
 

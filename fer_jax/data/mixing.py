@@ -60,17 +60,17 @@ class Mixing:
     """
     if not self.active:
       return image, target
-    mixed_key, choice_key, share_key, place_key = jax.random.split(key, 4)
-    does_cut = jax.random.bernoulli(choice_key, 0.5) if self.mixup and self.cutmix else jnp.asarray(self.cutmix > 0)
-    alpha = jnp.where(does_cut, self.cutmix, self.mixup)
+    mixed_key, choice_key, share_key, position_key = jax.random.split(key, 4)
+    is_cutmix = jax.random.bernoulli(choice_key, 0.5) if self.mixup and self.cutmix else jnp.asarray(self.cutmix > 0)
+    alpha = jnp.where(is_cutmix, self.cutmix, self.mixup)
     # share: scalar weight of `image`; 1 leaves the image unchanged.
     share = jax.random.beta(share_key, alpha, alpha)
     if self.probability < 1:
       share = jnp.where(jax.random.bernoulli(mixed_key, self.probability), share, 1.0)
     # One formula for both, with a share for each pixel, [H, W]: a constant for a blend; 0 inside and 1 outside a pasted
     # rectangle. The share of the target is the mean over the pixels.
-    left = uncovered(share, jax.random.uniform(place_key, (2,)), *image.shape[:2])
-    shares, share = jnp.where(does_cut, left, share), jnp.where(does_cut, left.mean(), share)
+    uncovered_mask = uncovered(share, jax.random.uniform(position_key, (2,)), *image.shape[:2])
+    shares, share = jnp.where(is_cutmix, uncovered_mask, share), jnp.where(is_cutmix, uncovered_mask.mean(), share)
     return _combined(image, other_image, shares[..., None]), _combined(target, other_target, share)
 
 
@@ -113,10 +113,10 @@ def partners(rows: int, key: jax.Array) -> jax.Array:
 def _inside(length: jax.Array, middle: jax.Array, size: int) -> jax.Array:
   """Returns which positions along an axis are inside an interval centred at `middle`, bool [size]."""
   first = middle - length // 2
-  places = jnp.arange(size)
-  return (places >= first) & (places < first + length)
+  positions = jnp.arange(size)
+  return (positions >= first) & (positions < first + length)
 
 
-def _combined(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-  """Returns share * one + (1 - share) * other, in the dtype of `one`."""
-  return (share * one + (1 - share) * other).astype(one.dtype)
+def _combined(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
+  """Returns share * a + (1 - share) * b, in the dtype of `a`."""
+  return (share * a + (1 - share) * b).astype(a.dtype)

@@ -22,11 +22,11 @@ from fer_jax.data.batch import Batch
 from fer_jax.runtime import provenance
 
 # Number of batches in a stream: more than any run needs, and within the range of every index type in grain.
-_ENDLESS = 2**31 - 1
+_STREAM_LENGTH = 2**31 - 1
 AHEAD_BYTES = 512 * 1024**2
 """Maximum bytes of images that the threads of one iterator decode ahead of the batch in use."""
 # No threads: a batch is made in the thread that requests it.
-_IN_LINE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 
 
 class ShuffledBatches:
@@ -63,7 +63,7 @@ class ShuffledBatches:
     self._permutation = functools.lru_cache(maxsize=4)(functools.partial(_permutation, seed, len(self._rows)))
 
   def __len__(self) -> int:
-    return _ENDLESS
+    return _STREAM_LENGTH
 
   def __getitem__(self, k: SupportsIndex) -> Batch:
     start = int(k) * self._batch_size
@@ -80,12 +80,12 @@ class ShuffledBatches:
     """Returns the rows `start` to `stop` of the stream, as positions in the split, int32 [stop - start]."""
     epoch, offset = divmod(start, len(self._rows))
     length = stop - start
-    piece = self._permutation(epoch)[offset : offset + length]
+    rows = self._permutation(epoch)[offset : offset + length]
     # A batch can extend over the end of an epoch, or over several epochs of a small split.
-    while len(piece) < length:
+    while len(rows) < length:
       epoch += 1
-      piece = np.concatenate([piece, self._permutation(epoch)[: length - len(piece)]])
-    return piece
+      rows = np.concatenate([rows, self._permutation(epoch)[: length - len(rows)]])
+    return rows
 
 
 class Gather:
@@ -189,10 +189,10 @@ def _read_options(batch_bytes: int, threads: int | None = None) -> grain.ReadOpt
   """Returns the number of threads and of batches made ahead; `batch_bytes` is 0 for a dataset in memory."""
   threads = (provenance.cores() if batch_bytes else 0) if threads is None else threads
   if not threads:
-    return _IN_LINE
+    return _NO_THREADS
   # Two batches per thread within the limit of AHEAD_BYTES, but at least two.
-  ahead = max(2, min(2 * threads, AHEAD_BYTES // max(1, batch_bytes)))
-  return grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
+  prefetched = max(2, min(2 * threads, AHEAD_BYTES // max(1, batch_bytes)))
+  return grain.ReadOptions(num_threads=min(threads, prefetched), prefetch_buffer_size=prefetched)
 
 
 def _image_bytes(arrays: Arrays, rows: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 _RECORDS_AT_ONCE = 1024  # encoded
-_PICTURES_AT_ONCE = 256  # decoded
+_IMAGES_AT_ONCE = 256  # decoded
 _UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, UnreadableImage)
 
 
@@ -68,8 +68,8 @@ class Records:
 
   def __iter__(self) -> Iterator[np.ndarray]:
     """Yields the images in order, decoding _PICTURES_AT_ONCE at a time."""
-    for start in range(0, len(self), _PICTURES_AT_ONCE):
-      yield from self[start : start + _PICTURES_AT_ONCE]
+    for start in range(0, len(self), _IMAGES_AT_ONCE):
+      yield from self[start : start + _IMAGES_AT_ONCE]
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     """Raises TypeError, because all images at once may not fit into memory."""
@@ -80,14 +80,16 @@ class Records:
     image = np.empty((len(rows), *self.shape[1:]), np.uint8)
     # Read in the order of the files, stored in the requested order.
     order = np.argsort(rows, kind="stable")
-    for place, row, encoded in zip(order.tolist(), rows[order].tolist(), self._shards.read(rows[order]), strict=True):
+    for position, row, encoded in zip(
+      order.tolist(), rows[order].tolist(), self._shards.read(rows[order]), strict=True
+    ):
       if zlib.crc32(encoded) != self._checksum[row]:
         raise self._shards.damaged(row, "its checksum differs from when the dataset was first read")
       try:
         pixels = in_channels(decode(encoded), self.shape[3])
       except UnreadableImage as error:
         raise self._shards.damaged(row, str(error)) from error
-      image[place] = resize(pixels, *self.shape[1:3]).reshape(self.shape[1:])
+      image[position] = resize(pixels, *self.shape[1:3]).reshape(self.shape[1:])
     return image
 
 
@@ -104,9 +106,9 @@ class Shards:
   """
 
   def __init__(self, builder: "tfds.core.DatasetBuilder", splits: Sequence[str]):
-    self._files = [each for split in splits for each in builder.info.splits[split].file_instructions]
+    self._files = [instruction for split in splits for instruction in builder.info.splits[split].file_instructions]
     # First row of each file and, as the last entry, the number of rows, int64 [files + 1].
-    self._first = np.cumsum([0, *(each.take for each in self._files)])
+    self._first = np.cumsum([0, *(instruction.take for instruction in self._files)])
     self._readers: dict[int, Any] = {}
     self._opening = threading.Lock()
 
@@ -116,7 +118,7 @@ class Shards:
   def sizes(self) -> dict[str, int]:
     """Returns the size of each file in bytes, by name; raises UserError if a file is missing."""
     try:
-      paths = [pathlib.Path(each.filename) for each in self._files]
+      paths = [pathlib.Path(instruction.filename) for instruction in self._files]
       return {path.name: path.stat().st_size for path in paths}
     except OSError as error:
       raise UserError(f"{error.filename}: {error.strerror}; run fer_jax.apps.prepare with --overwrite") from error
@@ -145,8 +147,8 @@ class Shards:
     # All records of a file in one call and in the calling thread: array_record's data source starts a thread per file.
     numbers = self._number(rows)
     for number in np.unique(numbers).tolist():
-      of_file = rows[numbers == number]
-      for row, record in zip(of_file.tolist(), self._records(number, of_file), strict=True):
+      file_rows = rows[numbers == number]
+      for row, record in zip(file_rows.tolist(), self._records(number, file_rows), strict=True):
         if not record:  # the only sign that a file is truncated
           raise self.damaged(row, "the record is missing")
         yield _example(record)
@@ -264,8 +266,8 @@ def _read_columns(shards: Shards) -> dict[str, np.ndarray]:
   group: list[bytes] = []
   ids: dict[bytes, int] = {}
   names: dict[bytes, str] = {}  # one str object per person, shared by all rows of the person
-  bar = tfds_utils.tqdm(shards.examples(), total=total, desc="Reading columns", unit=" records", leave=False)
-  for row, example in enumerate(bar):
+  progress = tfds_utils.tqdm(shards.examples(), total=total, desc="Reading columns", unit=" records", leave=False)
+  for row, example in enumerate(progress):
     encoded = example["image"].bytes_list.value[0]
     label[row] = example["label"].int64_list.value[0]
     checksum[row] = zlib.crc32(encoded)

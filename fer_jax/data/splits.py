@@ -52,11 +52,9 @@ class Folds:
 
   def save(self, path: Path) -> None:
     """Writes the folds to a JSON file, atomically; raises UserError if it cannot be written."""
-    values = (
-      *(self.by, self.count, self.seed, len(self.number), self.digest, self.class_names),
-      *(self.number.tolist(), self.notes),
-    )
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in zip(_KEYS, values, strict=True))
+    content: dict[str, Any] = {"by": self.by, "count": self.count, "seed": self.seed, "examples": len(self.number)}
+    content |= {"digest": self.digest, "classes": self.class_names, "fold": self.number.tolist(), "notes": self.notes}
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
     part = path.with_name(f"{path.name}.part")
     try:
       part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -121,12 +119,14 @@ def load_folds(path: Path, arrays: Arrays) -> Folds:
   except ValueError:
     content = None
   _check_content(path, content)
-  theirs = (content["examples"], content["classes"], content["digest"])
-  ours = (len(arrays), list(arrays.class_names), _digest(arrays))
-  for what, there, here in zip(("examples", "classes", "labels or subjects"), theirs, ours, strict=True):
-    if there != here:
-      figures = "" if what == "labels or subjects" else f": {there} in the file, {here} here"
-      raise UserError(f"{path} has folds of another dataset: the {what} differ{figures}; expected folds of this one")
+  for name, found, expected in (
+    ("examples", content["examples"], len(arrays)),
+    ("classes", content["classes"], list(arrays.class_names)),
+    ("labels or subjects", content["digest"], _digest(arrays)),
+  ):
+    if found != expected:
+      figures = "" if name == "labels or subjects" else f": {found} in the file, {expected} here"
+      raise UserError(f"{path} has folds of another dataset: the {name} differ{figures}; expected folds of this one")
   number, by = np.array(content["fold"], np.int32), content["by"]
   unit = _units(arrays, by)
   # More distinct (subject, fold) pairs than subjects: a subject is in two folds.
@@ -235,10 +235,10 @@ def _units(arrays: Arrays, by: str) -> np.ndarray:
     return np.unique(joined, return_inverse=True)[1].astype(np.int32)
   unnamed = int(np.sum(arrays.subject == ""))
   if unnamed:
-    whom = (
+    problem = (
       "names no subjects" if unnamed == len(arrays) else f"names no subject for {unnamed} of {len(arrays)} examples"
     )
-    raise UserError(f"config.folds.by={by!r}: the dataset {whom}; use 'images' or 'groups'")
+    raise UserError(f"config.folds.by={by!r}: the dataset {problem}; use 'images' or 'groups'")
   return np.unique(arrays.subject, return_inverse=True)[1].astype(np.int32)
 
 
@@ -327,9 +327,9 @@ def _hold_out(label: np.ndarray, unit: np.ndarray, share: float, rng: np.random.
       continue
     # No unit of this class was chosen: add the smallest one whose classes all have another unit in training.
     spare = (counts[~chosen] > 0).sum(axis=0) > 1
-    able = [u for u in holders if spare[counts[u] > 0].all()]
-    if able:
-      chosen[min(able, key=lambda u: counts[u].sum())] = True
+    candidates = [u for u in holders if spare[counts[u] > 0].all()]
+    if candidates:
+      chosen[min(candidates, key=lambda u: counts[u].sum())] = True
   return chosen[shuffle[member]]
 
 
@@ -379,14 +379,14 @@ def _digest(arrays: Arrays) -> str:
 def _check_content(path: Path, content: Any) -> None:
   """Raises UserError unless the content of a file is a set of folds, of any dataset."""
 
-  def fail(what: str) -> UserError:
-    return UserError(f"{path}: {what}; expected a splits.json written by a run")
+  def fail(fault: str) -> UserError:
+    return UserError(f"{path}: {fault}; expected a splits.json written by a run")
 
   if not isinstance(content, dict):
     raise fail("not JSON, or not a set of folds")
-  absent = [key for key in _KEYS if key not in content]
-  if absent:
-    raise fail(f"{absent[0]!r} is missing")
+  missing = [key for key in _KEYS if key not in content]
+  if missing:
+    raise fail(f"{missing[0]!r} is missing")
   fold, count = content["fold"], content["count"]
   if content["by"] not in list(UNITS):
     raise fail(f"by={content['by']!r} is not one of {', '.join(UNITS)}")

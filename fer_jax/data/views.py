@@ -37,7 +37,7 @@ TEN_CROP = tuple(
 PROTOCOLS = {"single": 1, "flip": 2, "ten_crop": 10}
 
 
-def seen_as(image: jax.Array, number: jax.Array, margin: int) -> jax.Array:
+def apply_view(image: jax.Array, number: jax.Array, margin: int) -> jax.Array:
   """Returns a view of an image.
 
   Args:
@@ -49,6 +49,6 @@ def seen_as(image: jax.Array, number: jax.Array, margin: int) -> jax.Array:
     View, in the shape and dtype of the image.
   """
   # int32 [3]: down, right, mirrored. A table lookup, because `number` is traced.
-  views = jnp.array(TEN_CROP, jnp.int32)[number]
-  image = jnp.where(views[2] == 1, image[:, ::-1], image)
-  return shifted(image, margin * views[:2], margin)
+  view = jnp.array(TEN_CROP, jnp.int32)[number]
+  image = jnp.where(view[2] == 1, image[:, ::-1], image)
+  return shifted(image, margin * view[:2], margin)

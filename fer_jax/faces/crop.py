@@ -18,7 +18,7 @@ def crop_face(image: np.ndarray, box: Box, size: int, margin: float = 0.2) -> np
   Returns:
     Square, uint8 [size, size] or [size, size, C]; outside the image, the border is repeated.
   """
-  return _cut(image, *face_square(box, margin), size)
+  return _crop(image, *face_square(box, margin), size)
 
 
 def face_square(box: Box, margin: float) -> tuple[int, int, int]:
@@ -32,7 +32,7 @@ def face_square(box: Box, margin: float) -> tuple[int, int, int]:
     Left edge, top edge and side in pixels.
   """
   side = max(box.width, box.height) * (1 + margin)
-  return _square(box.x + box.width / 2, box.y + box.height / 2, side)
+  return _rounded_square(box.x + box.width / 2, box.y + box.height / 2, side)
 
 
 def crop_square(image: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:
@@ -48,25 +48,25 @@ def crop_square(image: np.ndarray, x: float, y: float, side: float, size: int) -
   Returns:
     Square, uint8 [size, size] or [size, size, C]; outside the image, the border is repeated.
   """
-  return _cut(image, *_square(x, y, side), size)
+  return _crop(image, *_rounded_square(x, y, side), size)
 
 
-def _square(x: float, y: float, side: float) -> tuple[int, int, int]:
+def _rounded_square(x: float, y: float, side: float) -> tuple[int, int, int]:
   """Rounds a square with centre (x, y) to whole pixels; returns its left edge, top edge and side."""
   pixels = max(1, round(side))
   return round(x - pixels / 2), round(y - pixels / 2), pixels
 
 
-def _cut(image: np.ndarray, left: int, top: int, pixels: int, size: int) -> np.ndarray:
+def _crop(image: np.ndarray, left: int, top: int, pixels: int, size: int) -> np.ndarray:
   """Cuts out a square, repeating the border outside the image, and resizes it to `size`."""
   height, width = image.shape[:2]
   # Number of pixels by which the square extends over each edge.
-  before, above = max(0, -left), max(0, -top)
-  after, below = max(0, left + pixels - width), max(0, top + pixels - height)
-  if before or above or after or below:
-    image = cv2.copyMakeBorder(image, above, below, before, after, cv2.BORDER_REPLICATE)
+  pad_left, pad_top = max(0, -left), max(0, -top)
+  pad_right, pad_bottom = max(0, left + pixels - width), max(0, top + pixels - height)
+  if pad_left or pad_top or pad_right or pad_bottom:
+    image = cv2.copyMakeBorder(image, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_REPLICATE)
   # The border moves the origin by (above, before).
-  return resize(image[top + above :, left + before :][:pixels, :pixels], size, size)
+  return resize(image[top + pad_top :, left + pad_left :][:pixels, :pixels], size, size)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

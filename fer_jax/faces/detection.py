@@ -15,7 +15,7 @@ _FRONTAL = "haarcascade_frontalface_alt2.xml"
 _PROFILE = "haarcascade_profileface.xml"
 _YUNET = "face_detection_yunet_2023mar.onnx of https://github.com/opencv/opencv_zoo"
 _CASCADES = threading.local()
-_MOST_COVERED = 1 / 3  # maximum share of a box that a larger one may cover
+_MAX_COVERED = 1 / 3  # maximum share of a box that a larger one may cover
 
 
 class Box(NamedTuple):
@@ -89,7 +89,7 @@ class HaarDetector:
       mirrored = self._find(_PROFILE, np.ascontiguousarray(grey[:, ::-1]))
       boxes = self._find(_PROFILE, grey) + [box._replace(x=width - box.x - box.width) for box in mirrored]
     # Back to pixels of the original image.
-    return _apart(
+    return _remove_covered(
       _largest_first(
         Box(box.x / scale, box.y / scale, box.width / scale, box.height / scale, box.score) for box in boxes
       )
@@ -98,10 +98,10 @@ class HaarDetector:
   def _find(self, cascade: str, grey: np.ndarray) -> list[Box]:
     """Returns the boxes that a cascade finds in a grey image, uint8 [h, w], in its pixels."""
     side = max(1, round(self._smallest_face * min(grey.shape)))
-    places, _, scores = _cascade(cascade).detectMultiScale3(
+    rectangles, _, scores = _cascade(cascade).detectMultiScale3(
       grey, scaleFactor=self._scale_factor, minNeighbors=3, minSize=(side, side), outputRejectLevels=True
     )
-    found = zip(places, np.ravel(scores), strict=True)
+    found = zip(rectangles, np.ravel(scores), strict=True)
     return [
       Box(float(x), float(y), float(width), float(height), float(score)) for (x, y, width, height), score in found
     ]
@@ -123,14 +123,14 @@ class YuNetDetector:
 
   def __init__(self, model: str | pathlib.Path, threshold: float = 0.6):
     path = pathlib.Path(os.path.expanduser(model))
-    where = f"expected {_YUNET}"
+    expected = f"expected {_YUNET}"
     if not path.is_file():
-      raise UserError(f"YuNet model {path} does not exist; {where}")
+      raise UserError(f"YuNet model {path} does not exist; {expected}")
     self._lock = threading.Lock()  # The input size is state of the network: set it and detect without interruption.
     try:
       self._network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold)
     except cv2.error:
-      raise UserError(f"{path} is not a model that OpenCV can read; {where}: download it again") from None
+      raise UserError(f"{path} is not a model that OpenCV can read; {expected}: download it again") from None
 
   def __call__(self, image: np.ndarray) -> list[Box]:
     """Returns the faces in an image, largest first.
@@ -153,19 +153,19 @@ def _largest_first(boxes: Iterable[Box]) -> list[Box]:
   return sorted(boxes, key=lambda box: (-box.width * box.height, -box.score, box.x, box.y))
 
 
-def _apart(boxes: Iterable[Box]) -> list[Box]:
+def _remove_covered(boxes: Iterable[Box]) -> list[Box]:
   """Removes boxes that an earlier box covers by more than _MOST_COVERED.
 
   Examples are a profile that is found from both sides, and a mouth that is detected as a face.
   """
-  kept: list[Box] = []
+  remaining: list[Box] = []
   for box in boxes:
-    if all(_covered(box, other) <= _MOST_COVERED for other in kept):
-      kept.append(box)
-  return kept
+    if all(_covered_share(box, other) <= _MAX_COVERED for other in remaining):
+      remaining.append(box)
+  return remaining
 
 
-def _covered(box: Box, other: Box) -> float:
+def _covered_share(box: Box, other: Box) -> float:
   """Returns the share of a box that is covered by another one."""
   # Width and height of the intersection; negative if the boxes are disjoint.
   width = min(box.x + box.width, other.x + other.width) - max(box.x, other.x)

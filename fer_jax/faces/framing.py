@@ -10,7 +10,7 @@ from fer_jax.faces.detection import Detector
 # Side of the smallest face as a share of a photograph's shorter side. People are close to the camera in these datasets,
 # so smaller detections are not faces.
 SMALLEST_FACE = 0.3
-_NAMED_AT_MOST = 5  # number of files without a face that are named in the note
+_MAX_NAMED = 5  # number of files without a face that are named in the note
 
 
 class Framing:
@@ -25,7 +25,7 @@ class Framing:
 
   def __init__(self, size: int, fixed_squares: Mapping[str, Sequence[float]], detector: Detector | None):
     self._size, self._fixed_squares, self._detector = size, fixed_squares, detector
-    self._seen, self._faceless = 0, list[str]()
+    self._count, self._faceless = 0, list[str]()
 
   def __call__(self, image: np.ndarray, subject: str, file: str) -> np.ndarray:
     """Returns the face in a photograph: the largest one found by the detector, or the fixed square if it finds none.
@@ -38,14 +38,14 @@ class Framing:
     Returns:
       Face, uint8 [size, size] or [size, size, C].
     """
-    self._seen += 1
+    self._count += 1
     if self._detector is not None:
       boxes = self._detector(image)
       if boxes:
         return crop_face(image, boxes[0], self._size)
       self._faceless.append(file)
     # The first prefix that matches, in the order of the mapping.
-    x, y, side = next(square for beginning, square in self._fixed_squares.items() if subject.startswith(beginning))
+    x, y, side = next(square for prefix, square in self._fixed_squares.items() if subject.startswith(prefix))
     height, width = image.shape[:2]
     return crop_square(image, x * width, y * height, side * min(height, width), self._size)
 
@@ -53,6 +53,6 @@ class Framing:
     """Returns a note with the number of photographs without a detected face and the first file names, or ()."""
     if not self._faceless:
       return ()
-    more = len(self._faceless) - _NAMED_AT_MOST
-    names = ", ".join(self._faceless[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-    return (f"no face was found in {len(self._faceless)} of {self._seen} images: fixed square used instead ({names})",)
+    more = len(self._faceless) - _MAX_NAMED
+    names = ", ".join(self._faceless[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return (f"no face was found in {len(self._faceless)} of {self._count} images: fixed square used instead ({names})",)

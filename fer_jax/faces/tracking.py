@@ -10,10 +10,10 @@ from fer_jax.faces.detection import Box
 
 @dataclasses.dataclass
 class _Track:
-  """Last box of a track and the time in seconds at which it was seen."""
+  """Last box of a track and the time in seconds of its last detection."""
 
   box: Box
-  seen: float
+  last_seen: float
 
 
 class Tracker:
@@ -51,23 +51,25 @@ class Tracker:
         tracks.
       boxes: Boxes of the faces in the frame.
     """
-    self._tracks = {number: track for number, track in self._tracks.items() if abs(time - track.seen) <= self._patience}
-    self._smoothed = {number: kept for number, kept in self._smoothed.items() if number in self._tracks}
+    self._tracks = {
+      number: track for number, track in self._tracks.items() if abs(time - track.last_seen) <= self._patience
+    }
+    self._smoothed = {number: state for number, state in self._smoothed.items() if number in self._tracks}
     # Negative overlap: the largest first; ties in the order of track and box.
     pairs = sorted(
-      (-_overlap(track.box, box), number, place)
+      (-_overlap(track.box, box), number, index)
       for number, track in self._tracks.items()
-      for place, box in enumerate(boxes)
+      for index, box in enumerate(boxes)
     )
-    number_at: dict[int, int] = {}
-    for negative, number, place in pairs:
-      if -negative >= self._least_overlap and place not in number_at and number not in number_at.values():
-        number_at[place] = number
-    for place, box in enumerate(boxes):
-      if place not in number_at:
-        number_at[place], self._next = self._next, self._next + 1
-      self._tracks[number_at[place]] = _Track(box, time)
-    return [number_at[place] for place in range(len(boxes))]
+    numbers: dict[int, int] = {}
+    for negative, number, index in pairs:
+      if -negative >= self._least_overlap and index not in numbers and number not in numbers.values():
+        numbers[index] = number
+    for index, box in enumerate(boxes):
+      if index not in numbers:
+        numbers[index], self._next = self._next, self._next + 1
+      self._tracks[numbers[index]] = _Track(box, time)
+    return [numbers[index] for index in range(len(boxes))]
 
   def smooth(self, track: int, time: float, probability: np.ndarray) -> np.ndarray:
     """Returns the exponential moving average of a face's predictions; the first call returns its argument.
@@ -85,9 +87,9 @@ class Tracker:
     if track not in self._smoothed or self._half_life == 0:
       self._smoothed[track] = (time, np.array(probability))
       return np.array(probability)
-    before, old = self._smoothed[track]
-    weight = 0.5 ** (max(0.0, time - before) / self._half_life)
-    new = (weight * old + (1 - weight) * probability).astype(old.dtype)
+    previous_time, previous = self._smoothed[track]
+    weight = 0.5 ** (max(0.0, time - previous_time) / self._half_life)
+    new = (weight * previous + (1 - weight) * probability).astype(previous.dtype)
     self._smoothed[track] = (time, new)
     # A copy, because the caller may modify it.
     return new.copy()

@@ -16,8 +16,8 @@ from fer_jax.data.images import UnreadableImage
 # OpenCV reads this once, when it opens the first video; -8 is FFmpeg's log level "quiet".
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_USUAL_RATE = 30.0  # frames per second, if the source reports none
-_LARGEST_RATE = 1000.0  # frames per second; larger reported values are invalid
+_DEFAULT_RATE = 30.0  # frames per second, if the source reports none
+_MAX_RATE = 1000.0  # frames per second; larger reported values are invalid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Video:
         else "not a readable video: it has no frames"
       )
     rate, length = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    self.frames_per_second = rate if 0 < rate <= _LARGEST_RATE else _USUAL_RATE
+    self.frames_per_second = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
     self.length = round(length) if length > 0 and not self._is_camera else None
 
   def __enter__(self) -> "Video":
@@ -80,10 +80,10 @@ class Video:
     self.close()
 
   def __iter__(self) -> Iterator[Frame]:
-    found, image, number, before = True, self._first, 0, -math.inf
+    found, image, number, previous = True, self._first, 0, -math.inf
     while found:
-      before = self._time(number, before)
-      yield Frame(number, before, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+      previous = self._time(number, previous)
+      yield Frame(number, previous, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
       found, image = self._capture.read()
       number += 1
     # A file ends here; a camera ends only when it was closed.
@@ -94,15 +94,15 @@ class Video:
     """Closes the file or the camera, which also ends the iteration."""
     self._capture.release()
 
-  def _time(self, number: int, before: float) -> float:
-    """Returns the time of the newest frame in seconds, later than `before`."""
+  def _time(self, number: int, previous: float) -> float:
+    """Returns the time of the newest frame in seconds, later than `previous`."""
     if self._is_camera:
       return time.monotonic() - self._opened
-    told = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    if math.isfinite(told) and told >= 0 and told > before:
-      return told
+    timestamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    if math.isfinite(timestamp) and timestamp >= 0 and timestamp > previous:
+      return timestamp
     # Without a valid timestamp in the file, the time follows from the frame rate.
-    return number / self.frames_per_second if before < 0 else before + 1 / self.frames_per_second
+    return number / self.frames_per_second if previous < 0 else previous + 1 / self.frames_per_second
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:

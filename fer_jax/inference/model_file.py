@@ -26,13 +26,13 @@ from fer_jax.runtime.errors import UserError
 SUFFIX = ".safetensors"
 DEFAULT = Path(__file__).with_name(f"fer2013{SUFFIX}")  # the network shipped with the package
 BITS = (8, 16, 32)
-_FORM = "fer_jax model 1"
+_FORMAT = "fer_jax model 1"
 _SCALE = ".scale"
 _COLLECTIONS = ("params", "stats")
 _DESCRIPTION, _LAYERS, _DIGEST = "description", "layers", "sha256"
 
 
-class Model(NamedTuple):
+class StoredModel(NamedTuple):
   """A trained network.
 
   Attributes:
@@ -52,7 +52,7 @@ def is_model_file(path: Path) -> bool:
   return path.suffix == SUFFIX and path.is_file() and "form" in _header(path)
 
 
-def write(path: Path, model: Model, bits: int = 32) -> None:
+def write(path: Path, model: StoredModel, bits: int = 32) -> None:
   """Writes a trained network.
 
   Args:
@@ -71,12 +71,12 @@ def write(path: Path, model: Model, bits: int = 32) -> None:
       tensors[name], tensors[name + _SCALE] = np.asarray(value.values), np.asarray(value.scale)
     else:
       tensors[name] = np.asarray(value)
-  texts = {_DESCRIPTION: json.dumps(model.description), _LAYERS: json.dumps(list(model.params))}
-  header = {"form": _FORM, **texts, _DIGEST: _digest(tensors)}
+  json_fields = {_DESCRIPTION: json.dumps(model.description), _LAYERS: json.dumps(list(model.params))}
+  header = {"form": _FORMAT, **json_fields, _DIGEST: _digest(tensors)}
   path.write_bytes(safetensors.numpy.save(tensors, header))
 
 
-def read(path: Path) -> Model:
+def read(path: Path) -> StoredModel:
   """Reads a file written by `write`; every array is returned as float32.
 
   Raises:
@@ -86,9 +86,9 @@ def read(path: Path) -> Model:
     raise UserError(f"{path}: no such file, although it is part of the package; install fer_jax again")
   arrays = weights_file.read(path)
   header = _header(path)
-  if header.get("form") != _FORM:
+  if header.get("form") != _FORMAT:
     raise UserError(
-      f"{path}: not a trained network of fer_jax; expected the header {_FORM!r}; weights from other programs can "
+      f"{path}: not a trained network of fer_jax; expected the header {_FORMAT!r}; weights from other programs can "
       "only be loaded with config.pretrained.path"
     )
   if header.get(_DIGEST) != _digest(arrays):
@@ -102,9 +102,10 @@ def read(path: Path) -> Model:
   restored = jax.tree.map(np.asarray, dequantize(unflatten_dict(tree, sep="/")))
   # A layer without parameters or statistics has no array in the file: restore it as an empty dict.
   params, stats = (
-    {layer: restored.get(of, {}).get(layer, {}) for layer in json.loads(header[_LAYERS])} for of in _COLLECTIONS
+    {layer: restored.get(collection, {}).get(layer, {}) for layer in json.loads(header[_LAYERS])}
+    for collection in _COLLECTIONS
   )
-  return Model(params, stats, json.loads(header[_DESCRIPTION]))
+  return StoredModel(params, stats, json.loads(header[_DESCRIPTION]))
 
 
 def _advice(path: Path) -> str:

@@ -56,7 +56,7 @@ class Predictor:
   """Detects the faces in images and classifies their expressions.
 
   Args:
-    classifier: Trained network.
+    model: Trained network.
     detector: Face detector that returns the largest face first; None treats each whole image as one face.
     views: Test-time augmentation, one of VIEWS: "single" for none, or "flip" to average over each face and its mirror
       image.
@@ -65,10 +65,10 @@ class Predictor:
     ValueError: `views` is not one of VIEWS.
   """
 
-  def __init__(self, classifier: TrainedModel, detector: Detector | None, views: str = "single"):
+  def __init__(self, model: TrainedModel, detector: Detector | None, views: str = "single"):
     if views not in VIEWS:
       raise ValueError(f"views={views!r}: expected one of {', '.join(VIEWS)}")
-    self.classifier, self.detector, self.views = classifier, detector, views
+    self.model, self.detector, self.views = model, detector, views
 
   def find(self, image: np.ndarray) -> list[Box]:
     """Returns the boxes of the faces in an image, the largest first.
@@ -90,13 +90,13 @@ class Predictor:
       box: Box of the face, from `find`.
 
     Returns:
-      Face, uint8 array of shape [h, w, C] as in the classifier's `shape`.
+      Face, uint8 array of shape [h, w, C] as in the model's `shape`.
     """
-    height, width, _ = self.classifier.shape
+    height, width, _ = self.model.shape
     image = self._in_channels(image)
     if self.detector is not None:
-      image = crop_face(image, box, max(height, width), self.classifier.margin)
-    return resize(image, height, width).reshape(self.classifier.shape)
+      image = crop_face(image, box, max(height, width), self.model.margin)
+    return resize(image, height, width).reshape(self.model.shape)
 
   def predict(self, images: Sequence[Image], batch_size: int = LARGEST_BATCH) -> Prediction:
     """Detects and classifies the faces in images.
@@ -119,16 +119,16 @@ class Predictor:
     if isinstance(images, str | os.PathLike):
       raise ValueError(f"images is one path, {images!r:.60}: expected a sequence; pass [image]")
     found, faces = [], []
-    for number, image in enumerate(map(_opened, images)):
+    for index, image in enumerate(map(_read_pixels, images)):
       boxes = self.find(image)
-      found += [(number, box) for box in boxes]
+      found += [(index, box) for box in boxes]
       faces += [self.cut(image, box) for box in boxes]
     return Prediction(
-      image_index=np.array([number for number, _ in found], np.int32),
+      image_index=np.array([index for index, _ in found], np.int32),
       box=np.array([box[:4] for _, box in found], np.float32).reshape(-1, 4),
       score=np.array([box.score for _, box in found], np.float32),
-      probability=self.probability(stacked(faces, self.classifier.shape), batch_size),
-      class_names=self.classifier.class_names,
+      probability=self.probability(stack_faces(faces, self.model.shape), batch_size),
+      class_names=self.model.class_names,
     )
 
   def probability(self, faces: np.ndarray, batch_size: int = LARGEST_BATCH) -> np.ndarray:
@@ -141,13 +141,13 @@ class Predictor:
     Returns:
       Probabilities, float32 array of shape [F, K].
     """
-    return self.classifier.probability(faces, batch_size, self.views)
+    return self.model.probability(faces, batch_size, self.views)
 
   def _in_channels(self, image: np.ndarray) -> np.ndarray:
-    return in_channels(image, self.classifier.shape[2])
+    return in_channels(image, self.model.shape[2])
 
 
-def load(
+def load_predictor(
   path: str | os.PathLike[str] | None = None,
   *,
   face: str = "auto",
@@ -157,7 +157,7 @@ def load(
   """Loads the trained network of a finished run together with a face detector.
 
   Args:
-    path: Folder of the run, or file of a network; see `classifier.load`. None loads the network shipped with the
+    path: Folder of the run, or file of a network; see `trained_model.load`. None loads the network shipped with the
       package.
     face: Face localisation: "detector" detects faces; "whole" treats each image as one cropped face; "auto" is
       "whole" if the network was trained on uncropped photographs, else "detector".
@@ -173,28 +173,28 @@ def load(
   """
   if face not in FACES:
     raise ValueError(f"face={face!r}: expected one of {', '.join(FACES)}")
-  found = trained_model.load(path)
+  model = trained_model.load(path)
   if face == "auto":
-    face = "whole" if found.crop == "none" else "detector"
-  return Predictor(found, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE), views)
+    face = "whole" if model.crop == "none" else "detector"
+  return Predictor(model, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE), views)
 
 
-def stacked(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+def stack_faces(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
   """Returns faces, uint8 [h, w, C] each, as one array [N, h, w, C]; N may be 0."""
   return np.stack(faces) if faces else np.zeros((0, *shape), np.uint8)
 
 
-def _opened(image: Image) -> np.ndarray:
+def _read_pixels(image: Image) -> np.ndarray:
   """Returns the pixels of an image that is given as an array or as the path of its file."""
   if not isinstance(image, str | os.PathLike):
-    return checked(image)
+    return check_image(image)
   try:
-    return images.read(image)
+    return images.read_image(image)
   except UnreadableImage as error:
     raise UserError(f"{os.fspath(image)}: {error}; expected an image file") from None
 
 
-def checked(image: np.ndarray) -> np.ndarray:
+def check_image(image: np.ndarray) -> np.ndarray:
   """Returns an image unchanged; raises ValueError unless it is uint8 [H, W] or [H, W, 3] and not empty."""
   if not isinstance(image, np.ndarray):
     raise ValueError(f"an image is {image!r:.60}: expected uint8 [H, W] grey or [H, W, 3] RGB, or the path of a file")

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-SMALLEST = 1024  # minimum number of elements of a large kernel; smaller kernels are unchanged
-_LARGEST = 127  # largest int8 magnitude; -128 is unused, which keeps the range symmetric
+MIN_SIZE = 1024  # minimum number of elements of a large kernel; smaller kernels are unchanged
+_MAX_INT8 = 127  # largest int8 magnitude; -128 is unused, which keeps the range symmetric
 
 
 class Quantized(NamedTuple):
@@ -33,34 +33,34 @@ class Quantized(NamedTuple):
   scale: jax.Array
 
 
-def quantize(params: Any, smallest: int = SMALLEST) -> Any:
+def quantize(params: Any, min_size: int = MIN_SIZE) -> Any:
   """Rounds every large kernel to int8 with one scale per output channel; no weight changes by more than scale / 2.
 
   Quantization is symmetric, so zero stays zero. A channel with a non-finite number becomes NaN.
 
   Args:
-    params: Pytree of arrays. Large kernels are floating-point arrays with two or more axes and at least `smallest`
+    params: Pytree of arrays. Large kernels are floating-point arrays with two or more axes and at least `min_size`
       numbers.
-    smallest: Minimum number of elements of a large kernel.
+    min_size: Minimum number of elements of a large kernel.
 
   Returns:
     Tree of the same structure with a `Quantized` in place of each large kernel.
   """
-  return _of_large_kernels(_quantized, params, smallest)
+  return _map_large_kernels(_quantize_kernel, params, min_size)
 
 
-def cast(params: Any, dtype: Any = jnp.bfloat16, smallest: int = SMALLEST) -> Any:
+def cast(params: Any, dtype: Any = jnp.bfloat16, min_size: int = MIN_SIZE) -> Any:
   """Stores every large kernel in a shorter floating-point dtype.
 
   Args:
     params: Pytree of arrays; large kernels are defined as in `quantize`.
     dtype: Floating-point dtype of the stored kernels.
-    smallest: Minimum number of elements of a large kernel.
+    min_size: Minimum number of elements of a large kernel.
 
   Returns:
     Tree of the same structure with each large kernel in `dtype`.
   """
-  return _of_large_kernels(lambda kernel: kernel.astype(dtype), params, smallest)
+  return _map_large_kernels(lambda kernel: kernel.astype(dtype), params, min_size)
 
 
 def dequantize(weights: Any, dtype: Any = jnp.float32) -> Any:
@@ -74,33 +74,33 @@ def dequantize(weights: Any, dtype: Any = jnp.float32) -> Any:
     Pytree of arrays.
   """
 
-  def restored(leaf: Any) -> Any:
+  def restore(leaf: Any) -> Any:
     if isinstance(leaf, Quantized):
       return (leaf.values.astype(jnp.float32) * leaf.scale).astype(dtype)
     return leaf.astype(dtype) if leaf.dtype in (jnp.bfloat16, jnp.float16) else leaf
 
   # A `Quantized` is a NamedTuple and thus a subtree: treat it as one leaf.
-  return jax.tree.map(restored, weights, is_leaf=lambda leaf: isinstance(leaf, Quantized))
+  return jax.tree.map(restore, weights, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
-def bytes_of(weights: Any) -> int:
+def num_bytes(weights: Any) -> int:
   """Returns the number of bytes of a tree's arrays, scales included."""
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
 
 
-def _of_large_kernels(function: Callable[[jax.Array], Any], params: Any, smallest: int) -> Any:
-  def changed(leaf: jax.Array) -> Any:
-    large = leaf.ndim > 1 and leaf.size >= smallest and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _map_large_kernels(function: Callable[[jax.Array], Any], params: Any, min_size: int) -> Any:
+  def convert(leaf: jax.Array) -> Any:
+    large = leaf.ndim > 1 and leaf.size >= min_size and jnp.issubdtype(leaf.dtype, jnp.floating)
     return function(leaf) if large else leaf
 
-  return jax.tree.map(changed, params)
+  return jax.tree.map(convert, params)
 
 
-def _quantized(kernel: jax.Array) -> Quantized:
+def _quantize_kernel(kernel: jax.Array) -> Quantized:
   kernel = kernel.astype(jnp.float32)
   # All axes but the output channels.
   inputs = tuple(range(kernel.ndim - 1))
-  scale = jnp.abs(kernel).max(axis=inputs, keepdims=True) / _LARGEST
+  scale = jnp.abs(kernel).max(axis=inputs, keepdims=True) / _MAX_INT8
   # A channel of zeros has scale 0; divide by 1 there to avoid NaN.
   values = jnp.round(kernel / jnp.where(scale == 0, 1, scale))
   return Quantized(values.astype(jnp.int8), scale)

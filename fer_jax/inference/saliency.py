@@ -32,7 +32,7 @@ _OPACITY = 0.75  # of the overlay where the map is 1; below 1 so that the face s
 _COLOURS = cv2.COLORMAP_INFERNO
 
 
-def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
+def last_feature_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
   """Finds the last feature maps: those the logits depend on directly, not only through later feature maps.
 
   A feature map here is an output [B, h, w, D] with h*w > 1. Most networks have one such layer, the last convolutional
@@ -51,9 +51,9 @@ def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> 
   Returns:
     Shapes and dtypes of the layers' outputs by layer name, in walk order.
   """
-  maps = _maps(network, params, stats, image)
+  maps = _feature_maps(network, params, stats, image)
 
-  def above(params: Tree, stats: Tree, image: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
+  def logits_from_maps(params: Tree, stats: Tree, image: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
     def apply(name: str, *inputs: jax.Array) -> jax.Array:
       return outputs[name] if name in outputs else _evaluate(network, params, stats, name, inputs)
 
@@ -61,16 +61,16 @@ def last_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> 
 
   # Trace the network with all feature maps given as inputs: an input that reaches the logits is a last feature map,
   # because the layers that compute the feature maps are not part of this program.
-  jaxpr = jax.make_jaxpr(above)(params, stats, image, maps).jaxpr
+  jaxpr = jax.make_jaxpr(logits_from_maps)(params, stats, image, maps).jaxpr
   # Walk the equations backwards and collect every variable that the logits depend on.
-  needed = {each for each in jaxpr.outvars if not isinstance(each, Literal)}
+  needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
   for equation in reversed(jaxpr.eqns):
     if not needed.isdisjoint(equation.outvars):
-      needed.update(each for each in equation.invars if not isinstance(each, Literal))
+      needed.update(atom for atom in equation.invars if not isinstance(atom, Literal))
   # The last inputs of the jaxpr are the feature maps, in the order of their names: JAX sorts the keys of a dict.
-  places = jaxpr.invars[len(jaxpr.invars) - len(maps) :]
-  read = {name for name, place in zip(sorted(maps), places, strict=True) if place in needed}
-  return {name: shape for name, shape in maps.items() if name in read}
+  map_variables = jaxpr.invars[len(jaxpr.invars) - len(maps) :]
+  needed_names = {name for name, variable in zip(sorted(maps), map_variables, strict=True) if variable in needed}
+  return {name: shape for name, shape in maps.items() if name in needed_names}
 
 
 def grad_cam(
@@ -83,8 +83,8 @@ def grad_cam(
 ) -> jax.Array:
   """Computes Grad-CAM saliency maps (eq. 1-2 of arXiv:1610.02391) with one forward pass and one partial backward pass.
 
-  By default all layers in `last_maps` are used: their weighted sums over channels are resized to the largest of their
-  sizes and added, see the module docstring. A layer without influence on the logit, such as one that a fusion
+  By default all layers in `last_feature_maps` are used: their weighted sums over channels are resized to the largest
+  of their sizes and added, see the module docstring. A layer without influence on the logit, such as one that a fusion
   coefficient of 0 switches off, contributes nothing.
 
   Args:
@@ -94,7 +94,7 @@ def grad_cam(
     image: Standardized images, float32 array of shape [B, H, W, C].
     target: Class to explain for each image, int32 array of shape [B]; None for the class with the highest logit.
     layer: Name of the layer whose feature map is used; paths to the logits that bypass it are ignored. None for
-      `last_maps`.
+      `last_feature_maps`.
 
   Returns:
     Saliency maps, float32 array of shape [B, h, w]; each is scaled to a maximum of 1, or is zero where no position
@@ -104,50 +104,52 @@ def grad_cam(
     ValueError: The layer has no feature map or is called twice in a forward pass, or no layer of the network has a
       feature map.
   """
-  maps = _one_map(network, params, stats, image, layer) if layer else last_maps(network, params, stats, image)
+  maps = (
+    _feature_map(network, params, stats, image, layer) if layer else last_feature_maps(network, params, stats, image)
+  )
   if not maps:
     raise ValueError("no layer of the network outputs a feature map with more than one position; Grad-CAM needs one")
 
   # Adding zeros to the feature maps and differentiating with respect to them yields dy_c / dA in a single pass.
-  def score(added: Tree) -> tuple[jax.Array, Tree]:
-    seen: Tree = {}
+  def score(offsets: Tree) -> tuple[jax.Array, Tree]:
+    activations: Tree = {}
 
     def apply(name: str, *inputs: jax.Array) -> jax.Array:
       output = _evaluate(network, params, stats, name, inputs)
-      if name not in added:
+      if name not in offsets:
         return output
-      if name in seen:
+      if name in activations:
         raise ValueError(f"layer {name!r} is called twice in one forward pass: expected once; choose another layer")
-      seen[name] = output
-      return output + added[name]
+      activations[name] = output
+      return output + offsets[name]
 
     logits, _ = network.walk(apply, image)
     classes = logits.argmax(axis=-1) if target is None else target
     # In evaluation mode images do not interact, so the gradient of the sum contains the gradient of each logit.
-    return jnp.take_along_axis(logits, classes[:, None], axis=-1).sum(), seen
+    return jnp.take_along_axis(logits, classes[:, None], axis=-1).sum(), activations
 
-  nothing = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in maps.items()}
-  gradients, seen = jax.grad(score, has_aux=True)(nothing)
+  zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in maps.items()}
+  gradients, activations = jax.grad(score, has_aux=True)(zeros)
   height, width = max((shape.shape[1:3] for shape in maps.values()), key=math.prod)
-  found = jnp.zeros((len(image), height, width), jnp.float32)
+  saliency = jnp.zeros((len(image), height, width), jnp.float32)
   for name in maps:
     # Gradients [B, h, w, D] -> channel weights a_k [B, D] (eq. 1); the weighted sum over channels is [B, h, w] (eq. 2).
     weights = gradients[name].astype(jnp.float32).sum(axis=(1, 2))
-    found += enlarge(jnp.einsum("bhwk,bk->bhw", seen[name].astype(jnp.float32), weights), height, width)
-  found = jax.nn.relu(found)
+    saliency += resize_maps(jnp.einsum("bhwk,bk->bhw", activations[name].astype(jnp.float32), weights), height, width)
+  saliency = jax.nn.relu(saliency)
   # Scale to a maximum of 1; a map of zeros stays zero.
-  largest = found.max(axis=(1, 2), keepdims=True)
-  return found / jnp.where(largest > 0, largest, 1.0)
+  largest = saliency.max(axis=(1, 2), keepdims=True)
+  return saliency / jnp.where(largest > 0, largest, 1.0)
 
 
-def enlarge(maps: jax.Array, height: int, width: int) -> jax.Array:
+def resize_maps(maps: jax.Array, height: int, width: int) -> jax.Array:
   """Resizes maps from [N, h, w] to [N, height, width] bilinearly, which keeps values in their range."""
   if maps.shape[1:] == (height, width):
     return maps
   return jax.image.resize(maps, (len(maps), height, width), "linear")
 
 
-def paint(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+def overlay(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
   """Overlays a saliency map on a face: grey where the map is 0, through violet and red to yellow where it is 1.
 
   Args:
@@ -160,40 +162,40 @@ def paint(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
   grey = face if face.ndim == 2 else cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) if face.shape[-1] == 3 else face[..., 0]
   saliency = saliency.astype(np.float32)[..., None]
   # grey + opacity * saliency * (colour - grey), in-place: the float32 array of a large photograph is about 1 GB.
-  painted = cv2.applyColorMap(np.round(255 * saliency).astype(np.uint8), _COLOURS)[..., ::-1].astype(np.float32)
-  painted -= grey[..., None]
-  painted *= _OPACITY * saliency
-  painted += grey[..., None]
-  return np.round(painted, out=painted).astype(np.uint8)
+  image = cv2.applyColorMap(np.round(255 * saliency).astype(np.uint8), _COLOURS)[..., ::-1].astype(np.float32)
+  image -= grey[..., None]
+  image *= _OPACITY * saliency
+  image += grey[..., None]
+  return np.round(image, out=image).astype(np.uint8)
 
 
 class Explainer:
-  """Computes Grad-CAM maps for a classifier; compiled once per batch size.
+  """Computes Grad-CAM maps for a model; compiled once per batch size.
 
   Args:
-    classifier: TrainedModel to explain.
-    layer: Name of the layer whose feature map is used, see `grad_cam`; None for `last_maps`.
+    model: Trained model to explain.
+    layer: Name of the layer whose feature map is used, see `grad_cam`; None for `last_feature_maps`.
   """
 
-  def __init__(self, classifier: TrainedModel, layer: str | None = None):
-    self._program = jax.jit(functools.partial(_explain, classifier.network, layer))
-    self._take(classifier)
+  def __init__(self, model: TrainedModel, layer: str | None = None):
+    self._program = jax.jit(functools.partial(_explain, model.network, layer))
+    self._set_model(model)
 
-  def of(self, classifier: TrainedModel) -> "Explainer":
+  def with_model(self, model: TrainedModel) -> "Explainer":
     """Returns an explainer for another run of the same network, which shares the compiled programs.
 
     Args:
-      classifier: TrainedModel with the same network and other weights.
+      model: Trained model with the same network and other weights.
     """
     other = copy.copy(self)
-    other._take(classifier)
+    other._set_model(model)
     return other
 
   def explain(self, faces: np.ndarray, target: np.ndarray | None = None, batch_size: int = LARGEST_BATCH) -> np.ndarray:
     """Computes a saliency map for each face, in the resolution of the faces.
 
     Args:
-      faces: Faces, uint8 array of shape [N, H, W, C] with (H, W, C) equal to the classifier's `shape`.
+      faces: Faces, uint8 array of shape [N, H, W, C] with (H, W, C) equal to the model's `shape`.
       target: Class to explain for each face, int array of shape [N]; None for the predicted class.
       batch_size: Maximum number of faces per call of the network.
 
@@ -203,20 +205,20 @@ class Explainer:
     Raises:
       ValueError: The faces have another shape or dtype, or `target` has another shape or an invalid class.
     """
-    self._classifier.check(faces)
-    classes = len(self._classifier.class_names)
+    self._model.check(faces)
+    classes = len(self._model.class_names)
     if target is not None and (target.shape != faces.shape[:1] or ((target < 0) | (target >= classes)).any()):
       raise ValueError(
         f"target is {target.tolist()}: expected a class for each of {len(faces)} faces, 0 to {classes - 1}"
       )
     if not len(faces):
       return np.zeros(faces.shape[:3], np.float32)
-    asked = () if target is None else (target.astype(np.int32),)
-    return in_batches(functools.partial(self._program, *self._variables), (faces, *asked), batch_size)
+    targets = () if target is None else (target.astype(np.int32),)
+    return in_batches(functools.partial(self._program, *self._variables), (faces, *targets), batch_size)
 
-  def _take(self, classifier: TrainedModel) -> None:
-    self._classifier = classifier
-    self._variables = jax.device_put((classifier.params, classifier.stats))
+  def _set_model(self, model: TrainedModel) -> None:
+    self._model = model
+    self._variables = jax.device_put((model.params, model.stats))
 
 
 def _explain(
@@ -224,30 +226,30 @@ def _explain(
 ) -> jax.Array:
   # [B, h, w] in the resolution of the feature map -> [B, H, W].
   maps = grad_cam(network, params, stats, standardize(faces), target, layer)
-  return enlarge(maps, *faces.shape[1:3])
+  return resize_maps(maps, *faces.shape[1:3])
 
 
-def _maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
+def _feature_maps(network: Network, params: Tree, stats: Tree, image: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of all layer outputs [B, h, w, D] with h*w > 1, by layer name in walk order."""
-  found: dict[str, jax.ShapeDtypeStruct] = {}
+  shapes: dict[str, jax.ShapeDtypeStruct] = {}
 
   def walk(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
     def apply(name: str, *inputs: jax.Array) -> jax.Array:
       output = _evaluate(network, params, stats, name, inputs)
       if output.ndim == 4 and output.shape[1] * output.shape[2] > 1:
-        found[name] = jax.ShapeDtypeStruct(output.shape, output.dtype)
+        shapes[name] = jax.ShapeDtypeStruct(output.shape, output.dtype)
       return output
 
     return network.walk(apply, image)[0]
 
   jax.eval_shape(walk, params, stats, image)
-  return found
+  return shapes
 
 
-def _one_map(
+def _feature_map(
   network: Network, params: Tree, stats: Tree, image: jax.Array, layer: str
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  maps = _maps(network, params, stats, image)
+  maps = _feature_maps(network, params, stats, image)
   if layer not in maps:
     raise ValueError(f"layer {layer!r} outputs no feature map: expected one of {', '.join(maps)}")
   return {layer: maps[layer]}

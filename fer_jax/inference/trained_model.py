@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.config.parsing import parse, parse_model, plain_model
+from fer_jax.config.parsing import model_to_dict, parse, parse_model
 from fer_jax.data.augment import standardize
 from fer_jax.inference import model_file
 from fer_jax.models.network import Network, Tree
@@ -48,7 +48,7 @@ class TrainedModel:
     origin: Provenance of the network, as JSON values: config, dataset, step, accuracy on the test split, commit,
       versions.
     temperature: Divisor of the logits before the softmax (temperature scaling), fitted on the validation split.
-    model: Model section of the config: name and hyper-parameters of the network.
+    model_config: Model section of the config: name and hyper-parameters of the network.
     precision: Dtype of the activations, "float32" or "bfloat16".
   """
 
@@ -60,7 +60,7 @@ class TrainedModel:
   crop: str
   origin: Mapping[str, Any]
   temperature: float = 1.0
-  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  model_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   precision: str = "float32"
 
   @property
@@ -109,9 +109,9 @@ class TrainedModel:
       ValueError: The faces have another shape or dtype.
     """
     # Axis 2 is the width: reversing it mirrors each face horizontally.
-    seen = [faces, faces[:, :, ::-1]] if views == "flip" else [faces]
-    found = [softmax(self.logits(view, batch_size) / self.temperature) for view in seen]
-    return np.asarray(np.mean(found, axis=0, dtype=np.float32))
+    images = [faces, faces[:, :, ::-1]] if views == "flip" else [faces]
+    probabilities = [softmax(self.logits(view, batch_size) / self.temperature) for view in images]
+    return np.asarray(np.mean(probabilities, axis=0, dtype=np.float32))
 
   def check(self, faces: np.ndarray) -> None:
     """Raises ValueError unless faces are a uint8 array of shape [N, H, W, C] with (H, W, C) equal to `shape`."""
@@ -158,21 +158,21 @@ def in_batches(program: Callable[..., Any], arrays: Sequence[np.ndarray], batch_
     Results of all rows, array of shape [N, ...].
   """
   count = len(arrays[0])
-  found = []
+  results = []
   for start in range(0, count, batch_size):
-    taken = min(batch_size, count - start)
+    size = min(batch_size, count - start)
     # Next power of 2, but at most the batch size. np.resize pads by repeating the rows.
-    rows = min(1 << (taken - 1).bit_length(), batch_size)
-    batch = [np.resize(array[start : start + taken], (rows, *array.shape[1:])) for array in arrays]
-    found.append(np.asarray(program(*batch))[:taken])
-  return np.concatenate(found)
+    rows = min(1 << (size - 1).bit_length(), batch_size)
+    batch = [np.resize(array[start : start + size], (rows, *array.shape[1:])) for array in arrays]
+    results.append(np.asarray(program(*batch))[:size])
+  return np.concatenate(results)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
   """Computes probabilities, float32 [N, K], from logits [N, K]; in float64, on the host."""
   # Subtracting the maximum avoids overflow in exp.
-  shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-  return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+  exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+  return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
 def load(path: str | os.PathLike[str] | None = None) -> TrainedModel:
@@ -192,25 +192,25 @@ def load(path: str | os.PathLike[str] | None = None) -> TrainedModel:
   """
   xla.prepare()
   if path is None:
-    return _of_file(model_file.DEFAULT)
+    return _load_file(model_file.DEFAULT)
   path = Path(os.path.expanduser(path))
-  return _of_file(path) if path.suffix == model_file.SUFFIX else _of_run(path)
+  return _load_file(path) if path.suffix == model_file.SUFFIX else _of_run(path)
 
 
-def _of_file(path: Path) -> TrainedModel:
+def _load_file(path: Path) -> TrainedModel:
   params, stats, description = model_file.read(path)
   try:
-    model, precision, origin = description["model"], description["precision"], description["origin"]
+    model_config, precision, origin = description["model"], description["precision"], description["origin"]
     names, (height, width, channels) = description["class_names"], description["shape"]
     return TrainedModel(
-      network=parse_model(model).build(len(names), jnp.dtype(precision), None),
+      network=parse_model(model_config).build(len(names), jnp.dtype(precision), None),
       params=params,
       stats=stats,
       class_names=tuple(names),
       shape=(height, width, channels),
       crop=description["crop"],
       temperature=description["temperature"],
-      model=model,
+      model_config=model_config,
       precision=precision,
       origin=origin,
     )
@@ -248,7 +248,7 @@ def _of_run(folder: Path) -> TrainedModel:
     shape=(height, width, channels),
     crop=face["crop"],
     temperature=result.get("calibration", {}).get("temperature", 1.0),  # absent in runs of older versions
-    model=plain_model(settings.model),
+    model_config=model_to_dict(settings.model),
     precision=settings.precision,
     origin={
       **{key: result.get(key) for key in ("config", "dataset", "accuracy", "commit", "versions")},

@@ -1,4 +1,4 @@
-"""Convolution that stays fast when several networks are trained side by side (`jax.vmap` over kernels).
+"""Convolution that stays fast when several networks are trained together (`jax.vmap` over kernels).
 
 XLA turns a convolution that is mapped over both feature maps and kernels into a grouped convolution. Its backends have
 slow code for that, above all for the gradient with respect to the kernel. This module instead computes such a
@@ -13,10 +13,9 @@ Depthwise convolutions are computed by `depthwise`, all others by `jax.lax.conv_
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -26,9 +25,7 @@ from jax.typing import DTypeLike
 
 from fer_jax.kernels.depthwise import depthwise
 from fer_jax.kernels.geometry import Axis
-from fer_jax.kernels.ordering import depend_on
-
-_Pair = tuple[int, int]
+from fer_jax.kernels.products import Form, kernel_product, maps_product, result_product
 
 # Positions of the axes that the three arrays of a convolution share pairwise: each of batch, in and out occurs in
 # exactly two arrays. The remaining two axes of each array are spatial.
@@ -44,7 +41,7 @@ def convolve(
   maps: jax.Array,
   kernel: jax.Array,
   window_strides: Sequence[int],
-  padding: str | Sequence[_Pair],
+  padding: str | Sequence[tuple[int, int]],
   lhs_dilation: Sequence[int] | None = None,
   rhs_dilation: Sequence[int] | None = None,
   dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers = ("NHWC", "HWIO", "NHWC"),
@@ -102,7 +99,7 @@ def convolve(
   pads = lax.padtype_to_pads(size, kernel_size, strides, padding) if isinstance(padding, str) else padding
   axes = zip(size, kernel_size, strides, pads, result.shape[1:3], strict=True)
   geometry = tuple(Axis(n, k, stride, (low, high), out) for n, k, stride, (low, high), out in axes)
-  return _derivative(_Form(geometry, precision, feature_group_count > 1), "result", maps, kernel)
+  return _derivative(Form(geometry, precision, feature_group_count > 1), "result", maps, kernel)
 
 
 class Conv(nn.Module):
@@ -142,30 +139,12 @@ class Conv(nn.Module):
     return x
 
 
-class _Form(NamedTuple):
-  """Trilinear form sum(result * convolution(maps, kernel)) of the three arrays of a convolution.
-
-  Its derivative with respect to `result` is the convolution; its derivatives with respect to `maps` and `kernel` are
-  the gradients of the convolution. Each derivative is a function of the other two arrays, passed in the order of
-  `_AXES`.
-
-  Attributes:
-    axes: Geometry of the two spatial axes.
-    precision: Precision of the products.
-    depthwise: Whether each channel is its own group.
-  """
-
-  axes: tuple[Axis, ...]
-  precision: lax.PrecisionLike
-  depthwise: bool
-
-
 def _others(name: str) -> list[str]:
   return [other for other in _AXES if other != name]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _derivative(form: _Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _derivative(form: Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
   """Returns the derivative of the form with respect to the array `name`, given the other two arrays `a` and `b`.
 
   Under `jax.vmap` over both arrays it is one batched matrix product; over one array, that array's mapped axis is folded
@@ -173,9 +152,9 @@ def _derivative(form: _Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array
   """
   if form.depthwise:
     return depthwise(form.axes, name, a, b, form.precision)
-  _, product = _WAYS[name]
+  _, product = _IMPLEMENTATIONS[name]
   # custom_vmap replaces the batching rule of lax, which would make a grouped convolution.
-  function = jax.custom_batching.custom_vmap(functools.partial(_of_one_network, form, name))
+  function = jax.custom_batching.custom_vmap(functools.partial(_unmapped, form, name))
 
   @function.def_vmap
   def rule(size: int, mapped: Sequence[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
@@ -193,23 +172,25 @@ def _derivative(form: _Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array
   return function(a, b)
 
 
-def _forward(form: _Form, name: str, a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(form: Form, name: str, a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   return _derivative(form, name, a, b), (a, b)
 
 
-def _backward(form: _Form, name: str, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, ...]:
+def _backward(
+  form: Form, name: str, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, ...]:
   # The form is linear in each array, so the cotangent takes the role of the array `name`, and the gradients are
   # derivatives of the same form. This is what makes higher derivatives work.
-  arrays = {name: cotangent, **dict(zip(_others(name), kept, strict=True))}
+  arrays = {name: cotangent, **dict(zip(_others(name), residuals, strict=True))}
   return tuple(_derivative(form, other, *(arrays[x] for x in _others(other))) for other in _others(name))
 
 
 _derivative.defvjp(_forward, _backward)
 
 
-def _of_one_network(form: _Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _unmapped(form: Form, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
   """Computes a derivative that is not mapped, by lax or as a matrix product, whichever is faster."""
-  plain, product = _WAYS[name]
+  plain, product = _IMPLEMENTATIONS[name]
   by_lax = functools.partial(plain, form)
 
   def by_product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -236,7 +217,7 @@ def _unfold(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.moveaxis(x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :]), axis, 0)
 
 
-def _convolve(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve(form: Form, maps: jax.Array, kernel: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(
     maps,
     kernel,
@@ -247,7 +228,7 @@ def _convolve(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Array:
   )
 
 
-def _transpose_maps(form: _Form, kernel: jax.Array, result: jax.Array) -> jax.Array:
+def _transpose_maps(form: Form, kernel: jax.Array, result: jax.Array) -> jax.Array:
   shape = (result.shape[0], *(axis.length for axis in form.axes), kernel.shape[2])
   # The convolution is linear in the maps, so its transpose needs only their shape, not their values.
   maps = jax.ShapeDtypeStruct(shape, result.dtype)
@@ -255,7 +236,7 @@ def _transpose_maps(form: _Form, kernel: jax.Array, result: jax.Array) -> jax.Ar
   return cast(jax.Array, gradient)
 
 
-def _transpose_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Array:
+def _transpose_kernel(form: Form, maps: jax.Array, result: jax.Array) -> jax.Array:
   shape = (*(axis.kernel for axis in form.axes), maps.shape[3], result.shape[3])
   # Likewise, only the shape of the kernel is needed.
   kernel = jax.ShapeDtypeStruct(shape, maps.dtype)
@@ -263,123 +244,8 @@ def _transpose_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Ar
   return cast(jax.Array, gradient)
 
 
-# All arrays below have a leading axis of networks, R.
-
-
-def _product_result(form: _Form, maps: jax.Array, kernel: jax.Array) -> jax.Array:
-  patches = _patches(maps, *form.axes)
-  # [R, h, w, I, O] -> [R, h*w*I, O]
-  columns = kernel.reshape(len(kernel), -1, kernel.shape[-1])  # [R, h w I, O]
-  # [R, B, H', W', h*w*I] x [R, h*w*I, O] -> [R, B, H', W', O]
-  return _multiply(form, patches, columns, (4,), (1,))
-
-
-def _product_kernel(form: _Form, maps: jax.Array, result: jax.Array) -> jax.Array:
-  if math.prod(axis.kernel for axis in form.axes) > 1:
-    # Without this dependency XLA merges these patches with those of the forward pass and keeps them in memory between
-    # the two passes, h*w times the size of the maps.
-    maps = depend_on(maps, result)
-  patches = _patches(maps, *form.axes)
-  # Contract batch and positions: [R, B, H', W', h*w*I] x [R, B, H', W', O] -> [R, h*w*I, O]
-  columns = _multiply(form, patches, result, (1, 2, 3), (1, 2, 3))
-  return columns.reshape(len(maps), *(axis.kernel for axis in form.axes), maps.shape[-1], result.shape[-1])
-
-
-def _product_maps(form: _Form, kernel: jax.Array, result: jax.Array) -> jax.Array:
-  """Returns the gradient with respect to the maps as one product over cells of stride x stride input positions.
-
-  Each input position is multiplied with only every stride-th row and column of the kernel. The kernel is therefore
-  split into one sub-kernel per position of a cell. One window of results then gives the gradient at all positions of a
-  cell, and no zeros are inserted between the results.
-  """
-  cells = [_Cells.of(axis) for axis in form.axes]
-  networks, _, _, channels, features = kernel.shape
-  (m, taps_m), (n, taps_n) = ((cell.places, cell.taps) for cell in cells)
-  # Pad the kernel to whole cells, then split each spatial axis into (taps, positions) and flip the taps:
-  # [R, h, w, I, O] -> [R, taps_m, m, taps_n, n, I, O]
-  kernel = _pad(kernel, {i: (0, c.taps * c.places - c.kernel, 0) for i, c in enumerate(cells, start=1)})
-  kernel = kernel.reshape(networks, taps_m, m, taps_n, n, channels, features)[:, ::-1, :, ::-1]
-  # -> [R, taps_m*taps_n*O, m*n*I], the order of the channels of the patches below
-  columns = kernel.transpose(0, 1, 3, 6, 2, 4, 5).reshape(networks, taps_m * taps_n * features, m * n * channels)
-  # Windows of results, one per cell, at stride 1: [R, B, H', W', O] -> [R, B, cells, cells, taps_m*taps_n*O]
-  windows = zip(form.axes, cells, strict=True)
-  patches = _patches(result, *(Axis(axis.result, cell.taps, 1, cell.padding, cell.cells) for axis, cell in windows))
-  maps = _multiply(form, patches, columns, (4,), (1,))
-  # [R, B, cells, cells, m*n*I] -> [R, B, cells, cells, m, n, I]
-  maps = maps.reshape(*maps.shape[:4], m, n, channels)
-  # Positions that no result depends on have gradient 0: m, n -> stride, stride.
-  maps = _pad(maps, {i: (0, c.stride - c.places, 0) for i, c in enumerate(cells, start=4)})
-  # Interleave cells and positions: -> [R, B, cells, stride, cells, stride, I] -> [R, B, cells*stride, cells*stride, I]
-  maps = maps.transpose(0, 1, 2, 4, 3, 5, 6)
-  maps = maps.reshape(networks, -1, *(cell.cells * cell.stride for cell in cells), channels)
-  # Crop to the unpadded input: -> [R, B, H, W, I]
-  return _pad(maps, {i: cell.crop for i, cell in enumerate(cells, start=2)})
-
-
-class _Cells(NamedTuple):
-  """Geometry, along one axis, of the gradient with respect to the maps.
-
-  The padded input is split into cells of `stride` consecutive positions. The gradients at all
-  positions of a cell depend on the same window of `taps` consecutive results.
-
-  Attributes:
-    kernel: Length of the kernel.
-    stride: Number of positions in a cell.
-    places: Number of positions in a cell that any result depends on; less than `stride` if the kernel is shorter.
-    taps: Number of results that depend on a cell.
-    cells: Number of cells.
-    padding: Padding (low, high) of the results that completes the window of every cell.
-    crop: Padding (low, high, interior) of the cells, low and high negative or zero, that leaves the positions of the
-      unpadded input.
-  """
-
-  kernel: int
-  stride: int
-  places: int
-  taps: int
-  cells: int
-  padding: _Pair
-  crop: tuple[int, int, int]
-
-  @classmethod
-  def of(cls, axis: Axis) -> "_Cells":
-    """Computes the cells of one spatial axis of a convolution."""
-    low, _ = axis.padding
-    # Cells, counted from the start of the padded input, of the first and the last unpadded position.
-    first, last = low // axis.stride, (low + axis.length - 1) // axis.stride
-    taps, cells = -(-axis.kernel // axis.stride), last + 1 - first
-    # Offset of the first unpadded position within its cell.
-    start = low - first * axis.stride
-    crop = (-start, start + axis.length - cells * axis.stride, 0)
-    # Cell c depends on the results c - taps + 1 to c; results outside the array are zeros.
-    padding = (taps - 1 - first, last + 1 - axis.result)
-    return cls(axis.kernel, axis.stride, min(axis.kernel, axis.stride), taps, cells, padding, crop)
-
-
-def _patches(x: jax.Array, *axes: Axis) -> jax.Array:
-  """Concatenates shifted maps along the channels: [R, B, H, W, C] -> [R, B, H', W', h w C]."""
-  down, across = axes
-  x = _pad(x, {i: (*axis.padding, 0) for i, axis in enumerate(axes, start=2)})
-  # One strided slice per kernel tap, row by row: the order of the reshaped kernel's rows.
-  shifts = itertools.product(range(down.kernel), range(across.kernel))
-  return jnp.concatenate([x[:, :, down.read(i), across.read(j)] for i, j in shifts], axis=-1)
-
-
-def _pad(x: jax.Array, widths: dict[int, tuple[int, int, int]]) -> jax.Array:
-  """Pads some axes with zeros (low, high, interior); negative widths crop."""
-  return lax.pad(x, jnp.zeros((), x.dtype), [widths.get(axis, (0, 0, 0)) for axis in range(x.ndim)])
-
-
-def _multiply(form: _Form, a: jax.Array, b: jax.Array, of_a: tuple[int, ...], of_b: tuple[int, ...]) -> jax.Array:
-  """Multiplies two arrays per network, contracting the given axes; accumulates 16-bit numbers in float32."""
-  # Accumulation dtype: float32 for 16-bit inputs, otherwise the dtype of the inputs.
-  sums = jnp.promote_types(a.dtype, jnp.float32)
-  product = lax.dot_general(a, b, ((of_a, of_b), ((0,), (0,))), precision=form.precision, preferred_element_type=sums)
-  return product.astype(a.dtype)
-
-
-_WAYS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
-  "maps": (_transpose_maps, _product_maps),
-  "kernel": (_transpose_kernel, _product_kernel),
-  "result": (_convolve, _product_result),
+_IMPLEMENTATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
+  "maps": (_transpose_maps, maps_product),
+  "kernel": (_transpose_kernel, kernel_product),
+  "result": (_convolve, result_product),
 }

@@ -37,7 +37,7 @@ def depthwise(
     Array `name`, in the shape given above.
   """
   # The device is chosen when the program is lowered, so one traced program serves CPU and GPU.
-  by_sums, by_lax = _WAYS[name]
+  by_sums, by_lax = _IMPLEMENTATIONS[name]
   cpu, default = functools.partial(by_sums, axes), functools.partial(by_lax, axes, precision)
   return cast(jax.Array, lax.platform_dependent(a, b, cpu=cpu, default=default))
 
@@ -49,16 +49,16 @@ def _result(axes: Sequence[Axis], maps: jax.Array, kernel: jax.Array) -> jax.Arr
 
 def _maps(axes: Sequence[Axis], kernel: jax.Array, result: jax.Array) -> jax.Array:
   """Computes the gradient with respect to the maps: the dilated result convolved with the flipped kernel."""
-  widths, turned = [], []
+  widths, transposed = [], []
   for axis in axes:
     # Padding before the dilated result; may be negative, which crops.
     low = axis.kernel - 1 - axis.padding[0]
     # Length of the result after stride - 1 zeros are inserted between its positions.
-    spread = (axis.result - 1) * axis.stride + 1
-    widths.append((low, axis.length + axis.kernel - 1 - low - spread, axis.stride - 1))
+    dilated = (axis.result - 1) * axis.stride + 1
+    widths.append((low, axis.length + axis.kernel - 1 - low - dilated, axis.stride - 1))
     # Geometry of the transposed convolution: stride 1, back to the length of the input.
-    turned.append(Axis(axis.result, axis.kernel, 1, (0, 0), axis.length))
-  return _sum_of_shifts(turned, _pad(result, widths), kernel[::-1, ::-1])
+    transposed.append(Axis(axis.result, axis.kernel, 1, (0, 0), axis.length))
+  return _sum_of_shifts(transposed, _pad(result, widths), kernel[::-1, ::-1])
 
 
 def _kernel(axes: Sequence[Axis], maps: jax.Array, result: jax.Array) -> jax.Array:
@@ -72,11 +72,11 @@ def _kernel(axes: Sequence[Axis], maps: jax.Array, result: jax.Array) -> jax.Arr
 
   # Adds the products of one image to one running sum [H', W', C] per kernel tap.
   def add(totals: list[jax.Array], image: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], None]:
-    shown, wanted = (x.astype(sums) for x in image)
-    met = (shown[down.read(i), across.read(j)] * wanted for i, j in _places(axes))
-    return [total + product for total, product in zip(totals, met, strict=True)], None
+    image_values, result_values = (x.astype(sums) for x in image)
+    products = (image_values[down.tap_slice(i), across.tap_slice(j)] * result_values for i, j in _taps(axes))
+    return [total + product for total, product in zip(totals, products, strict=True)], None
 
-  totals, _ = lax.scan(add, [jnp.zeros(result.shape[1:], sums) for _ in _places(axes)], (padded, result))
+  totals, _ = lax.scan(add, [jnp.zeros(result.shape[1:], sums) for _ in _taps(axes)], (padded, result))
   # Sum over the positions last: h*w arrays [H', W', C] -> [h*w, C]
   kernel = jnp.stack([total.sum(axis=(0, 1)) for total in totals])
   return kernel.reshape(down.kernel, across.kernel, 1, -1).astype(maps.dtype)
@@ -86,15 +86,15 @@ def _sum_of_shifts(axes: Sequence[Axis], padded: jax.Array, kernel: jax.Array) -
   down, across = axes
   sums = jnp.promote_types(padded.dtype, jnp.float32)
   total = jnp.zeros((), sums)
-  for i, j in _places(axes):
+  for i, j in _taps(axes):
     # Elements of the padded input that tap (i, j) is multiplied with: [B, H', W', C]
-    shifted = padded[:, down.read(i), across.read(j)].astype(sums)
+    shifted = padded[:, down.tap_slice(i), across.tap_slice(j)].astype(sums)
     # The tap's weights [1, C] broadcast over images and positions.
     total = total + shifted * kernel[i, j].astype(sums).reshape(1, 1, 1, -1)
   return total.astype(padded.dtype)
 
 
-def _places(axes: Sequence[Axis]) -> Iterator[tuple[int, int]]:
+def _taps(axes: Sequence[Axis]) -> Iterator[tuple[int, int]]:
   """Returns the (row, column) indices of the kernel taps, row by row."""
   down, across = axes
   return itertools.product(range(down.kernel), range(across.kernel))
@@ -133,7 +133,7 @@ def _transpose_kernel(
   return cast(jax.Array, gradient)
 
 
-_WAYS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
+_IMPLEMENTATIONS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
   "maps": (_maps, _transpose_maps),
   "kernel": (_kernel, _transpose_kernel),
   "result": (_result, _convolve),

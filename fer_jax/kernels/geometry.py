@@ -20,6 +20,6 @@ class Axis(NamedTuple):
   padding: tuple[int, int]
   result: int
 
-  def read(self, shift: int) -> slice:
+  def tap_slice(self, shift: int) -> slice:
     """Returns the slice of the padded input that kernel tap `shift` is multiplied with, one element per output."""
     return slice(shift, shift + self.stride * (self.result - 1) + 1, self.stride)

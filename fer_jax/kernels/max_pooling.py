@@ -46,33 +46,33 @@ def _max_pool(window: tuple[int, int], strides: tuple[int, int], pads: _Pairs, m
 def _forward(
   window: tuple[int, int], strides: tuple[int, int], pads: _Pairs, maps: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  largest = _max_pool(window, strides, pads, maps)
-  return largest, (maps, largest)
+  maximum = _max_pool(window, strides, pads, maps)
+  return maximum, (maps, maximum)
 
 
 def _backward(
   window: tuple[int, int],
   strides: tuple[int, int],
   pads: _Pairs,
-  kept: tuple[jax.Array, jax.Array],
+  residuals: tuple[jax.Array, jax.Array],
   cotangent: jax.Array,
 ) -> tuple[jax.Array]:
-  maps, largest = kept
-  each = zip(maps.shape[1:3], window, strides, pads, largest.shape[1:3], strict=True)
-  axes = [Axis(*lengths) for lengths in each]
+  maps, maximum = residuals
+  lengths = zip(maps.shape[1:3], window, strides, pads, maximum.shape[1:3], strict=True)
+  axes = [Axis(*sizes) for sizes in lengths]
 
   def by_lax(maps: jax.Array, _: jax.Array, cotangent: jax.Array) -> jax.Array:
     pull_back = jax.vjp(lambda maps: nn.max_pool(maps, window, strides=strides, padding=pads), maps)[1]
     return cast(jax.Array, pull_back(cotangent)[0])
 
-  by_places = functools.partial(_by_places, axes)
-  return (lax.platform_dependent(maps, largest, cotangent, cpu=by_places, default=by_lax),)
+  by_positions = functools.partial(_by_positions, axes)
+  return (lax.platform_dependent(maps, maximum, cotangent, cpu=by_positions, default=by_lax),)
 
 
 _max_pool.defvjp(_forward, _backward)
 
 
-def _by_places(axes: Sequence[Axis], maps: jax.Array, largest: jax.Array, cotangent: jax.Array) -> jax.Array:
+def _by_positions(axes: Sequence[Axis], maps: jax.Array, maximum: jax.Array, cotangent: jax.Array) -> jax.Array:
   """Routes the cotangent of each window to the first position of the window that has the maximum.
 
   The padded maps are split into cells of stride x stride positions. A given window position falls on the same position
@@ -81,8 +81,8 @@ def _by_places(axes: Sequence[Axis], maps: jax.Array, largest: jax.Array, cotang
   Args:
     axes: Geometry of the two spatial axes.
     maps: Feature maps of shape [B, H, W, C].
-    largest: Window maxima of shape [B, H', W', C].
-    cotangent: Cotangent of `largest`, of the same shape.
+    maximum: Window maxima of shape [B, H', W', C].
+    cotangent: Cotangent of `maximum`, of the same shape.
 
   Returns:
     Gradient with respect to `maps`, of shape [B, H, W, C].
@@ -90,36 +90,36 @@ def _by_places(axes: Sequence[Axis], maps: jax.Array, largest: jax.Array, cotang
   down, across = axes
   # Padding with -inf never equals a maximum of finite values.
   padded = _pad(maps, [axis.padding for axis in axes], -jnp.inf)
-  places = list(itertools.product(range(down.kernel), range(across.kernel)))
+  positions = list(itertools.product(range(down.kernel), range(across.kernel)))
   # The smallest unsigned integer dtype that can index the window saves memory traffic.
-  holder = jnp.zeros(largest.shape, np.min_scalar_type(len(places)))
+  argmax = jnp.zeros(maximum.shape, np.min_scalar_type(len(positions)))
   # Index of the window position that holds the maximum, [B, H', W', C]. In reversed order, the first of several equal
   # maxima overwrites the later ones.
-  for number, (i, j) in reversed(list(enumerate(places))):
-    holder = jnp.where(padded[:, down.read(i), across.read(j)] == largest, holder.dtype.type(number), holder)
+  for number, (i, j) in reversed(list(enumerate(positions))):
+    argmax = jnp.where(padded[:, down.tap_slice(i), across.tap_slice(j)] == maximum, argmax.dtype.type(number), argmax)
   # Number of cells along each axis that the windows cover.
   cells = [axis.result + (axis.kernel - 1) // axis.stride for axis in axes]
-  given: dict[tuple[int, int], jax.Array] = {}
-  for number, (i, j) in enumerate(places):
+  gradients: dict[tuple[int, int], jax.Array] = {}
+  for number, (i, j) in enumerate(positions):
     # Window position (i, j) is position (row, column) of the cell (p, q) after the window's first cell.
     (p, row), (q, column) = divmod(i, down.stride), divmod(j, across.stride)
     around = [(p, cells[0] - axes[0].result - p), (q, cells[1] - axes[1].result - q)]
     # [B, H', W', C] -> [B, cells, cells, C], shifted by (p, q) cells
-    share = _pad(jnp.where(holder == number, cotangent, 0), around, 0)
-    given[row, column] = given[row, column] + share if (row, column) in given else share
+    shifted = _pad(jnp.where(argmax == number, cotangent, 0), around, 0)
+    gradients[row, column] = gradients[row, column] + shifted if (row, column) in gradients else shifted
   # Gradient of cell positions that no window reads (stride larger than the window).
-  nothing = jnp.zeros((len(maps), *cells, maps.shape[-1]), cotangent.dtype)
+  zeros = jnp.zeros((len(maps), *cells, maps.shape[-1]), cotangent.dtype)
   rows = [
-    jnp.stack([given.get((row, column), nothing) for column in range(across.stride)], axis=3)
+    jnp.stack([gradients.get((row, column), zeros) for column in range(across.stride)], axis=3)
     for row in range(down.stride)
   ]
   # -> [B, cells, stride, cells, stride, C] -> [B, cells*stride, cells*stride, C]
-  laid = jnp.stack(rows, axis=2)
-  laid = laid.reshape(len(maps), cells[0] * down.stride, cells[1] * across.stride, -1)
+  gradient = jnp.stack(rows, axis=2)
+  gradient = gradient.reshape(len(maps), cells[0] * down.stride, cells[1] * across.stride, -1)
   # Crop the padding, or append zeros where no window reaches the end of the maps.
   before = [axis.padding[0] for axis in axes]
-  behind = [axis.length + low - n * axis.stride for axis, low, n in zip(axes, before, cells, strict=True)]
-  return _pad(laid, [(-low, high) for low, high in zip(before, behind, strict=True)], 0)
+  after = [axis.length + low - n * axis.stride for axis, low, n in zip(axes, before, cells, strict=True)]
+  return _pad(gradient, [(-low, high) for low, high in zip(before, after, strict=True)], 0)
 
 
 def _pad(x: jax.Array, widths: Sequence[tuple[int, int]], value: float) -> jax.Array:

@@ -150,7 +150,7 @@ class AttentiveClassifier(nn.Module):
     return nn.Dense(self.num_classes, dtype=self.dtype)(weighted).astype(jnp.float32)
 
 
-LEAST = 8  # minimum number of channels between the two convolutions
+MIN_CHANNELS = 8  # minimum number of channels between the two convolutions
 
 
 class CoordinateAttention(nn.Module):
@@ -179,7 +179,7 @@ class CoordinateAttention(nn.Module):
     """Maps [B, H, W, C] to [B, H, W, C]."""
     _, height, _, channels = x.shape
     init = nn.initializers.he_normal()
-    reduced = max(channels // self.reduction, LEAST)
+    reduced = max(channels // self.reduction, MIN_CHANNELS)
     # Row means [B, H, C] and column means [B, W, C] -> [B, H + W, C]
     vectors = jnp.concatenate([x.mean(axis=2), x.mean(axis=1)], axis=1)
     # A 1x1 convolution of a sequence is a matrix product. Dense computes it without the set-up of a convolution.

@@ -73,5 +73,5 @@ def _saturate(maps: jax.Array, dtype: DTypeLike) -> jax.Array:
   """Casts to `dtype`; for float16, values beyond its range are clipped to its largest finite number."""
   if dtype != jnp.float16:
     return maps.astype(dtype)
-  most = float(jnp.finfo(dtype).max)
-  return jnp.clip(maps, -most, most).astype(dtype)
+  limit = float(jnp.finfo(dtype).max)
+  return jnp.clip(maps, -limit, limit).astype(dtype)

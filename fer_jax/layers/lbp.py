@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 METHODS = ("default", "ror", "uniform", "nri_uniform")
-MOST = 24  # maximum number of neighbours: float32 represents codes of up to 24 bits exactly
+MAX_NEIGHBOURS = 24  # maximum number of neighbours: float32 represents codes of up to 24 bits exactly
 TOLERANCE = 1e-6  # as a fraction of the image's range; about ten times the rounding error of float32
 
 
@@ -22,8 +22,8 @@ def check_pattern(neighbours: int, radius: float, method: str) -> None:
   Raises:
     ValueError: A parameter is out of range; the message names it.
   """
-  if not 2 <= neighbours <= MOST:
-    raise ValueError(f"neighbours={neighbours}: expected 2 to {MOST}")
+  if not 2 <= neighbours <= MAX_NEIGHBOURS:
+    raise ValueError(f"neighbours={neighbours}: expected 2 to {MAX_NEIGHBOURS}")
   if not 0 < radius < math.inf:
     raise ValueError(f"radius={radius}: expected a number of pixels above 0")
   if method not in METHODS:
@@ -85,20 +85,20 @@ def local_binary_pattern(
   check_pattern(neighbours, radius, method)
   if image.ndim not in (2, 4):
     raise ValueError(f"image of shape {image.shape}: expected [H, W] or [B, H, W, C]")
-  encode = functools.partial(_encoded, neighbours=neighbours, radius=radius, method=method, outside=outside)
+  encode = functools.partial(_encode, neighbours=neighbours, radius=radius, method=method, outside=outside)
   if image.ndim == 4:
     # Map over the batch (axis 0), then over the channels (last axis): each call gets one [H, W] plane.
     encode = jax.vmap(jax.vmap(encode, in_axes=-1, out_axes=-1))
   return encode(jax.lax.stop_gradient(image).astype(jnp.float32))
 
 
-def _encoded(image: jax.Array, neighbours: int, radius: float, method: str, outside: float | None) -> jax.Array:
+def _encode(image: jax.Array, neighbours: int, radius: float, method: str, outside: float | None) -> jax.Array:
   margin = math.ceil(radius)
   # [H, W] -> [H + 2 margin, W + 2 margin]
   padded = jnp.pad(image, margin, constant_values=image.min() if outside is None else outside)
   # Differences above this threshold count as "at least as bright".
-  least = -TOLERANCE * (padded.max() - padded.min())
-  bits = [_difference(image, padded, margin, y, x) >= least for y, x in _circle(neighbours, radius)]
+  threshold = -TOLERANCE * (padded.max() - padded.min())
+  bits = [_difference(image, padded, margin, y, x) >= threshold for y, x in _circle(neighbours, radius)]
   return _CODES[method]([bit.astype(jnp.uint32) for bit in bits])
 
 
@@ -113,8 +113,8 @@ def _difference(image: jax.Array, padded: jax.Array, margin: int, y: float, x: f
   """Returns the brightness at offset (y down, x right) of each pixel minus that of the pixel, [H, W]."""
   height, width = image.shape
   difference = jnp.zeros_like(image)
-  for row, row_weight in _between(y):
-    for column, column_weight in _between(x):
+  for row, row_weight in _interpolation(y):
+    for column, column_weight in _interpolation(x):
       # View of the padded image shifted by (row, column), [H, W]
       top, left = margin + row, margin + column
       corner = padded[top : top + height, left : left + width]
@@ -122,10 +122,10 @@ def _difference(image: jax.Array, padded: jax.Array, margin: int, y: float, x: f
   return difference
 
 
-def _between(at: float) -> list[tuple[int, float]]:
-  """Returns the one or two integer positions around the coordinate `at`, with their interpolation weights."""
-  first = math.floor(at)
-  share = at - first
+def _interpolation(coordinate: float) -> list[tuple[int, float]]:
+  """Returns the one or two integer positions around a coordinate, with their interpolation weights."""
+  first = math.floor(coordinate)
+  share = coordinate - first
   return [(first, 1 - share), (first + 1, share)] if share else [(first, 1.0)]
 
 

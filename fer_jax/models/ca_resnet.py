@@ -16,7 +16,7 @@ from fer_jax.layers.conv_norm_act import ConvNormAct
 from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.pooling import read_out
 from fer_jax.models.network import Apply, Network
-from fer_jax.models.stages import in_turn, stages_of
+from fer_jax.models.stages import apply_stages, build_stages
 
 SLOPE = 0.25  # initial slope of PReLU below zero: He et al. 2015 (arXiv:1502.01852)
 _PRELU = partial(nn.PReLU, negative_slope_init=SLOPE)
@@ -125,7 +125,7 @@ class CaResNet:
       "stem": ConvNormAct(self.width, activation=_PRELU(), **common),
       "attention": MixedAttention(self.reduction, dtype=dtype),
     }
-    blocks, stages = stages_of("layer", self.blocks, self.width, block)
+    blocks, stages = build_stages("layer", self.blocks, self.width, block)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
       if self.halve:
@@ -134,7 +134,7 @@ class CaResNet:
       x = apply("attention", apply("stem", image))
       # Padding of one pixel, as in torchvision's ResNet: [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C].
       x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-      features = read_out(in_turn(apply, stages, x))
+      features = read_out(apply_stages(apply, stages, x))
       return apply("classifier", features), features
 
     head = LinearClassifier(num_classes, dropout=self.dropout, kernel_init=nn.initializers.he_normal(), dtype=dtype)

@@ -15,7 +15,7 @@ from fer_jax.layers.pooling import read_out
 from fer_jax.layers.residual_block import ResidualBlock
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Apply, Extractor, Network
-from fer_jax.models.stages import in_turn, stages_of
+from fer_jax.models.stages import apply_stages, build_stages
 
 # Number of blocks in each stage, by depth.
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -92,14 +92,14 @@ class ResNet:
     first = f"{prefix}stem"
     kernel_size, stride = STEMS[self.stem]
     layers: dict[str, nn.Module] = {first: stem(kernel_size=kernel_size, stride=stride)}
-    blocks, stages = stages_of(f"{prefix}layer", self.blocks or STAGES[self.depth], self.width, block)
+    blocks, stages = build_stages(f"{prefix}layer", self.blocks or STAGES[self.depth], self.width, block)
     layers |= blocks
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
       x = apply(first, image)
       if self.stem == "imagenet":  # [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C]
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-      return in_turn(apply, stages, x)
+      return apply_stages(apply, stages, x)
 
     return Extractor(layers, walk, ((first,), *stages))
 
@@ -141,10 +141,10 @@ class CifarResNet:
     """Returns the network; see `ModelSettings.build` for the arguments."""
     common: dict[str, Any] = {"kernel_init": MSRA, "dtype": dtype, "axis_name": axis_name}
     block = partial(ResidualBlock, shortcut=self.kind == "residual", **common)
-    blocks, modules = stages_of("module", (self.depth // 6,) * MODULES, self.width, block)
+    blocks, modules = build_stages("module", (self.depth // 6,) * MODULES, self.width, block)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-      features = read_out(in_turn(apply, modules, apply("stem", image)))
+      features = read_out(apply_stages(apply, modules, apply("stem", image)))
       return apply("classifier", features), features
 
     layers = {

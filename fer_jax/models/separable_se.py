@@ -15,7 +15,7 @@ from fer_jax.layers.linear import LinearClassifier
 from fer_jax.layers.pooling import read_out
 from fer_jax.layers.separable_conv import SeparableConv
 from fer_jax.models.network import Apply, Extractor, Network
-from fer_jax.models.stages import in_turn
+from fer_jax.models.stages import apply_stages
 
 # Eq. 2: x for x > 0, ALPHA (exp(x) - 1) otherwise. The alpha of SELU (arXiv:1706.02515) without its scale.
 ALPHA = 1.6732632423543772848170429916717
@@ -114,12 +114,12 @@ class SeparableSe:
     last = gated("last", SeparableConv(features, padding=0, activation=_ELU, **common), features)
 
     def walk(apply: Apply, image: jax.Array) -> jax.Array:
-      x = in_turn(apply, [stem], image)
+      x = apply_stages(apply, [stem], image)
       for i, names in enumerate(stages):
         # [B, h, w, C] -> [B, ceil(h / 2), ceil(w / 2), C']; a shortcut has the same shape.
-        y = max_pool(in_turn(apply, [names], x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        y = max_pool(apply_stages(apply, [names], x), (3, 3), (2, 2), ((1, 1), (1, 1)))
         x = y + apply(shortcuts[i], x) if shortcuts else y
-      return in_turn(apply, [last], x)
+      return apply_stages(apply, [last], x)
 
     # A shortcut belongs to the block of its stage; without shortcuts the slice is empty.
     groups = [(*names, *shortcuts[i : i + 1]) for i, names in enumerate(stages)]

@@ -8,7 +8,7 @@ import jax
 from fer_jax.models.network import Apply
 
 
-def stages_of(
+def build_stages(
   prefix: str, counts: Sequence[int], width: int, block: Callable[..., nn.Module]
 ) -> tuple[dict[str, nn.Module], tuple[tuple[str, ...], ...]]:
   """Builds the blocks of all stages.
@@ -35,7 +35,7 @@ def stages_of(
   return layers, names
 
 
-def in_turn(apply: Apply, stages: Sequence[Sequence[str]], x: jax.Array) -> jax.Array:
+def apply_stages(apply: Apply, stages: Sequence[Sequence[str]], x: jax.Array) -> jax.Array:
   """Applies the layers of all stages to x in order; returns the last output."""
   for names in stages:
     for name in names:

@@ -47,18 +47,18 @@ class TwoChannel(SeparableSe):
   def build(self, num_classes: int, dtype: jnp.dtype, axis_name: str | None) -> Network:
     """Returns the network; see `ModelSettings.build` for the arguments."""
     prefixes = ("lbp_", "image_")
-    one, two = (self.extractor(dtype, axis_name, prefix) for prefix in prefixes)
+    pattern_extractor, image_extractor = (self.extractor(dtype, axis_name, prefix) for prefix in prefixes)
 
     def walk(apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
       # [B, H, W, C] -> [B, D], for the patterns and for the image
-      of_patterns = read_out(one.walk(apply, self.patterns(image)))
-      of_image = read_out(two.walk(apply, image))
-      features = self.fusion * of_patterns + (1 - self.fusion) * of_image
+      pattern_features = read_out(pattern_extractor.walk(apply, self.patterns(image)))
+      image_features = read_out(image_extractor.walk(apply, image))
+      features = self.fusion * pattern_features + (1 - self.fusion) * image_features
       return apply("classifier", features), features
 
     head = LinearClassifier(num_classes, dropout=self.dropout, dtype=dtype)
-    layers = {**one.layers, **two.layers, "classifier": head}
-    return Network(layers, walk, (*one.blocks, *two.blocks), "classifier", prefixes)
+    layers = {**pattern_extractor.layers, **image_extractor.layers, "classifier": head}
+    return Network(layers, walk, (*pattern_extractor.blocks, *image_extractor.blocks), "classifier", prefixes)
 
   def patterns(self, image: jax.Array) -> jax.Array:
     """Returns the LBP codes scaled to [-1, 1], float32 [B, H, W, C]; they are invariant to exposure and contrast."""

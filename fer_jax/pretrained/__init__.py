@@ -3,4 +3,4 @@
 `load` copies them into the layers of a network. No code from a file is executed, and PyTorch is not required.
 """
 
-from fer_jax.pretrained.transfer import Loaded, Report, load
+from fer_jax.pretrained.transfer import PretrainedLayers, Report, load

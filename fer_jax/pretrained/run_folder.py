@@ -23,19 +23,21 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
   Raises:
     UserError: No run has finished in the folder, the run has several replicas, or its checkpoint cannot be read.
   """
-  record = folder / RESULT
-  if not record.is_file():
+  result_file = folder / RESULT
+  if not result_file.is_file():
     raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
   try:
     # A run of several replicas has no single best step (None); each replica has its own folder.
-    result = json.loads(record.read_text(encoding="utf-8"))
-    best, last = result["validation"]["step"], int(result["steps"])
-    several = _several(folder, result["runs"]) if best is None else ""
-    step = last if best is None or int(best) < 0 else int(best)  # -1: no validation, use the last step
+    result = json.loads(result_file.read_text(encoding="utf-8"))
+    best_step, last_step = result["validation"]["step"], int(result["steps"])
+    message = _replicas_message(folder, result["runs"]) if best_step is None else ""
+    step = (
+      last_step if best_step is None or int(best_step) < 0 else int(best_step)
+    )  # -1: no validation, use the last step
   except (OSError, ValueError, KeyError, TypeError):
-    raise UserError(f"{record}: not the {RESULT} of a run; expected the folder of a finished run") from None
-  if several:
-    raise UserError(several)
+    raise UserError(f"{result_file}: not the {RESULT} of a run; expected the folder of a finished run") from None
+  if message:
+    raise UserError(message)
   checkpoints = folder / "checkpoints"
   if not (checkpoints / str(step)).is_dir():
     raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
@@ -50,7 +52,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
   return params, {name: value for name, value in stats.items() if name in params}
 
 
-def _several(folder: Path, runs: Sequence[Mapping[str, Any]]) -> str:
+def _replicas_message(folder: Path, runs: Sequence[Mapping[str, Any]]) -> str:
   best = max(runs, key=lambda run: run["validation_accuracy"])
   return (
     f"{folder}: is a run of {len(runs)} replicas; choose the folder of one: "

@@ -44,13 +44,13 @@ class Source:
   axes: Mapping[int, tuple[int, ...]]
   advice: str
 
-  def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+  def to_source_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape in the source's layout of one of our arrays."""
     # `axes` maps source -> ours, so the inverse permutation is needed here.
     order = self.axes.get(len(shape), range(len(shape)))
     return tuple(shape[list(order).index(axis)] for axis in range(len(shape)))
 
-  def in_our_order(self, array: np.ndarray) -> np.ndarray:
+  def to_our_layout(self, array: np.ndarray) -> np.ndarray:
     """Returns an array of the source transposed to our axis order."""
     return array.transpose(self.axes.get(array.ndim, range(array.ndim)))
 
@@ -63,19 +63,19 @@ def open_source(path: Path) -> Source:
   """
   if model_file.is_model_file(path):
     params, stats, _ = model_file.read(path)
-    return _of_ours(path, params, stats, path)
+    return _own_source(path, params, stats, path)
   if not path.is_dir():
     arrays = weights_file.read(path)
     # Convolutions (O, I, H, W) -> (H, W, I, O), linear layers (out, in) -> (in, out).
     return Source(path, _sha256(path), arrays, torchvision_name, {4: (2, 3, 1, 0), 2: (1, 0)}, _file_advice(arrays))
   params, stats = run_folder.read(path)
-  return _of_ours(path, params, stats, path / run_folder.RESULT)
+  return _own_source(path, params, stats, path / run_folder.RESULT)
 
 
-def _of_ours(path: Path, params: dict[str, Any], stats: dict[str, Any], digested: Path) -> Source:
+def _own_source(path: Path, params: dict[str, Any], stats: dict[str, Any], hashed_file: Path) -> Source:
   flat = flatten_dict({"params": params, "stats": stats}, sep="/")
   advice = "expected a trained network of the same config.model"
-  return Source(path, _sha256(digested), flat, "/".join, {}, advice)
+  return Source(path, _sha256(hashed_file), flat, "/".join, {}, advice)
 
 
 def torchvision_name(variable: Variable) -> str | None:

@@ -102,7 +102,7 @@ def load(stream: io.BytesIO, path: Path) -> tuple[Any, dict[str, Storage]]:
     UserError: The pickle is damaged, or refers to a name that does not occur in a state_dict.
   """
   try:
-    unpickler = _Unpickler(io.BytesIO(_take(stream)), path)
+    unpickler = _Unpickler(io.BytesIO(_next_pickle(stream)), path)
     return unpickler.load(), unpickler.storages
   except UserError:
     raise
@@ -113,19 +113,19 @@ def load(stream: io.BytesIO, path: Path) -> tuple[Any, dict[str, Storage]]:
     ) from None
 
 
-def _take(stream: io.BytesIO) -> bytes:
+def _next_pickle(stream: io.BytesIO) -> bytes:
   """Returns the bytes of the next pickle; raises ValueError for opcodes that no pickle of weights contains."""
-  begin = stream.tell()
+  start = stream.tell()
   for opcode, argument, position in pickletools.genops(stream):
     if opcode.name in _REFUSED:
       raise ValueError(f"the opcode {opcode.name}")
     # CPython allocates the memo up to the largest index used, so a tiny file could exhaust the memory. In a regular
     # pickle an index is never larger than the number of bytes before it.
-    if opcode.name in _MEMO and not (isinstance(argument, int) and argument <= (position or 0) - begin):
+    if opcode.name in _MEMO and not (isinstance(argument, int) and argument <= (position or 0) - start):
       raise ValueError("a memo entry out of order")
   end = stream.tell()
-  stream.seek(begin)
-  return stream.read(end - begin)
+  stream.seek(start)
+  return stream.read(end - start)
 
 
 class _Name:
@@ -189,7 +189,7 @@ class _Unpickler(pickle.Unpickler):
       if name in STORAGES:
         return _StorageType(STORAGES[name])
       raise UserError(
-        f"{self._path}: contains numbers of the unsupported type {_shown(module, name)}; expected one of "
+        f"{self._path}: contains numbers of the unsupported type {_printable(module, name)}; expected one of "
         f"{', '.join(STORAGES)}; save the weights as float32"
       )
     # The complete list of names in a state_dict; anything else is refused.
@@ -204,7 +204,7 @@ class _Unpickler(pickle.Unpickler):
         return Parameter
       case "torch", "Size":
         return _Name(tuple)
-    raise UserError(f"{self._path}: refers to {_shown(module, name)}, {HOLDS_CODE}")
+    raise UserError(f"{self._path}: refers to {_printable(module, name)}, {HOLDS_CODE}")
 
   def persistent_load(self, pid: Any) -> Storage:
     """Records a storage, given as ("storage", type, key, device, length[, view metadata in old files])."""
@@ -219,6 +219,6 @@ class _Unpickler(pickle.Unpickler):
     return storage
 
 
-def _shown(module: str, name: str) -> str:
+def _printable(module: str, name: str) -> str:
   """Returns an untrusted name as short ASCII text that is safe to print in a terminal."""
   return ascii(f"{module}.{name}")[:100]

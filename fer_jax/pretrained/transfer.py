@@ -14,9 +14,9 @@ from fer_jax.pretrained.sources import CLASSIFIER, Source, Variable, is_batch_co
 from fer_jax.runtime.errors import UserError
 
 # The first convolution, in every network that accepts pretrained weights.
-_FIRST = ("params", "stem", "conv", "kernel")
+_FIRST_KERNEL = ("params", "stem", "conv", "kernel")
 _COLOURS = 3
-_NAMED = 3  # names shown of a longer list, in a message
+_MAX_NAMED = 3  # names shown of a longer list, in a message
 SHIPPED = "default"  # value of `path` for the network shipped with the package
 
 
@@ -47,12 +47,12 @@ class Report:
     text = f"{self.filled} arrays filled with {self.taken} of {self.source} (sha256 {self.sha256[:12]})"
     if self.summed:
       text += ", first convolution summed over its colour channels"
-    left = [_few(self.unused)] if self.unused else []
-    left += [f"{self.counters} batch counters"] if self.counters else []
-    return f"{text}; not used: {' and '.join(left) or 'none'}"
+    unused = [_shortened(self.unused)] if self.unused else []
+    unused += [f"{self.counters} batch counters"] if self.counters else []
+    return f"{text}; not used: {' and '.join(unused) or 'none'}"
 
 
-class Loaded(NamedTuple):
+class PretrainedLayers(NamedTuple):
   """Layers filled with pretrained weights.
 
   Attributes:
@@ -71,13 +71,13 @@ class _Slot(NamedTuple):
 
   Attributes:
     variable: Path of the array in the network.
-    bare: Path without the extractor's prefix.
+    source_variable: Path without the extractor's prefix.
     name: Name of the matching array in the source.
     target: Array or jax.ShapeDtypeStruct with the required shape and dtype.
   """
 
   variable: Variable
-  bare: Variable
+  source_variable: Variable
   name: str
   target: Any
 
@@ -90,7 +90,7 @@ def load(
   extractors: tuple[str, ...],
   classifier: str,
   keep_classifier: bool = False,
-) -> Loaded:
+) -> PretrainedLayers:
   """Fills a network's layers with the weights of a pretrained ResNet.
 
   Kernels are transposed from PyTorch's (O, I, H, W) and (out, in) to our (H, W, I, O) and (in, out). For a network with
@@ -120,8 +120,10 @@ def load(
   """
   source = open_source(model_file.DEFAULT if str(path) == SHIPPED else Path(path).expanduser())
   layers = _layers(params, extractors, classifier, keep_classifier)
-  whole = {"params": params, "stats": stats}
-  tree = {collection: {layer: of.get(layer, {}) for layer in layers} for collection, of in whole.items()}
+  collections = {"params": params, "stats": stats}
+  tree = {
+    collection: {layer: variables.get(layer, {}) for layer in layers} for collection, variables in collections.items()
+  }
   flat = flatten_dict(tree, keep_empty_nodes=True)  # layers without arrays stay in the result
   slots = _slots(source, {variable: target for variable, target in flat.items() if target is not empty_node}, layers)
   unused = set(source.arrays) - {slot.name for slot in slots}
@@ -142,7 +144,7 @@ def load(
     counters=len(counters),
     summed=summed,
   )
-  return Loaded(filled["params"], filled["stats"], report)
+  return PretrainedLayers(filled["params"], filled["stats"], report)
 
 
 def _layers(
@@ -168,16 +170,16 @@ def _slots(source: Source, targets: Mapping[Variable, Any], layers: Mapping[str,
   slots = []
   for variable, target in targets.items():
     collection, layer, *inside = variable
-    bare = (collection, layers[layer], *inside)
+    source_variable = (collection, layers[layer], *inside)
     # The full name goes first: a two-extractor run fills a_stem and b_stem from its own a_stem and b_stem.
-    own = source.name_of(variable)
-    name = own if own in source.arrays else source.name_of(bare)
+    own_name = source.name_of(variable)
+    name = own_name if own_name in source.arrays else source.name_of(source_variable)
     if name is None:
       raise UserError(
-        f"{source.path}: torchvision's ResNet has no counterpart of {_path(variable)}; this network can only be filled "
-        "from the folder of a finished run"
+        f"{source.path}: torchvision's ResNet has no counterpart of {_format_path(variable)}; this network can only be "
+        "filled from the folder of a finished run"
       )
-    slots.append(_Slot(variable, bare, name, target))
+    slots.append(_Slot(variable, source_variable, name, target))
   return slots
 
 
@@ -185,18 +187,18 @@ def _check_architecture(source: Source, slots: list[_Slot], unused: Iterable[str
   """Raises UserError unless the source has all arrays of the network, and no others in the network's stages."""
   missing = [slot for slot in slots if slot.name not in source.arrays]
   if missing:
-    few = _few([f"{slot.name} for {_path(slot.variable)}" for slot in missing])
+    names = _shortened([f"{slot.name} for {_format_path(slot.variable)}" for slot in missing])
     raise UserError(
-      f"{source.path}: {len(missing)} of {len(slots)} arrays are missing ({few}); it seems to have another "
+      f"{source.path}: {len(missing)} of {len(slots)} arrays are missing ({names}); it seems to have another "
       f"architecture: {source.advice}"
     )
   # Unused arrays in other stages, such as a skipped classifier, are allowed; in the same stages they mean more blocks.
   stages = {stage_of(slot.name) for slot in slots}
-  beyond = sorted(name for name in unused if stage_of(name) in stages and not is_batch_counter(name))
-  if beyond:
+  unmatched = sorted(name for name in unused if stage_of(name) in stages and not is_batch_counter(name))
+  if unmatched:
     raise UserError(
-      f"{source.path}: the network has no counterpart of {len(beyond)} of its arrays ({_few(beyond)}); it seems "
-      f"to have another architecture: {source.advice}"
+      f"{source.path}: the network has no counterpart of {len(unmatched)} of its arrays ({_shortened(unmatched)}); "
+      f"it seems to have another architecture: {source.advice}"
     )
 
 
@@ -207,14 +209,14 @@ def _fill(source: Source, slot: _Slot) -> tuple[np.ndarray, bool]:
     raise UserError(
       f"{source.path}: {slot.name} has dtype {found.dtype}; expected a floating-point dtype; convert the weights"
     )
-  summed = slot.bare == _FIRST and found.ndim == len(shape) and shape[2] == 1
-  summed = summed and found.shape == source.shape_of((*shape[:2], _COLOURS, shape[3]))
-  if not summed and found.shape != source.shape_of(shape):
+  summed = slot.source_variable == _FIRST_KERNEL and found.ndim == len(shape) and shape[2] == 1
+  summed = summed and found.shape == source.to_source_shape((*shape[:2], _COLOURS, shape[3]))
+  if not summed and found.shape != source.to_source_shape(shape):
     raise UserError(
-      f"{source.path}: {slot.name} is {_size(found.shape)}, but {_path(slot.variable)} needs "
-      f"{_size(source.shape_of(shape))}; {_hint(source, slot, found)}"
+      f"{source.path}: {slot.name} is {_format_shape(found.shape)}, but {_format_path(slot.variable)} needs "
+      f"{_format_shape(source.to_source_shape(shape))}; {_hint(source, slot, found)}"
     )
-  array = source.in_our_order(found)
+  array = source.to_our_layout(found)
   if summed:  # [H, W, 3, O] -> [H, W, 1, O], accumulated in float64
     array = array.astype(np.float64).sum(axis=2, keepdims=True)
   with np.errstate(over="ignore"):  # values too large for the dtype become inf and are rejected below
@@ -230,27 +232,27 @@ def _fill(source: Source, slot: _Slot) -> tuple[np.ndarray, bool]:
 def _hint(source: Source, slot: _Slot, found: np.ndarray) -> str:
   """Returns advice on a shape mismatch: the config key that most likely causes it."""
   needed = slot.target.shape
-  if slot.bare[1] == CLASSIFIER:
+  if slot.source_variable[1] == CLASSIFIER:
     return "skip the classifier (config.pretrained.classifier=False), or choose weights with the same classes"
   if found.ndim != len(needed):
     return source.advice
-  ours = source.in_our_order(found).shape
-  if slot.bare == _FIRST and ours[:2] != needed[:2]:
+  ours = source.to_our_layout(found).shape
+  if slot.source_variable == _FIRST_KERNEL and ours[:2] != needed[:2]:
     return "compare config.model.stem"
-  if slot.bare == _FIRST and ours[3] == needed[3]:
+  if slot.source_variable == _FIRST_KERNEL and ours[3] == needed[3]:
     return f"the network expects images with {needed[2]} channels"
   # The same kernel size (and number of axes) but other channel counts: the width differs.
   return "compare config.model.width" if ours[:-2] == needed[:-2] else source.advice
 
 
-def _path(variable: Variable) -> str:
+def _format_path(variable: Variable) -> str:
   return "/".join(variable[1:])
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
   return "x".join(map(str, shape)) or "a single number"
 
 
-def _few(names: Iterable[str]) -> str:
+def _shortened(names: Iterable[str]) -> str:
   names = list(names)
-  return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+  return ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else "")

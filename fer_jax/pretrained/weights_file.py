@@ -27,12 +27,19 @@ _SAFETENSORS: dict[str, np.dtype] = {
 }
 # Exceptions that NumPy raises for damaged files and for files that are not .npz.
 _NPZ_ERRORS = (
-  *(ValueError, TypeError, AttributeError, EOFError, KeyError, MemoryError, RuntimeError),
-  *(zipfile.BadZipFile, zlib.error),
+  ValueError,
+  TypeError,
+  AttributeError,
+  EOFError,
+  KeyError,
+  MemoryError,
+  RuntimeError,
+  zipfile.BadZipFile,
+  zlib.error,
 )
 # Prefix that torch.nn.DataParallel and DistributedDataParallel add to every name.
-_PARALLEL = "module."
-_LONGEST_NAME = 200
+_PARALLEL_PREFIX = "module."
+_MAX_NAME_LENGTH = 200
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -62,11 +69,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{path}: contains no array; expected the weights of a network by name, as in model.state_dict()")
   # Names appear in messages and logs, so they must be short and printable.
   for name in arrays:
-    if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
-      shown = f"the name {name[:40]!a}" if isinstance(name, str) else f"a name of type {type(name).__name__}"
-      raise UserError(f"{path}: contains an array with {shown}; expected up to {_LONGEST_NAME} printable characters")
-  if all(name.startswith(_PARALLEL) for name in arrays):
-    return {name.removeprefix(_PARALLEL): array for name, array in arrays.items()}
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
+      description = f"the name {name[:40]!a}" if isinstance(name, str) else f"a name of type {type(name).__name__}"
+      raise UserError(
+        f"{path}: contains an array with {description}; expected up to {_MAX_NAME_LENGTH} printable characters"
+      )
+  if all(name.startswith(_PARALLEL_PREFIX) for name in arrays):
+    return {name.removeprefix(_PARALLEL_PREFIX): array for name, array in arrays.items()}
   return arrays
 
 

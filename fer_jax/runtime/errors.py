@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 # Errors of a full or read-only disk, and of a broken or foreign one. Other OSErrors may be bugs and are not caught.
-_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_OF_STORAGE = _OF_WRITING | {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
-_MEND = "free or repair the disk, then run the same command again"
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_STORAGE_ERRORS = _WRITE_ERRORS | {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE}
+_ADVICE = "free or repair the disk, then run the same command again"
 
 
 class UserError(Exception):
@@ -43,13 +43,13 @@ def storage(path: Path | None = None) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _OF_STORAGE:
+    if error.errno not in _STORAGE_ERRORS:
       raise
     what, reason = str(path or error.filename or "a file"), str(error.strerror)
     # Without a path, only some error codes prove that a write failed.
-    if path is not None or error.errno in _OF_WRITING:
+    if path is not None or error.errno in _WRITE_ERRORS:
       raise unwritable(what, reason) from error
-    raise Failure(f"{what} cannot be read or written ({reason}); {_MEND}") from error
+    raise Failure(f"{what} cannot be read or written ({reason}); {_ADVICE}") from error
 
 
 def unwritable(what: str, reason: str) -> Failure:
@@ -59,7 +59,7 @@ def unwritable(what: str, reason: str) -> Failure:
     what: File or description of what could not be written.
     reason: Message of the operating system.
   """
-  return Failure(f"{what} cannot be written ({reason}); {_MEND}")
+  return Failure(f"{what} cannot be written ({reason}); {_ADVICE}")
 
 
 def run(program: Callable[[], int | None]) -> NoReturn:

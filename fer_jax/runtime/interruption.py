@@ -27,34 +27,34 @@ class Signals:
 
   def __init__(self) -> None:
     self._signum: int | None = None
-    self._asked = 0
+    self._calls = 0
 
   def __enter__(self) -> "Signals":
-    noted = (signal.SIGINT,) if processes.joined() else (signal.SIGINT, signal.SIGTERM)
-    self._before = {s: signal.signal(s, self._note) for s in noted}
+    handled = (signal.SIGINT,) if processes.joined() else (signal.SIGINT, signal.SIGTERM)
+    self._original_handlers = {signum: signal.signal(signum, self._record) for signum in handled}
     return self
 
   def __exit__(self, *exception: object) -> None:
-    for signum, handler in self._before.items():
+    for signum, handler in self._original_handlers.items():
       signal.signal(signum, handler)
 
-  def asked_to_stop(self) -> int | None:
+  def stop_requested(self) -> int | None:
     """Returns the received signal, or None.
 
     In a multi-process run this is a collective operation: all processes must call it equally often.
     """
     if not processes.joined():
       return self._signum
-    self._asked += 1
+    self._calls += 1
     # JAX needs the same, increasing number in all processes. A process that received no signal reports SIGTERM.
-    return (self._signum or signal.SIGTERM) if processes.asked_to_stop(self._asked) else None
+    return (self._signum or signal.SIGTERM) if processes.stop_requested(self._calls) else None
 
-  def _note(self, signum: int, frame: types.FrameType | None) -> None:
+  def _record(self, signum: int, frame: types.FrameType | None) -> None:
     del frame
     self._signum = signum
     # A second Ctrl-C ends the process at once.
-    for each, handler in self._before.items():
-      signal.signal(each, handler)
+    for number, handler in self._original_handlers.items():
+      signal.signal(number, handler)
     if processes.joined():
       # JAX's preemption handler listens to SIGTERM only.
       os.kill(os.getpid(), signal.SIGTERM)

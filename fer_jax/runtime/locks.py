@@ -14,7 +14,7 @@ from fer_jax.runtime.errors import UserError, storage
 _LEASE_SECONDS = 180
 
 
-def take(path: Path, *, wait: bool = False) -> TextIO:
+def acquire(path: Path, *, wait: bool = False) -> TextIO:
   """Locks a file until the returned file is closed or the process ends, for whatever reason.
 
   The file is created with its folder if absent, and records the holder of the lock. A lock held by another machine may
@@ -40,7 +40,7 @@ def take(path: Path, *, wait: bool = False) -> TextIO:
     if wait:
       fcntl.flock(file, fcntl.LOCK_EX)
     else:
-      _lock_or_refuse(file, path)
+      _lock_or_raise(file, path)
   except UserError:
     file.close()
     raise
@@ -54,10 +54,10 @@ def take(path: Path, *, wait: bool = False) -> TextIO:
   return file
 
 
-def _lock_or_refuse(file: TextIO, path: Path) -> None:
+def _lock_or_raise(file: TextIO, path: Path) -> None:
   """Locks a file, or raises UserError naming the holder; retries while the holder may be a crashed machine."""
   end = time.monotonic() + _LEASE_SECONDS
-  said = False
+  announced = False
   while True:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,9 +71,9 @@ def _lock_or_refuse(file: TextIO, path: Path) -> None:
         f"{path.parent}: {holder} is running in this folder; wait until it ends, or choose another --workdir"
       )
     # The lock is held by another machine: it may have crashed, so retry until the server's lease expires.
-    if not said:
+    if not announced:
       print(f"{path.parent}: waiting up to {_LEASE_SECONDS} s for {holder}, which may have crashed", file=sys.stderr)
-      said = True
+      announced = True
     time.sleep(1)
 
 

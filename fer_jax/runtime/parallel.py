@@ -21,18 +21,18 @@ from fer_jax.runtime.programs import CachedProgram, Program
 AXIS = "devices"  # name of the mapped axis
 
 
-def all_devices(trainings: int = 1) -> list[jax.Device]:
+def all_devices(replicas: int = 1) -> list[jax.Device]:
   """Returns the devices of all processes; on a CPU, splits the host into one device per core for several replicas.
 
   The step of a small network does not keep several cores busy, but the steps of several replicas do. The host cannot be
   split after the first use of a device, or if the user has set the number of devices in `XLA_FLAGS`.
 
   Args:
-    trainings: Number of replicas that will be distributed over the devices.
+    replicas: Number of replicas that will be distributed over the devices.
   """
-  if trainings > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  if replicas > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     with contextlib.suppress(RuntimeError):  # a device has been used: the number cannot change any more
-      jax.config.update("jax_num_cpu_devices", min(trainings, provenance.cores()))
+      jax.config.update("jax_num_cpu_devices", min(replicas, provenance.cores()))
   return jax.devices()
 
 
@@ -74,16 +74,16 @@ class Placement(Protocol):
   def stack(self, trees: Sequence[Any]) -> Any:
     """Combines small host trees, such as step contexts, one for each of at most `together` replicas."""
 
-  def deal(self, batches: Sequence[Any]) -> Any:
+  def shard_batches(self, batches: Sequence[Any]) -> Any:
     """Arranges host batches for the devices: this process's part of one global batch per replica."""
 
-  def place(self, trees: Sequence[Any]) -> Any:
+  def put_states(self, trees: Sequence[Any]) -> Any:
     """Transfers the states of all replicas to the devices."""
 
   def replicate(self, tree: Any) -> Any:
     """Transfers arrays that all replicas share to every device once, so that no step has to transfer them."""
 
-  def take(self, tree: Any, number: int) -> Any:
+  def select_replica(self, tree: Any, number: int) -> Any:
     """Returns one replica's part of placed arrays or of the outputs of a step; for host arrays, views."""
 
   def peak_memory(self) -> int | None:
@@ -107,7 +107,7 @@ class Devices:
 
   def __init__(self, devices: Sequence[jax.Device] | None = None):
     self.devices = list(jax.local_devices() if devices is None else devices)
-    self._own = [each for each in self.devices if each.process_index == jax.process_index()]
+    self._own = [device for device in self.devices if device.process_index == jax.process_index()]
 
   @property
   def process(self) -> tuple[int, int]:
@@ -130,20 +130,20 @@ class Devices:
   def compile_train(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
     """Compiles (state, resident, batch, context) -> (state, metrics) for batches from `split`."""
     if self.axis_name is None:
-      return _kept(step, identity, self.devices[0], donate=True)
+      return _cached_program(step, identity, self.devices[0], donate=True)
     return jax.pmap(
       step,
       axis_name=self.axis_name,
       devices=self.devices,
       in_axes=(None, None, 0, None),  # only the batch has a device axis
       out_axes=(None, None),
-      donate_argnums=_donated(self.devices),
+      donate_argnums=_donated_argnums(self.devices),
     )
 
   def compile_eval(self, step: Callable[..., Any], identity: str) -> Callable[..., Any]:
     """Compiles (variables, resident, batch) -> (sums, probabilities) for batches from `split`."""
     if self.axis_name is None:
-      return _kept(step, identity, self.devices[0])
+      return _cached_program(step, identity, self.devices[0])
     return jax.pmap(
       step, axis_name=self.axis_name, devices=self.devices, in_axes=(None, None, 0), out_axes=(None, None)
     )
@@ -164,15 +164,15 @@ class Devices:
     (tree,) = trees
     return tree
 
-  def deal(self, batches: Sequence[Any]) -> Any:
+  def shard_batches(self, batches: Sequence[Any]) -> Any:
     """Splits the batch of the only replica over the devices."""
     return self.split(self.stack(batches))
 
-  def place(self, trees: Sequence[Any]) -> Any:
+  def put_states(self, trees: Sequence[Any]) -> Any:
     """Transfers the state of the only replica to every device."""
     return self.replicate(self.stack(trees))
 
-  def take(self, tree: Any, number: int) -> Any:
+  def select_replica(self, tree: Any, number: int) -> Any:
     """Returns the tree unchanged: there is only one replica."""
     assert number == 0
     return tree
@@ -198,12 +198,12 @@ class Replicas:
   process = (0, 1)
 
   def __init__(self, together: int, devices: Sequence[jax.Device] | None = None):
-    everything = list(jax.local_devices() if devices is None else devices)
+    available = list(jax.local_devices() if devices is None else devices)
     self.together = together
     # Replicas per device, rounded up; then as many devices as that requires.
-    of_device = -(-together // len(everything))
-    self.devices = everything[: -(-together // of_device)]
-    self._shape = (len(self.devices), of_device)
+    per_device = -(-together // len(available))
+    self.devices = available[: -(-together // per_device)]
+    self._shape = (len(self.devices), per_device)
 
   def compile_train(self, step: Callable[..., Any], identity: str) -> Program | CachedProgram:
     """Compiles (state, resident, batch, context) -> (state, metrics); all arguments but `resident` are stacked."""
@@ -215,17 +215,17 @@ class Replicas:
 
   def stack(self, trees: Sequence[Any]) -> Any:
     """Stacks host trees, one for each of at most `together` replicas."""
-    spread, of_device = self._shape
+    num_devices, per_device = self._shape
     # The last tree fills the missing positions. [...] per replica -> [devices, replicas per device, ...]
-    full = [*trees, *[trees[-1]] * (spread * of_device - len(trees))]
+    padded = [*trees, *[trees[-1]] * (num_devices * per_device - len(trees))]
     axes = tuple(n for n in self._shape if n > 1)
-    return jax.tree.map(lambda *x: np.stack(x).reshape((*axes, *np.shape(x[0]))), *full)
+    return jax.tree.map(lambda *x: np.stack(x).reshape((*axes, *np.shape(x[0]))), *padded)
 
-  def deal(self, batches: Sequence[Any]) -> Any:
+  def shard_batches(self, batches: Sequence[Any]) -> Any:
     """Stacks host batches, one for each replica."""
     return self.stack(batches)
 
-  def place(self, trees: Sequence[Any]) -> Any:
+  def put_states(self, trees: Sequence[Any]) -> Any:
     """Stacks the trees of all replicas and transfers each to its device."""
     # Stacked on the host, because the trees may be on different devices.
     stacked = self.stack(jax.device_get(list(trees)))
@@ -237,7 +237,7 @@ class Replicas:
     """Transfers arrays that all replicas share to every device once."""
     return _replicate(tree, self.devices)
 
-  def take(self, tree: Any, number: int) -> Any:
+  def select_replica(self, tree: Any, number: int) -> Any:
     """Returns one replica's part of a stacked tree."""
     # (device, position on the device), without the axes of length 1
     index = tuple(i for i, n in zip(divmod(number, self._shape[1]), self._shape, strict=True) if n > 1)
@@ -250,15 +250,15 @@ class Replicas:
   def _map(
     self, step: Callable[..., Any], axes: tuple[int | None, ...], identity: str, *, donate: bool = False
   ) -> Program | CachedProgram:
-    spread, of_device = self._shape
-    if of_device > 1:
+    num_devices, per_device = self._shape
+    if per_device > 1:
       step = jax.vmap(step, in_axes=axes)
     # On one device no pmap is needed, and the trace can be stored on disk. The mapping is part of its identity.
-    if spread == 1:
-      return _kept(
-        step, f"{identity}, mapped over {axes}" if of_device > 1 else identity, self.devices[0], donate=donate
+    if num_devices == 1:
+      return _cached_program(
+        step, f"{identity}, mapped over {axes}" if per_device > 1 else identity, self.devices[0], donate=donate
       )
-    donated = _donated(self.devices) if donate else ()
+    donated = _donated_argnums(self.devices) if donate else ()
     return Program(jax.pmap(step, axis_name=AXIS, devices=self.devices, in_axes=axes, donate_argnums=donated))
 
 
@@ -278,17 +278,19 @@ def _free_host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def of_all_processes(tree: Any) -> Any:
+def replicate_globally(tree: Any) -> Any:
   """Returns a host tree, equal in every process, as replicated global arrays, of which each process saves a part."""
   sharding = NamedSharding(_mesh(jax.devices()), PartitionSpec())
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
 
 
-def _kept(step: Callable[..., Any], identity: str, device: jax.Device, *, donate: bool = False) -> CachedProgram:
-  return CachedProgram(step, identity, device.platform, donate=donate and bool(_donated([device])))
+def _cached_program(
+  step: Callable[..., Any], identity: str, device: jax.Device, *, donate: bool = False
+) -> CachedProgram:
+  return CachedProgram(step, identity, device.platform, donate=donate and bool(_donated_argnums([device])))
 
 
-def _donated(devices: Sequence[jax.Device]) -> tuple[int, ...]:
+def _donated_argnums(devices: Sequence[jax.Device]) -> tuple[int, ...]:
   # Not on a CPU: there a donated buffer that a checkpoint still reads would be copied anyway.
   return () if devices[0].platform == "cpu" else (0,)
 

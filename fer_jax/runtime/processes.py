@@ -29,7 +29,7 @@ HEARTBEAT_SECONDS = 30
 JOIN_SECONDS, CLUSTER_JOIN_SECONDS = 60, 300
 # Time that other processes wait at the end for process 0, which writes the report. Heartbeats detect its loss sooner.
 _SHUTDOWN_SECONDS = 600
-_SAID = 256  # bytes per process in the messages that processes exchange
+_TEXT_BYTES = 256  # bytes per process in the messages that processes exchange
 # Patterns of the errors that a collective raises if its peer is lost: gloo, NCCL, JAX's coordination service.
 _LOST = re.compile(r"gloo|nccl|UNAVAILABLE|ABORTED|coordination|heartbeat", re.IGNORECASE)
 
@@ -68,7 +68,7 @@ def join(address: Address | None) -> None:
   )
   try:
     if address is None:
-      _insist(initialize, end)
+      _retry_initialize(initialize, end)
     else:
       # Devices are set by the environment (JAX_LOCAL_DEVICE_IDS); a surrounding cluster must not override them.
       initialize(*address, cluster_detection_method="deactivate")
@@ -81,7 +81,7 @@ def join(address: Address | None) -> None:
     raise Failure(f"timed out after {seconds} s without a connection to all processes ({_first_line(error)})") from None
 
 
-def _insist(initialize: Callable[[], None], end: float) -> None:
+def _retry_initialize(initialize: Callable[[], None], end: float) -> None:
   """Retries until a deadline, because a cluster's name service may resolve process 0 minutes after JAX gives up."""
   while True:
     try:
@@ -107,7 +107,7 @@ def count() -> int:
   return jax.process_count() if joined() else 1
 
 
-def agreed(value: float) -> float:
+def broadcast(value: float) -> float:
   """Returns the value of process 0 in every process, for example a clock's. Collective."""
   if count() == 1:
     return value
@@ -132,18 +132,18 @@ def everywhere(action: Callable[[], T]) -> T:
     return action()
   try:
     with storage():
-      done = action()
+      result = action()
   except Exception as error:
-    if not lost(error):  # otherwise the others can no longer be reached
+    if not is_peer_loss(error):  # otherwise the others can no longer be reached
       status = error.status if isinstance(error, UserError) else Failure.status
-      _everyones(f"{status} {_first_line(error)}")
+      _gather_texts(f"{status} {_first_line(error)}")
     raise
   # "" from a process whose action succeeded, else "<exit status> <message>".
-  for process, said in enumerate(_everyones("")):
-    if said:
-      its_status, _, reason = said.partition(" ")
-      raise (UserError if its_status == str(UserError.status) else Failure)(f"process {process} failed: {reason}")
-  return done
+  for process, message in enumerate(_gather_texts("")):
+    if message:
+      exit_status, _, reason = message.partition(" ")
+      raise (UserError if exit_status == str(UserError.status) else Failure)(f"process {process} failed: {reason}")
+  return result
 
 
 def first(action: Callable[[], T]) -> T | None:
@@ -160,8 +160,8 @@ def first(action: Callable[[], T]) -> T | None:
 
 def after_first(action: Callable[[], T]) -> T:
   """Runs an action in process 0 and then in the others, which find what it wrote to a shared disk. Collective."""
-  done = first(action)
-  return everywhere(lambda: done if index() == 0 else action())  # type: ignore[return-value]
+  result = first(action)
+  return everywhere(lambda: result if index() == 0 else action())  # type: ignore[return-value]
 
 
 def differing(value: str) -> list[int]:
@@ -172,33 +172,33 @@ def differing(value: str) -> list[int]:
   """
   if count() == 1:
     return []
-  values = _everyones(value)
-  return [process for process, other in enumerate(values) if other != values[0]]
+  values = _gather_texts(value)
+  return [process for process, other_value in enumerate(values) if other_value != values[0]]
 
 
-def lost(error: BaseException) -> bool:
+def is_peer_loss(error: BaseException) -> bool:
   """Returns whether an error indicates that another process has ended or is unreachable."""
-  of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-  return count() > 1 and of_jax and _LOST.search(str(error)) is not None
+  from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+  return count() > 1 and from_jax and _LOST.search(str(error)) is not None
 
 
-def _everyones(text: str) -> list[str]:
-  """Returns the text of every process, in their order, cut to `_SAID` bytes. Collective."""
+def _gather_texts(text: str) -> list[str]:
+  """Returns the text of every process, in their order, cut to `_TEXT_BYTES` bytes. Collective."""
   # Strings cannot be gathered, so they travel as zero-padded uint8 [_SAID] and come back as [processes, _SAID].
-  said = np.zeros(_SAID, np.uint8)
-  encoded = text.encode()[:_SAID]
-  said[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-  rows = np.asarray(multihost_utils.process_allgather(said), np.uint8).reshape(-1, _SAID)
+  buffer = np.zeros(_TEXT_BYTES, np.uint8)
+  encoded = text.encode()[:_TEXT_BYTES]
+  buffer[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+  rows = np.asarray(multihost_utils.process_allgather(buffer), np.uint8).reshape(-1, _TEXT_BYTES)
   return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 
-def asked_to_stop(moment: int) -> bool:
+def stop_requested(call: int) -> bool:
   """Returns whether any process has received SIGTERM; all processes return True at the same call. Collective.
 
   Args:
-    moment: Number of the call, equal in all processes and increasing.
+    call: Number of the call, equal in all processes and increasing.
   """
-  return bool(multihost_utils.reached_preemption_sync_point(moment))
+  return bool(multihost_utils.reached_preemption_sync_point(call))
 
 
 def run(program: Callable[[], int]) -> int:
@@ -214,30 +214,30 @@ def run(program: Callable[[], int]) -> int:
     with storage():
       return program()
   except UserError as error:
-    _leave(error.status, f"error: {_whoami()}{error}")
+    _exit(error.status, f"error: {_prefix()}{error}")
   except KeyboardInterrupt:
-    _leave(128 + signal.SIGINT, "")
+    _exit(128 + signal.SIGINT, "")
   except BrokenPipeError:
-    _leave(128 + signal.SIGPIPE, "")
+    _exit(128 + signal.SIGPIPE, "")
   except BaseException as error:
-    if not lost(error):
-      _leave(1, traceback.format_exc())
-    _leave(
+    if not is_peer_loss(error):
+      _exit(1, traceback.format_exc())
+    _exit(
       1,
-      f"error: {_whoami()}another process has ended or is unreachable ({_first_line(error)}); see its output for the "
+      f"error: {_prefix()}another process has ended or is unreachable ({_first_line(error)}); see its output for the "
       "reason. Run the same command again to resume from the newest checkpoint",
     )
 
 
-def _whoami() -> str:
+def _prefix() -> str:
   return f"process {index()} of {count()}: " if index() else ""
 
 
-def _leave(status: int, last_words: str) -> NoReturn:
+def _exit(status: int, message: str) -> NoReturn:
   with contextlib.suppress(OSError):  # the reader of the output may have ended
     sys.stdout.flush()
-  if last_words:
-    print(last_words.rstrip(), file=sys.stderr, flush=True)
+  if message:
+    print(message.rstrip(), file=sys.stderr, flush=True)
   os._exit(status)
 
 

@@ -24,11 +24,11 @@ from jax import export
 # Packages whose versions are part of a trace's key.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 _FOLDER = "traces"  # inside the folder of the compilation cache
-_MOST_BYTES = 256 * 1024**2  # maximum size of all traces
+_MAX_BYTES = 256 * 1024**2  # maximum size of all traces
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # Set to False by code that modifies this package at run time, as tests do: the key contains the source on disk only.
-keeps_traces = True
+stores_traces = True
 
 
 class Program:
@@ -44,17 +44,17 @@ class Program:
 
   def __call__(self, *arguments: Any) -> Any:
     """Runs the function."""
-    _, kind = _kind_of(arguments)
-    if kind not in self._compiled:
+    _, signature = _signature(arguments)
+    if signature not in self._compiled:
       self.prepare(*arguments)
-    return self._compiled[kind](*arguments)
+    return self._compiled[signature](*arguments)
 
   def prepare(self, *arguments: Any) -> int:
     """Compiles for arguments of these shapes; returns the memory on each device in bytes, 0 if it is not reported."""
     compiled = self._function.lower(*arguments).compile()
-    return_memory()
-    self._compiled[_kind_of(arguments)[1]] = compiled
-    return _bytes_of(compiled)
+    release_memory()
+    self._compiled[_signature(arguments)[1]] = compiled
+    return _memory_bytes(compiled)
 
 
 class _Trace(NamedTuple):
@@ -101,42 +101,42 @@ class CachedProgram:
 
   def __call__(self, *arguments: Any) -> Any:
     """Runs the function."""
-    leaves, kind = _kind_of(arguments)
-    if kind not in self._compiled:
+    leaves, signature = _signature(arguments)
+    if signature not in self._compiled:
       self.prepare(*arguments)
-    return jax.tree.unflatten(self._traces[kind].structure, self._compiled[kind](*leaves))
+    return jax.tree.unflatten(self._traces[signature].structure, self._compiled[signature](*leaves))
 
   def shapes(self, *arguments: Any) -> Any:
     """Returns the shapes of the result for these arguments, as a tree of `jax.ShapeDtypeStruct`; compiles nothing."""
-    trace = self._trace(_kind_of(arguments)[1])
+    trace = self._trace(_signature(arguments)[1])
     return jax.tree.unflatten(
       trace.structure, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in trace.exported.out_avals]
     )
 
   def prepare(self, *arguments: Any) -> int:
     """Compiles for arguments of these shapes; returns the memory on the device in bytes, 0 if it is not reported."""
-    leaves, kind = _kind_of(arguments)
+    leaves, signature = _signature(arguments)
     # The compiled function takes leaves: those of the first argument come first.
     donated = tuple(range(len(jax.tree.leaves(arguments[0])))) if self._donate else ()
-    lowered = jax.jit(self._trace(kind).exported.call, donate_argnums=donated).lower(*leaves)
-    self._compiled[kind] = lowered.compile(self._compiler_options)
-    return_memory()
-    return _bytes_of(self._compiled[kind])
+    lowered = jax.jit(self._trace(signature).exported.call, donate_argnums=donated).lower(*leaves)
+    self._compiled[signature] = lowered.compile(self._compiler_options)
+    release_memory()
+    return _memory_bytes(self._compiled[signature])
 
-  def _trace(self, kind: Any) -> _Trace:
-    if kind not in self._traces:
-      path = _path(self._identity, self._platform, repr(kind))
+  def _trace(self, signature: Any) -> _Trace:
+    if signature not in self._traces:
+      path = _path(self._identity, self._platform, repr(signature))
       trace = _read(path) if path is not None else None
       if trace is None:
-        structure, shapes = kind
-        trace = _traced(self._function, structure, shapes, self._platform)
+        structure, shapes = signature
+        trace = _trace_function(self._function, structure, shapes, self._platform)
         if path is not None:
           _write(path, trace)
-      self._traces[kind] = trace
-    return self._traces[kind]
+      self._traces[signature] = trace
+    return self._traces[signature]
 
 
-def _kind_of(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[int, ...], np.dtype], ...]]]:
+def _signature(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[int, ...], np.dtype], ...]]]:
   """Returns the leaves of the arguments and the key of a program for them: (structure, shapes and dtypes)."""
   leaves, structure = jax.tree.flatten(arguments)
   # With x64 disabled, a float64 NumPy array is a float32 argument.
@@ -144,27 +144,27 @@ def _kind_of(arguments: Any) -> tuple[list[Any], tuple[Any, tuple[tuple[tuple[in
   return leaves, (structure, tuple((np.shape(leaf), canonical(leaf.dtype)) for leaf in leaves))
 
 
-def _traced(
+def _trace_function(
   function: Callable[..., Any], structure: Any, shapes: Sequence[tuple[tuple[int, ...], np.dtype]], platform: str
 ) -> _Trace:
   # The structure of the result is a side effect of tracing: the exported function itself handles leaves only.
-  returned: list[Any] = []
+  structures: list[Any] = []
 
-  def of_leaves(*leaves: jax.Array) -> list[jax.Array]:
-    found, its_structure = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
-    returned.append(its_structure)
-    return found
+  def on_leaves(*leaves: jax.Array) -> list[jax.Array]:
+    leaves_of_result, result_structure = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
+    structures.append(result_structure)
+    return leaves_of_result
 
-  of_leaves.__name__ = getattr(function, "__name__", "program")  # name in profiles and of the cached program
+  on_leaves.__name__ = getattr(function, "__name__", "program")  # name in profiles and of the cached program
   platforms = [export.default_export_platform() if platform == jax.default_backend() else platform]
-  exported = export.export(jax.jit(of_leaves), platforms=platforms)(*(jax.ShapeDtypeStruct(*each) for each in shapes))
-  return _Trace(exported, returned[-1])
+  exported = export.export(jax.jit(on_leaves), platforms=platforms)(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+  return _Trace(exported, structures[-1])
 
 
 def _path(*identity: str) -> Path | None:
   """Returns the path of the trace with that identity; None if traces are not stored."""
   folder = jax.config.values["jax_compilation_cache_dir"]
-  if not (keeps_traces and jax.config.values["jax_enable_compilation_cache"] and folder) or "://" in folder:
+  if not (stores_traces and jax.config.values["jax_enable_compilation_cache"] and folder) or "://" in folder:
     return None
   # A URL instead of a folder, such as gs://, is supported by JAX's cache but not here.
   settings = repr(sorted(jax.config.values.items()))
@@ -204,22 +204,22 @@ def _write(path: Path, trace: _Trace) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
       file.write(hashlib.sha256(body).digest() + body)
     os.replace(file.name, path)
-    used = {each: each.stat() for each in path.parent.iterdir()}
-    kept = 0
-    for each in sorted(used, key=lambda each: used[each].st_mtime, reverse=True):
-      kept += used[each].st_size
-      if kept > _MOST_BYTES:
-        each.unlink()
+    statistics = {trace_file: trace_file.stat() for trace_file in path.parent.iterdir()}
+    total = 0
+    for trace_file in sorted(statistics, key=lambda trace_file: statistics[trace_file].st_mtime, reverse=True):
+      total += statistics[trace_file].st_size
+      if total > _MAX_BYTES:
+        trace_file.unlink()
 
 
-def return_memory() -> None:
+def release_memory() -> None:
   """Returns freed memory to the system: after a compilation, the C library keeps hundreds of megabytes of it."""
   with contextlib.suppress(AttributeError):  # only glibc has this function; other libraries keep less memory
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _bytes_of(compiled: Any) -> int:
-  found = compiled.memory_analysis()
-  if found is None:
+def _memory_bytes(compiled: Any) -> int:
+  analysis = compiled.memory_analysis()
+  if analysis is None:
     return 0
-  return int(found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes)
+  return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)

@@ -34,11 +34,11 @@ def commit() -> str:
   "-dirty" is appended if tracked files of the package differ from that commit. Changed configs do not count, because a
   run records its complete config.
   """
-  here = Path(__file__).resolve().parents[1]  # the package
+  package = Path(__file__).resolve().parents[1]
 
   def git(*arguments: str) -> str:
     return subprocess.run(
-      ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=30
+      ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True, timeout=30
     ).stdout.strip()
 
   try:

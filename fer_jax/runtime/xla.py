@@ -47,8 +47,8 @@ def prepare() -> None:
   cache = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None
   # jaxlib 0.10 prints many messages when it reads the cache, unless TF_CPP_MIN_LOG_LEVEL was set before jax was
   # imported, as in fer_jax/__init__.py. If jax was imported before this package, the cache is not used.
-  loud = jaxlib.__version__.startswith("0.10.") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3"
-  if cache and not loud:
+  prints_messages = jaxlib.__version__.startswith("0.10.") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3"
+  if cache and not prints_messages:
     _cache_programs(Path(platformdirs.user_cache_dir("fer_jax")) / "xla" / _cpu_type())
 
 

@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from fer_jax.runtime import processes
 from fer_jax.runtime.errors import Failure, UserError, unwritable
-from fer_jax.runtime.parallel import of_all_processes
+from fer_jax.runtime.parallel import replicate_globally
 from fer_jax.training.step import TrainState
 
 _NOT_MEASURED = -1.0
@@ -89,7 +89,7 @@ class Checkpoints:
   def __exit__(
     self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
   ) -> None:
-    if error is not None and processes.lost(error):
+    if error is not None and processes.is_peer_loss(error):
       return  # the pending write needs the lost process and would never finish
     try:
       with self._writing():
@@ -135,7 +135,7 @@ class Checkpoints:
         "machines compute differently; use identical machines"
       )
     arguments = ocp.args.Composite(
-      state=ocp.args.StandardSave(state if processes.count() == 1 else of_all_processes(state)),
+      state=ocp.args.StandardSave(state if processes.count() == 1 else replicate_globally(state)),
       # Not grain's checkpoint handler, which writes one file per process: all processes are at the same batch.
       data=ocp.args.JsonSave(position),
       progress=ocp.args.JsonSave(counted),
@@ -152,7 +152,7 @@ class Checkpoints:
     except (UserError, jax.errors.JaxRuntimeError):
       raise
     except Exception as error:  # orbax has no common base class for errors of the disk
-      if processes.lost(error):
+      if processes.is_peer_loss(error):
         raise
       said = str(error)
       # A full disk is reported as RESOURCE_EXHAUSTED.
@@ -185,7 +185,7 @@ class Checkpoints:
       try:
         state, progress, position = processes.everywhere(functools.partial(self._read, step, state_for))
       except Exception as error:  # orbax has no common base class for errors of damaged files
-        if processes.lost(error):
+        if processes.is_peer_loss(error):
           raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         warn(f"checkpoint {self._folder / str(step)} cannot be read and is skipped ({reason})")

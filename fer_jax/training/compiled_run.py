@@ -12,7 +12,7 @@ from fer_jax.data import pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.models.network import Tree
 from fer_jax.runtime.parallel import Placement
-from fer_jax.runtime.programs import CachedProgram, return_memory
+from fer_jax.runtime.programs import CachedProgram, release_memory
 from fer_jax.training.evaluate import Evaluation, evaluate
 from fer_jax.training.initialization import Initialization
 from fer_jax.training.phases import Phase
@@ -79,8 +79,8 @@ class CompiledRun:
 
     program = CachedProgram(initial_state, f"state of step 0, {phase.identity}", jax.default_backend())
     variables = self._initialization.variables([each.seed for each in replicas])
-    state = self.placement.place([program(*of_replica) for of_replica in variables])
-    return_memory()  # of the initialisation program and of earlier replicas
+    state = self.placement.put_states([program(*of_replica) for of_replica in variables])
+    release_memory()  # of the initialisation program and of earlier replicas
     return state
 
   def prepare(self, phase: Phase, *arguments: Any) -> int:
@@ -97,7 +97,7 @@ class CompiledRun:
     return self.train_steps[phase.identity](*self._on_devices(state, batches, contexts))
 
   def _on_devices(self, state: Any, batches: Sequence[Any], contexts: Sequence[StepContext]) -> tuple[Any, ...]:
-    return state, self.resident, self.placement.deal(batches), self.placement.stack(contexts)
+    return state, self.resident, self.placement.shard_batches(batches), self.placement.stack(contexts)
 
   def evaluate(self, variables: Any, replicas: Sequence[Replica], split: str, view: int = 0) -> list[Evaluation]:
     """Evaluates every replica on its own split.

@@ -51,10 +51,14 @@ def evaluate(
     batches: Batches of each replica from `pipeline.evaluation_batches`, the same number for all replicas.
     rows: Number of rows of each replica's split; the batches contain them in order, followed by padding.
   """
-  pending = [eval_step(variables, resident, placement.deal(together)) for together in zip(*batches, strict=True)]
+  pending = [
+    eval_step(variables, resident, placement.shard_batches(together)) for together in zip(*batches, strict=True)
+  ]
   # Copied to the host only after all batches are dispatched, so that the device is never idle between them.
   fetched = jax.device_get(pending)
-  return [_add_up([placement.take(results, number) for results in fetched], n) for number, n in enumerate(rows)]
+  return [
+    _add_up([placement.select_replica(results, number) for results in fetched], n) for number, n in enumerate(rows)
+  ]
 
 
 def _add_up(results: Sequence[Any], rows: int) -> Evaluation:

@@ -28,7 +28,7 @@ class Initialization:
 
   network: Network
   shapes: tuple[Tree, Tree]
-  loaded: pretrained.Loaded | None
+  loaded: pretrained.PretrainedLayers | None
   _program: Callable[[], CachedProgram]
 
   def variables(self, seeds: Sequence[int]) -> list[tuple[Tree, Tree]]:
@@ -83,7 +83,7 @@ def initialize(
   return Initialization(network, (params, stats), loaded, program)
 
 
-def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.Loaded | None:
+def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pretrained.PretrainedLayers | None:
   source = settings.pretrained
   if not source.path:
     if source.required:

@@ -87,7 +87,7 @@ class TrainingLoop:
     """Returns the restored state, on the devices."""
     self.watch.seconds = max(each.progress.seconds for each in self.replicas)
     self.console.say(f"resumed from step {max(each.progress.step for each in self.replicas)}")
-    return self.placement.place(restored)
+    return self.placement.put_states(restored)
 
   def train(self) -> None:
     """Runs the remaining phases."""
@@ -96,7 +96,7 @@ class TrainingLoop:
       with self.watch.timing("train"):
         self._run_phase(phase)
       if any(each.held is not None for each in self.replicas):  # back to the states at which they stopped
-        self.state = self.placement.place(self._states())
+        self.state = self.placement.put_states(self._states())
       accuracies = self._validate(phase, self.replicas)
       self._next_phase()
       self._save(self.replicas, accuracies)
@@ -108,7 +108,7 @@ class TrainingLoop:
     kept because TTA views and ensembles must be selected without the test split.
     """
     found = [FinalEvaluation() for _ in self.replicas]
-    placed = self.placement.place(self._best_variables(found))
+    placed = self.placement.put_states(self._best_variables(found))
     for split in ("validation", "test"):
       for view in range(PROTOCOLS[self.settings.views]):
         for final, evaluation in zip(found, self._evaluate(split, placed, view), strict=True):
@@ -151,7 +151,7 @@ class TrainingLoop:
       progress = self._phase_progress(phase, at)
       if progress >= 1:
         break
-      if (signum := self._signals.asked_to_stop()) is not None:
+      if (signum := self._signals.stop_requested()) is not None:
         self._log_pending(phase)
         self._stop_for_signal(signum, active)
       metrics = self._step(phase, active, progress)
@@ -202,7 +202,7 @@ class TrainingLoop:
       return by_steps
     end = self._deadlines[at.phase]
     by_clock = (self.watch.seconds - at.phase_seconds) / max(end - at.phase_seconds, 1e-3)
-    return processes.agreed(max(by_steps, by_clock))  # clocks differ, but all processes must take the same steps
+    return processes.broadcast(max(by_steps, by_clock))  # clocks differ, but all processes must take the same steps
 
   def _validate(self, phase: Phase, active: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
     """Evaluates the validation split, updates the progress and returns the accuracies.
@@ -277,7 +277,7 @@ class TrainingLoop:
     )
 
   def _part(self, tree: Any, replica: ReplicaState) -> Any:
-    return self.placement.take(tree, self.replicas.index(replica))
+    return self.placement.select_replica(tree, self.replicas.index(replica))
 
   def _states(self) -> list[TrainState]:
     """Returns the state of every replica, on the host."""
@@ -324,7 +324,7 @@ class TrainingLoop:
       )
     if (number := self.replicas[0].progress.phase) < len(self.phases):
       initial_state = self.phases[number].initial_state
-      self.state = self.placement.place(
+      self.state = self.placement.put_states(
         [initial_state(each.progress.step, *of.variables) for each, of in zip(self.replicas, states, strict=True)]
       )
 

@@ -75,7 +75,7 @@ def of_replica(
   """
   arrays, progress = replica.replica.arrays, replica.progress
   test, label = evaluations["test"]["single"], _test_label(replica)
-  seen = duplicates.seen_in_training(arrays, image_id=run.plan.image_id)
+  seen = duplicates.duplicated_in_training(arrays, image_id=run.plan.image_id)
   together = len(loop.replicas)
   # A step trains all replicas of the loop, so each is charged its share.
   seconds_a_step = replica.log.seconds_a_step and replica.log.seconds_a_step / together
@@ -188,7 +188,7 @@ def write_predictions(
     worst=worst,
     worst_image=arrays.image[rows[worst]],
     sample_image=_samples(arrays, settings, replica.replica.seed),
-    seen=duplicates.seen_in_training(arrays, image_id=image_id),
+    seen=duplicates.duplicated_in_training(arrays, image_id=image_id),
     validation_index=validation,
     validation_label=np.asarray(arrays.label)[validation],
     **{f"{split}_{protocol}": each.probability for split, of in evaluations.items() for protocol, each in of.items()},

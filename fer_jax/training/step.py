@@ -14,7 +14,7 @@ import optax
 from fer_jax.data.augment import Augmentation, standardize
 from fer_jax.data.batch import Batch
 from fer_jax.data.mixing import Mixing, partners
-from fer_jax.data.views import seen_as
+from fer_jax.data.views import apply_view
 from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.objective import Examples, Objective, sum_over_devices
@@ -161,7 +161,7 @@ def make_eval_step(network: Network, axis_name: str | None = None, *, margin: in
   def eval_step(variables: tuple[Tree, Tree], resident: Resident, batch: Batch) -> tuple[Sums, jax.Array]:
     image, target = rows_of(resident, batch)
     if batch.view is not None:
-      image = jax.vmap(functools.partial(seen_as, margin=margin))(image, batch.view)
+      image = jax.vmap(functools.partial(apply_view, margin=margin))(image, batch.view)
     outputs, _ = network.apply(*variables, standardize(image))
     label, predicted = jnp.argmax(target, -1), jnp.argmax(outputs.logits, -1)
     classes = target.shape[-1]

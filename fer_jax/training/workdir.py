@@ -150,7 +150,7 @@ class Workdir:
     """Locks the folder, once; the operating system releases the lock when the process ends."""
     if self._lock is not None or not self.writes:
       return
-    self._lock = locks.take(self.path / _LOCK)
+    self._lock = locks.acquire(self.path / _LOCK)
 
   @property
   def finished(self) -> bool:

@@ -15,9 +15,8 @@ from fer_jax.apps import predict
 from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import list_files
 from fer_jax.data.builders.synthetic_faces.images import render_image
-from fer_jax.data.images import read
-from fer_jax.inference import predictor
-from fer_jax.inference.predictor import Predictor
+from fer_jax.data.images import read_image
+from fer_jax.inference.predictor import Predictor, load_predictor
 from fer_jax.runtime.errors import UserError
 from tests import tiny_run
 
@@ -27,7 +26,7 @@ CLASSES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def loaded_predictor(finished_run):
-  return predictor.load(finished_run)
+  return load_predictor(finished_run)
 
 
 def draw_people(people=1, size=240):
@@ -105,7 +104,7 @@ def test_video_rows_have_frames_times_and_tracks(predicted):
 
 
 def test_rows_equal_the_predictor(predicted, folder, loaded_predictor):
-  found = loaded_predictor.predict([read(folder / "two.png")])
+  found = loaded_predictor.predict([read_image(folder / "two.png")])
   for row, box, probability in zip(rows_of(predicted[1], "two.png"), found.box, found.probability, strict=True):
     np.testing.assert_allclose([float(row[k]) for k in ("x", "y", "width", "height")], box, atol=0.06)
     np.testing.assert_allclose([float(row[f"p_{name}"]) for name in CLASSES], probability, atol=2e-6)
@@ -138,7 +137,7 @@ def test_whole_images_are_classified_as_in_training(finished_run, loaded_predict
     cv2.imwrite(str(tmp_path / f"{n}.png"), image[n])
   status, rows = run(finished_run, tmp_path / "out.jsonl", "--face=whole", tmp_path / "*.png")
   assert status == 0
-  expected = Predictor(loaded_predictor.classifier, None).predict([each[..., 0] for each in image]).probability
+  expected = Predictor(loaded_predictor.model, None).predict([each[..., 0] for each in image]).probability
   np.testing.assert_allclose([list(row["probability"].values()) for row in rows], expected, atol=1e-6)
   assert [row["box"] for row in rows] == [[0, 0, 16, 16]] * 4
 
@@ -296,7 +295,7 @@ class TestInputs:
 class TestErrors:
   def test_rejects_an_output_folder_before_loading(self, finished_run, folder, tmp_path, monkeypatch):
     (tmp_path / "out.csv").mkdir()
-    monkeypatch.setattr(predictor, "load", None)
+    monkeypatch.setattr(predict, "load_predictor", None)
     with pytest.raises(UserError, match="is a folder"):
       run(finished_run, tmp_path / "out.csv", folder)
 

@@ -16,7 +16,7 @@ def parse(*arguments):
   return command_line.parse(["main.py", *arguments])
 
 
-def message_of(*arguments):
+def error_message(*arguments):
   with pytest.raises(UserError) as raised:
     parse(*arguments)
   assert "\n" not in str(raised.value)
@@ -42,7 +42,7 @@ def write(tmp_path):
 
 
 class TestSource:
-  def test_without_overrides_is_the_file_s_config(self):
+  def test_without_overrides_equals_the_config_of_the_file(self):
     command = parse(DEMO)
     assert command.source == f"{HSIC}:demo"
     assert command.config.to_dict() == hsic.get_config("demo").to_dict()
@@ -54,24 +54,24 @@ class TestSource:
   @pytest.mark.parametrize(
     "flag", [("--config", f"{HSIC}:demo"), ("-config", f"{HSIC}:demo"), (f"-config={HSIC}:demo",)]
   )
-  def test_other_spellings_of_the_flag(self, flag):
+  def test_accepts_other_spellings_of_the_flag(self, flag):
     command = parse("--config.seed=3", *flag, "--workdir=here")
     assert command.source == f"{HSIC}:demo"
     assert (command.config.seed, command.workdir) == (3, Path("here"))
 
   @pytest.mark.parametrize("arguments", [(), ("--workdir=x",), ("--config",), ("--config.seed=1",)])
-  def test_missing(self, arguments):
-    assert message_of(*arguments).startswith("--config is missing")
+  def test_rejects_a_missing_config(self, arguments):
+    assert error_message(*arguments).startswith("--config is missing")
 
   @pytest.mark.parametrize("source", ["nowhere.py", "nowhere.py:demo", ""])
-  def test_no_such_file(self, source):
-    assert message_of(f"--config={source}").startswith(f"--config={source}: no file")
+  def test_rejects_missing_files(self, source):
+    assert error_message(f"--config={source}").startswith(f"--config={source}: no file")
 
-  def test_a_folder_is_no_file(self, tmp_path):
-    assert ": no file" in message_of(f"--config={tmp_path}")
+  def test_rejects_folders(self, tmp_path):
+    assert ": no file" in error_message(f"--config={tmp_path}")
 
-  def test_unknown_variant(self):
-    message = message_of(f"--config={HSIC}:nobody")
+  def test_rejects_unknown_variants(self):
+    message = error_message(f"--config={HSIC}:nobody")
     assert "no variant 'nobody': expected any of paper, small, demo, blockwise, backprop" in message
 
   @pytest.mark.parametrize(
@@ -85,19 +85,19 @@ class TestSource:
       ("def get_config():\n  raise ValueError('too few faces')\n", "too few faces"),
     ],
   )
-  def test_a_file_that_is_no_config(self, write, text, part):
+  def test_rejects_files_without_a_config(self, write, text, part):
     source = write(text)
-    message = message_of(f"--config={source}")
+    message = error_message(f"--config={source}")
     assert message.startswith(f"--config={source}: ")
     assert part in message
 
-  def test_not_python(self, write):
-    assert "is not a Python file" in message_of(f"--config={write('seed: 1', 'mine.yaml')}")
+  def test_rejects_files_that_are_not_python(self, write):
+    assert "is not a Python file" in error_message(f"--config={write('seed: 1', 'mine.yaml')}")
 
-  def test_a_config_error_passes_through(self, write):
+  def test_config_errors_propagate(self, write):
     text = "from ml_collections import ConfigDict\nfrom fer_jax.config.parsing import complete\n"
     source = write(text + "def get_config():\n  return complete(ConfigDict({'modle': {}}))\n")
-    assert message_of(f"--config={source}") == "config.modle: no such key; did you mean config.model?"
+    assert error_message(f"--config={source}") == "config.modle: no such key; did you mean config.model?"
 
 
 class TestOverrides:
@@ -118,7 +118,7 @@ class TestOverrides:
       ("model.activation=tanh", "tanh"),
     ],
   )
-  def test_apply(self, override, value):
+  def test_changes_only_its_key(self, override, value):
     command = parse(DEMO, f"--config.{override}")
     found = dict(leaves(command.config.to_dict()))
     key = override.split("=")[0]
@@ -132,11 +132,11 @@ class TestOverrides:
   def test_every_key_can_be_overridden(self):
     before = dict(leaves(hsic.get_config().to_dict()))
     before = {key: value for key, value in before.items() if " " not in key}
-    after = {key: _another(value) for key, value in before.items()}
+    after = {key: _other_value(value) for key, value in before.items()}
     command = parse(f"--config={HSIC}", *(f"--config.{key}={value}" for key, value in after.items()))
     assert dict(leaves(command.config.to_dict())).items() >= after.items()
 
-  def test_the_last_of_two_counts(self):
+  def test_the_last_override_applies(self):
     assert parse(DEMO, "--config.seed=1", "--config.seed=2").config.seed == 2
 
   @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ class TestOverrides:
       ("seed.x=1", "config.seed.x: no such key; the keys are: none"),
     ],
   )
-  def test_a_typo_names_the_nearest_key(self, override, message):
-    assert message_of(DEMO, f"--config.{override}") == message
+  def test_rejects_unknown_keys_and_names_the_closest(self, override, message):
+    assert error_message(DEMO, f"--config.{override}") == message
 
-  def test_an_override_of_nothing(self):
-    assert message_of(DEMO, "--config.=1").startswith("config.: no such key")
-    assert message_of(DEMO, "--config.").startswith("config.: no such key")
+  def test_rejects_an_empty_key(self):
+    assert error_message(DEMO, "--config.=1").startswith("config.: no such key")
+    assert error_message(DEMO, "--config.").startswith("config.: no such key")
 
   @pytest.mark.parametrize(
     "override",
@@ -173,31 +173,31 @@ class TestOverrides:
       "data=fer2013",
     ],
   )
-  def test_a_value_of_the_wrong_type_names_the_key(self, override):
-    assert f"config.{override.split('=')[0]}" in message_of(DEMO, f"--config.{override}")
+  def test_rejects_values_of_the_wrong_type(self, override):
+    assert f"config.{override.split('=')[0]}" in error_message(DEMO, f"--config.{override}")
 
-  def test_a_key_that_is_no_python_name(self):
-    assert "seconds a step" in message_of(f"--config={HSIC}", "--config.paper.reported.seconds a step=1")
+  def test_rejects_keys_that_are_not_identifiers(self):
+    assert "seconds a step" in error_message(f"--config={HSIC}", "--config.paper.reported.seconds a step=1")
 
-  def test_a_value_that_is_missing(self):
-    assert "config.seed" in message_of(DEMO, "--config.seed")
+  def test_rejects_a_missing_value(self):
+    assert "config.seed" in error_message(DEMO, "--config.seed")
 
 
 class TestOtherArguments:
-  def test_unexpected_argument(self):
-    assert message_of(DEMO, "stray") == "'stray': unexpected argument (--help shows the usage)"
+  def test_rejects_unexpected_arguments(self):
+    assert error_message(DEMO, "stray") == "'stray': unexpected argument (--help shows the usage)"
 
-  def test_unknown_flag(self):
-    assert "'wrkdir'" in message_of(DEMO, "--wrkdir=x")
+  def test_rejects_unknown_flags(self):
+    assert "'wrkdir'" in error_message(DEMO, "--wrkdir=x")
 
-  def test_second_config(self):
-    assert "--config" in message_of(DEMO, DEMO)
+  def test_rejects_a_second_config(self):
+    assert "--config" in error_message(DEMO, DEMO)
 
-  def test_workdir_without_a_value(self):
-    assert "--workdir" in message_of(DEMO, "--workdir")
+  def test_rejects_a_workdir_without_a_value(self):
+    assert "--workdir" in error_message(DEMO, "--workdir")
 
   @pytest.mark.parametrize("flag", ["-h", "--help", "-help", "--helpfull"])
-  def test_help_wins_over_everything(self, flag):
+  def test_help_ignores_other_arguments(self, flag):
     assert parse("--config=nowhere.py", "--bogus", flag) is None
 
   @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ class TestOtherArguments:
     assert parse(DEMO, "--workdir", str(tmp_path)).workdir == tmp_path
 
 
-def _another(value):
-  """Returns some other value of the same type."""
+def _other_value(value):
+  """Returns a different value of the same type."""
   if isinstance(value, bool):
     return not value
   return {int: lambda v: v + 1, float: lambda v: v + 0.5, str: lambda v: f"{v}x", tuple: lambda v: (*v, "x")}[
@@ -221,17 +221,17 @@ def _another(value):
 
 
 class TestProcesses:
-  def test_a_run_is_of_one_unless_it_is_said(self):
+  def test_default_is_a_single_process(self):
     command = parse(DEMO)
-    assert (command.several, command.address) == (False, None)
+    assert (command.multi_process, command.address) == (False, None)
 
-  def test_a_cluster_may_know_the_address(self):
+  def test_auto_has_no_address(self):
     command = parse(DEMO, "--processes=auto")
-    assert (command.several, command.address) == (True, None)
+    assert (command.multi_process, command.address) == (True, None)
 
-  def test_the_address_may_be_given(self):
+  def test_parses_a_given_address(self):
     command = parse(DEMO, "--processes=4", "--process=3", "--coordinator=node7:1234")
-    assert (command.several, command.address) == (True, ("node7:1234", 4, 3))
+    assert (command.multi_process, command.address) == (True, ("node7:1234", 4, 3))
 
   @pytest.mark.parametrize(
     ("given", "message"),
@@ -246,6 +246,6 @@ class TestProcesses:
       (["--processes=auto", "--coordinator=a:1"], "--coordinator=a:1: expected with --processes=N"),
     ],
   )
-  def test_half_an_address_is_none(self, given, message):
+  def test_rejects_incomplete_addresses(self, given, message):
     with pytest.raises(UserError, match=re.escape(message)):
       parse(DEMO, *given)

@@ -14,7 +14,7 @@ VARIANTS = ["", "paper", "small", "demo", "backprop", "demo,backprop", "backprop
 
 
 def small_config(**changes):
-  """The least that parses: every key but the required ones is left out."""
+  """Returns a minimal config with only the required keys."""
   return ConfigDict(
     {
       "model": {"name": "hsic_dense"},
@@ -43,23 +43,26 @@ def leaves(mapping, path=()):
       yield (*path, key)
 
 
-def at(mapping, path):
+def value_at(mapping, path):
   for key in path:
     mapping = mapping[key]
   return mapping
 
 
 FULL = hsic.get_config().to_dict()
-# These sections hold names that the user chooses.
-FREE = {
-  *(("phases",), ("paper", "reported"), ("paper", "by_class"), ("expansion", "by_class")),
+# Sections whose keys are chosen by the user.
+USER_KEYS = {
+  ("phases",),
+  ("paper", "reported"),
+  ("paper", "by_class"),
+  ("expansion", "by_class"),
   ("phases", "bottleneck", "objective", "layer_beta"),
 }
-SECTIONS = [path for path in sections(FULL) if path not in FREE]
-LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported") and path not in FREE]
+SECTIONS = [path for path in sections(FULL) if path not in USER_KEYS]
+LEAVES = [path for path in leaves(FULL) if path[:2] != ("paper", "reported") and path not in USER_KEYS]
 
 
-def message_of(function, *arguments):
+def error_message(function, *arguments):
   with pytest.raises(UserError) as raised:
     function(*arguments)
   assert "\n" not in str(raised.value)
@@ -88,7 +91,7 @@ class TestDuration:
       ("1.0", (1.0, "share")),
     ],
   )
-  def test_forms(self, value, expected):
+  def test_parses_all_forms(self, value, expected):
     assert Duration.parse(value, "config.duration") == Duration(*expected)
 
   @pytest.mark.parametrize(
@@ -114,8 +117,8 @@ class TestDuration:
       "inf",
     ],
   )
-  def test_anything_else_names_the_key_and_the_forms(self, value):
-    message = message_of(Duration.parse, value, "config.phases.x.duration")
+  def test_rejects_other_values(self, value):
+    message = error_message(Duration.parse, value, "config.phases.x.duration")
     assert message.startswith("config.phases.x.duration=")
     assert '"10 epochs"' in message
     assert repr(value) in message
@@ -127,36 +130,36 @@ class TestDuration:
     assert Duration(0.3, "share").steps(50, rows, batch_size) == 15
 
   @pytest.mark.parametrize("unit", ["steps", "epochs", "share"])
-  def test_at_least_one_step(self, unit):
+  def test_is_at_least_one_step(self, unit):
     assert Duration(0, unit).steps(50, 1000, 128) == 1
 
 
 class TestComplete:
   @pytest.mark.parametrize("variant", VARIANTS)
-  def test_every_variant_parses_to_the_same_when_completed_again(self, variant):
+  def test_is_idempotent(self, variant):
     completed = hsic.get_config(variant)
     assert parsing.complete(completed) == completed
     assert parsing.parse(parsing.complete(completed)) == parsing.parse(completed)
 
   @pytest.mark.parametrize("duration", [1_000_000, "1234567 steps", "0.00001 epochs", 0.123456, 1.0, 1e-7])
-  def test_durations_survive(self, duration):
+  def test_preserves_durations(self, duration):
     once = parsing.complete(small_config(duration=duration))
     assert parsing.parse(once).duration == Duration.parse(duration, "")
     assert parsing.complete(once) == once
 
-  def test_defaults_become_visible(self):
+  def test_adds_all_defaults(self):
     completed = parsing.complete(small_config()).to_dict()
     assert set(leaves(completed["data"])) == set(leaves(FULL["data"]))
     assert completed["phases"]["only"]["optimizer"]["learning_rate"] == 1e-3
     assert completed["model"]["name"] == "hsic_dense"
     assert parsing.parse(small_config()) == parsing.parse(ConfigDict(completed))
 
-  def test_a_section_keeps_its_own_defaults_where_a_few_are_given(self):
-    partly = parsing.parse(small_config(expansion={"augmentation": {"flip": 0.0}})).expansion.augmentation
-    assert partly == CopyAugmentation(flip=0.0)
-    assert partly.rotation != Augmentation().rotation
+  def test_partial_sections_keep_their_own_defaults(self):
+    augmentation = parsing.parse(small_config(expansion={"augmentation": {"flip": 0.0}})).expansion.augmentation
+    assert augmentation == CopyAugmentation(flip=0.0)
+    assert augmentation.rotation != Augmentation().rotation
 
-  def test_the_argument_is_left_as_it_was(self):
+  def test_does_not_modify_its_argument(self):
     given = small_config()
     before = given.to_dict()
     parsing.complete(given)
@@ -165,33 +168,33 @@ class TestComplete:
 
 class TestUnknownKeys:
   @pytest.mark.parametrize("path", SECTIONS, ids=".".join)
-  def test_in_every_section_names_the_nearest(self, path):
+  def test_names_the_closest_key_in_every_section(self, path):
     mapping = copy.deepcopy(FULL)
-    section = at(mapping, path)
+    section = value_at(mapping, path)
     known = [key for key in section if key != "name"][-1]
     section[f"{known}x"] = section[known]
-    place = ".".join(["config", *path])
-    assert message_of(parsing.parse, ConfigDict(mapping)) == (
-      f"{place}.{known}x: no such key; did you mean {place}.{known}?"
+    prefix = ".".join(["config", *path])
+    assert error_message(parsing.parse, ConfigDict(mapping)) == (
+      f"{prefix}.{known}x: no such key; did you mean {prefix}.{known}?"
     )
 
-  def test_with_nothing_near_lists_what_is_known(self):
-    message = message_of(parsing.parse, small_config(data={"zzz": 1}))
+  def test_lists_the_keys_if_none_is_close(self):
+    message = error_message(parsing.parse, small_config(data={"zzz": 1}))
     assert message.startswith("config.data.zzz: no such key; the keys are: crop, data_dir, ")
 
   @pytest.mark.parametrize("path", LEAVES, ids=".".join)
-  def test_override_reaches_every_key_and_no_other(self, path):
+  def test_override_accepts_exactly_the_keys(self, path):
     full, name = hsic.get_config(), ".".join(path)
     parsing.check_override(full, f"--config.{name}=1")
     parsing.check_override(full, f"-config.{name}=1")
-    assert f"did you mean config.{name}?" in message_of(parsing.check_override, full, f"--config.{name}x=1")
-    assert f"config.{name}.deeper" in message_of(parsing.check_override, full, f"--config.{name}.deeper=1")
+    assert f"did you mean config.{name}?" in error_message(parsing.check_override, full, f"--config.{name}x=1")
+    assert f"config.{name}.deeper" in error_message(parsing.check_override, full, f"--config.{name}.deeper=1")
 
-  def test_override_of_a_section_that_does_not_exist(self):
-    message = message_of(parsing.check_override, hsic.get_config(), "--config.dta.name=x")
+  def test_override_rejects_unknown_sections(self):
+    message = error_message(parsing.check_override, hsic.get_config(), "--config.dta.name=x")
     assert message == "config.dta: no such key; did you mean config.data?"
 
-  def test_other_flags_are_not_overrides(self):
+  def test_override_ignores_other_flags(self):
     parsing.check_override(hsic.get_config(), "--configuration.x=1")
     parsing.check_override(hsic.get_config(), "--workdir=config.x")
 
@@ -249,8 +252,8 @@ class TestWrongValues:
       ({"phases": 1}, "config.phases=1: expected a section"),
     ],
   )
-  def test_name_the_key_and_what_was_expected(self, changes, start):
-    assert message_of(parsing.parse, small_config(**changes)).startswith(start)
+  def test_rejects_wrong_values(self, changes, start):
+    assert error_message(parsing.parse, small_config(**changes)).startswith(start)
 
   @pytest.mark.parametrize(
     ("phase", "start"),
@@ -263,34 +266,34 @@ class TestWrongValues:
       ({"objective": {"name": "backprop"}, "duration": 1.5}, "config.phases.only.duration=1.5: expected steps"),
     ],
   )
-  def test_in_a_phase(self, phase, start):
-    assert message_of(parsing.parse, small_config(phases={"only": phase})).startswith(start)
+  def test_rejects_wrong_values_in_a_phase(self, phase, start):
+    assert error_message(parsing.parse, small_config(phases={"only": phase})).startswith(start)
 
   @pytest.mark.parametrize("key", ["model", "phases", "schedule", "duration"])
-  def test_a_missing_key_is_named(self, key):
+  def test_rejects_missing_keys(self, key):
     mapping = small_config().to_dict()
     del mapping[key]
-    assert message_of(parsing.parse, ConfigDict(mapping)) == f"config.{key} is missing"
+    assert error_message(parsing.parse, ConfigDict(mapping)) == f"config.{key} is missing"
 
-  def test_an_int_will_do_for_a_float(self):
+  def test_accepts_int_for_float(self):
     settings = parsing.parse(small_config(budget_minutes=8))
     assert isinstance(settings.budget_minutes, float)
 
-  def test_a_string_will_do_for_one_name(self):
+  def test_accepts_a_string_for_a_single_name(self):
     assert parsing.parse(small_config(schedule="only")).schedule == ("only",)
 
 
 class TestSchedule:
-  def test_a_name_without_a_phase(self):
-    message = message_of(parsing.parse, small_config(schedule=("only", "other")))
+  def test_rejects_names_without_a_phase(self):
+    message = error_message(parsing.parse, small_config(schedule=("only", "other")))
     assert message == "config.schedule names 'other': expected one of only (config.phases)"
 
-  def test_a_phase_that_is_not_named(self):
+  def test_rejects_unscheduled_phases(self):
     phases = {"only": {"objective": {"name": "backprop"}}, "other": {"objective": {"name": "backprop"}}}
-    assert message_of(parsing.parse, small_config(phases=phases)).startswith("config.phases.other: config.schedule")
+    assert error_message(parsing.parse, small_config(phases=phases)).startswith("config.phases.other: config.schedule")
 
-  def test_a_run_without_phases(self):
-    assert message_of(parsing.parse, small_config(schedule=(), phases={})).startswith("config.schedule")
+  def test_rejects_an_empty_schedule(self):
+    assert error_message(parsing.parse, small_config(schedule=(), phases={})).startswith("config.schedule")
 
 
 class TestHsicConfig:
@@ -303,22 +306,22 @@ class TestHsicConfig:
     assert hsic.get_config("demo,backprop") == hsic.get_config("backprop,demo")
 
   @pytest.mark.parametrize("variant", ["nobody", "demo,nobody", "Demo"])
-  def test_an_unknown_variant_names_itself_and_the_others(self, variant):
+  def test_rejects_unknown_variants(self, variant):
     with pytest.raises(
       ValueError, match=r"no variant '(nobody|Demo)': expected any of paper, small, demo, blockwise, backprop"
     ):
       hsic.get_config(variant)
 
-  def test_the_twin_differs_in_its_objective_alone(self):
-    default, twin = parsing.parse(hsic.get_config()), parsing.parse(hsic.get_config("backprop"))
-    assert (twin.model, twin.data, twin.augmentation) == (default.model, default.data, default.augmentation)
-    assert (twin.duration, twin.batch_size) == (default.duration, default.batch_size)
-    assert twin.phases["backprop"].optimizer == default.phases["bottleneck"].optimizer
+  def test_backprop_variant_differs_only_in_its_objective(self):
+    default, backprop = parsing.parse(hsic.get_config()), parsing.parse(hsic.get_config("backprop"))
+    assert (backprop.model, backprop.data, backprop.augmentation) == (default.model, default.data, default.augmentation)
+    assert (backprop.duration, backprop.batch_size) == (default.duration, default.batch_size)
+    assert backprop.phases["backprop"].optimizer == default.phases["bottleneck"].optimizer
 
 
-def test_a_paper_s_figures_of_a_class_are_three_or_the_recall():
-  of_class = {**hsic.get_config("demo").to_dict(), "paper": {"by_class": {"angry": 0.9}}}
-  assert parsing.parse(ConfigDict(of_class)).paper.by_class["angry"] == (0.9,)
-  of_class["paper"]["by_class"] = {"angry": (0.9, 0.8)}
+def test_paper_by_class_accepts_one_or_three_figures():
+  config = {**hsic.get_config("demo").to_dict(), "paper": {"by_class": {"angry": 0.9}}}
+  assert parsing.parse(ConfigDict(config)).paper.by_class["angry"] == (0.9,)
+  config["paper"]["by_class"] = {"angry": (0.9, 0.8)}
   with pytest.raises(UserError, match=r"by_class\.angry=\(0\.9, 0\.8\): expected precision, recall and F1, or the rec"):
-    parsing.parse(ConfigDict(of_class))
+    parsing.parse(ConfigDict(config))

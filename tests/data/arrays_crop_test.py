@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import arrays, builders
+from fer_jax.data import arrays, builders, decoding
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.faces.crop import crop_face, crop_square, resize
 from fer_jax.faces.detection import HaarDetector
@@ -82,11 +82,11 @@ def test_each_dataset_of_a_mixture_has_its_own_fixed_square(load, manual_dir):
 
 
 def test_fixed_square_is_used_and_noted_where_no_face_is_detected(load, monkeypatch):
-  monkeypatch.setattr(arrays, "HaarDetector", lambda smallest_face: lambda image: [])
+  monkeypatch.setattr(decoding, "HaarDetector", lambda smallest_face: lambda image: [])
   undetected = load("kdef/frontal", image_size=32)
   (note,) = (note for note in undetected.notes if "no face" in note)
   assert "in 14 of 14 images: fixed square used instead (AF01/AF01AFS.JPG, AF01/AF01ANS.JPG, " in note
-  monkeypatch.setattr(arrays, "decode", None)
+  monkeypatch.setattr(decoding, "decode", None)
   again = load("kdef/frontal", image_size=32)
   assert again.notes == undetected.notes
   np.testing.assert_array_equal(again.image, undetected.image)

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import arrays, builders
+from fer_jax.data import arrays, builders, decoding
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.data.builders.synthetic_faces.builder import SyntheticFaces, SyntheticFacesConfig
 from fer_jax.runtime.errors import UserError
@@ -88,7 +88,7 @@ def test_images_are_resized_and_cached_by_size(data_dir, manual_dir):
 
 def test_second_load_memory_maps_the_cache_and_decodes_nothing(data_dir, manual_dir, monkeypatch):
   arrays.load("fer2013", data_dir)
-  monkeypatch.setattr(arrays, "decode", None)
+  monkeypatch.setattr(decoding, "decode", None)
   loaded = arrays.load("fer2013", data_dir)
   assert isinstance(loaded.image, np.memmap)
   assert not loaded.image.flags.writeable

@@ -137,8 +137,8 @@ def test_duplicates_of_the_real_fer2013(tmp_path):
   train = fer2013.rows("train")
   for split, leaked in (("validation", 280), ("test", 288)):
     assert audit.overlap(fer2013, found, fer2013.rows(split), train).image_id == leaked
-    assert duplicates.seen_in_training(fer2013, split).sum() == leaked
+    assert duplicates.duplicated_in_training(fer2013, split).sum() == leaked
   assert np.bincount(found.pairs[:, 2]).tolist() == [125, 0, 258, 0, 540, 0, 731]
   kept = duplicates.without_train_duplicates(fer2013)
   assert len(train) - len(kept.rows("train")) == 703
-  assert not duplicates.seen_in_training(kept, "validation").any()
+  assert not duplicates.duplicated_in_training(kept, "validation").any()

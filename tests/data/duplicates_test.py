@@ -129,9 +129,9 @@ class TestFindDuplicates:
 
 
 class TestTrainDuplicates:
-  def test_seen_in_training_marks_images_that_are_also_in_training(self, planted):
-    assert duplicates.seen_in_training(planted).tolist() == [True, True, False]
-    assert duplicates.seen_in_training(planted, "validation").tolist() == [False, True, True]
+  def test_duplicated_in_training_marks_images_that_are_also_in_training(self, planted):
+    assert duplicates.duplicated_in_training(planted).tolist() == [True, True, False]
+    assert duplicates.duplicated_in_training(planted, "validation").tolist() == [False, True, True]
 
   def test_evaluated_images_are_left_out_of_training(self, planted):
     split = planted.split.copy()
@@ -142,7 +142,7 @@ class TestTrainDuplicates:
     for name in ("validation", "test"):
       np.testing.assert_array_equal(kept.rows(name), planted.rows(name))
     assert kept.split.tolist() == ["", "", "train", "validation", ""] + ["validation"] * 2 + ["test"] * 3
-    assert not duplicates.seen_in_training(kept).any()
+    assert not duplicates.duplicated_in_training(kept).any()
     assert kept.image is planted.image
     assert kept.notes == (
       "3 of the 4 training examples are left out: their images also appear, pixel by pixel, in the validation "

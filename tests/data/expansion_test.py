@@ -118,7 +118,7 @@ class TestExpand:
     np.testing.assert_array_equal(expanded.image[4:], arrays.image[:, :, ::-1])
 
   def test_copies_do_not_depend_on_the_number_made_at_once(self, arrays, honest, expanded, monkeypatch):
-    monkeypatch.setattr(expansion, "_AT_ONCE", 7)
+    monkeypatch.setattr(expansion, "_CHUNK_ROWS", 7)
     found = expansion.expand(arrays, honest)
     assert np.abs(found.image.astype(int) - expanded.image).max() <= 1
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fer_jax.data import images
-from fer_jax.data.images import UnreadableImage, decode, in_channels, is_plain, read
+from fer_jax.data.images import UnreadableImage, decode, in_channels, is_plain, read_image
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), np.uint8)
@@ -181,7 +181,7 @@ def test_changed_bytes_give_an_image_or_an_error_and_print_nothing(capfd):
         changed = data.copy()
         changed[rng.integers(0, min(200, len(data)), 4)] = rng.integers(0, 256, 4)
         try:
-          shown = decode(changed.tobytes(), most_pixels=10_000)
+          shown = decode(changed.tobytes(), max_pixels=10_000)
           assert shown.dtype == np.uint8
         except UnreadableImage:
           rejected += 1
@@ -213,9 +213,9 @@ def decompression_bomb(width: int, height: int) -> bytes:
 
 def test_rejects_large_images_before_decoding(monkeypatch):
   data = encoded(COLOUR, "PNG")
-  assert decode(data, most_pixels=600).shape == (20, 30, 3)
+  assert decode(data, max_pixels=600).shape == (20, 30, 3)
   monkeypatch.setattr(images.PngImageFile, "load", lambda image: pytest.fail("the image was decoded"))
-  assert error_message(data, most_pixels=599) == "30x20 pixels, above the limit of 599"
+  assert error_message(data, max_pixels=599) == "30x20 pixels, above the limit of 599"
   # Pillow warns above 89 million pixels and raises an error above 179 million.
   for side in (10_001, 13_000, 60_000):
     assert error_message(decompression_bomb(side, side)) == f"{side}x{side} pixels, above the limit of 100 million"
@@ -238,8 +238,8 @@ def test_rejects_a_large_webp():
 
 def test_errors_explain_why_a_file_cannot_be_opened(tmp_path, monkeypatch):
   (tmp_path / "image.png").write_bytes(encoded(COLOUR, "PNG"))
-  np.testing.assert_array_equal(read(tmp_path / "image.png"), COLOUR)
-  np.testing.assert_array_equal(read(str(tmp_path / "image.png")), COLOUR)
+  np.testing.assert_array_equal(read_image(tmp_path / "image.png"), COLOUR)
+  np.testing.assert_array_equal(read_image(str(tmp_path / "image.png")), COLOUR)
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "link").symlink_to("nowhere")
   (tmp_path / "empty.png").write_bytes(b"")
@@ -255,17 +255,17 @@ def test_errors_explain_why_a_file_cannot_be_opened(tmp_path, monkeypatch):
   }
   for name, message in expected.items():
     with pytest.raises(UnreadableImage) as caught:
-      read(os.path.join(tmp_path, name))
+      read_image(os.path.join(tmp_path, name))
     assert str(caught.value) == message
   with pytest.raises(UnreadableImage, match="^30x20 pixels, above the limit of 500$"):
-    read(tmp_path / "image.png", most_pixels=500)
+    read_image(tmp_path / "image.png", max_pixels=500)
 
   def forbid(path: pathlib.Path, mode: str) -> None:
     raise PermissionError(13, "Permission denied", str(path))
 
   monkeypatch.setattr(pathlib.Path, "open", forbid)
   with pytest.raises(UnreadableImage, match="^no permission to read it$"):
-    read(tmp_path / "image.png")
+    read_image(tmp_path / "image.png")
 
 
 def test_converts_colour_to_grey_and_grey_to_colour():

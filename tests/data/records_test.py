@@ -122,7 +122,9 @@ class TestColumns:
 
   def test_equal_files_have_the_same_image_id(self, streamed, decoded):
     np.testing.assert_array_equal(duplicates.image_ids(streamed), duplicates.image_ids(decoded))
-    np.testing.assert_array_equal(duplicates.seen_in_training(streamed), duplicates.seen_in_training(decoded))
+    np.testing.assert_array_equal(
+      duplicates.duplicated_in_training(streamed), duplicates.duplicated_in_training(decoded)
+    )
 
   def test_audit_equals_that_of_the_decoded_dataset(self, streamed, decoded):
     found, expected = (vars(duplicates.find_duplicates(each)) for each in (streamed, decoded))
@@ -313,7 +315,7 @@ class TestDamage:
 class TestResidence:
   def test_datasets_above_the_memory_limit_are_streamed(self, data_dir, decoded, monkeypatch):
     for limit, expected in ((decoded.image.nbytes, False), (decoded.image.nbytes - 1, True)):
-      monkeypatch.setattr(arrays, "_HOST_BYTES", limit)
+      monkeypatch.setattr(arrays, "_MAX_DECODED_BYTES", limit)
       assert arrays.load("synthetic_faces", data_dir, image_size=SIZE).streamed == expected
     assert not arrays.load("synthetic_faces", data_dir, image_size=SIZE, residence="host").streamed
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax.data.views import PROTOCOLS, TEN_CROP, seen_as
+from fer_jax.data.views import PROTOCOLS, TEN_CROP, apply_view
 
 MARGIN = 2
 IMAGE = np.arange(6 * 8 * 2, dtype=np.uint8).reshape(6, 8, 2)
-SEEN = np.asarray(jax.vmap(lambda number: seen_as(IMAGE, number, MARGIN))(np.arange(len(TEN_CROP))))
+SEEN = np.asarray(jax.vmap(lambda number: apply_view(IMAGE, number, MARGIN))(np.arange(len(TEN_CROP))))
 
 
 def crop(image, top, left):
@@ -32,7 +32,7 @@ def test_other_views_are_the_corner_crops_of_the_image_and_of_its_mirror_image()
 
 
 def test_margin_0_gives_only_the_image_and_its_mirror_image():
-  seen = np.asarray(jax.vmap(lambda number: seen_as(IMAGE, number, 0))(np.arange(10)))
+  seen = np.asarray(jax.vmap(lambda number: apply_view(IMAGE, number, 0))(np.arange(10)))
   for number in range(10):
     np.testing.assert_array_equal(seen[number], SEEN[number % 2])
 

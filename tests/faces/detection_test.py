@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fer_jax.data.builders.synthetic_faces.images import picture
+from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.faces import detection
 from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
 from fer_jax.runtime.errors import UserError
@@ -22,7 +22,7 @@ PROFILE = [94.0, 60.0, 121.0, 121.0, 56.271]
 
 def drawn(subject: int, expression: str, yaw: float) -> np.ndarray:
   """A face of SIDE pixels in the middle of a wider grey picture."""
-  face = picture(0, subject, expression, 0, SIDE, yaw=yaw)
+  face = render_image(0, subject, expression, 0, SIDE, yaw=yaw)
   return cv2.copyMakeBorder(face, 40, 40, 60, 60, cv2.BORDER_REPLICATE)
 
 
@@ -76,7 +76,7 @@ def test_a_mirrored_profile_is_found_at_its_mirrored_place():
 
 
 def test_the_largest_face_comes_first():
-  large, small = picture(0, 1, "neutral", 0, 200, yaw=0), picture(0, 2, "neutral", 0, 110, yaw=0)
+  large, small = render_image(0, 1, "neutral", 0, 200, yaw=0), render_image(0, 2, "neutral", 0, 110, yaw=0)
   image = np.full((200, 420), 128, np.uint8)
   image[:110, 20:130] = small
   image[:, 200:400] = large

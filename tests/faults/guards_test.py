@@ -139,7 +139,7 @@ class TestErrors:
 class TestFingerprint:
   def test_every_pixel_and_label_counts(self):
     def fingerprint(**changes):
-      return arrays._fingerprinted(arrays.dataclasses.replace(tiny_arrays(), **changes)).fingerprint
+      return arrays._with_fingerprint(arrays.dataclasses.replace(tiny_arrays(), **changes)).fingerprint
 
     image, label = tiny_arrays().image.copy(), tiny_arrays().label.copy()
     assert fingerprint() == fingerprint(image=image, notes=("other",))

@@ -1,4 +1,4 @@
-"""Trained networks as files: what comes back, in how many bytes, and what is refused."""
+"""Model files: round trip, size by number of bits, and rejected files."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ import pytest
 from fer_jax import pretrained
 from fer_jax.apps import export
 from fer_jax.inference import model_file, predictor, trained_model
-from fer_jax.inference.model_file import Model
+from fer_jax.inference.model_file import StoredModel
 from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.runtime.errors import UserError
 from tests import tiny_run
@@ -31,20 +31,20 @@ def variables():
 @pytest.fixture
 def written(tmp_path):
   path = tmp_path / "model.safetensors"
-  model_file.write(path, Model(*variables(), DESCRIPTION))
+  model_file.write(path, StoredModel(*variables(), DESCRIPTION))
   return path
 
 
-def test_everything_comes_back(written):
+def test_round_trip(written):
   found = model_file.read(written)
   jax.tree.map(np.testing.assert_array_equal, (found.params, found.stats), variables())
   assert found.description == DESCRIPTION
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(16, 2**-11), (8, 1 / 254)])
-def test_fewer_bits_are_that_much_smaller_and_no_number_moves_far(tmp_path, written, bits, bound):
+def test_fewer_bits_reduce_the_size_within_the_error_bound(tmp_path, written, bits, bound):
   path = tmp_path / "small.safetensors"
-  model_file.write(path, Model(*variables(), DESCRIPTION), bits)
+  model_file.write(path, StoredModel(*variables(), DESCRIPTION), bits)
   assert path.stat().st_size < (bits / 32 + 0.1) * written.stat().st_size
   found = model_file.read(path)
   for before, after in zip(jax.tree.leaves(variables()), jax.tree.leaves((found.params, found.stats)), strict=True):
@@ -53,7 +53,7 @@ def test_fewer_bits_are_that_much_smaller_and_no_number_moves_far(tmp_path, writ
     assert (np.abs(after - before) <= bound * largest * 1.0001).all()
 
 
-def test_a_flipped_bit_is_found(written):
+def test_detects_a_flipped_bit(written):
   content = bytearray(written.read_bytes())
   content[-5] ^= 1
   written.write_bytes(content)
@@ -61,36 +61,36 @@ def test_a_flipped_bit_is_found(written):
     model_file.read(written)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 200, -1])
-def test_a_file_cut_short_is_damaged(written, kept):
-  written.write_bytes(written.read_bytes()[:kept])
+@pytest.mark.parametrize("length", [0, 5, 200, -1])
+def test_rejects_truncated_files(written, length):
+  written.write_bytes(written.read_bytes()[:length])
   with pytest.raises(UserError, match=f"^{re.escape(str(written))}: damaged"):
     model_file.read(written)
 
 
-def test_weights_of_other_programs_are_no_network():
+def test_rejects_weights_of_other_programs():
   with pytest.raises(UserError, match="not a trained network of fer_jax"):
     trained_model.load(TORCHVISION)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_rejects_missing_files(tmp_path):
   with pytest.raises(UserError, match="no such file"):
     trained_model.load(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
-def test_an_exported_run_answers_as_the_run_does(finished_run, tmp_path, bits):
+def test_an_exported_run_gives_the_predictions_of_the_run(finished_run, tmp_path, bits):
   path = tmp_path / "run.safetensors"
   export.main([f"--checkpoint={finished_run}", "--format=safetensors", f"--bits={bits}", f"--out={path}"])
   images = [np.asarray(image)[..., 0] for image in tiny_run.tiny_arrays().image[:9]]
-  run, file = predictor.load(finished_run, face="whole"), predictor.load(path, face="whole")
+  run, file = predictor.load_predictor(finished_run, face="whole"), predictor.load_predictor(path, face="whole")
   tolerance = {8: 0.02, 16: 1e-3, 32: 1e-6}[bits]
   np.testing.assert_allclose(file.predict(images).probability, run.predict(images).probability, atol=tolerance)
-  assert file.classifier.temperature == run.classifier.temperature
-  assert file.classifier.origin["config"] == run.classifier.origin["config"]
+  assert file.model.temperature == run.model.temperature
+  assert file.model.origin["config"] == run.model.origin["config"]
 
 
-def test_a_run_may_begin_with_a_file(finished_run, tmp_path):
+def test_pretrained_weights_can_be_a_model_file(finished_run, tmp_path):
   path = tmp_path / "run.safetensors"
   export.main([f"--checkpoint={finished_run}", "--format=safetensors", "--bits=32", f"--out={path}"])
   trained = trained_model.load(finished_run)
@@ -102,6 +102,6 @@ def test_a_run_may_begin_with_a_file(finished_run, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded.params, trained.params)
 
 
-def test_another_ending_is_refused(finished_run, tmp_path):
+def test_rejects_other_suffixes(finished_run, tmp_path):
   with pytest.raises(UserError, match="ends in .safetensors"):
     export.main([f"--checkpoint={finished_run}", "--format=safetensors", f"--out={tmp_path / 'run.npz'}"])

@@ -1,4 +1,4 @@
-"""The network that the package ships: its size, its answers, and what is said where its file is not whole."""
+"""The network shipped with the package: size, predictions, and errors for a missing or damaged file."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ LARGEST = 3_000_000  # bytes
 
 
 def fixed_faces():
-  """Returns uint8 [4, 48, 48, 1]: smooth shades and a pattern, the same on every machine."""
+  """Returns smooth gradients and patterns, uint8 [4, 48, 48, 1], equal on every machine."""
   rows, columns = np.mgrid[0:48, 0:48]
   faces = [4 * rows + columns, 255 - 2 * rows - 3 * columns, (rows * columns) % 256, 128 + 100 * ((rows // 6) % 2)]
   return np.stack(faces).clip(0, 255).astype(np.uint8)[..., None]
@@ -31,32 +31,32 @@ def shipped():
   return trained_model.load()
 
 
-def test_it_is_small_and_knows_the_classes_of_fer2013(shipped):
+def test_is_small_and_has_the_classes_of_fer2013(shipped):
   assert model_file.DEFAULT.stat().st_size <= LARGEST
   assert shipped.class_names == CLASS_NAMES
   assert (shipped.shape, shipped.crop, shipped.caution) == ((48, 48, 1), "face", "")
 
 
-def test_configs_know_which_network_it_is(shipped):
-  assert parse_model(shipped.model) == parse(fer2013.get_config(fer2013.SHIPPED)).model
+def test_equals_the_network_of_the_config(shipped):
+  assert parse_model(shipped.model_config) == parse(fer2013.get_config(fer2013.SHIPPED)).model
 
 
-def test_it_says_what_it_is(shipped):
+def test_records_its_origin(shipped):
   assert shipped.origin["dataset"] == "fer2013"
   assert {"config", "commit", "versions", "accuracy", "step", "bits"} <= set(shipped.origin)
   assert "/" not in json.dumps({key: value for key, value in shipped.origin.items() if key != "config"})
 
 
-def test_its_logits_are_those_that_it_was_shipped_with(shipped):
+def test_logits_equal_the_stored_ones(shipped):
   np.testing.assert_allclose(shipped.logits(fixed_faces()), json.loads(GOLDEN.read_text()), atol=2e-3)
 
 
-def test_a_person_in_a_photograph_is_recognised():
+def test_recognises_a_person_in_a_photograph():
   data = pytest.importorskip("skimage.data")
   assert fer_jax.load().predict([data.astronaut()]).label == ["happy"]
 
 
-def test_a_program_without_a_checkpoint_uses_it(tmp_path):
+def test_predict_uses_it_without_a_checkpoint(tmp_path):
   data = pytest.importorskip("skimage.data")
   cv2 = pytest.importorskip("cv2")
   cv2.imwrite(str(tmp_path / "astronaut.png"), cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR))
@@ -65,13 +65,13 @@ def test_a_program_without_a_checkpoint_uses_it(tmp_path):
   assert dict(zip(header.split(","), row.split(","), strict=True))["label"] == "happy"
 
 
-def test_a_missing_file_is_told_in_a_line(tmp_path, monkeypatch):
+def test_rejects_a_missing_file(tmp_path, monkeypatch):
   monkeypatch.setattr(model_file, "DEFAULT", tmp_path / "fer2013.safetensors")
   with pytest.raises(UserError, match=r"fer2013\.safetensors: no such file.*install fer_jax again"):
     fer_jax.load()
 
 
-def test_a_damaged_file_is_told_in_a_line(tmp_path, monkeypatch):
+def test_rejects_a_damaged_file(tmp_path, monkeypatch):
   copy = tmp_path / "fer2013.safetensors"
   shutil.copy(model_file.DEFAULT, copy)
   content = bytearray(copy.read_bytes())
@@ -79,4 +79,4 @@ def test_a_damaged_file_is_told_in_a_line(tmp_path, monkeypatch):
   copy.write_bytes(content)
   monkeypatch.setattr(model_file, "DEFAULT", copy)
   with pytest.raises(UserError, match="damaged.*install fer_jax again"):
-    predictor.load()
+    predictor.load_predictor()

@@ -17,7 +17,7 @@ from fer_jax import pretrained
 from fer_jax.models.resnet import ResNet
 from fer_jax.pretrained import weights_file
 from fer_jax.runtime.errors import UserError
-from fer_jax.training.checkpoint import Checkpoints, Clock
+from fer_jax.training.checkpoint import Checkpoints, Progress
 from fer_jax.training.step import TrainState
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -263,7 +263,7 @@ def write_run(folder, params, stats, step=3, steps=5):
     for at, saved_params in ((step, params), (steps, last)):
       if at >= 0:
         state = TrainState(jnp.asarray(at, jnp.int32), saved_params, stats, ())
-        checkpoints.save(state, iterator, Clock(step=at), 0.5 if at == step else 0.25)
+        checkpoints.save(state, iterator, Progress(step=at), 0.5 if at == step else 0.25)
   (folder / "result.json").write_text(json.dumps({"validation": {"accuracy": 0.5, "step": step}, "steps": steps}))
   return folder
 
@@ -286,7 +286,7 @@ class TestRun:
   def test_leaves_the_classifier_and_sums_colours(self, run):
     params, stats, report = load(run, channels=1, num_classes=5, keep_classifier=False)
     expected = load(FILE, channels=1, keep_classifier=False)
-    assert_same(pretrained.Loaded(params, stats, report), expected)
+    assert_same(pretrained.PretrainedLayers(params, stats, report), expected)
     assert report.unused == ("params/classifier/linear/bias", "params/classifier/linear/kernel")
     assert report.summed
 

@@ -8,43 +8,44 @@ from fer_jax.runtime import locks
 from fer_jax.runtime.errors import UserError
 
 
-def test_a_lock_is_taken_once(tmp_path):
-  held = locks.take(tmp_path / "run" / "lock")
+def test_rejects_a_second_holder(tmp_path):
+  lock = locks.acquire(tmp_path / "run" / "lock")
   with pytest.raises(UserError, match=r"run: process \d+ on .+ is running in this folder; wait"):
-    locks.take(tmp_path / "run" / "lock")
-  held.close()
-  locks.take(tmp_path / "run" / "lock").close()
+    locks.acquire(tmp_path / "run" / "lock")
+  lock.close()
+  locks.acquire(tmp_path / "run" / "lock").close()
 
 
-def test_it_goes_with_its_process(tmp_path):
+def test_is_released_when_its_process_dies(tmp_path):
   program = (
-    f"from fer_jax.runtime import locks; from pathlib import Path; held = locks.take(Path({str(tmp_path / 'lock')!r}))"
+    f"import os; from pathlib import Path; from fer_jax.runtime import locks; "
+    f"lock = locks.acquire(Path({str(tmp_path / 'lock')!r})); os.kill(os.getpid(), 9)"
   )
-  subprocess.run([sys.executable, "-c", f"{program}; import os; os.kill(os.getpid(), 9)"], check=False)
-  locks.take(tmp_path / "lock").close()
+  subprocess.run([sys.executable, "-c", program], check=False)
+  locks.acquire(tmp_path / "lock").close()
 
 
-def test_waiting_takes_it_when_it_is_free(tmp_path):
-  held = locks.take(tmp_path / "lock")
-  threading.Timer(0.2, held.close).start()
-  locks.take(tmp_path / "lock", wait=True).close()
-  assert held.closed
+def test_waits_until_the_lock_is_free(tmp_path):
+  lock = locks.acquire(tmp_path / "lock")
+  threading.Timer(0.2, lock.close).start()
+  locks.acquire(tmp_path / "lock", wait=True).close()
+  assert lock.closed
 
 
-class TestAnotherMachine:
+class TestHeldByAnotherMachine:
   @pytest.fixture
-  def held(self, tmp_path, monkeypatch):
-    file = locks.take(tmp_path / "lock")
+  def lock(self, tmp_path, monkeypatch):
+    file = locks.acquire(tmp_path / "lock")
     monkeypatch.setattr(locks, "_machine", lambda: "another one")
     yield file
     file.close()
 
-  def test_is_waited_for(self, tmp_path, held, capsys):
-    threading.Timer(0.2, held.close).start()
-    locks.take(tmp_path / "lock").close()
+  def test_retries_until_released(self, tmp_path, lock, capsys):
+    threading.Timer(0.2, lock.close).start()
+    locks.acquire(tmp_path / "lock").close()
     assert "waiting up to 180 s for process" in capsys.readouterr().err
 
-  def test_is_not_waited_for_forever(self, tmp_path, held, monkeypatch):
+  def test_fails_after_the_lease_time(self, tmp_path, lock, monkeypatch):
     monkeypatch.setattr(locks, "_LEASE_SECONDS", 0.1)
     with pytest.raises(UserError, match="is running in this folder"):
-      locks.take(tmp_path / "lock")
+      locks.acquire(tmp_path / "lock")

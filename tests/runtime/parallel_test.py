@@ -24,7 +24,7 @@ def devices(request):
 @pytest.fixture(scope="module")
 def resident():
   rng = np.random.default_rng(0)
-  # Whole numbers: their sums do not depend on the order of addition.
+  # Integers, whose sums do not depend on the order of addition.
   return Resident(rng.integers(0, 9, (ROWS, 2, 2, 1), np.uint8), rng.integers(0, 3, (ROWS, 3)).astype(np.float32))
 
 
@@ -35,7 +35,7 @@ def batch():
 
 
 def sum_of_rows(axis_name):
-  """A step whose result takes every row of the global batch."""
+  """Returns a step whose result depends on every row of the global batch."""
 
   def step(state, resident, batch, progress):
     rows = resident.target[batch.index] * jnp.where(batch.mask, 1.0, 0.0)[:, None]
@@ -55,7 +55,7 @@ def fresh_state():
 
 
 class TestTrainStep:
-  def test_is_the_same_on_any_number_of_devices(self, devices, resident, batch):
+  def test_result_is_independent_of_the_number_of_devices(self, devices, resident, batch):
     step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), devices.replicate(resident)
     for _ in range(3):
@@ -65,7 +65,7 @@ class TestTrainStep:
     assert int(state["step"]) == 3
     assert float(metrics["loss"]) == total.sum()
 
-  def test_state_and_metrics_come_back_whole(self, devices, resident, batch):
+  def test_state_and_metrics_have_no_device_axis(self, devices, resident, batch):
     step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, metrics = step(
       devices.replicate(fresh_state()), devices.replicate(resident), devices.split(batch), np.float32(1)
@@ -88,7 +88,7 @@ class TestTrainStep:
     assert len(traces) == 1
 
 
-def test_eval_sums_and_probabilities_are_of_the_whole_batch(devices, resident, batch):
+def test_eval_step_returns_results_of_the_whole_batch(devices, resident, batch):
   def eval_step(variables, resident, batch):
     rows = variables * resident.target[batch.index]
     loss = jnp.sum(jnp.where(batch.mask, rows.sum(-1), 0.0))
@@ -104,29 +104,29 @@ def test_eval_sums_and_probabilities_are_of_the_whole_batch(devices, resident, b
 
 
 class TestSplit:
-  def test_deals_consecutive_rows(self, devices, batch):
+  def test_splits_consecutive_rows(self, devices, batch):
     count = len(devices.devices)
-    dealt = devices.split(batch)
-    assert dealt.image is None
-    assert dealt.index.shape == ((count, 8 // count) if count > 1 else (8,))
+    split = devices.split(batch)
+    assert split.image is None
+    assert split.index.shape == ((count, 8 // count) if count > 1 else (8,))
     for name in ("index", "mask"):
-      np.testing.assert_array_equal(getattr(dealt, name).reshape(8), getattr(batch, name))
+      np.testing.assert_array_equal(getattr(split, name).reshape(8), getattr(batch, name))
 
-  def test_keeps_the_axes_of_a_row(self, resident):
-    dealt = Devices(jax.devices()).split(resident)
-    assert dealt.image.shape == (4, 3, 2, 2, 1)
-    np.testing.assert_array_equal(dealt.image[2, 1], resident.image[7])
+  def test_preserves_the_other_axes(self, resident):
+    split = Devices(jax.devices()).split(resident)
+    assert split.image.shape == (4, 3, 2, 2, 1)
+    np.testing.assert_array_equal(split.image[2, 1], resident.image[7])
 
 
 class TestReplicate:
-  def test_a_step_sends_nothing_but_the_batch(self, devices, resident, batch):
+  def test_a_step_transfers_only_the_batch(self, devices, resident, batch):
     step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), devices.replicate(resident)
     state, _ = step(state, data, devices.split(batch), np.float32(0))
     with jax.transfer_guard_device_to_device("disallow"):
       state, _ = step(state, data, devices.split(batch), np.float32(0))
 
-  def test_elsewhere_the_guard_would_have_noticed(self, resident, batch):
+  def test_the_transfer_guard_detects_other_transfers(self, resident, batch):
     devices = Devices(jax.devices())
     step = devices.compile_train(sum_of_rows(devices.axis_name), "sums")
     state, data = devices.replicate(fresh_state()), jax.device_put(resident, jax.devices()[0])
@@ -136,26 +136,26 @@ class TestReplicate:
     ):
       step(state, data, devices.split(batch), np.float32(0))
 
-  def test_the_same_values_on_every_device(self, devices, resident):
+  def test_every_device_has_the_same_values(self, devices, resident):
     data = devices.replicate(resident)
     assert data.image.devices() == set(devices.devices)
     for shard in data.image.addressable_shards:
       np.testing.assert_array_equal(shard.data, resident.image)
 
-  def test_empty_fields_stay_empty(self, devices):
+  def test_preserves_empty_fields(self, devices):
     assert devices.replicate(Resident()) == Resident()
 
 
 class TestCheckBatch:
   @pytest.mark.parametrize(("count", "batch_size"), [(2, 7), (4, 6), (4, 1)])
-  def test_names_the_key_and_what_would_do(self, count, batch_size):
+  def test_rejects_uneven_batches(self, count, batch_size):
     message = f"config.batch_size={batch_size} does not split over {count} devices: use a multiple of {count}"
     with pytest.raises(UserError) as raised:
       Devices(jax.devices()[:count]).check_batch(batch_size, "config.batch_size")
     assert str(raised.value) == message
 
   @pytest.mark.parametrize(("count", "batch_size"), [(1, 7), (2, 6), (4, 12)])
-  def test_accepts_what_splits(self, count, batch_size):
+  def test_accepts_even_batches(self, count, batch_size):
     Devices(jax.devices()[:count]).check_batch(batch_size, "config.batch_size")
 
 
@@ -166,7 +166,7 @@ def test_all_local_devices_are_the_default():
 
 
 @pytest.mark.parametrize(("peaks", "expected"), [([None, None], None), ([{}, {"peak_bytes_in_use": 5}], 5), ([], None)])
-def test_peak_memory_is_the_largest_that_is_known(peaks, expected):
+def test_peak_memory_is_the_largest_reported(peaks, expected):
   class Device:
     process_index = 0
 
@@ -176,17 +176,17 @@ def test_peak_memory_is_the_largest_that_is_known(peaks, expected):
   assert Devices([Device(peak) for peak in peaks]).peak_memory() == expected
 
 
-# Trainings and devices: one on one, several on one, one on each of several, unevenly many on several.
-PLACES = [(1, 1), (3, 1), (2, 2), (4, 4), (5, 2), (6, 4), (2, 4)]
+# Numbers of replicas and devices: one on one, several on one, one on each of several, uneven distributions.
+LAYOUTS = [(1, 1), (3, 1), (2, 2), (4, 4), (5, 2), (6, 4), (2, 4)]
 
 
-@pytest.mark.parametrize(("together", "count"), PLACES)
+@pytest.mark.parametrize(("together", "count"), LAYOUTS)
 class TestReplicas:
-  def place(self, together, count):
+  def placement(self, together, count):
     return Replicas(together, jax.devices()[:count])
 
-  def test_each_takes_its_own_steps(self, together, count, resident):
-    placement = self.place(together, count)
+  def test_replicas_take_independent_steps(self, together, count, resident):
+    placement = self.placement(together, count)
     assert placement.axis_name is None
     step = placement.compile_train(sum_of_rows(None), "sums")
     rng = np.random.default_rng(2)
@@ -194,67 +194,73 @@ class TestReplicas:
       Batch(rng.integers(0, ROWS, 8).astype(np.int32), rng.integers(0, 2, 8).astype(bool)) for _ in range(together)
     ]
     factors = [np.float32(i + 1) for i in range(together)]
-    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
+    state, data = placement.put_states([fresh_state()] * together), placement.replicate(resident)
     for _ in range(2):
-      state, metrics = step(state, data, placement.deal(batches), placement.stack(factors))
+      state, metrics = step(state, data, placement.shard_batches(batches), placement.stack(factors))
     state, metrics = jax.device_get((state, metrics))
     for i, batch in enumerate(batches):
       total = expected_sum(resident, batch)
-      np.testing.assert_array_equal(placement.take(state, i)["sum"], 2 * (i + 1) * total)
-      assert int(placement.take(state, i)["step"]) == 2
-      assert float(placement.take(metrics, i)["loss"]) == total.sum()
+      np.testing.assert_array_equal(placement.select_replica(state, i)["sum"], 2 * (i + 1) * total)
+      assert int(placement.select_replica(state, i)["step"]) == 2
+      assert float(placement.select_replica(metrics, i)["loss"]) == total.sum()
 
-  def test_fewer_trainings_than_places(self, together, count, resident, batch):
+  def test_accepts_fewer_replicas_than_expected(self, together, count, resident, batch):
     if together == 1:
-      pytest.skip("there are no fewer")
-    placement = self.place(together, count)
+      pytest.skip("there cannot be fewer than one replica")
+    placement = self.placement(together, count)
     step = placement.compile_train(sum_of_rows(None), "sums")
     ones = [np.float32(1)] * (together - 1)
-    state = placement.place([fresh_state()] * (together - 1))
+    state = placement.put_states([fresh_state()] * (together - 1))
     state, _ = step(
-      state, placement.replicate(resident), placement.deal([batch] * (together - 1)), placement.stack(ones)
+      state, placement.replicate(resident), placement.shard_batches([batch] * (together - 1)), placement.stack(ones)
     )
     for i in range(together - 1):
-      np.testing.assert_array_equal(placement.take(jax.device_get(state), i)["sum"], expected_sum(resident, batch))
+      np.testing.assert_array_equal(
+        placement.select_replica(jax.device_get(state), i)["sum"], expected_sum(resident, batch)
+      )
 
-  def test_each_is_evaluated_on_its_own_rows(self, together, count, resident, batch):
-    placement = self.place(together, count)
+  def test_replicas_are_evaluated_on_their_own_rows(self, together, count, resident, batch):
+    placement = self.placement(together, count)
 
     def eval_step(variables, resident, batch):
       rows = variables * resident.target[batch.index]
       return Sums(jnp.sum(rows), jnp.zeros((), jnp.int32)), rows
 
     shifted = [batch._replace(index=(batch.index + i) % ROWS) for i in range(together)]
-    variables = placement.place([np.float32(i) for i in range(together)])
-    found = placement.compile_eval(eval_step, "sums")(variables, placement.replicate(resident), placement.deal(shifted))
+    variables = placement.put_states([np.float32(i) for i in range(together)])
+    found = placement.compile_eval(eval_step, "sums")(
+      variables, placement.replicate(resident), placement.shard_batches(shifted)
+    )
     for i, each in enumerate(shifted):
-      _, rows = placement.take(jax.device_get(found), i)
+      _, rows = placement.select_replica(jax.device_get(found), i)
       np.testing.assert_array_equal(rows, i * resident.target[each.index])
 
-  def test_no_more_devices_than_trainings(self, together, count):
-    placement = self.place(together, count)
+  def test_uses_at_most_one_device_per_replica(self, together, count):
+    placement = self.placement(together, count)
     assert placement.together == together
     assert len(placement.devices) == {(6, 4): 3}.get((together, count), min(together, count))
 
-  def test_a_step_sends_nothing_but_the_batch(self, together, count, resident, batch):
-    placement = self.place(together, count)
+  def test_a_step_transfers_only_the_batch(self, together, count, resident, batch):
+    placement = self.placement(together, count)
     step = placement.compile_train(sum_of_rows(None), "sums")
-    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
-    arguments = placement.deal([batch] * together), placement.stack([np.float32(0)] * together)
+    state, data = placement.put_states([fresh_state()] * together), placement.replicate(resident)
+    arguments = placement.shard_batches([batch] * together), placement.stack([np.float32(0)] * together)
     state, _ = step(state, data, *arguments)
     with jax.transfer_guard_device_to_device("disallow"):
       step(state, data, *arguments)
 
-  def test_says_how_much_memory_a_step_takes(self, together, count, resident, batch):
-    placement = self.place(together, count)
+  def test_prepare_returns_the_memory_of_a_step(self, together, count, resident, batch):
+    placement = self.placement(together, count)
     step = placement.compile_train(sum_of_rows(None), "sums")
-    state, data = placement.place([fresh_state()] * together), placement.replicate(resident)
-    needed = step.prepare(state, data, placement.deal([batch] * together), placement.stack([np.float32(0)] * together))
-    of_device = -(-together // count)
-    assert needed >= resident.image.nbytes + resident.target.nbytes + of_device * 16
+    state, data = placement.put_states([fresh_state()] * together), placement.replicate(resident)
+    needed = step.prepare(
+      state, data, placement.shard_batches([batch] * together), placement.stack([np.float32(0)] * together)
+    )
+    per_device = -(-together // count)
+    assert needed >= resident.image.nbytes + resident.target.nbytes + per_device * 16
 
 
-def test_free_memory_is_what_the_device_says_or_the_machine_has():
+def test_free_memory_of_a_device_or_of_the_machine():
   class Device:
     def __init__(self, statistics):
       self.memory_stats = lambda: statistics
@@ -266,16 +272,16 @@ def test_free_memory_is_what_the_device_says_or_the_machine_has():
 
 
 @pytest.mark.parametrize(
-  ("trainings", "flags", "expected"), [(2, "", 2), (1, "", 1), (2, "--xla_force_host_platform_device_count=3", 3)]
+  ("replicas", "flags", "expected"), [(2, "", 2), (1, "", 1), (2, "--xla_force_host_platform_device_count=3", 3)]
 )
-def test_several_trainings_get_a_core_each(trainings, flags, expected):
+def test_several_replicas_get_one_core_each(replicas, flags, expected):
   if expected > provenance.cores() and not flags:
     pytest.skip("too few cores")
-  program = f"from fer_jax.runtime.parallel import all_devices; print(len(all_devices({trainings})))"
+  program = f"from fer_jax.runtime.parallel import all_devices; print(len(all_devices({replicas})))"
   environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": "."}
   found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
   assert int(found.stdout) == expected
 
 
-def test_devices_that_are_known_already_stay_what_they_are():
+def test_all_devices_keeps_initialized_devices():
   assert all_devices(7) == jax.local_devices()

@@ -12,14 +12,14 @@ import pytest
 from fer_jax.runtime import provenance
 
 
-def test_versions_are_those_that_are_imported():
+def test_versions_equal_the_imported_packages():
   versions = provenance.versions()
   assert versions["python"] == platform.python_version()
   for module in (jax, flax, np):
     assert versions[module.__name__] == module.__version__
 
 
-def test_what_a_result_is_compared_with_is_named_where_it_was_imported():
+def test_versions_include_compared_packages_if_imported():
   if importlib.util.find_spec("equinox") is None:
     pytest.skip("Equinox is not installed")
   program = (
@@ -29,7 +29,7 @@ def test_what_a_result_is_compared_with_is_named_where_it_was_imported():
   subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_device_in_words():
+def test_device_description():
   one, four = provenance.device(jax.devices()[:1]), provenance.device(jax.devices())
   assert one.startswith("cpu (")
   assert one.endswith(" cores)")
@@ -38,7 +38,7 @@ def test_device_in_words():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-  """A folder that provenance believes it was imported from."""
+  """Folder that `provenance` regards as its package."""
   folder = tmp_path / "checkout" / "package"
   (folder / "runtime").mkdir(parents=True)
   (folder / "runtime" / "provenance.py").write_text("first")
@@ -49,15 +49,15 @@ def package(tmp_path, monkeypatch):
 
 
 class TestCommit:
-  def test_outside_a_checkout(self, package):
+  def test_is_unknown_outside_a_checkout(self, package):
     assert provenance.commit() == "unknown"
 
-  def test_without_git(self, package, monkeypatch):
+  def test_is_unknown_without_git(self, package, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance.commit() == "unknown"
 
   @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-  def test_of_a_checkout_says_whether_it_was_changed(self, package):
+  def test_marks_changed_checkouts(self, package):
     def git(*arguments):
       identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
       command = ["git", "-C", str(package), *identity, *arguments]

@@ -1,4 +1,4 @@
-"""How XLA is set up: options that yield to the user's, a cache that survives broken files, refused versions."""
+"""Configuration of XLA: the user's options, damaged cache files, and refused versions."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# Compiles one program, and prints how often it was found in the cache and the options that XLA was given.
+# Compiles one program, and prints its cache hits, the cache folder and the options of XLA.
 PROGRAM = """
 import os, sys
 from fer_jax.runtime import xla
@@ -32,9 +32,14 @@ print(len(hits), jax.config.values["jax_compilation_cache_dir"], os.environ["XLA
 
 
 def start(home, **variables):
-  """Starts the program as a user would, with a home of its own; returns hits, folder, flags and standard error."""
-  kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
-  environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "HOME": str(home), "XDG_CACHE_HOME": str(home)}
+  """Runs PROGRAM with a separate home folder; returns cache hits, cache folder, flags and standard error."""
+  inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+  environment = inherited | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+    "HOME": str(home),
+    "XDG_CACHE_HOME": str(home),
+  }
   done = subprocess.run(
     [sys.executable, "-c", PROGRAM],
     env=environment | variables,
@@ -51,7 +56,7 @@ def programs(folder):
   return sorted(folder.glob("*-cache"))
 
 
-def test_the_second_start_finds_the_programs_of_the_first_even_of_those_cut_short(tmp_path):
+def test_reuses_cached_programs_and_replaces_incomplete_ones(tmp_path):
   hits, folder, _, _ = start(tmp_path)
   assert not hits
   assert folder.is_relative_to(tmp_path / "fer_jax")
@@ -59,7 +64,7 @@ def test_the_second_start_finds_the_programs_of_the_first_even_of_those_cut_shor
   assert compiled
   hits, _, _, errors = start(tmp_path)
   assert (hits, errors) == (len(compiled), "")
-  # As a process that was killed while it wrote leaves them: half a program, and no time of its last use.
+  # State after a process was killed while writing: an incomplete program without its time of last use.
   for program in compiled:
     program.write_bytes(program.read_bytes()[:100])
     program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
@@ -69,11 +74,11 @@ def test_the_second_start_finds_the_programs_of_the_first_even_of_those_cut_shor
   assert hits == len(compiled)
 
 
-def test_what_the_user_has_set_stays(tmp_path):
-  mine = tmp_path / "mine"
+def test_preserves_options_of_the_user(tmp_path):
+  user_folder = tmp_path / "mine"
   flag = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
-  _, folder, flags, _ = start(tmp_path, XLA_FLAGS=flag, JAX_COMPILATION_CACHE_DIR=str(mine))
-  assert (folder, flags) == (mine, flag)
+  _, folder, flags, _ = start(tmp_path, XLA_FLAGS=flag, JAX_COMPILATION_CACHE_DIR=str(user_folder))
+  assert (folder, flags) == (user_folder, flag)
   assert not (tmp_path / "fer_jax").exists()
   _, _, flags, _ = start(tmp_path, XLA_FLAGS="--xla_llvm_disable_expensive_passes=true")
   assert flags.split() == [
@@ -82,7 +87,7 @@ def test_what_the_user_has_set_stays(tmp_path):
   ]
 
 
-def test_a_folder_that_cannot_be_used_is_a_note(tmp_path):
+def test_prints_a_note_if_the_cache_folder_is_unusable(tmp_path):
   (tmp_path / "fer_jax").write_text("in the way")
   _, folder, _, errors = start(tmp_path)
   assert str(folder) == "None"
@@ -92,25 +97,25 @@ def test_a_folder_that_cannot_be_used_is_a_note(tmp_path):
 
 
 @pytest.mark.parametrize("version", sorted(xla.FAULTY))
-def test_a_version_that_computes_wrong_results_is_refused(monkeypatch, version):
+def test_rejects_faulty_versions(monkeypatch, version):
   monkeypatch.setattr(jaxlib, "__version__", version)
   with pytest.raises(UserError, match=rf"jaxlib {version}.*install another version"):
     xla.prepare()
 
 
-def test_the_requirements_exclude_the_versions_that_are_refused():
+def test_requirements_exclude_the_faulty_versions():
   for file in ("requirements.txt", "requirements-cpu.txt", "pyproject.toml"):
     requirements = re.findall(r"\bjax(?:\[cuda12\])?>=0[^\s\"]+", (ROOT / file).read_text())
     assert requirements
     assert all(f"!={version}," in requirement for requirement in requirements for version in xla.FAULTY), file
 
 
-def test_quick_compilation_draws_the_same_parameters(monkeypatch):
-  assert xla.quick_compilation() is None, "the suite's own level of optimisation stays"
+def test_quick_compilation_gives_the_same_parameters(monkeypatch):
+  assert xla.quick_compilation() is None, "the optimisation level of the test suite is kept"
   monkeypatch.setenv("XLA_FLAGS", "")
   network = parse(load_config("configs/resnet.py:demo")).model.build(7, jnp.float32, None)
   arguments = jax.random.key(3), jnp.zeros((1, 16, 16, 1))
-  usual = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
-  drawn = jax.jit(network.init, compiler_options=xla.quick_compilation())(*arguments)
-  expected = jax.jit(network.init, compiler_options=usual)(*arguments)
-  jax.tree.map(np.testing.assert_array_equal, drawn, expected)
+  default_options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+  quick = jax.jit(network.init, compiler_options=xla.quick_compilation())(*arguments)
+  expected = jax.jit(network.init, compiler_options=default_options)(*arguments)
+  jax.tree.map(np.testing.assert_array_equal, quick, expected)

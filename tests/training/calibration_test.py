@@ -1,4 +1,4 @@
-"""Calibration: a reference written out in loops, and what temperature scaling has to keep."""
+"""Calibration error against a reference written as loops, and temperature scaling."""
 
 import numpy as np
 import pytest
@@ -12,15 +12,15 @@ def softmax(logits):
 
 
 def sampled(rows=4000, classes=7, seed=0):
-  """Returns logits, and labels that are drawn from their probabilities: calibrated by construction."""
+  """Returns logits and labels sampled from their probabilities, which are calibrated by construction."""
   rng = np.random.default_rng(seed)
   logits = 2 * rng.normal(size=(rows, classes))
   label = (rng.uniform(size=(rows, 1)) > softmax(logits).cumsum(axis=1)).sum(axis=1).clip(max=classes - 1)
   return logits, label
 
 
-def binned(probability, label, bins):
-  """Computes the calibration error as equation 3 of the paper is written."""
+def reference_error(probability, label, bins):
+  """Computes the calibration error literally as in equation 3 of the paper."""
   error = 0.0
   for m in range(bins):
     rows = [
@@ -37,22 +37,24 @@ def binned(probability, label, bins):
 def test_the_error_equals_equation_3(bins):
   logits, label = sampled(500)
   probability = softmax(1.7 * logits)
-  assert expected_calibration_error(probability, label, bins) == pytest.approx(binned(probability, label, bins))
+  assert expected_calibration_error(probability, label, bins) == pytest.approx(
+    reference_error(probability, label, bins)
+  )
 
 
-def test_certain_and_right_has_no_error_and_certain_and_wrong_all_of_it():
+def test_error_of_certain_predictions_is_0_or_1():
   certain = np.eye(3)[[0, 1, 2]]
   assert expected_calibration_error(certain, np.array([0, 1, 2])) == 0
   assert expected_calibration_error(certain, np.array([1, 2, 0])) == 1
 
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
-def test_fitting_finds_the_temperature_that_logits_were_multiplied_by(factor):
+def test_fit_temperature_recovers_the_factor(factor):
   logits, label = sampled()
   assert fit_temperature(softmax(factor * logits), label) == pytest.approx(factor, rel=0.06)
 
 
-def test_scaling_is_that_of_the_logits_and_keeps_the_answers():
+def test_scaling_equals_dividing_logits_and_preserves_predictions():
   logits, label = sampled()
   overconfident = softmax(3 * logits)
   scaled = scale(overconfident, 3.0)

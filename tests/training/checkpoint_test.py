@@ -31,7 +31,7 @@ def make_iterator(seed=0):
 
 
 def state_at(step):
-  """A state in which every number tells the step it was saved at."""
+  """Returns a state whose values depend on the step."""
   params = {"block": {"kernel": jnp.full((3, 2), step, jnp.float32)}, "classifier": {"bias": jnp.arange(2.0) + step}}
   stats = {"block": {"mean": jnp.full(2, -step, jnp.float32)}, "classifier": {}}
   opt_state = jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), OPTIMIZER.init(params))
@@ -48,7 +48,7 @@ def progress_at(step):
 
 
 class Run:
-  """Saves steps as a training would, and remembers the batch that comes after each."""
+  """Saves steps like a training run, and records the batch that follows each of them."""
 
   def __init__(self, folder):
     self.folder = folder
@@ -66,7 +66,7 @@ class Run:
       self.next_index[step] = next(iterator).index
 
   def restore(self):
-    """Returns (state, progress, iterator, warnings) of the newest that can be read."""
+    """Returns (state, progress, iterator, warnings) of the newest readable checkpoint."""
     iterator, warnings = make_iterator(), []
     with Checkpoints(self.folder) as checkpoints:
       found = checkpoints.restore_newest(shapes, iterator, warnings.append)
@@ -75,8 +75,8 @@ class Run:
   def steps(self):
     return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
-  def expect(self, step):
-    """Asserts that `step` is what is restored; returns the warnings."""
+  def assert_restores(self, step):
+    """Asserts that `step` is restored; returns the warnings."""
     state, progress, iterator, warnings = self.restore()
     jax.tree.map(np.testing.assert_array_equal, state, state_at(step))
     assert jax.tree.structure(state) == jax.tree.structure(state_at(step))
@@ -91,48 +91,48 @@ def run(tmp_path):
 
 
 class TestRoundTrip:
-  def test_state_position_and_clock(self, run):
+  def test_restores_state_position_and_progress(self, run):
     run.save({7: None})
-    assert run.expect(7) == []
+    assert run.assert_restores(7) == []
 
-  def test_nothing_saved(self, run):
+  def test_restores_nothing_from_an_empty_folder(self, run):
     state, progress, iterator, warnings = run.restore()
     assert (state, progress, warnings) == (None, None, [])
     np.testing.assert_array_equal(next(iterator).index, next(make_iterator()).index)
 
-  def test_types_are_kept(self, run):
+  def test_preserves_dtypes(self, run):
     run.save({3: None})
     state = run.restore()[0]
     assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, state_at(3))
 
-  def test_state_on_several_devices_is_restored_onto_one(self, run):
+  def test_state_on_several_devices_is_restored_on_the_host(self, run):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     with Checkpoints(run.folder) as checkpoints:
-      checkpoints.save(jax.device_put(state_at(5), everywhere), make_iterator(), progress_at(5), None)
+      checkpoints.save(jax.device_put(state_at(5), replicated), make_iterator(), progress_at(5), None)
     state = run.restore()[0]
     assert isinstance(state.params["block"]["kernel"], np.ndarray)
     jax.tree.map(np.testing.assert_array_equal, state, state_at(5))
 
-  def test_variables_alone_need_no_shapes(self, run):
+  def test_restore_variables_needs_no_shapes(self, run):
     run.save({2: 0.5, 3: 0.25})
     with Checkpoints(run.folder) as checkpoints:
       params, stats = checkpoints.restore_variables(2)
     jax.tree.map(np.testing.assert_array_equal, params, state_at(2).params)
     np.testing.assert_array_equal(stats["block"]["mean"], state_at(2).stats["block"]["mean"])
 
-  def test_shapes_may_depend_on_the_clock(self, run):
+  def test_shapes_can_depend_on_the_progress(self, run):
     run.save({4: None})
-    asked = []
+    clocks = []
     with Checkpoints(run.folder) as checkpoints:
       checkpoints.restore_newest(
-        lambda progress: asked.append(progress) or shapes(progress), make_iterator(), pytest.fail
+        lambda progress: clocks.append(progress) or shapes(progress), make_iterator(), pytest.fail
       )
-    assert asked == [progress_at(4)]
+    assert clocks == [progress_at(4)]
 
 
-class TestInTheBackground:
-  def test_what_happens_after_save_is_not_in_it(self, run):
+class TestAsynchronousSave:
+  def test_later_changes_are_not_saved(self, run):
     iterator, progress = make_iterator(), progress_at(1)
     next(iterator)
     state = state_at(1).replace(params={"large": np.ones(1 << 20, np.float32)}, opt_state=())
@@ -153,36 +153,36 @@ class TestInTheBackground:
     overwrite = jax.jit(lambda x: x + 1, donate_argnums=0)
     large = jnp.ones(1 << 20)
     state = state_at(1).replace(params={"large": large}, opt_state=())
-    like = jax.eval_shape(lambda: state)
+    shapes_of_state = jax.eval_shape(lambda: state)
     with Checkpoints(run.folder) as checkpoints:
       checkpoints.save(state, make_iterator(), progress_at(1), None)
       for _ in range(4):
         large = overwrite(large)
       large.block_until_ready()
     with Checkpoints(run.folder) as checkpoints:
-      restored, _ = checkpoints.restore_newest(lambda _: like, make_iterator(), pytest.fail)
+      restored, _ = checkpoints.restore_newest(lambda _: shapes_of_state, make_iterator(), pytest.fail)
     np.testing.assert_array_equal(restored.params["large"], 1)
 
 
-class TestKept:
-  def test_the_newest_two(self, run):
+class TestRetention:
+  def test_keeps_the_newest_two(self, run):
     run.save(dict.fromkeys(range(1, 6)))
     assert run.steps() == [4, 5]
 
-  def test_and_the_best(self, run):
+  def test_keeps_the_best(self, run):
     run.save({1: 0.1, 2: 0.9, 3: 0.5, 4: None, 5: 0.7, 6: None})
     assert run.steps() == [2, 5, 6]
 
-  def test_of_equally_good_ones_the_later(self, run):
+  def test_keeps_the_later_of_equally_good_checkpoints(self, run):
     run.save({1: 0.9, 2: 0.9, 3: 0.1, 4: 0.2, 5: None})
     assert run.steps() == [2, 4, 5]
 
-  def test_the_newest_even_when_it_is_the_worst(self, run):
+  def test_keeps_the_newest_even_if_it_is_the_worst(self, run):
     run.save({1: 0.9, 2: 0.8, 3: 0.1})
     assert run.steps() == [1, 2, 3]
-    assert run.expect(3) == []
+    assert run.assert_restores(3) == []
 
-  def test_the_best_of_a_resumed_run(self, run):
+  def test_keeps_the_best_of_a_resumed_run(self, run):
     run.save({1: 0.1, 2: 0.9, 3: 0.5})
     with Checkpoints(run.folder) as checkpoints:
       for step in (4, 5, 6):
@@ -190,7 +190,7 @@ class TestKept:
       assert checkpoints.newest_step == 6
     assert run.steps() == [2, 5, 6]
 
-  def test_an_accuracy_that_comes_late_counts(self, run):
+  def test_accepts_an_accuracy_added_later(self, run):
     with Checkpoints(run.folder) as checkpoints:
       for step in range(1, 6):
         checkpoints.save(state_at(step), make_iterator(), progress_at(step), None)
@@ -198,7 +198,7 @@ class TestKept:
           checkpoints.save(state_at(step), make_iterator(), progress_at(step), 0.9)
     assert run.steps() == [2, 4, 5]
 
-  def test_a_measured_step_is_not_replaced_by_an_unmeasured_one(self, run):
+  def test_a_step_with_accuracy_is_not_replaced_by_one_without(self, run):
     with Checkpoints(run.folder) as checkpoints:
       checkpoints.save(state_at(1), make_iterator(), progress_at(1), 0.9)
       for step in range(1, 5):
@@ -220,18 +220,18 @@ def _empty_all(folder):
     path.write_bytes(b"")
 
 
-def _truncate_the_arrays(folder):
+def _truncate_arrays(folder):
   for path in _files(folder / "state" / "d") + _files(folder / "state" / "ocdbt.process_0"):
     path.write_bytes(path.read_bytes()[:-8])
 
 
-def _delete_the_arrays(folder):
+def _delete_arrays(folder):
   for path in _files(folder / "state"):
     if not path.name.startswith("_"):
       path.unlink()
 
 
-def _delete_everything_inside(folder):
+def _empty_folder(folder):
   shutil.rmtree(folder)
   folder.mkdir()
 
@@ -251,9 +251,9 @@ def _delete(name):
 DAMAGES = {
   "all files cut short": _truncate_all,
   "all files empty": _empty_all,
-  "arrays cut short": _truncate_the_arrays,
-  "arrays gone": _delete_the_arrays,
-  "folder empty": _delete_everything_inside,
+  "arrays cut short": _truncate_arrays,
+  "arrays gone": _delete_arrays,
+  "folder empty": _empty_folder,
   "state gone": _delete("state"),
   "position gone": _delete("data"),
   "progress gone": _delete("progress"),
@@ -264,11 +264,11 @@ DAMAGES = {
 }
 
 
-# Reads of arrays that fail after the first has failed find orbax's event loop closed.
+# After a failed read, further failing reads find orbax's event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestDamaged:
   @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-  def test_newest_is_passed_over_and_its_number_is_free_again(self, run, damage):
+  def test_skips_a_damaged_checkpoint_and_reuses_its_step(self, run, damage):
     run.save({2: 0.5, 4: None, 6: 0.25})
     damage(run.folder / "6")
     iterator, warnings = make_iterator(), []
@@ -283,23 +283,23 @@ class TestDamaged:
       assert checkpoints.newest_step == 4
       next(iterator)  # the batch of step 6
       checkpoints.save(state_at(6), iterator, progress_at(6), 0.75)
-    assert run.expect(6) == []
+    assert run.assert_restores(6) == []
     assert run.steps() == [4, 6]
 
-  def test_all_but_the_oldest(self, run):
+  def test_restores_the_oldest_if_all_others_are_damaged(self, run):
     run.save({2: 0.5, 4: None, 6: None})
     for step in (4, 6):
       _truncate_all(run.folder / str(step))
-    assert len(run.expect(2)) == 2
+    assert len(run.assert_restores(2)) == 2
     assert run.steps() == [2]
 
-  def test_an_older_one_does_no_harm(self, run):
+  def test_ignores_a_damaged_older_checkpoint(self, run):
     run.save({4: None, 6: None})
     _truncate_all(run.folder / "4")
-    assert run.expect(6) == []
+    assert run.assert_restores(6) == []
 
-  @pytest.mark.parametrize("damage", [_truncate_all, _delete_everything_inside])
-  def test_all_of_them_is_an_error_that_deletes_nothing(self, run, damage):
+  @pytest.mark.parametrize("damage", [_truncate_all, _empty_folder])
+  def test_rejects_a_folder_of_damaged_checkpoints_without_deleting_them(self, run, damage):
     run.save({4: None, 6: None})
     for step in (4, 6):
       damage(run.folder / str(step))
@@ -310,7 +310,7 @@ class TestDamaged:
       checkpoints.restore_newest(shapes, make_iterator(), lambda text: None)
     assert run.steps() == [4, 6]
 
-  def test_checkpoints_of_version_0_1_are_refused(self, run):
+  def test_rejects_checkpoints_of_version_0_1(self, run):
     run.save({4: None})
     (run.folder / "4" / "progress").rename(run.folder / "4" / "clock")
     with Checkpoints(run.folder) as checkpoints, pytest.raises(UserError, match=r"finish the run with fer_jax 0\.1"):
@@ -318,22 +318,22 @@ class TestDamaged:
     assert run.steps() == [4]
 
   @pytest.mark.parametrize("content", ["", "[]", '{"accuracy": "high"}'])
-  def test_an_accuracy_alone_costs_the_checkpoint_its_rank(self, run, content):
+  def test_a_damaged_accuracy_removes_the_rank_of_its_checkpoint(self, run, content):
     run.save({2: 0.5, 4: 0.1})
     (run.folder / "2" / "metrics" / "metrics").write_text(content)
-    assert run.expect(4) == []
+    assert run.assert_restores(4) == []
     with Checkpoints(run.folder) as checkpoints:
       for step in (6, 8):
         checkpoints.save(state_at(step), make_iterator(), progress_at(step), None)
     assert run.steps() == [4, 6, 8]
 
-  def test_a_save_that_was_interrupted_is_no_checkpoint(self, run):
+  def test_ignores_interrupted_saves(self, run):
     run.save({4: None, 6: None})
     (run.folder / "8.orbax-checkpoint-tmp").mkdir()
-    assert run.expect(6) == []
+    assert run.assert_restores(6) == []
 
 
-def test_a_checkpoint_is_read_in_silence(run, caplog):
+def test_reading_logs_nothing(run, caplog):
   run.save({2: None})
   caplog.clear()
   params, _ = read_variables(run.folder, 2)
@@ -341,17 +341,17 @@ def test_a_checkpoint_is_read_in_silence(run, caplog):
   assert caplog.messages == []
 
 
-def test_silence_is_kept_about_what_is_raised_too_and_nothing_else(monkeypatch, caplog):
-  shown = []
-  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_value))
-  of_asyncio, of_absl = logging.getLogger("asyncio"), logging.getLogger("absl")
-  monkeypatch.setattr(of_asyncio, "level", of_asyncio.level)
-  monkeypatch.setattr(of_absl, "level", of_absl.level)
+def test_silence_orbax_suppresses_only_its_messages(monkeypatch, caplog):
+  unraised = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: unraised.append(unraisable.exc_value))
+  asyncio_logger, absl_logger = logging.getLogger("asyncio"), logging.getLogger("absl")
+  monkeypatch.setattr(asyncio_logger, "level", asyncio_logger.level)
+  monkeypatch.setattr(absl_logger, "level", absl_logger.level)
   silence_orbax()
-  other = RuntimeError("dictionary changed size during iteration")
-  for error in (RuntimeError("Event loop is closed"), other):
+  other_error = RuntimeError("dictionary changed size during iteration")
+  for error in (RuntimeError("Event loop is closed"), other_error):
     sys.unraisablehook(SimpleNamespace(exc_value=error))
-  of_asyncio.error("Task exception was never retrieved")
-  logging.getLogger("fer_jax").error("this one counts")
-  assert shown == [other]
-  assert caplog.messages == ["this one counts"]
+  asyncio_logger.error("Task exception was never retrieved")
+  logging.getLogger("fer_jax").error("unrelated message")
+  assert unraised == [other_error]
+  assert caplog.messages == ["unrelated message"]

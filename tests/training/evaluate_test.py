@@ -17,7 +17,7 @@ ROWS = 23
 
 
 class Linear(nn.Module):
-  """Reads the pixels and no more."""
+  """A linear classifier of the pixels."""
 
   @nn.compact
   def __call__(self, image, train):
@@ -35,7 +35,7 @@ NETWORK = Network(
 
 @pytest.fixture(scope="module")
 def arrays():
-  """A test split of ROWS rows among rows of other splits."""
+  """Dataset whose test split has ROWS rows, mixed with training rows."""
   rng = np.random.default_rng(0)
   split = rng.permutation(np.repeat(["test", "train"], [ROWS, 9]))
   size = len(split)
@@ -59,7 +59,7 @@ def variables(arrays):
 
 @pytest.fixture(scope="module")
 def expected(arrays, variables):
-  """The evaluation in NumPy and float64."""
+  """Evaluation computed with NumPy in float64."""
   rows = arrays.rows("test")
   image = arrays.image[rows].astype(float).reshape(ROWS, -1)
   image = (image - image.mean(1, keepdims=True)) / image.std(1, keepdims=True)
@@ -77,7 +77,7 @@ class TestEvaluate:
   @pytest.mark.parametrize(
     ("count", "batch_size"), [(1, 1), (1, 7), (1, 23), (1, 64), (2, 2), (2, 14), (2, 64), (4, 4), (4, 28), (4, 64)]
   )
-  def test_is_the_same_for_any_batch_size_and_device_count(self, arrays, variables, expected, count, batch_size, host):
+  def test_is_independent_of_batch_size_and_device_count(self, arrays, variables, expected, count, batch_size, host):
     devices = Devices(jax.devices()[:count])
     eval_step = devices.compile_eval(make_eval_step(NETWORK, devices.axis_name), "evaluation")
     resident = Resident() if host else Resident(arrays.image, pipeline.targets(arrays))
@@ -96,7 +96,7 @@ class TestEvaluate:
 
 
 class TestWorstMistakes:
-  def test_are_all_wrong_and_the_most_confident_come_first(self):
+  def test_are_wrong_and_sorted_by_confidence(self):
     rng = np.random.default_rng(0)
     probability = rng.dirichlet(np.ones(CLASSES), 50)
     label = rng.integers(0, CLASSES, 50)
@@ -106,17 +106,17 @@ class TestWorstMistakes:
     assert np.all(np.diff(confidence) <= 0)
     np.testing.assert_array_equal(worst_mistakes(probability, label, 3), found[:3])
 
-  def test_equals_in_the_split_s_order(self):
+  def test_ties_are_in_the_order_of_the_split(self):
     confidence = np.tile([0.75, 1.0], 100)
     found = worst_mistakes(np.stack([confidence, 1 - confidence], axis=1), np.ones(200, int), 200)
     assert found.tolist() == [*range(1, 200, 2), *range(0, 200, 2)]
 
-  def test_none(self):
+  def test_is_empty_without_mistakes(self):
     assert worst_mistakes(np.eye(3), np.arange(3), 5).tolist() == []
 
 
 class TestAveraged:
-  def test_is_the_evaluation_of_the_mean_probability(self):
+  def test_equals_the_evaluation_of_the_mean_probability(self):
     generator = np.random.default_rng(0)
     probability = generator.dirichlet(np.ones(CLASSES), (4, ROWS)).astype(np.float32)
     label = generator.integers(0, CLASSES, ROWS)
@@ -129,11 +129,11 @@ class TestAveraged:
     )
     assert found.loss == pytest.approx(sklearn.metrics.log_loss(label, mean, labels=range(CLASSES)))
 
-  def test_one_view_is_what_it_was(self, expected, arrays):
+  def test_one_view_is_unchanged(self, expected, arrays):
     found = averaged([expected], pipeline.targets(arrays)[arrays.rows("test")])
     np.testing.assert_array_equal(found.confusion, expected.confusion)
     assert found.loss == pytest.approx(expected.loss)
 
-  def test_a_probability_of_zero_costs_much_and_not_everything(self):
-    of = Evaluation(0.0, np.zeros((2, 2), np.int64), np.array([[1.0, 0.0]], np.float32))
-    assert 80 < averaged([of], np.array([[0.0, 1.0]])).loss < 90
+  def test_zero_probability_has_a_finite_loss(self):
+    evaluation = Evaluation(0.0, np.zeros((2, 2), np.int64), np.array([[1.0, 0.0]], np.float32))
+    assert 80 < averaged([evaluation], np.array([[0.0, 1.0]])).loss < 90

@@ -1,4 +1,4 @@
-"""What a run begins with: random parameters, or another run's, and the lines that say why not."""
+"""Initial parameters of a run: random, pretrained, and error messages."""
 
 import dataclasses
 
@@ -20,28 +20,28 @@ IMAGE = (32, 32, 1)
 
 @pytest.fixture(autouse=True)
 def two_blocks(monkeypatch):
-  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))  # compiled in a moment
+  monkeypatch.setitem(resnet.STAGES, 18, (1, 1))  # compiles in a moment
 
 
-def settings_of(variant="demo", **changes):
+def make_settings(variant="demo", **changes):
   config = obsr.get_config(variant)
   config.model.update({"depth": 18, "width": 2})
   config.update_from_flattened_dict(changes)
   return parse(config)
 
 
-def initialized(settings, image=IMAGE):
+def make_initialization(settings, image=IMAGE):
   return initialize(settings, image, 7)
 
 
-def trained(variables):
-  """Returns variables whose statistics are no longer those of a network that has seen nothing."""
+def with_changed_statistics(variables):
+  """Returns variables whose batch statistics differ from the initial ones."""
   params, stats = variables
   return params, jax.tree.map(lambda x: x + jnp.arange(x.size, dtype=x.dtype), stats)
 
 
-def weights_of(folder, variables):
-  """Writes a network's variables as torchvision would call them."""
+def write_weights(folder, variables):
+  """Writes a network's variables under torchvision's names."""
   arrays = {}
   for collection, tree in zip(("params", "stats"), variables, strict=True):
     for path, leaf in leaves(tree):
@@ -60,57 +60,57 @@ def leaves(tree, path=()):
       yield (*path, name), value
 
 
-def test_shapes_are_those_of_what_it_begins_with():
-  initialization = initialized(settings_of())
+def test_shapes_equal_those_of_the_variables():
+  initialization = make_initialization(make_settings())
   chex.assert_trees_all_equal_shapes_and_dtypes(initialization.shapes, initialization.variables([0])[0])
   assert initialization.loaded is None
 
 
-def test_a_seed_draws_what_the_network_draws_by_its_key():
-  initialization = initialized(settings_of())
+def test_variables_equal_network_init_with_the_seed():
+  initialization = make_initialization(make_settings())
   drawn = initialization.variables([3])[0]
   expected = jax.jit(initialization.network.init)(jax.random.key(3), jnp.zeros((1, *IMAGE)))
   chex.assert_trees_all_close(drawn, expected, rtol=1e-6)
 
 
-def test_another_seed_is_gives_other_variables():
-  (one, _), (two, _) = initialized(settings_of()).variables([0, 1])
+def test_another_seed_gives_other_variables():
+  (one, _), (two, _) = make_initialization(make_settings()).variables([0, 1])
   assert not np.allclose(one["classifier"]["linear"]["kernel"], two["classifier"]["linear"]["kernel"])
 
 
-def test_both_extractors_begin_with_the_weights_and_the_head_at_random(tmp_path):
-  donor = trained(initialized(settings_of("demo,resnet34")).variables([3])[0])
-  path = weights_of(tmp_path, donor)
-  initialization = initialized(settings_of("demo", **{"pretrained.path": path, "pretrained.required": True}))
+def test_extractors_are_pretrained_and_the_head_is_random(tmp_path):
+  donor = with_changed_statistics(make_initialization(make_settings("demo,resnet34")).variables([3])[0])
+  path = write_weights(tmp_path, donor)
+  initialization = make_initialization(make_settings("demo", **{"pretrained.path": path, "pretrained.required": True}))
   params, stats = initialization.variables([0])[0]
   for prefix in ("a_", "b_"):
-    for tree, of in ((params, donor[0]), (stats, donor[1])):
+    for tree, donor_tree in ((params, donor[0]), (stats, donor[1])):
       copied = {name.removeprefix(prefix): layer for name, layer in tree.items() if name.startswith(prefix)}
-      chex.assert_trees_all_equal(copied, {name: of[name] for name in copied})
-  fresh = initialized(settings_of("demo")).variables([0])[0][0]
+      chex.assert_trees_all_equal(copied, {name: donor_tree[name] for name in copied})
+  fresh = make_initialization(make_settings("demo")).variables([0])[0][0]
   chex.assert_trees_all_equal(params["classifier"], fresh["classifier"])
   assert "fc.weight" in initialization.loaded.report.unused
 
 
-def test_the_classifier_is_taken_where_it_is_asked_for(tmp_path):
-  donor = initialized(settings_of("demo,resnet34")).variables([3])[0]
-  changes = {"pretrained.path": weights_of(tmp_path, donor), "pretrained.classifier": True}
-  params, stats = initialized(settings_of("demo,resnet34", **changes)).variables([0])[0]
+def test_classifier_option_loads_the_classifier(tmp_path):
+  donor = make_initialization(make_settings("demo,resnet34")).variables([3])[0]
+  changes = {"pretrained.path": write_weights(tmp_path, donor), "pretrained.classifier": True}
+  params, stats = make_initialization(make_settings("demo,resnet34", **changes)).variables([0])[0]
   chex.assert_trees_all_equal((params, stats), donor)
 
 
-def test_weights_that_a_config_needs_and_has_not_are_asked_for():
+def test_rejects_missing_required_weights():
   with pytest.raises(UserError, match=r"config\.pretrained\.path is empty.*nothing is downloaded"):
-    initialized(dataclasses.replace(settings_of(), pretrained=settings_of("small").pretrained))
+    make_initialization(dataclasses.replace(make_settings(), pretrained=make_settings("small").pretrained))
 
 
-def test_a_path_that_is_wrong_is_named(tmp_path):
+def test_rejects_missing_files(tmp_path):
   with pytest.raises(UserError, match="nowhere.pth"):
-    initialized(settings_of(**{"pretrained.path": str(tmp_path / "nowhere.pth")}))
+    make_initialization(make_settings(**{"pretrained.path": str(tmp_path / "nowhere.pth")}))
 
 
-def test_images_that_are_too_small_are_an_error_of_the_config():
+def test_rejects_images_that_are_too_small():
   config = obsr.get_config("demo")
   config.model = {"name": "alexnet"}
   with pytest.raises(UserError, match=r"config\.data\.image_size: images of 2x2 do not fit config\.model"):
-    initialized(parse(config), (2, 2, 1))
+    make_initialization(parse(config), (2, 2, 1))

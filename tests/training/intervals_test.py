@@ -11,12 +11,12 @@ def test_wilson_interval_equals_scipy(successes: int, trials: int) -> None:
   np.testing.assert_allclose(wilson_interval(successes, trials), expected, atol=1e-12)
 
 
-# From tables of Student's t: 95 % of it lies within 12.706, 4.303 and 2.262 for 1, 2 and 9 degrees of freedom.
+# From tables of Student's t distribution: 95 % lies within 12.706, 4.303 and 2.262 for 1, 2 and 9 degrees of freedom.
 @pytest.mark.parametrize(("values", "t"), [((0.5, 0.52), 12.706), ((0.4, 0.5, 0.6), 4.303), ((0.5, 0.7) * 5, 2.262)])
-def test_student_interval_is_the_table_s(values: tuple[float, ...], t: float) -> None:
+def test_student_interval_equals_the_tables(values: tuple[float, ...], t: float) -> None:
   half = t * np.std(values, ddof=1) / len(values) ** 0.5
   np.testing.assert_allclose(student_interval(values), (np.mean(values) - half, np.mean(values) + half), atol=1e-4)
 
 
-def test_student_interval_of_shares_ends_at_0_and_1() -> None:
+def test_student_interval_is_clipped_to_0_and_1() -> None:
   assert student_interval((0.0, 1.0)) == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Time budgets on a clock that only compilation, steps and evaluations move: steps that fit, equal for all folds."""
+"""Time budgets, with a fake clock that only compilation, steps and evaluations advance."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from tests.tiny_run import config, rows, run, stop_after
 
 pytestmark = pytest.mark.usefixtures("tiny_data")
 FOLDS = 3
-# Three runs, one at a time, of two phases of 40 steps; an evaluation after every tenth.
+# Three replicas, one at a time, with two phases of 40 steps; an evaluation after every tenth step.
 CHANGES = {
   "folds.by": "images",
   "folds.count": FOLDS,
@@ -28,11 +28,11 @@ CHANGES = {
 
 
 class Machine:
-  """What everything takes, in seconds of its own clock.
+  """Durations of all operations, in seconds of a fake clock.
 
   Attributes:
     compilation: Seconds to compile a program: of each phase's step, or of evaluation.
-    step: Seconds of a step by the seed of the run, where it is not one second.
+    step: Seconds of a step by seed of the run; one second for other seeds.
     now: Time on the clock.
   """
 
@@ -61,14 +61,14 @@ def machine(monkeypatch):
     machine.now += 2.0
     return evaluate(self, *arguments, **options)
 
-  monkeypatch.setattr(run_log, "_COMPILE_EVENT", "")  # this clock does not move for what is really compiled
+  monkeypatch.setattr(run_log, "_COMPILE_EVENT", "")  # real compilations do not advance the fake clock
   monkeypatch.setattr(CompiledRun, "train_step", stepping)
   monkeypatch.setattr(CompiledRun, "evaluate", evaluating)
   monkeypatch.setitem(CLOCKS, "wall", lambda: machine.now)
   return machine
 
 
-def several(minutes, **changes):
+def make_config(minutes, **changes):
   return config(**CHANGES | {"budget_minutes": minutes} | changes)
 
 
@@ -80,9 +80,9 @@ def rates(folder, fold):
   return [row["learning_rate"] for row in rows(folder / "replicas" / f"fold_{fold}", "train")]
 
 
-class TestFoldsByTurns:
-  def test_compilation_is_charged_to_no_fold_and_all_take_equal_steps(self, tmp_path, machine, capsys):
-    result = run(tmp_path / "run", several(6, log_every="1 steps"))
+class TestFoldsOneAtATime:
+  def test_compilation_is_shared_and_all_folds_take_equal_steps(self, tmp_path, machine, capsys):
+    result = run(tmp_path / "run", make_config(6, log_every="1 steps"))
     steps = steps_of(result)
     assert len(set(steps)) == 1
     assert 20 < steps[0] < 80
@@ -95,30 +95,30 @@ class TestFoldsByTurns:
     for what in ("train", "evaluate"):
       assert result["time"][what] == sum(one["time"][what] for one in each) > 0
     assert each[0]["seconds"] == each[1]["seconds"] == each[2]["seconds"]
-    # The schedules are alike, and reach their ends.
+    # All learning rate schedules are equal and complete.
     first, *others = (rates(tmp_path / "run", fold) for fold in range(FOLDS))
     assert first[len(first) // 2 - 1] < 0.02 * max(first[: len(first) // 2])
     assert others == [first, first]
 
-  def test_what_fits_is_not_cut(self, tmp_path, machine, capsys):
+  def test_a_run_that_fits_is_not_shortened(self, tmp_path, machine, capsys):
     short = {f"phases.{name}.duration": "5 steps" for name in ("bottleneck", "deepening")}
-    result = run(tmp_path / "run", several(60, duration="10 steps", **short))
+    result = run(tmp_path / "run", make_config(60, duration="10 steps", **short))
     assert steps_of(result) == [10] * FOLDS
     assert result["stopped"] == "finished"
     assert "all 10 steps fit" in capsys.readouterr().out
 
-  def test_a_resumed_run_takes_as_many(self, tmp_path, machine, monkeypatch):
+  def test_a_resumed_run_takes_the_planned_steps(self, tmp_path, machine, monkeypatch):
     stop_after(monkeypatch, 12)
     with pytest.raises(Interrupted):
-      run(tmp_path / "run", several(6))
+      run(tmp_path / "run", make_config(6))
     planned = json.loads((tmp_path / "run/replicas/budget.json").read_text())["steps"]
-    machine.compilation = 0.0  # the programs were kept: measured now, more steps would fit
-    result = run(tmp_path / "run", several(6))
+    machine.compilation = 0.0  # the programs are cached: measured again, more steps would fit
+    result = run(tmp_path / "run", make_config(6))
     assert steps_of(result) == [sum(planned)] * FOLDS
 
-  def test_unequal_steps_are_told(self, tmp_path, machine, capsys):
+  def test_reports_unequal_steps(self, tmp_path, machine, capsys):
     machine.step = {2: 10.0}
-    result = run(tmp_path / "run", several(6))
+    result = run(tmp_path / "run", make_config(6))
     first, second, third = steps_of(result)
     assert first == second > third
     (note,) = (note for note in result["notes"] if "different numbers of steps" in note)
@@ -127,8 +127,8 @@ class TestFoldsByTurns:
     assert note in capsys.readouterr().out
     assert result["seconds"] < 360
 
-  def test_no_room_for_a_step_is_told(self, tmp_path, machine, capsys):
-    result = run(tmp_path / "run", several(0.5))
+  def test_reports_a_budget_below_one_step(self, tmp_path, machine, capsys):
+    result = run(tmp_path / "run", make_config(0.5))
     assert steps_of(result) == [2] * FOLDS
     (note,) = (note for note in result["notes"] if "budget_minutes" in note)
     assert "one step of each phase" in note
@@ -136,8 +136,8 @@ class TestFoldsByTurns:
 
 
 @pytest.mark.slow
-def test_folds_side_by_side_share_the_clock(tmp_path, machine):
-  result = run(tmp_path / "run", several(4, replica_strategy="vmap"))
+def test_vectorized_folds_share_the_clock(tmp_path, machine):
+  result = run(tmp_path / "run", make_config(4, replica_strategy="vmap"))
   first, *others = steps_of(result)
   assert others == [first, first]
   assert 20 < first < 80
@@ -145,7 +145,7 @@ def test_folds_side_by_side_share_the_clock(tmp_path, machine):
   assert result["seconds"] < 240
 
 
-def test_a_later_phase_s_compilation_does_not_make_a_single_run_late(tmp_path, machine):
+def test_compilation_of_a_later_phase_is_within_the_budget(tmp_path, machine):
   machine.compilation = 100.0
   result = run(tmp_path / "run", config(budget_minutes=6, duration="400 steps", evaluate_every="400 steps"))
   assert result["stopped"] == "time budget"
@@ -153,9 +153,9 @@ def test_a_later_phase_s_compilation_does_not_make_a_single_run_late(tmp_path, m
   assert {row["phase"] for row in rows(tmp_path / "run", "train")} == {"bottleneck", "deepening"}
 
 
-def test_a_budget_may_be_of_processor_time(tmp_path, machine, monkeypatch):
+def test_budget_of_processor_time(tmp_path, machine, monkeypatch):
   monkeypatch.setitem(CLOCKS, "cpu", CLOCKS["wall"])
-  monkeypatch.setitem(CLOCKS, "wall", time.monotonic)  # far behind
+  monkeypatch.setitem(CLOCKS, "wall", time.monotonic)  # differs from the fake clock
   changes = {"clock": "cpu", "budget_minutes": 6, "duration": "400 steps", "evaluate_every": "400 steps"}
   result = run(tmp_path / "run", config(**changes))
   assert (result["stopped"], result["clock"]) == ("time budget", "cpu")

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, on random predictions with absent and never predicted classes."""
+"""Metrics compared with scikit-learn on random predictions, with classes that are absent or never predicted."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_every_metric_of_perfect_predictions():
   assert perfect == {**dict.fromkeys(METRICS, 1.0), "expected_calibration_error": 0.0}
 
 
-def test_kappa_is_zero_if_there_is_one_class_only():
+def test_kappa_is_zero_with_a_single_class():
   assert METRICS["cohen_kappa"](np.ones((4, 1)), np.zeros(4, int)) == 0.0
 
 

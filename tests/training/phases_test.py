@@ -43,12 +43,12 @@ def test_patterns_select_the_trainable_layers():
   assert second.trainable == {CLASSIFIER}
 
 
-def test_a_pattern_without_a_layer_names_the_layers():
+def test_rejects_patterns_without_a_layer():
   with pytest.raises(UserError, match=r"^config\.phases\.deepening\.train: 'no\*' matches no layer; the layers are .*"):
     planned(**{"phases.deepening.train": ("no*",)})
 
 
-def test_an_objective_that_does_not_fit_names_the_phase():
+def test_rejects_objectives_that_do_not_fit():
   with pytest.raises(UserError, match=r"^config\.phases\.deepening\.objective: .*class_weights: 2 of them, expected 3"):
     planned(**{"phases.deepening.objective.class_weights": (1.0, 2.0)})
 

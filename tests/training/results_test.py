@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     return read_result(folder / "result.json"), dict(file)
 
 
-def test_metrics_are_those_of_the_predictions(finished):
+def test_metrics_equal_those_of_the_predictions(finished):
   result, predictions = finished
   label, predicted = predictions["label"], predictions["probability"].argmax(axis=1)
   assert result.metrics.keys() == METRICS.keys()
@@ -44,7 +44,7 @@ def test_views_are_averages_of_probabilities(finished):
   assert np.abs(predictions["test_flip"] - predictions["test_single"]).max() > 1e-4
 
 
-def test_calibration_is_that_of_the_scaled_probabilities(finished):
+def test_calibration_equals_that_of_the_scaled_probabilities(finished):
   result, predictions = finished
   assert result.calibration is not None
   probability, label = predictions["probability"], predictions["label"]

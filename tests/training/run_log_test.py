@@ -13,7 +13,7 @@ from fer_jax.training.run_log import Console, RunLog, Stopwatch
 
 
 class Clock:
-  """A clock that stands still between `sleep`s, and what is timed by it."""
+  """A fake clock that only `sleep` advances, and stopwatches that use it."""
 
   def __init__(self):
     self.now = 1000.0
@@ -44,7 +44,7 @@ def train(log, step, **metrics):
 
 
 class TestRows:
-  def test_every_line_is_a_row(self, tmp_path, clock):
+  def test_every_line_is_a_json_row(self, tmp_path, clock):
     with RunLog(tmp_path, clock.stopwatch()) as log:
       clock.sleep(2)
       train(log, 1, accuracy=0.25)
@@ -58,12 +58,12 @@ class TestRows:
       {"kind": "event", "step": 1, "text": 'phase "deepening"\nends', "seconds": 3.0},
     ]
 
-  def test_can_be_read_while_the_run_goes_on(self, tmp_path):
+  def test_can_be_read_during_the_run(self, tmp_path):
     with RunLog(tmp_path, Stopwatch()) as log:
       train(log, 1)
       assert len(rows_of(tmp_path)) == 1
 
-  def test_a_resumed_run_appends_and_its_seconds_go_on(self, tmp_path, clock):
+  def test_a_resumed_run_appends_and_continues_its_seconds(self, tmp_path, clock):
     with RunLog(tmp_path, clock.stopwatch()) as log:
       clock.sleep(5)
       train(log, 1)
@@ -72,14 +72,14 @@ class TestRows:
     with RunLog(tmp_path, watch) as log:
       clock.sleep(1)
       assert watch.seconds == 2.0
-      watch.seconds = 5.0  # what the checkpoint says
+      watch.seconds = 5.0  # value from the checkpoint
       clock.sleep(4)
       train(log, 2)
     assert [(row["step"], row["seconds"]) for row in rows_of(tmp_path)] == [(1, 5.0), (2, 9.0)]
 
 
 class TestRate:
-  def test_is_of_the_steps_since_the_last_row(self, tmp_path, clock):
+  def test_covers_the_steps_since_the_last_row(self, tmp_path, clock):
     with RunLog(tmp_path, clock.stopwatch()) as log:
       train(log, 1)
       assert log.seconds_a_step is None
@@ -92,7 +92,7 @@ class TestRate:
       assert log.seconds_a_step == 1.0
     assert [row.get("images_per_second") for row in rows_of(tmp_path)] == [None, 64.0, 32 / 3, 32.0]
 
-  def test_leaves_out_what_is_forgotten(self, tmp_path, clock):
+  def test_excludes_forgotten_intervals(self, tmp_path, clock):
     with RunLog(tmp_path, clock.stopwatch()) as log:
       train(log, 1)
       clock.sleep(1)
@@ -107,7 +107,7 @@ class TestRate:
 
 
 class TestStopwatch:
-  def test_times_add_up_by_name_also_when_something_fails(self, clock):
+  def test_times_are_summed_by_name_even_after_errors(self, clock):
     watch = clock.stopwatch()
     with watch.timing("train"):
       clock.sleep(3)
@@ -118,7 +118,7 @@ class TestStopwatch:
       clock.sleep(1)
     assert watch.times == {"prepare": 0.0, "train": 7.0, "evaluate": 1.0, "compile": 0.0}
 
-  def test_what_is_timed_inside_counts_there_alone(self, clock):
+  def test_nested_times_are_counted_once(self, clock):
     watch = clock.stopwatch()
     with watch.timing("train"):
       clock.sleep(3)
@@ -126,7 +126,7 @@ class TestStopwatch:
         clock.sleep(2)
     assert (watch.times["train"], watch.times["evaluate"]) == (3.0, 2.0)
 
-  def test_what_another_has_timed_can_be_added(self, clock):
+  def test_includes_the_times_of_another_stopwatch(self, clock):
     watch, other = clock.stopwatch(), clock.stopwatch()
     for timed, seconds in ((watch, 3), (other, 2)):
       with timed.timing("train"):
@@ -134,7 +134,7 @@ class TestStopwatch:
     watch.include(other)
     assert watch.times == {"prepare": 0.0, "train": 5.0, "evaluate": 0.0, "compile": 0.0}
 
-  def test_compile_time_is_this_run_s_alone(self):
+  def test_compile_time_starts_at_zero(self):
     jax.jit(lambda x: x + 1)(jnp.zeros(3)).block_until_ready()
     watch = Stopwatch()
     assert watch.times["compile"] == 0.0
@@ -143,7 +143,7 @@ class TestStopwatch:
 
 
 class TestConsole:
-  def test_outside_a_terminal_progress_at_most_every_ten_seconds(self, clock, capsys):
+  def test_prints_progress_at_most_every_ten_seconds_without_a_terminal(self, clock, capsys):
     console = Console()
     for step in range(1, 35):
       console.progress(f"step {step}")
@@ -152,26 +152,26 @@ class TestConsole:
     assert "\r" not in printed
     assert printed.splitlines() == ["step 1", "step 12", "step 23", "step 34"]
 
-  def test_what_is_said_is_never_held_back(self, clock, capsys):
+  def test_messages_are_always_printed(self, clock, capsys):
     console = Console()
     console.progress("step 1")
     console.say("resumed")
     console.say("done")
     assert capsys.readouterr().out.splitlines() == ["step 1", "resumed", "done"]
 
-  def test_in_a_terminal_one_line_is_rewritten_and_wiped(self, clock, capsys, monkeypatch):
+  def test_rewrites_one_line_in_a_terminal(self, clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     console = Console()
     console.progress("step 1  accuracy 0.125")
     console.progress("step 2")
     console.say("done")
-    first, second, wiped, said = capsys.readouterr().out.lstrip("\r").split("\r")
-    assert (first.count("step 1"), said) == (1, "done\n")
-    assert len(second) == len(first)  # so that nothing of the longer line is left
-    assert wiped.strip() == ""
+    first, second, erased, message = capsys.readouterr().out.lstrip("\r").split("\r")
+    assert (first.count("step 1"), message) == (1, "done\n")
+    assert len(second) == len(first)  # spaces overwrite the rest of the longer line
+    assert erased.strip() == ""
 
 
-def test_tensorboard_has_the_same_numbers(tmp_path, clock):
+def test_tensorboard_has_the_same_values(tmp_path, clock):
   with RunLog(tmp_path, clock.stopwatch()) as log:
     train(log, 1, accuracy=0.25)
     clock.sleep(1)

@@ -59,7 +59,7 @@ def result(**changes):
   [{}, {"std": 0.1, "interval_95": (0.6, 0.9), "strategy": Strategy("loop", 1, "as configured"), "fold": 3}],
   ids=["one replica", "several replicas"],
 )
-def test_what_is_written_is_read(tmp_path, changes):
+def test_round_trip(tmp_path, changes):
   expected = result(**changes)
   path = tmp_path / "result.json"
   path.write_text(json.dumps(expected.to_json()))
@@ -67,7 +67,7 @@ def test_what_is_written_is_read(tmp_path, changes):
   assert expected.several == ("std" in changes)
 
 
-def test_fields_that_do_not_apply_are_left_out():
+def test_omits_fields_that_do_not_apply():
   content = result().to_json()
   assert content["version"] == VERSION
   assert not {"std", "strategy", "folds", "fold", "calibration"} & content.keys()
@@ -76,7 +76,7 @@ def test_fields_that_do_not_apply_are_left_out():
 
 
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
-def test_results_of_version_1_are_read(path):
+def test_reads_results_of_version_1(path):
   content = json.loads(path.read_text(encoding="utf-8"))
   found = read_result(path)
   again = found.to_json()
@@ -95,12 +95,12 @@ def test_results_of_version_1_are_read(path):
     ({"version": VERSION + 1}, f"version {VERSION + 1} of the result is newer than {VERSION}"),
   ],
 )
-def test_wrong_values_are_named(change, message):
+def test_rejects_wrong_values(change, message):
   with pytest.raises(UserError, match=f"^file.json: {message}"):
     parse_result(result().to_json() | change, "file.json")
 
 
-def test_a_missing_key_is_named():
+def test_rejects_missing_keys():
   content = result().to_json()
   del content["steps"]
   with pytest.raises(UserError, match=r"^file.json: steps: missing; finish the run again"):
@@ -108,7 +108,7 @@ def test_a_missing_key_is_named():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_what_is_not_a_result_is_refused(tmp_path, text):
+def test_rejects_other_content(tmp_path, text):
   path = tmp_path / "result.json"
   path.write_text(text)
   with pytest.raises(UserError, match=r"result\.json: expected the result of a run"):

@@ -1,4 +1,4 @@
-"""Choice of how many replicas train together, with probes of known memory and speed."""
+"""Choice of the strategy and of the number of replicas that train together, with fake probes."""
 
 import pytest
 

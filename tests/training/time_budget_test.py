@@ -10,23 +10,23 @@ BUDGET = TimeBudget(parse(config(evaluate_every="5 steps")), 60, (1.0, 2.0), eva
 
 
 @pytest.mark.parametrize(("left", "expected"), [(1, (1, 1)), (260, (10, 5)), (2000, (40, 20))])
-def test_steps_that_fit_keep_the_proportions_of_the_phases(left, expected):
+def test_fitting_steps_preserve_the_proportions_of_the_phases(left, expected):
   steps, fits = BUDGET.fitting_steps((40, 20), left, waves=4)
   assert steps == expected
   assert fits == (4 * BUDGET.wave_seconds(steps) <= left)
 
 
-def test_a_wave_is_its_steps_and_evaluations():
+def test_phase_seconds_include_steps_and_evaluations():
   assert BUDGET.phase_seconds((11, 5)) == [11 * 1.0 + 3 * 5.0, 5 * 2.0 + 5.0]
 
 
-def test_deadlines_keep_the_time_that_later_waves_need():
+def test_deadlines_reserve_time_for_later_waves():
   one, two = (BUDGET.deadlines((11, 5), 500.0, waves) for waves in (1, 2))
   assert one[-1] - two[-1] == pytest.approx(BUDGET.wave_seconds((11, 5)))
   assert two[0] / two[1] == pytest.approx(26 / 41)
 
 
-def test_alone_the_clock_gives_phases_the_shares_of_their_steps():
+def test_deadlines_of_a_single_run_are_proportional_to_the_steps():
   first, last = BUDGET.deadlines((90, 10), 400.0, begin=100.0)
   assert first - 100 == pytest.approx(0.9 * (last - 100))
   assert 400 < last < 500

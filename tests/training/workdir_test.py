@@ -28,7 +28,7 @@ def content_of(folder):
 
 
 class TestClaim:
-  def test_makes_the_folder_and_says_what_runs_there(self, tmp_path):
+  def test_creates_the_folder_and_records_the_run(self, tmp_path):
     path = tmp_path / "deep" / "run"
     claim(path, overrides=["--config.seed=0"])
     written = json.loads((path / "config.json").read_text())
@@ -38,18 +38,18 @@ class TestClaim:
     assert written["commit"]
     assert sorted(p.name for p in path.iterdir()) == ["config.json", "lock"]
 
-  def test_an_empty_folder_will_do(self, tmp_path):
+  def test_accepts_an_empty_folder(self, tmp_path):
     claim(tmp_path)
     assert (tmp_path / "config.json").exists()
 
-  def test_the_same_config_again_changes_nothing(self, tmp_path):
+  def test_the_same_config_changes_nothing(self, tmp_path):
     claim(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{}")
     before = content_of(tmp_path)
     claim(tmp_path, source="elsewhere.py", device="gpu")
     assert content_of(tmp_path) == before
 
-  def test_the_results_of_the_paper_may_change(self, tmp_path):
+  def test_accepts_changed_results_of_the_paper(self, tmp_path):
     claim(tmp_path)
     before = content_of(tmp_path)
     claim(tmp_path, CONFIG | {"paper": {"note": "a correction"}})
@@ -65,7 +65,7 @@ class TestClaim:
       ({"phases": {}}, "config.phases.a", '{"rate": 0.1}', '"absent"'),
     ],
   )
-  def test_another_config_names_the_key_and_both_values(self, tmp_path, change, key, there, here):
+  def test_rejects_another_config_and_names_the_difference(self, tmp_path, change, key, there, here):
     claim(tmp_path)
     before = content_of(tmp_path)
     with pytest.raises(UserError) as raised:
@@ -74,14 +74,14 @@ class TestClaim:
     assert "\n" not in str(raised.value)
     assert content_of(tmp_path) == before
 
-  def test_a_folder_with_other_things_is_refused_and_left_alone(self, tmp_path):
+  def test_rejects_a_folder_with_other_files(self, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     before = content_of(tmp_path)
     with pytest.raises(UserError, match="not empty and not the folder of a run"):
       claim(tmp_path)
     assert content_of(tmp_path) == before
 
-  def test_a_file_is_no_folder(self, tmp_path):
+  def test_rejects_files(self, tmp_path):
     file = tmp_path / "file"
     file.write_text("precious")
     with pytest.raises(UserError, match="not the folder of a run"):
@@ -91,25 +91,25 @@ class TestClaim:
     assert file.read_text() == "precious"
 
   @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seed": 1}', "null"])
-  def test_a_config_json_of_something_else(self, tmp_path, text):
+  def test_rejects_other_config_files(self, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json: not the config\.json of a run"):
       claim(tmp_path)
     assert (tmp_path / "config.json").read_text() == text
 
-  def test_what_a_killed_claim_left_is_claimed_again(self, tmp_path):
+  def test_claims_the_folder_after_a_killed_claim(self, tmp_path):
     (tmp_path / "lock").write_text("process 1 on a host\n")
     (tmp_path / "config.json.part").write_text("{")
     claim(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "lock"]
 
-  def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(self, tmp_path, monkeypatch):
+  def test_rejects_unwritable_locations(self, tmp_path, monkeypatch):
     monkeypatch.setattr(workdir_lib.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="cannot be written to; make it writable or choose another --workdir"):
       Workdir(tmp_path / "deep" / "run").check(ConfigDict(CONFIG))
     assert not list(tmp_path.iterdir())
 
-  def test_other_data_than_it_began_with_are_refused(self, tmp_path):
+  def test_rejects_changed_data(self, tmp_path):
     config = CONFIG | {"data": {"name": "fer2013"}}
     claim(tmp_path, config, data="0a0b0c0d")
     claim(tmp_path, config, data="0a0b0c0d")
@@ -119,7 +119,7 @@ class TestClaim:
 
 
 class TestLock:
-  def test_nobody_else_runs_in_the_folder_meanwhile(self, tmp_path):
+  def test_rejects_a_second_run_in_the_folder(self, tmp_path):
     with Workdir(tmp_path) as folder:
       folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
       before = content_of(tmp_path)
@@ -130,19 +130,19 @@ class TestLock:
       assert content_of(tmp_path) == before
     claim(tmp_path)
 
-  def test_a_finished_run_is_nobody_s(self, tmp_path):
+  def test_a_finished_run_can_be_read_while_locked(self, tmp_path):
     with Workdir(tmp_path) as folder:
       folder.claim(ConfigDict(CONFIG), "mine.py", (), "cpu")
       folder.write_json("result.json", {"accuracy": 0.5})
       assert Workdir(tmp_path).check(ConfigDict(CONFIG))
 
-  def test_one_that_does_not_write_takes_no_lock(self, tmp_path):
+  def test_readers_take_no_lock(self, tmp_path):
     claim(tmp_path)
     with Workdir(tmp_path, writes=False) as reader:
       reader.check(ConfigDict(CONFIG))
       claim(tmp_path)
 
-  def test_a_killed_process_lets_go(self, tmp_path):
+  def test_is_released_when_its_process_dies(self, tmp_path):
     script = (
       "import sys, time; from pathlib import Path; from ml_collections import ConfigDict\n"
       "from fer_jax.training.workdir import Workdir\n"
@@ -156,18 +156,18 @@ class TestLock:
       process.kill()
     claim(tmp_path)
 
-  def test_a_file_system_without_locks_is_warned_of(self, tmp_path, monkeypatch, capsys):
-    def refuse(file, how):
+  def test_warns_about_file_systems_without_locks(self, tmp_path, monkeypatch, capsys):
+    def raise_no_locks(file, how):
       raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", raise_no_locks)
     claim(tmp_path)
     assert "no locks here (No locks available)" in capsys.readouterr().err
     assert (tmp_path / "config.json").exists()
 
 
 class TestWriting:
-  def test_json_round_trip(self, tmp_path):
+  def test_round_trip_of_json(self, tmp_path):
     folder = Workdir(tmp_path)
     assert folder.read_json("choice.json") is None
     folder.write_json("choice.json", {"together": 5, "names": ["angry"]})
@@ -176,13 +176,13 @@ class TestWriting:
     assert folder.read_json("choice.json") == {"together": 6}
     assert [p.name for p in tmp_path.iterdir()] == ["choice.json"]
 
-  def test_result_round_trip(self, tmp_path):
+  def test_round_trip_of_result(self, tmp_path):
     folder, expected = Workdir(tmp_path), result()
     assert folder.result is None
     folder.write_json("result.json", expected.to_json())
     assert folder.result == expected
 
-  def test_arrays_round_trip(self, tmp_path):
+  def test_round_trip_of_arrays(self, tmp_path):
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Workdir(tmp_path).write_arrays("predictions.npz", image=image, label=np.arange(3))
     with np.load(tmp_path / "predictions.npz") as file:
@@ -191,7 +191,7 @@ class TestWriting:
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.npz"]
 
   @pytest.mark.parametrize("fails_at", ["the content", "the last moment"])
-  def test_a_failed_write_leaves_the_file_before(self, tmp_path, monkeypatch, fails_at):
+  def test_a_failed_write_preserves_the_old_file(self, tmp_path, monkeypatch, fails_at):
     folder = Workdir(tmp_path)
     folder.write_json("result.json", {"accuracy": 0.5})
     folder.write_arrays("predictions.npz", label=np.arange(3))
@@ -211,7 +211,7 @@ class TestWriting:
       folder.write_arrays("predictions.npz", label=np.arange(4))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
-  def test_a_full_disk_is_a_failure_in_one_line(self, tmp_path):
+  def test_reports_a_full_disk_in_one_line(self, tmp_path):
     (tmp_path / "result.json.part").symlink_to("/dev/full")
     message = r"result\.json\.part cannot be written \(No space left on device\); free or repair the disk, then run"
     with pytest.raises(Failure, match=message):

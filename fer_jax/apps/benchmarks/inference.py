@@ -13,7 +13,7 @@ from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013, Benchmark, Row, 
 from fer_jax.apps.benchmarks.steps import interleaved_seconds
 from fer_jax.config.settings import Settings
 from fer_jax.data.augment import standardize
-from fer_jax.inference.quantization import bytes_of, cast, dequantize, quantize
+from fer_jax.inference.quantization import cast, dequantize, num_bytes, quantize
 from fer_jax.models import ModelSettings
 from fer_jax.models.network import Network, Tree
 
@@ -175,7 +175,7 @@ def _compile(network: Network, size: int, compressions: Mapping[str, Compress]) 
   networks = {}
   for name, compress in compressions.items():
     weights = compress(params)
-    columns = {"image_size": size, "parameters": parameters, "weight_bytes": bytes_of(weights)}
+    columns = {"image_size": size, "parameters": parameters, "weight_bytes": num_bytes(weights)}
     columns["multiply_adds"] = operations / 2
     networks[name] = _CompiledNetwork(compiled(weights, image[:1]), compiled(weights, image), columns)
   return networks

@@ -11,7 +11,7 @@ from fer_jax.apps.predictions.classification import ClassificationPipeline
 from fer_jax.apps.predictions.detection import DetectionPipeline
 from fer_jax.apps.predictions.inputs import File, list_files
 from fer_jax.data.builders.synthetic_faces import layouts
-from fer_jax.data.images import MOST_PIXELS
+from fer_jax.data.images import MAX_PIXELS
 from fer_jax.faces.detection import HaarDetector
 from fer_jax.inference.predictor import SMALLEST_FACE, Predictor
 from fer_jax.runtime import provenance
@@ -55,7 +55,7 @@ def _probabilities(predictor: Predictor, files: list[File], batch_size: int) -> 
   """Returns the probabilities of all F detected faces, float32 [F, K], computed as by `apps.predict`."""
   detect = DetectionPipeline(
     predictor,
-    max_pixels=MOST_PIXELS,
+    max_pixels=MAX_PIXELS,
     every=1,
     keep_images=False,
     threads=max(2, provenance.cores()),

@@ -161,7 +161,7 @@ def _time_one_device(settings: Settings, rounds: int) -> dict[int, float]:
   resident, context = placement.replicate(Resident(image, target)), StepContext(np.float32(0.5), np.int32(0))
   seconds = {}
   for rows in (batch // n for n in parts if batch % n == 0):
-    state = placement.place([phase.initial_state(0, *initialization.variables([0])[0])])
+    state = placement.put_states([phase.initial_state(0, *initialization.variables([0])[0])])
     taken = []
     for _ in range(rounds + 1):  # the first compiles
       start = time.perf_counter()

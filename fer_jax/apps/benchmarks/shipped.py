@@ -35,7 +35,7 @@ def shipped(config: str, rounds: int) -> Benchmark:
   # Shared by both protocols: it compiles its program once.
   unscaled = dataclasses.replace(network, temperature=1.0)
   data = arrays.load("fer2013", None)
-  label, seen = data.label[data.rows("test")], duplicates.seen_in_training(data)
+  label, seen = data.label[data.rows("test")], duplicates.duplicated_in_training(data)
   probability = {views: _probability(network, data, "test", views) for views in VIEWS}
   rows: list[Row] = []
   for views in VIEWS:

@@ -165,7 +165,7 @@ def write_safetensors(model: TrainedModel, path: Path, bits: int = 16) -> float:
     Failure: The probabilities of the written file differ from the network's.
   """
   description = {
-    "model": dict(model.model),
+    "model": dict(model.model_config),
     "precision": model.precision,
     "class_names": list(model.class_names),
     "shape": list(model.shape),
@@ -174,7 +174,7 @@ def write_safetensors(model: TrainedModel, path: Path, bits: int = 16) -> float:
     "origin": dict(model.origin) | {"bits": bits},
   }
   with atomic_file(path, model_file.SUFFIX) as partial:
-    model_file.write(partial, model_file.Model(dict(model.params), dict(model.stats), description), bits)
+    model_file.write(partial, model_file.StoredModel(dict(model.params), dict(model.stats), description), bits)
     # Check the file as it will be used: loaded again, with dequantized weights.
     return check(trained_model.load(partial).probability, model, (BATCH,), WEIGHT_TOLERANCES[bits])
 

@@ -15,7 +15,7 @@ from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.detection import Box, Detector, HaarDetector
 from fer_jax.faces.tracking import Tracker
-from fer_jax.inference.predictor import Predictor, stacked
+from fer_jax.inference.predictor import Predictor, stack_faces
 from fer_jax.runtime.errors import UserError
 
 # Batch sizes compiled before the first image; larger batches are compiled when they first occur.
@@ -104,12 +104,12 @@ class Recognizer:
     self._predictor, self._smoothing = predictor, smoothing
     # A predictor without a detector treats each whole image as one face; `detector` must not change that.
     use_detector = detector is not None and predictor.detector is not None
-    self._video_predictor = Predictor(predictor.classifier, detector, predictor.views) if use_detector else predictor
+    self._video_predictor = Predictor(predictor.model, detector, predictor.views) if use_detector else predictor
     self._session: int | None = None
 
   def prepare(self) -> None:
     """Compiles the network in advance, so that the first image is not delayed."""
-    shape = self._predictor.classifier.shape
+    shape = self._predictor.model.shape
     for size in _COMPILED_BATCH_SIZES:
       self._predictor.probability(np.zeros((size, *shape), np.uint8))
 
@@ -117,7 +117,7 @@ class Recognizer:
     """Detects, classifies and tracks the faces in an image."""
     boxes = (self._predictor if captured.time is None else self._video_predictor).find(captured.image)
     faces = [self._predictor.cut(captured.image, box) for box in boxes]
-    probability = self._predictor.probability(stacked(faces, self._predictor.classifier.shape))
+    probability = self._predictor.probability(stack_faces(faces, self._predictor.model.shape))
     # Single images (time None) are not tracked or smoothed, and always use the predictor's own detector.
     tracks = list(range(len(boxes)))
     if captured.time is not None:
@@ -132,7 +132,7 @@ class Recognizer:
       boxes=boxes,
       tracks=tracks,
       probability=probability,
-      class_names=self._predictor.classifier.class_names,
+      class_names=self._predictor.model.class_names,
       captured_at=captured.captured_at,
       finished=time.perf_counter(),
     )
@@ -208,7 +208,7 @@ class Recognition:
     if isinstance(request, CapturedImage):
       return self._recognizer(request)
     try:
-      image = images.read(request.path)
+      image = images.read_image(request.path)
     except UnreadableImage as error:
       return RecognitionFailed(f"{request.path.name} cannot be read ({error}): choose another image.")
     return self._recognizer(CapturedImage(request.session, image, None, time.perf_counter()))
@@ -217,11 +217,11 @@ class Recognition:
     recognizer = Recognizer(predictor, self._smoothing, self._detector)
     recognizer.prepare()
     self._recognizer = recognizer
-    return ModelReady(_describe_model(predictor), predictor.classifier.class_names)
+    return ModelReady(_describe_model(predictor), predictor.model.class_names)
 
 
 def _describe_model(predictor: Predictor) -> str:
-  origin, caution = predictor.classifier.origin, predictor.classifier.caution
+  origin, caution = predictor.model.origin, predictor.model.caution
   text = f"Ready: {origin.get('config') or 'a network'}"
   if (accuracy := origin.get("accuracy")) is not None:
     text += f", {100 * accuracy:.1f} % on the test images of {origin.get('dataset')}"

@@ -73,9 +73,9 @@ class LiveWindow(WindowLayout):
     open_source: Open = Video,
     find_cameras: Callable[[], list[int]] | None = None,
   ):
-    super().__init__(predictor.classifier.class_names)
+    super().__init__(predictor.model.class_names)
     self._photos, self._open_source, self._find_cameras = photos, open_source, find_cameras or cameras
-    self._class_names = predictor.classifier.class_names
+    self._class_names = predictor.model.class_names
     self._capture: Capture | None = None
     self._previous_capture: Capture | None = None  # may still be running
     self._search: threading.Thread | None = None  # may still be running too

@@ -12,7 +12,7 @@ from fer_jax.data.images import in_channels
 from fer_jax.faces.crop import crop_face, face_square
 from fer_jax.faces.detection import Box
 from fer_jax.inference.predictor import Predictor
-from fer_jax.inference.saliency import Explainer, paint
+from fer_jax.inference.saliency import Explainer, overlay
 
 _GREEN = (46, 204, 64)
 _TEXT_COLOUR = (10, 30, 12)
@@ -31,7 +31,7 @@ class Annotator:
 
   def __init__(self, gallery: Gallery, predictor: Predictor, batch_size: int, explain: bool):
     self._gallery, self._predictor, self._batch_size = gallery, predictor, batch_size
-    self._explainer = Explainer(predictor.classifier) if explain else None
+    self._explainer = Explainer(predictor.model) if explain else None
 
   def add(self, source: ImageSource, image: np.ndarray, rows: Sequence[Row], faces: np.ndarray) -> None:
     """Writes the annotated copy of an image or video frame.
@@ -49,7 +49,7 @@ class Annotator:
       canvas = in_channels(image, 3).copy()
       for box, saliency in zip(boxes, self._explainer.explain(faces, best, self._batch_size), strict=True):
         self._draw_saliency(canvas, image, box, saliency)
-    names = self._predictor.classifier.class_names
+    names = self._predictor.model.class_names
     canvas = draw_boxes(canvas, boxes, [f"{names[p.argmax(-1)]} {p.max():.0%}" for _, p in found])
     if source.rate is None:
       self._gallery.add_image(source.file.name, canvas)
@@ -62,7 +62,7 @@ class Annotator:
       # Without a detector the face is the whole image.
       canvas[:] = _overlay(image, saliency)
       return
-    margin = self._predictor.classifier.margin
+    margin = self._predictor.model.margin
     left, top, side = face_square(box, margin)
     crop = _overlay(crop_face(image, box, side, margin), saliency)  # [side, side, 3]
     height, width = canvas.shape[:2]
@@ -103,4 +103,4 @@ def draw_boxes(image: np.ndarray, boxes: Sequence[Box], labels: Sequence[str]) -
 
 def _overlay(face: np.ndarray, saliency: np.ndarray) -> np.ndarray:
   height, width = face.shape[:2]
-  return paint(in_channels(face, 3), cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR))
+  return overlay(in_channels(face, 3), cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR))

@@ -9,7 +9,7 @@ from fer_jax.apps.predictions.annotation import Annotator
 from fer_jax.apps.predictions.detection import DetectedFaces
 from fer_jax.apps.predictions.rows import NO_FACE, Row
 from fer_jax.faces.tracking import Tracker
-from fer_jax.inference.predictor import Predictor, stacked
+from fer_jax.inference.predictor import Predictor, stack_faces
 
 _MAX_BUFFER_BYTES = 256 * 2**20  # limit for images kept in memory until their batch is full
 
@@ -61,8 +61,8 @@ class ClassificationPipeline:
     yield from self._classify(pending)
 
   def _classify(self, images: Sequence[DetectedFaces]) -> Iterator[list[Row]]:
-    shape = self._predictor.classifier.shape
-    faces = stacked([face for found in images for face in found.faces], shape)
+    shape = self._predictor.model.shape
+    faces = stack_faces([face for found in images for face in found.faces], shape)
     probability = self._predictor.probability(faces, self._batch_size)
     # Rows start:stop of `faces` and `probability` belong to one image.
     start = 0

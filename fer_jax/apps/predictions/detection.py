@@ -94,7 +94,7 @@ class DetectionPipeline:
 
   def _submit(self, pool: ThreadPoolExecutor, file: File) -> Iterator[Future[DetectedFaces]]:
     if not file.is_video:
-      read = functools.partial(images.read, file.path, self.max_pixels)
+      read = functools.partial(images.read_image, file.path, self.max_pixels)
       yield pool.submit(self._detect, ImageSource(file), read)
       return
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_jax.apps.report_page.classes import Explanation
 from fer_jax.inference import trained_model
-from fer_jax.inference.saliency import REFERENCE, Explainer, paint
+from fer_jax.inference.saliency import REFERENCE, Explainer, overlay
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.run_files import Predictions, Run, mapping
 
@@ -40,7 +40,7 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
   for training in whole.finished or [whole]:
     loaded = trained_model.load(training.workdir)
     # All replicas of a run have the same network, so it is compiled once.
-    explainer = Explainer(loaded) if explainer is None else explainer.of(loaded)
+    explainer = Explainer(loaded) if explainer is None else explainer.with_model(loaded)
     if training.predictions is not None and len(training.predictions.worst):
       every = np.arange(len(training.predictions.worst))
       found[training.workdir] = _explanation(*_painted(explainer, training, training.predictions, every))
@@ -74,7 +74,7 @@ def _makers(whole: Run) -> Sequence[str]:
 def _explanation(predicted: np.ndarray, true: np.ndarray) -> Explanation:
   # The colour scale: a ramp [1, 64] over a grey image [1, 64, 1].
   grey, ramp = np.full((1, 64, 1), 128, np.uint8), np.linspace(0, 1, 64, dtype=np.float32)[None]
-  return Explanation(predicted, true, scale=paint(grey, ramp), reference=REFERENCE)
+  return Explanation(predicted, true, scale=overlay(grey, ramp), reference=REFERENCE)
 
 
 def _painted(explainer: Explainer, training: Run, of: Predictions, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def _painted(explainer: Explainer, training: Run, of: Predictions, rows: np.ndar
   classes = of.probability[places].argmax(axis=-1), of.label[places]
   try:
     predicted, true = (
-      np.stack([paint(*one) for one in zip(faces, explainer.explain(faces, asked), strict=True)]) for asked in classes
+      np.stack([overlay(*one) for one in zip(faces, explainer.explain(faces, asked), strict=True)]) for asked in classes
     )
   except ValueError as error:
     raise UserError(

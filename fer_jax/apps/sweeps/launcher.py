@@ -55,7 +55,7 @@ class Launcher:
     Raises:
       UserError: Another process is running this sweep, or the executor cannot start any run. Active jobs continue.
     """
-    with locks.take(self.plan.folder / "lock"), self._signals():
+    with locks.acquire(self.plan.folder / "lock"), self._signals():
       try:
         self._find()
         self._start()

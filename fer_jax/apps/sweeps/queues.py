@@ -158,7 +158,7 @@ class Queue:
 
   def start(self, run: Run) -> str:
     """Submits a run, unless a job of it is queued or running, possibly of another sweep; that job is then adopted."""
-    with locks.take(self._folder / "lock", wait=True):
+    with locks.acquire(self._folder / "lock", wait=True):
       record = self._ours(run)
       # The state is queried under the lock: another sweep may have submitted the run since find().
       state = self._cluster.states([record.job]).get(record.job) if record else None
@@ -287,7 +287,7 @@ class Queue:
     return record
 
   def _note_end(self, run: Run, record: Record) -> None:
-    with locks.take(self._folder / "lock", wait=True):
+    with locks.acquire(self._folder / "lock", wait=True):
       if self._recorded(run.workdir) == record:  # not replaced by the record of a later job
         self._write(run, replace(record, ended=True))
 

@@ -137,8 +137,8 @@ def prepare(
   if manual_dir is not None:
     folder = pathlib.Path(manual_dir).expanduser()
     if not folder.is_dir() or not any(folder.iterdir()):
-      fault = "is a file" if folder.is_file() else "is empty" if folder.is_dir() else "does not exist"
-      raise UserError(f"--manual_dir={folder} {fault}; expected the folder that contains {files or 'nothing'}")
+      problem = "is a file" if folder.is_file() else "is empty" if folder.is_dir() else "does not exist"
+      raise UserError(f"--manual_dir={folder} {problem}; expected the folder that contains {files or 'nothing'}")
   with _staging_folder(pathlib.Path(builder.data_dir_root)) as staging:
     staged = make_builder(name, str(staging))
     _write(staged, manual_dir)
@@ -164,7 +164,7 @@ def _builder_class(name: str) -> "type[tfds.core.DatasetBuilder]":
 @contextlib.contextmanager
 def _staging_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
   """Creates a temporary folder in `root`; on exit removes it and every folder created for it that is still empty."""
-  made = [folder for folder in (root, *root.parents) if not folder.exists()]
+  created = [folder for folder in (root, *root.parents) if not folder.exists()]
   try:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=root) as staging:
@@ -175,7 +175,7 @@ def _staging_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
     ) from error
   finally:
     with contextlib.suppress(OSError):  # A folder that is not empty stays, and so do its parents.
-      for folder in made:
+      for folder in created:
         folder.rmdir()
 
 

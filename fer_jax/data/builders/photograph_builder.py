@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.local_info import LocalInfo
-from fer_jax.data.builders.photographs import Found, Photograph
+from fer_jax.data.builders.photographs import Photograph, ReaderResult
 from fer_jax.runtime.errors import UserError
 
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -39,7 +39,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
   CHANNELS = 1
 
   @abc.abstractmethod
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
 
   def class_names(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
       origin=found.origin,
       framing=found.framing,
       image_size=_IMAGE_SIZE[found.framing],
-      fixed_squares={beginning: list(square) for beginning, square in found.fixed_squares.items()},
+      fixed_squares={subject_prefix: list(square) for subject_prefix, square in found.fixed_squares.items()},
       comparison=list(found.comparison),
       warnings=[*found.warnings, *photographs.reject_lines(found.rejects)],
     )

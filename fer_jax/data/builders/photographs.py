@@ -20,12 +20,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 # A square of an image as (centre x, centre y, side): fractions of the width, the height and the shorter side.
 Square = tuple[float, float, float]
 
-_LITTER = ("thumbs.db", "desktop.ini")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 # Mean grey level (0 to 255) below which an image counts as near-black. Portraits are far above it, even of a person
 # with dark hair in front of a dark wall.
 _NEAR_BLACK = 20
-_NAMED_AT_MOST = 20
+_MAX_NAMED = 20
 _SEARCH_DEPTH = 4
 
 
@@ -66,13 +66,13 @@ class Reject:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ReaderResult:
   """The result of a dataset reader.
 
   Attributes:
     photographs: Images in the order of the dataset.
     origin: JSON-compatible description of the source: `form`, `path`, `contents` (a summary in plain text) and, after
-      `checked`, `sha256`.
+      `check_images`, `sha256`.
     framing: "photograph" (head, shoulders, background) or "face" (already cropped).
     fixed_squares: Square that shows the face in most images, by prefix of the subject's name; empty for cropped faces.
     rejects: Files that are left out.
@@ -100,9 +100,9 @@ def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files directly in a folder, sorted by name, without hidden files and operating-system files."""
-  inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+  entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
   # `not is_dir()` rather than `is_file()`: a broken link stays in the list and is reported when it is read.
-  return [path for path in inside if not path.is_dir() and path.name.lower() not in _LITTER]
+  return [path for path in entries if not path.is_dir() and path.name.lower() not in _SYSTEM_FILES]
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -111,13 +111,13 @@ def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
   Symbolic links are followed; a folder that several links reach is visited once.
   """
   found: list[pathlib.Path] = []
-  seen: set[str] = set()
-  for place, inside, _ in os.walk(folder, followlinks=True):
-    real = os.path.realpath(place)
+  visited: set[str] = set()
+  for directory, subfolders, _ in os.walk(folder, followlinks=True):
+    real_path = os.path.realpath(directory)
     # Assigning to the slice changes the list that os.walk descends into.
-    inside[:] = [] if real in seen else sorted(name for name in inside if not name.startswith("."))
-    found += [] if real in seen else files_in(pathlib.Path(place))
-    seen.add(real)
+    subfolders[:] = [] if real_path in visited else sorted(name for name in subfolders if not name.startswith("."))
+    found += [] if real_path in visited else files_in(pathlib.Path(directory))
+    visited.add(real_path)
   return found
 
 
@@ -143,22 +143,22 @@ def frames_in(
   return [frames[number] for number in sorted(frames)], rejects
 
 
-def find_folders(root: pathlib.Path, is_wanted: Callable[[pathlib.Path], bool]) -> list[pathlib.Path]:
-  """Returns the wanted folders among `root` and its subfolders, at most _SEARCH_DEPTH - 1 levels below it.
+def find_folders(root: pathlib.Path, matches: Callable[[pathlib.Path], bool]) -> list[pathlib.Path]:
+  """Returns the matching folders among `root` and its subfolders, at most _SEARCH_DEPTH - 1 levels below it.
 
-  The search does not descend into a wanted folder.
+  The search does not descend into a matching folder.
   """
   level, found = [root], []
   for _ in range(_SEARCH_DEPTH):
-    wanted = [folder for folder in level if is_wanted(folder)]
-    found += wanted
-    level = [inside for folder in level if folder not in wanted for inside in folders_in(folder)]
+    matching = [folder for folder in level if matches(folder)]
+    found += matching
+    level = [subfolder for folder in level if folder not in matching for subfolder in folders_in(folder)]
   return found
 
 
-def only_folder(root: pathlib.Path, dataset: str, is_wanted: Callable[[pathlib.Path], bool]) -> pathlib.Path | None:
-  """Returns the only wanted folder, or None if there is none; raises UserError if there are several."""
-  found = find_folders(root, is_wanted)
+def only_folder(root: pathlib.Path, dataset: str, matches: Callable[[pathlib.Path], bool]) -> pathlib.Path | None:
+  """Returns the only matching folder, or None if there is none; raises UserError if there are several."""
+  found = find_folders(root, matches)
   if len(found) > 1:
     raise UserError(
       f"--manual_dir={root} contains {dataset} {len(found)} times ({', '.join(map(str, found))}): pass the folder of "
@@ -174,7 +174,7 @@ def not_found(root: pathlib.Path, dataset: str, expected: str) -> UserError:
   return UserError(f"--manual_dir={root} does not contain {dataset}; expected {expected}{hint}")
 
 
-def checked(found: Found, dataset: str, channels: int) -> Found:
+def check_images(found: ReaderResult, dataset: str, channels: int) -> ReaderResult:
   """Decodes every image and moves the unreadable files to `rejects`.
 
   Args:
@@ -190,7 +190,7 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
     UserError: No image is readable.
   """
   digest = hashlib.sha256()
-  kept, rejects, dark = [], list(found.rejects), []
+  photographs, rejects, near_black = [], list(found.rejects), []
   sizes: dict[str, list[str]] = {}
   for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" images", leave=False):
     try:
@@ -206,18 +206,18 @@ def checked(found: Found, dataset: str, channels: int) -> Found:
       # Only the text before the colon: with the details after it, each kind of damage would be a separate line.
       rejects.append(Reject(photograph.file, str(error).partition(":")[0]))
       continue
-    kept.append(dataclasses.replace(photograph, needs_encoding=not is_plain(data, channels)))
+    photographs.append(dataclasses.replace(photograph, needs_encoding=not is_plain(data, channels)))
     sizes.setdefault(f"{image.shape[1]}x{image.shape[0]}", []).append(photograph.file)
     if image.mean() < _NEAR_BLACK:
-      dark.append(photograph.file)
-  if not kept:
+      near_black.append(photograph.file)
+  if not photographs:
     raise UserError(f"{found.origin['path']} contains no usable image of {dataset}; {_reasons(rejects)}")
   warnings = [*found.warnings, *_odd_sizes(dataset, sizes)]
-  if dark:
-    warnings.append(f"{dataset}: {len(dark)} near-black images are kept: {_names(dark)}")
+  if near_black:
+    warnings.append(f"{dataset}: {len(near_black)} near-black images are kept: {_names(near_black)}")
   return dataclasses.replace(
     found,
-    photographs=tuple(kept),
+    photographs=tuple(photographs),
     origin={**found.origin, "sha256": digest.hexdigest()},
     rejects=tuple(rejects),
     warnings=tuple(warnings),
@@ -279,12 +279,14 @@ def count_table(
   return [*lines, table_line("total", sum(counts.get(name, 0) for name in published), sum(published.values()))]
 
 
-def table_line(name: str, here: int, published: int) -> str:
+def table_line(name: str, count: int, published: int) -> str:
   """Returns one line of `count_table`."""
-  return f"{name:<10}{here:>6}{published:>8}"
+  return f"{name:<10}{count:>6}{published:>8}"
 
 
-def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], Found], trees: str) -> Found:
+def read_drawn(
+  write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], ReaderResult], layout: str
+) -> ReaderResult:
   """Returns the result of a reader on synthetic dataset folders.
 
   The folders are temporary: the images of the result are in memory.
@@ -292,7 +294,7 @@ def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], 
   Args:
     write: Function that writes the synthetic dataset into a folder.
     read: Reader of the dataset, which checks every image.
-    trees: Description of the layout, such as "the official tree of JAFFE".
+    layout: Description of the layout, such as "the official tree of JAFFE".
   """
   with tempfile.TemporaryDirectory() as folder:
     write(pathlib.Path(folder))
@@ -304,22 +306,22 @@ def drawn(write: Callable[[pathlib.Path], None], read: Callable[[pathlib.Path], 
     )
   # The temporary path and the comparison with the published dataset are meaningless for synthetic images.
   origin = {key: found.origin[key] for key in ("contents", "sha256")}
-  origin |= {"form": "drawn", "path": f"drawn in {trees}"}
+  origin |= {"form": "drawn", "path": f"drawn in {layout}"}
   return dataclasses.replace(found, photographs=images, origin=origin, warnings=(), comparison=())
 
 
 def _odd_sizes(dataset: str, sizes: Mapping[str, Sequence[str]]) -> list[str]:
-  usual = max(sizes, key=lambda size: len(sizes[size]))
+  most_common = max(sizes, key=lambda size: len(sizes[size]))
   return [
-    f"{dataset}: {len(files)} images are {size}, most are {usual}; they are kept: {_names(files)}"
+    f"{dataset}: {len(files)} images are {size}, most are {most_common}; they are kept: {_names(files)}"
     for size, files in sizes.items()
-    if size != usual
+    if size != most_common
   ]
 
 
 def _names(files: Sequence[str]) -> str:
-  more = len(files) - _NAMED_AT_MOST
-  return ", ".join(files[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+  more = len(files) - _MAX_NAMED
+  return ", ".join(files[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _reasons(rejects: Iterable[Reject]) -> str:

@@ -16,7 +16,7 @@ from fer_jax.models.network import Apply, Network
 
 # Number of convolutions in each stage, by number of weight layers: columns B, D and E of the paper's table.
 STAGES = {13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-MOST_CHANNELS = 8  # maximum number of channels, in multiples of the first stage's
+MAX_WIDTH_FACTOR = 8  # maximum number of channels, in multiples of the first stage's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Vgg:
     conv = partial(ConvNormAct, normalize=self.batch_norm, dtype=dtype, axis_name=axis_name)
     layers: dict[str, nn.Module] = {}
     for stage, names in enumerate(self._stages()):
-      layers |= {name: conv(self.width * min(2**stage, MOST_CHANNELS)) for name in names}
+      layers |= {name: conv(self.width * min(2**stage, MAX_WIDTH_FACTOR)) for name in names}
     # Dropout is applied to the inputs of a layer, so fc7 and the classifier drop the outputs of fc6 and fc7.
     layers["fc6"] = LinearUnit(self.hidden, dtype=dtype)
     layers["fc7"] = LinearUnit(self.hidden, dropout=self.dropout, dtype=dtype)

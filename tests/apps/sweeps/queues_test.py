@@ -336,7 +336,7 @@ class TestRefusals:
 
 
 def test_a_sweep_that_is_on_is_refused_a_second_time(slurm_cluster: Cluster, launch: Launch) -> None:
-  with locks.take(launch.workdir / "blocks" / "lock"):
+  with locks.acquire(launch.workdir / "blocks" / "lock"):
     with pytest.raises(UserError, match=r"blocks: process \d+ on .* is running in this folder") as caught:
       slurm_cluster.run()
     assert caught.value.status == 2

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.builders import required_files
 from fer_jax.data.builders.ck_plus import selection, source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 
 DESCRIPTION = """
 CK+, the extended Cohn-Kanade dataset: 593 sequences of 123 people, from a neutral face to the apex of an expression;
@@ -67,6 +67,6 @@ class CkPlus(PhotographBuilder):
     """Returns the class names in the order of the labels."""
     return self.builder_config.selection.class_names
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.selection)

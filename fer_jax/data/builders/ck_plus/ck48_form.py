@@ -5,28 +5,33 @@ import re
 
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus.selection import CONTEMPT, Selection
-from fer_jax.data.builders.photographs import Found, Photograph, Reject
+from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject
 from fer_jax.runtime.errors import UserError
 
-_CLASS_OF_FOLDER = {
-  **{"anger": "angry", "disgust": "disgust", "fear": "fear", "happy": "happy"},
-  **{"sadness": "sad", "surprise": "surprise", "contempt": CONTEMPT},
+_CLASS_BY_FOLDER = {
+  "anger": "angry",
+  "disgust": "disgust",
+  "fear": "fear",
+  "happy": "happy",
+  "sadness": "sad",
+  "surprise": "surprise",
+  "contempt": CONTEMPT,
 }
-_NAME = re.compile(r"(S\d{3})_(\d{3})_(\d{8})", re.IGNORECASE)
+_FRAME_FILE = re.compile(r"(S\d{3})_(\d{3})_(\d{8})", re.IGNORECASE)
 
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
   """Returns the folder that contains the class folders, or None if there is none."""
 
-  def holds_classes(path: pathlib.Path) -> bool:
+  def has_class_folders(path: pathlib.Path) -> bool:
     # At least five of the seven: a copy with a missing class is still recognised as CK+48, and FER2013, which has
     # folders with four of these names, is not.
-    return len({inside.name.lower() for inside in photographs.folders_in(path)} & {*_CLASS_OF_FOLDER}) >= 5
+    return len({subfolder.name.lower() for subfolder in photographs.folders_in(path)} & {*_CLASS_BY_FOLDER}) >= 5
 
-  return photographs.only_folder(folder, "CK+48", holds_classes)
+  return photographs.only_folder(folder, "CK+48", has_class_folders)
 
 
-def read(root: pathlib.Path, selection: Selection) -> Found:
+def read(root: pathlib.Path, selection: Selection) -> ReaderResult:
   """Returns the images of every class; files whose names are not of CK+48's form become rejects.
 
   Args:
@@ -48,12 +53,12 @@ def read(root: pathlib.Path, selection: Selection) -> Found:
   sequences: dict[str, list[tuple[str, pathlib.Path, str]]] = {}
   rejects = [Reject(path.name, "not inside a class folder") for path in photographs.files_in(root)]
   for folder in photographs.folders_in(root):
-    label = _CLASS_OF_FOLDER.get(folder.name.lower())
+    label = _CLASS_BY_FOLDER.get(folder.name.lower())
     if label is None:
       rejects.append(Reject(f"{folder.name}/", f"not a class folder, {len(photographs.files_in(folder))} files"))
       continue
     for path in photographs.files_in(folder):
-      name = _NAME.fullmatch(path.stem)
+      name = _FRAME_FILE.fullmatch(path.stem)
       if name is None or path.suffix.lower() not in photographs.SUFFIXES:
         reason = "unexpected file name, expected a frame such as S010_004_00000017.png"
         rejects.append(Reject(path.relative_to(root).as_posix(), reason))
@@ -65,4 +70,6 @@ def read(root: pathlib.Path, selection: Selection) -> Found:
       file = path.relative_to(root).as_posix()
       found.append(Photograph(file, label, sequence.partition("_")[0], sequence, path.read_bytes))
   contents = f"{len(sequences)} sequences of {len({name.partition('_')[0] for name in sequences})} people"
-  return Found(tuple(found), {"form": "CK+48", "path": str(root), "contents": contents}, "face", rejects=tuple(rejects))
+  return ReaderResult(
+    tuple(found), {"form": "CK+48", "path": str(root), "contents": contents}, "face", rejects=tuple(rejects)
+  )

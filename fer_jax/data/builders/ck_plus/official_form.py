@@ -6,16 +6,16 @@ import re
 
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus.selection import CONTEMPT, NEUTRAL, Selection
-from fer_jax.data.builders.photographs import Found, Photograph, Reject
+from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject
 from fer_jax.runtime.errors import UserError
 
 IMAGES = "cohn-kanade-images"
 LABELS = ("Emotion", "Emotion_labels")
 
 # Class by the number in the Emotion file. 0 is neutral, which no sequence of the published dataset has.
-_CLASS_OF_CODE = {1: "angry", 2: CONTEMPT, 3: "disgust", 4: "fear", 5: "happy", 6: "sad", 7: "surprise"}
-_FRAME = re.compile(r"(S\d{3})_(\d{3})_(\d{8})", re.IGNORECASE)
-_NOTE = re.compile(r"(S\d{3})_(\d{3})_(\d{8})_emotion", re.IGNORECASE)
+_CLASS_BY_CODE = {1: "angry", 2: CONTEMPT, 3: "disgust", 4: "fear", 5: "happy", 6: "sad", 7: "surprise"}
+_FRAME_FILE = re.compile(r"(S\d{3})_(\d{3})_(\d{8})", re.IGNORECASE)
+_EMOTION_FILE = re.compile(r"(S\d{3})_(\d{3})_(\d{8})_emotion", re.IGNORECASE)
 # Chosen by us (not from a paper) for frames of 640 x 490 pixels with the face near the middle.
 _SQUARE = (0.5, 0.5, 0.7)
 
@@ -39,15 +39,15 @@ class _Sequence:
 
 def find_images(folder: pathlib.Path) -> pathlib.Path | None:
   """Returns the folder of the sequences, `folder` or a few levels below it, or None if there is none."""
-  return photographs.only_folder(folder, "CK+", lambda path: _holds_people(path, (IMAGES, f"extended-{IMAGES}")))
+  return photographs.only_folder(folder, "CK+", lambda path: _has_subject_folders(path, (IMAGES, f"extended-{IMAGES}")))
 
 
 def find_labels(folder: pathlib.Path) -> pathlib.Path | None:
   """Returns the folder of the Emotion files, `folder` or a few levels below it, or None if there is none."""
-  return photographs.only_folder(folder, "CK+'s Emotion files", lambda path: _holds_people(path, LABELS))
+  return photographs.only_folder(folder, "CK+'s Emotion files", lambda path: _has_subject_folders(path, LABELS))
 
 
-def read(images: pathlib.Path, labels: pathlib.Path, selection: Selection) -> Found:
+def read(images: pathlib.Path, labels: pathlib.Path, selection: Selection) -> ReaderResult:
   """Returns the selected frames of every sequence that has a label.
 
   Args:
@@ -62,10 +62,14 @@ def read(images: pathlib.Path, labels: pathlib.Path, selection: Selection) -> Fo
   Raises:
     UserError: No sequence has a label.
   """
-  classes, faults = _read_labels(labels)
-  rejects = [*_strays(images), *_strays(labels), *faults]
+  classes, invalid = _read_labels(labels)
+  rejects = [*_misplaced_files(images), *_misplaced_files(labels), *invalid]
   # Folder of every sequence by its key (S005/001), the same key as in `classes`.
-  folders = {_key(path): path for person in _people(images) for path in photographs.folders_in(person)}
+  folders = {
+    _sequence_key(path): path
+    for subject_folder in _subject_folders(images)
+    for path in photographs.folders_in(subject_folder)
+  }
   for key in sorted(classes.keys() - folders.keys()):
     rejects.append(Reject(f"{labels.name}/{key}", f"label without images in {images.name}"))
   if not classes.keys() & folders.keys():
@@ -77,36 +81,38 @@ def read(images: pathlib.Path, labels: pathlib.Path, selection: Selection) -> Fo
   for key, label in sorted(classes.items()):
     if key in folders and label in selection.class_names:
       sequence = _read_sequence(folders[key], images, label, rejects)
-      found += _select(sequence, images, selection, rejects)
+      found += _select_frames(sequence, images, selection, rejects)
   labelled = classes.keys() & folders.keys()
   contents = (
-    f"{len(folders)} sequences of {len(_people(images))} people; {len(labelled)} have a label, "
+    f"{len(folders)} sequences of {len(_subject_folders(images))} people; {len(labelled)} have a label, "
     f"{len(folders) - len(labelled)} have none and are left out"
   )
   if CONTEMPT not in selection.class_names:
     contents += f", and so are {sum(classes[key] == CONTEMPT for key in labelled)} of contempt"
   origin = {"form": "official", "path": str(images), "contents": contents}
-  return Found(tuple(found), origin, "photograph", {"": _SQUARE}, tuple(rejects))
+  return ReaderResult(tuple(found), origin, "photograph", {"": _SQUARE}, tuple(rejects))
 
 
-def _holds_people(path: pathlib.Path, names: tuple[str, ...]) -> bool:
-  return path.name.lower() in {name.lower() for name in names} and bool(_people(path))
+def _has_subject_folders(path: pathlib.Path, names: tuple[str, ...]) -> bool:
+  return path.name.lower() in {name.lower() for name in names} and bool(_subject_folders(path))
 
 
-def _people(folder: pathlib.Path) -> list[pathlib.Path]:
+def _subject_folders(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in photographs.folders_in(folder) if re.fullmatch(r"[Ss]\d{3}", path.name)]
 
 
-def _strays(root: pathlib.Path) -> list[Reject]:
+def _misplaced_files(root: pathlib.Path) -> list[Reject]:
   """Returns the files and folders of a tree that are outside its sequence folders."""
-  people = _people(root)
-  files = [path for folder in (root, *people) for path in photographs.files_in(folder)]
+  subject_folders = _subject_folders(root)
+  files = [path for folder in (root, *subject_folders) for path in photographs.files_in(folder)]
   rejects = [Reject(path.relative_to(root.parent).as_posix(), "not inside a sequence folder") for path in files]
-  others = [folder for folder in photographs.folders_in(root) if folder not in people]
-  return rejects + [Reject(f"{root.name}/{folder.name}/", "not a person's folder such as S005") for folder in others]
+  other_folders = [folder for folder in photographs.folders_in(root) if folder not in subject_folders]
+  return rejects + [
+    Reject(f"{root.name}/{folder.name}/", "not a person's folder such as S005") for folder in other_folders
+  ]
 
 
-def _key(folder: pathlib.Path) -> str:
+def _sequence_key(folder: pathlib.Path) -> str:
   """Returns the key of the sequence in a folder, such as S005/001."""
   return f"{folder.parent.name.upper()}/{folder.name}"
 
@@ -115,29 +121,33 @@ def _read_labels(labels: pathlib.Path) -> tuple[dict[str, str], list[Reject]]:
   """Returns the class of every labelled sequence by its key, and the Emotion files that are invalid."""
   classes: dict[str, str] = {}
   rejects: list[Reject] = []
-  for folder in (inside for person in _people(labels) for inside in photographs.folders_in(person)):
+  for folder in (
+    sequence_folder
+    for subject_folder in _subject_folders(labels)
+    for sequence_folder in photographs.folders_in(subject_folder)
+  ):
     for path in photographs.files_in(folder):
-      fault = _label_fault(path, _key(folder), classes)
-      if fault:
-        rejects.append(Reject(path.relative_to(labels.parent).as_posix(), fault))
+      error = _label_error(path, _sequence_key(folder), classes)
+      if error:
+        rejects.append(Reject(path.relative_to(labels.parent).as_posix(), error))
       else:
-        classes[_key(folder)] = _CLASS_OF_CODE[_code(path)]
+        classes[_sequence_key(folder)] = _CLASS_BY_CODE[_read_code(path)]
   return classes, rejects
 
 
-def _label_fault(path: pathlib.Path, key: str, classes: dict[str, str]) -> str:
+def _label_error(path: pathlib.Path, key: str, classes: dict[str, str]) -> str:
   """Returns a description of the fault of an Emotion file; "" if it is valid."""
-  name = _NOTE.fullmatch(path.stem)
+  name = _EMOTION_FILE.fullmatch(path.stem)
   if name is None or path.suffix.lower() != ".txt":
     return "unexpected file name, expected an Emotion file such as S005_001_00000011_emotion.txt"
   if f"{name[1].upper()}/{name[2]}" != key:
     return "the file name does not match its folder"
-  if _code(path) not in _CLASS_OF_CODE:
+  if _read_code(path) not in _CLASS_BY_CODE:
     return "no number from 1 to 7 in the file"
   return "another label of the same sequence" if key in classes else ""
 
 
-def _code(path: pathlib.Path) -> int:
+def _read_code(path: pathlib.Path) -> int:
   """Returns the number in an Emotion file, or -1 if there is none."""
   try:
     # The files contain text such as "   3.0000000e+00".
@@ -149,22 +159,24 @@ def _code(path: pathlib.Path) -> int:
 
 def _read_sequence(folder: pathlib.Path, images: pathlib.Path, label: str, rejects: list[Reject]) -> _Sequence:
   """Returns a sequence with its frames in temporal order; appends the faulty files to `rejects`."""
-  frames, faults = photographs.frames_in(folder, images.parent, _number)
-  rejects += faults
+  frames, invalid = photographs.frames_in(folder, images.parent, _frame_number)
+  rejects += invalid
   subject = folder.parent.name.upper()
   return _Sequence(f"{subject}_{folder.name}", subject, tuple(frames), label)
 
 
-def _number(path: pathlib.Path) -> int | str:
+def _frame_number(path: pathlib.Path) -> int | str:
   """Returns the number of a frame, or a description of the fault in its name."""
-  name = _FRAME.fullmatch(path.stem)
+  name = _FRAME_FILE.fullmatch(path.stem)
   if name is None or path.suffix.lower() not in photographs.SUFFIXES:
     return "unexpected file name, expected a frame such as S005_001_00000011.png"
-  belongs = f"{name[1].upper()}/{name[2]}" == _key(path.parent)
-  return int(name[3]) if belongs else "the file name does not match its folder"
+  matches_folder = f"{name[1].upper()}/{name[2]}" == _sequence_key(path.parent)
+  return int(name[3]) if matches_folder else "the file name does not match its folder"
 
 
-def _select(sequence: _Sequence, images: pathlib.Path, selection: Selection, rejects: list[Reject]) -> list[Photograph]:
+def _select_frames(
+  sequence: _Sequence, images: pathlib.Path, selection: Selection, rejects: list[Reject]
+) -> list[Photograph]:
   """Returns the selected frames of a sequence; a sequence with too few frames is appended to `rejects` instead."""
   needed = selection.last_frames + selection.neutral
   if len(sequence.frames) < needed:

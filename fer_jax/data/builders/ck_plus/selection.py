@@ -33,10 +33,7 @@ class Selection:
 _SEQUENCES = {"angry": 45, "disgust": 59, "fear": 25, "happy": 69, "sad": 28, "surprise": 83}
 # Images of each class in table 2 of the paper on a residual network of depthwise separable convolutions with
 # squeeze-excitation.
-_TABLE_2 = {
-  **{"angry": 95, "disgust": 79, "fear": 72, "happy": 108},
-  **{"sad": 110, "surprise": 108, NEUTRAL: 228},
-}
+_TABLE_2 = {"angry": 95, "disgust": 79, "fear": 72, "happy": 108, "sad": 110, "surprise": 108, NEUTRAL: 228}
 _THREE_FRAMES = {name: 3 * count for name, count in _SEQUENCES.items()}
 
 DEFAULT = Selection((*_SEQUENCES, CONTEMPT), 3, {**_THREE_FRAMES, CONTEMPT: 54})

@@ -6,7 +6,7 @@ import pathlib
 from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus import ck48_form, official_form, table_form
 from fer_jax.data.builders.ck_plus.selection import Selection
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 from fer_jax.runtime.errors import UserError
 
 _EXPECTED = (
@@ -15,7 +15,7 @@ _EXPECTED = (
 )
 
 
-def read(folder: pathlib.Path, selection: Selection) -> Found:
+def read(folder: pathlib.Path, selection: Selection) -> ReaderResult:
   """Reads CK+ from a folder: the official tree, else CK+48, else ckextended.csv.
 
   Args:
@@ -33,15 +33,15 @@ def read(folder: pathlib.Path, selection: Selection) -> Found:
     return read_official(folder, images, selection)
   tree, table = ck48_form.find(folder), table_form.find(folder)
   if tree is not None:
-    return _finished(ck48_form.read(tree, selection), selection)
+    return _check_and_compare(ck48_form.read(tree, selection), selection)
   if table is not None:
     found = table_form.read(table, selection)
     counts = {name: table_form.COUNTS[name] for name in selection.class_names}
-    return _finished(found, dataclasses.replace(selection, counts=counts))
+    return _check_and_compare(found, dataclasses.replace(selection, counts=counts))
   raise photographs.not_found(folder, "CK+", _EXPECTED)
 
 
-def read_official(folder: pathlib.Path, images: pathlib.Path, selection: Selection) -> Found:
+def read_official(folder: pathlib.Path, images: pathlib.Path, selection: Selection) -> ReaderResult:
   """Reads the official tree with its images in `images` and its labels anywhere in `folder`."""
   labels = official_form.find_labels(folder)
   if labels is None:
@@ -49,18 +49,18 @@ def read_official(folder: pathlib.Path, images: pathlib.Path, selection: Selecti
       f"--manual_dir={folder} contains CK+'s images ({images}) without their labels; looked for "
       f"{' and '.join(f'{name}/' for name in official_form.LABELS)}: unpack Emotion_labels.zip next to the images"
     )
-  return _finished(official_form.read(images, labels, selection), selection)
+  return _check_and_compare(official_form.read(images, labels, selection), selection)
 
 
-def _finished(found: Found, selection: Selection) -> Found:
+def _check_and_compare(found: ReaderResult, selection: Selection) -> ReaderResult:
   """Decodes and checks the images, and compares their numbers with the published ones."""
-  found = photographs.checked(found, "CK+", channels=1)
+  found = photographs.check_images(found, "CK+", channels=1)
   warnings = (*found.warnings, *photographs.count_warning("CK+", found.counts(), selection.counts))
   comparison = _comparison(found, selection) if selection.reported else []
   return dataclasses.replace(found, warnings=warnings, comparison=tuple(comparison))
 
 
-def _comparison(found: Found, selection: Selection) -> list[str]:
+def _comparison(found: ReaderResult, selection: Selection) -> list[str]:
   """Returns the lines of a table that compares the images with those of the paper with the same classes."""
   title = "table 2 of the paper on separable convolutions"
   lines = photographs.count_table(found.counts(), selection.reported, title)

@@ -77,7 +77,7 @@ class Fer2013(tfds.core.GeneratorBasedBuilder):
     raw = source.read(dl_manager.manual_dir)
     self.info.metadata.update(origin=raw.origin, warnings=list(raw.warnings))
     # The folder form has no validation split.
-    present = [split for split in csv_form.SPLIT_OF_USAGE.values() if (raw.split == split).any()]
+    present = [split for split in csv_form.SPLIT_BY_USAGE.values() if (raw.split == split).any()]
     return {split: self._generate_examples(raw, split) for split in present}
 
   def _generate_examples(self, raw: Raw, split: str) -> Iterator[tuple[int, dict[str, Any]]]:

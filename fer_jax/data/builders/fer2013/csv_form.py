@@ -12,7 +12,7 @@ from tensorflow_datasets.core import utils as tfds_utils
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
 from fer_jax.runtime.errors import UserError
 
-SPLIT_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+SPLIT_BY_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 
 _OFFICIAL_MD5 = "f8428a1edbd21e88f42c73edd2a14f95"
 _OFFICIAL_ROWS = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
@@ -47,15 +47,15 @@ def read(path: pathlib.Path) -> Raw:
     label.append(_LABELS[fields[0]])
     usage.append(fields[2])
     content.update((",".join(fields) + "\n").encode())
-  rows = {name: usage.count(name) for name in SPLIT_OF_USAGE}
+  rows = {name: usage.count(name) for name in SPLIT_BY_USAGE}
   _check_splits(path, rows)
-  complaints = [] if content.hexdigest() == _OFFICIAL_MD5 else [_not_official(path, md5, rows)]
+  warning_lines = [] if content.hexdigest() == _OFFICIAL_MD5 else [_not_official(path, md5, rows)]
   return Raw(
     image=np.stack(image).reshape(-1, SIZE, SIZE),  # [N, 48 * 48] -> [N, 48, 48]
     label=np.array(label),
-    split=np.array([SPLIT_OF_USAGE[name] for name in usage]),
+    split=np.array([SPLIT_BY_USAGE[name] for name in usage]),
     origin={"form": "csv", "path": str(path), "sha256": sha256, "md5": md5},
-    warnings=tuple(complaints),
+    warnings=tuple(warning_lines),
   )
 
 
@@ -101,18 +101,18 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[list[str], np.ndarray]]:
   with tfds_utils.tqdm(total=size, desc=f"Reading {path.name}", unit="B", unit_scale=True, leave=False) as bar:
     for line, fields in read_columns(path, ("emotion", "pixels", "Usage")):
       try:
-        yield fields, _check(*fields)
+        yield fields, _parse_row(*fields)
       except ValueError as error:
         raise UserError(f"{path}, row {line}: {error}: download or copy the file again") from None
       bar.update(sum(map(len, fields)) + len(fields))  # The fields plus their separators, in bytes.
 
 
-def _check(label: str, pixels: str, usage: str) -> np.ndarray:
+def _parse_row(label: str, pixels: str, usage: str) -> np.ndarray:
   """Returns the pixels of a row, uint8 [48 * 48]; raises ValueError with a description of the fault."""
   if label not in _LABELS:
     raise ValueError(f"the label (column emotion) is {label[:20]!r}, expected an integer from 0 to {len(_LABELS) - 1}")
-  if usage not in SPLIT_OF_USAGE:
-    raise ValueError(f"Usage is {usage[:20]!r}, expected one of {', '.join(SPLIT_OF_USAGE)}")
+  if usage not in SPLIT_BY_USAGE:
+    raise ValueError(f"Usage is {usage[:20]!r}, expected one of {', '.join(SPLIT_BY_USAGE)}")
   with warnings.catch_warnings():
     # For text that is not a number, NumPy emits a DeprecationWarning; later versions raise a ValueError.
     warnings.simplefilter("error", DeprecationWarning)
@@ -133,11 +133,11 @@ def _check(label: str, pixels: str, usage: str) -> np.ndarray:
 def _check_splits(path: pathlib.Path, rows: dict[str, int]) -> None:
   if not any(rows.values()):
     raise UserError(f"{path} has a header but no rows, expected at least one per Usage: download or copy it again")
-  absent = [usage for usage, count in rows.items() if not count]
-  if absent:
+  missing = [usage for usage, count in rows.items() if not count]
+  if missing:
     raise UserError(
       f"{path}: none of its {sum(rows.values())} rows (the last is row {sum(rows.values()) + 1}) has Usage "
-      f"{' or '.join(absent)}; expected rows of {', '.join(rows)}: the file seems truncated, download or copy it again"
+      f"{' or '.join(missing)}; expected rows of {', '.join(rows)}: the file seems truncated, download or copy it again"
     )
 
 

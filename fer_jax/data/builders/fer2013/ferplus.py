@@ -51,7 +51,7 @@ def read_votes(path: pathlib.Path, split: np.ndarray) -> np.ndarray:
     UserError: A vote is not a number or a row's Usage differs from that in fer2013.csv (the message contains the file
       and the row), or the two files have different numbers of rows.
   """
-  usage_of_split = {split: usage for usage, split in csv_form.SPLIT_OF_USAGE.items()}
+  usage_by_split = {split: usage for usage, split in csv_form.SPLIT_BY_USAGE.items()}
   votes: list[list[int]] = []
   for line, (usage, *counts) in csv_form.read_columns(path, ("Usage", *COLUMNS)):
     for name, count in zip(COLUMNS, counts, strict=True):
@@ -61,7 +61,7 @@ def read_votes(path: pathlib.Path, split: np.ndarray) -> np.ndarray:
           "download or copy the file again"
         )
     # Surplus rows are compared with themselves here; the row count after the loop reports them.
-    expected = usage_of_split[split[len(votes)]] if len(votes) < len(split) else usage
+    expected = usage_by_split[split[len(votes)]] if len(votes) < len(split) else usage
     if usage != expected:
       raise UserError(
         f"{path}, row {line}: Usage is {usage[:20]!r}, expected {expected!r} as in the FER2013 file next to it; "
@@ -95,8 +95,8 @@ def labels(votes: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, np.ndar
   most = emotions.max(axis=1)
   # The columns after the emotions are `unknown` and `NF`.
   keep = (most > 0) & (most >= votes[:, len(EMOTIONS) :].max(axis=1))
-  original_is_among_the_first = emotions[np.arange(len(votes)), original] == most
-  hard = np.where(original_is_among_the_first, original, emotions.argmax(axis=1)).astype(np.int32)
+  original_is_tied = emotions[np.arange(len(votes)), original] == most
+  hard = np.where(original_is_tied, original, emotions.argmax(axis=1)).astype(np.int32)
   soft = emotions / np.maximum(emotions.sum(axis=1, keepdims=True), 1)  # `maximum` avoids 0 / 0.
   return keep, hard, soft.astype(np.float32)
 

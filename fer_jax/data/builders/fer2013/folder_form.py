@@ -40,8 +40,8 @@ def read(folder: pathlib.Path) -> Raw:
     "whose accuracy is not comparable with published private-test accuracies; there is no validation split"
   ]
   if ignored:
-    listed = ", ".join(path.relative_to(folder).as_posix() for path in ignored)
-    warnings.append(f"{len(ignored)} files other than .jpg and .png are left out: {listed}")
+    names = ", ".join(path.relative_to(folder).as_posix() for path in ignored)
+    warnings.append(f"{len(ignored)} files other than .jpg and .png are left out: {names}")
   return Raw(
     image=np.stack(image),
     label=np.array([label for _, label, _ in files]),
@@ -57,24 +57,24 @@ def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], li
   for split in SPLITS:
     _check_classes(folder / split)
     for label, name in enumerate(CLASS_NAMES):
-      inside = sorted(path for path in (folder / split / name).iterdir() if not path.name.startswith("."))
-      images = [path for path in inside if path.suffix.lower() in _SUFFIXES]
+      paths = sorted(path for path in (folder / split / name).iterdir() if not path.name.startswith("."))
+      images = [path for path in paths if path.suffix.lower() in _SUFFIXES]
       if not images:
         raise UserError(
           f"{folder / split / name} contains no images, expected .jpg or .png files: unpack the dataset again"
         )
       files += [(path, label, split) for path in images]
-      ignored += [path for path in inside if path.suffix.lower() not in _SUFFIXES]
+      ignored += [path for path in paths if path.suffix.lower() not in _SUFFIXES]
   return files, ignored
 
 
 def _check_classes(folder: pathlib.Path) -> None:
-  present = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-  if not present:
+  folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+  if not folders:
     raise UserError(f"{folder} contains no folders of images; expected one per class: {', '.join(CLASS_NAMES)}")
-  for name in sorted(present.symmetric_difference(CLASS_NAMES)):
-    fault = "is missing" if name in CLASS_NAMES else "is not a class of FER2013"
-    raise UserError(f"{folder / name} {fault}; expected one folder per class: {', '.join(CLASS_NAMES)}")
+  for name in sorted(folders.symmetric_difference(CLASS_NAMES)):
+    problem = "is missing" if name in CLASS_NAMES else "is not a class of FER2013"
+    raise UserError(f"{folder / name} {problem}; expected one folder per class: {', '.join(CLASS_NAMES)}")
 
 
 def _decode(path: pathlib.Path, data: bytes) -> np.ndarray:

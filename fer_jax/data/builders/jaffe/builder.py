@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.builders import photographs, required_files
 from fer_jax.data.builders.jaffe import source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 from fer_jax.data.builders.synthetic_faces import layouts
 
 
@@ -30,7 +30,7 @@ class Jaffe(PhotographBuilder):
   HOMEPAGE = "https://zenodo.org/records/3451524"
   MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('jaffe')}."
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir))
 
@@ -48,10 +48,10 @@ class DrawnJaffe(PhotographBuilder):
   SCALE = 0.375
   SEED = 2  # Differs from the seeds of the other synthetic datasets, so the people differ too.
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Renders the images and returns the result of the dataset's reader on them."""
     del dl_manager  # Nothing to download.
-    return photographs.drawn(self._write, source.read, "the official tree of JAFFE")
+    return photographs.read_drawn(self._write, source.read, "the official tree of JAFFE")
 
   def _write(self, folder: pathlib.Path) -> None:
     layouts.write_tree("jaffe", folder, self.PEOPLE, self.SEED, self.SCALE)

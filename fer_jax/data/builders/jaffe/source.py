@@ -9,29 +9,31 @@ import pathlib
 import re
 
 from fer_jax.data.builders import photographs
-from fer_jax.data.builders.photographs import Found, Photograph, Reject
+from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject
 from fer_jax.runtime.errors import UserError
 
 PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
-COUNTS = {
-  **{"angry": 30, "disgust": 29, "fear": 32, "happy": 31},
-  **{"sad": 31, "surprise": 30, "neutral": 30},
-}
+COUNTS = {"angry": 30, "disgust": 29, "fear": 32, "happy": 31, "sad": 31, "surprise": 30, "neutral": 30}
 # Table 2 of the paper on a residual network of depthwise separable convolutions with squeeze-excitation.
 TABLE_2 = {**COUNTS, "sad": 32, "neutral": 29}
 
-_CLASS_OF_CODE = {
-  **{"AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy"},
-  **{"SA": "sad", "SU": "surprise", "NE": "neutral"},
+CLASS_BY_CODE = {
+  "AN": "angry",
+  "DI": "disgust",
+  "FE": "fear",
+  "HA": "happy",
+  "SA": "sad",
+  "SU": "surprise",
+  "NE": "neutral",
 }
-_NAME = re.compile(rf"({'|'.join(PEOPLE)})\.({'|'.join(_CLASS_OF_CODE)})\d+\.\d+")
+_NAME = re.compile(rf"({'|'.join(PEOPLE)})\.({'|'.join(CLASS_BY_CODE)})\d+\.\d+")
 _EXAMPLE = "KA.AN1.39.tiff"
 # Chosen by us (not from a paper) for portraits of 256 x 256 pixels with hair and shoulders and the eyes at half the
 # height: in the square, the eyes are a third of the way down and the chin is inside.
 _SQUARE = (0.5, 0.6, 0.6)
 
 
-def read(folder: pathlib.Path) -> Found:
+def read(folder: pathlib.Path) -> ReaderResult:
   """Reads JAFFE from a folder.
 
   Args:
@@ -45,16 +47,16 @@ def read(folder: pathlib.Path) -> Found:
     UserError: There is no image, no image is usable, or the folder contains the dataset more than once.
   """
   files = photographs.files_below(folder)
-  named = [path for path in files if _name(path)]
-  if not named:
+  image_files = [path for path in files if _match_name(path)]
+  if not image_files:
     raise photographs.not_found(folder, "JAFFE", f"images such as {_EXAMPLE}, in any subfolder")
   # Rejects are reported only below the common parent, so unrelated files elsewhere in `folder` are ignored.
-  root = pathlib.Path(os.path.commonpath([path.parent for path in named]))
-  images, rejects = _list(named, root)
+  root = pathlib.Path(os.path.commonpath([path.parent for path in image_files]))
+  images, rejects = _list_photographs(image_files, root)
   rejects += [
     Reject(path.relative_to(root).as_posix(), f"unexpected file name, expected an image such as {_EXAMPLE}")
     for path in files
-    if path.is_relative_to(root) and not _name(path)
+    if path.is_relative_to(root) and not _match_name(path)
   ]
   people = {photograph.subject for photograph in images}
   origin = {
@@ -62,27 +64,27 @@ def read(folder: pathlib.Path) -> Found:
     "path": str(root),
     "contents": f"{len(images)} images of {len(people)} of the {len(PEOPLE)} people",
   }
-  found = Found(tuple(images), origin, "photograph", {"": _SQUARE}, tuple(rejects))
-  found = photographs.checked(found, "JAFFE", channels=1)
+  found = ReaderResult(tuple(images), origin, "photograph", {"": _SQUARE}, tuple(rejects))
+  found = photographs.check_images(found, "JAFFE", channels=1)
   warnings = photographs.count_warning("JAFFE", found.counts(), COUNTS)
   return dataclasses.replace(
     found, warnings=(*found.warnings, *warnings), comparison=tuple(_comparison(found.counts()))
   )
 
 
-def _name(path: pathlib.Path) -> re.Match[str] | None:
+def _match_name(path: pathlib.Path) -> re.Match[str] | None:
   """Returns the match of a file name with groups (person, expression), or None if it is not an image of JAFFE."""
   return _NAME.fullmatch(path.stem.upper()) if path.suffix.lower() in photographs.SUFFIXES else None
 
 
-def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograph], list[Reject]]:
+def _list_photographs(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograph], list[Reject]]:
   """Returns the images sorted by name, and the rejects that have the name of an earlier image."""
   first: dict[str, pathlib.Path] = {}
   images, rejects = [], []
   for path in sorted(files, key=lambda path: (path.stem.upper(), path)):
     file = path.relative_to(root).as_posix()
     earlier = first.setdefault(path.stem.upper(), path)
-    name = _name(path)
+    name = _match_name(path)
     if earlier.parent != path.parent:
       raise UserError(
         f"{root} contains {path.stem} twice, in {earlier.parent} and in {path.parent}: pass as --manual_dir the folder "
@@ -92,7 +94,7 @@ def _list(files: list[pathlib.Path], root: pathlib.Path) -> tuple[list[Photograp
       rejects.append(Reject(file, "another image with the same name"))
     elif name is not None:
       subject, code = name.groups()
-      images.append(Photograph(file, _CLASS_OF_CODE[code], subject, f"{subject}_{code}", path.read_bytes))
+      images.append(Photograph(file, CLASS_BY_CODE[code], subject, f"{subject}_{code}", path.read_bytes))
   return images, rejects
 
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.builders import required_files
 from fer_jax.data.builders.kdef import source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 
 DESCRIPTION = """
 KDEF, the Karolinska Directed Emotional Faces: 4,900 colour portraits, 562x762, of 70 people in seven expressions, from
@@ -49,6 +49,6 @@ class Kdef(PhotographBuilder):
     KdefConfig(name="frontal", description="Frontal faces only.", angles=source.FRONTAL),
   ]
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.angles)

@@ -8,23 +8,25 @@ import pathlib
 import re
 
 from fer_jax.data.builders import photographs
-from fer_jax.data.builders.photographs import Found, Photograph, Reject
+from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject
 from fer_jax.runtime.errors import UserError
 
 # Full left, half left, straight, half right, full right.
 ANGLES = ("FL", "HL", "S", "HR", "FR")
 FRONTAL = ("S",)
 # Number of published files of each class, without two misnamed files (one sad, one surprised).
-COUNTS = {
-  **{"angry": 700, "disgust": 700, "fear": 700, "happy": 700},
-  **{"sad": 699, "surprise": 699, "neutral": 700},
-}
+COUNTS = {"angry": 700, "disgust": 700, "fear": 700, "happy": 700, "sad": 699, "surprise": 699, "neutral": 700}
 
-_CLASS_OF_CODE = {
-  **{"AN": "angry", "DI": "disgust", "AF": "fear", "HA": "happy"},
-  **{"SA": "sad", "SU": "surprise", "NE": "neutral"},
+CLASS_BY_CODE = {
+  "AN": "angry",
+  "DI": "disgust",
+  "AF": "fear",
+  "HA": "happy",
+  "SA": "sad",
+  "SU": "surprise",
+  "NE": "neutral",
 }
-_NAME = re.compile(rf"([AB])([FM]\d\d)({'|'.join(_CLASS_OF_CODE)})({'|'.join(ANGLES)})")
+_NAME = re.compile(rf"([AB])([FM]\d\d)({'|'.join(CLASS_BY_CODE)})({'|'.join(ANGLES)})")
 _SESSION = re.compile(r"[AB][FM]\d\d")
 _SUFFIXES = (".jpg", ".jpeg")
 # Chosen by us (not from a paper) for portraits of 562 x 762 pixels with the eyes at 48 % of the height: in the square,
@@ -37,10 +39,10 @@ def find(folder: pathlib.Path) -> pathlib.Path | None:
 
   The search covers `folder` and a few levels below it.
   """
-  return photographs.only_folder(folder, "KDEF", lambda path: bool(_sessions(path)))
+  return photographs.only_folder(folder, "KDEF", lambda path: bool(_session_folders(path)))
 
 
-def read(folder: pathlib.Path, angles: tuple[str, ...] = ANGLES, channels: int = 3) -> Found:
+def read(folder: pathlib.Path, angles: tuple[str, ...] = ANGLES, channels: int = 3) -> ReaderResult:
   """Reads KDEF from a folder.
 
   Args:
@@ -58,7 +60,7 @@ def read(folder: pathlib.Path, angles: tuple[str, ...] = ANGLES, channels: int =
   root = find(folder)
   if root is None:
     raise photographs.not_found(folder, "KDEF", "session folders such as AF01/ with images such as AF01ANFL.JPG")
-  named, rejects = _list(root)
+  named, rejects = _list_photographs(root)
   chosen = tuple(photograph for photograph, angle in named if angle in angles)
   if not chosen:
     faults = "; ".join(photographs.reject_lines(rejects)) or "they are empty"
@@ -66,23 +68,23 @@ def read(folder: pathlib.Path, angles: tuple[str, ...] = ANGLES, channels: int =
   people = {photograph.subject for photograph, _ in named}
   contents = f"{len(named)} images of {len(people)} people, {len(chosen)} of them at the angles {', '.join(angles)}"
   origin = {"form": "official", "path": str(root), "contents": contents}
-  found = Found(chosen, origin, "photograph", {"": _SQUARE}, tuple(rejects))
-  found = photographs.checked(found, "KDEF", channels)
+  found = ReaderResult(chosen, origin, "photograph", {"": _SQUARE}, tuple(rejects))
+  found = photographs.check_images(found, "KDEF", channels)
   # The published counts are for all angles.
   warnings = photographs.count_warning("KDEF", found.counts(), COUNTS) if angles == ANGLES else []
   return dataclasses.replace(found, warnings=(*found.warnings, *warnings))
 
 
-def _sessions(folder: pathlib.Path) -> list[pathlib.Path]:
+def _session_folders(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in photographs.folders_in(folder) if _SESSION.fullmatch(path.name.upper())]
 
 
-def _list(root: pathlib.Path) -> tuple[list[tuple[Photograph, str]], list[Reject]]:
+def _list_photographs(root: pathlib.Path) -> tuple[list[tuple[Photograph, str]], list[Reject]]:
   """Returns the images with their angles, and all other files and folders of the tree as rejects."""
   rejects = [Reject(path.name, "not inside a session folder") for path in photographs.files_in(root)]
   # By file name without suffix, in capitals: image and angle.
   named: dict[str, tuple[Photograph, str]] = {}
-  sessions = _sessions(root)
+  sessions = _session_folders(root)
   for folder in photographs.folders_in(root):
     if folder not in sessions:
       rejects.append(Reject(f"{folder.name}/", f"not a session folder, {len(photographs.files_in(folder))} files"))
@@ -104,5 +106,5 @@ def _list(root: pathlib.Path) -> tuple[list[tuple[Photograph, str]], list[Reject
       else:
         session, subject, code, angle = name.groups()
         group = f"{subject}_{code}_{session}"
-        named[stem] = Photograph(file, _CLASS_OF_CODE[code], subject, group, path.read_bytes), angle
+        named[stem] = Photograph(file, CLASS_BY_CODE[code], subject, group, path.read_bytes), angle
   return list(named.values()), rejects

@@ -11,7 +11,7 @@ from fer_jax.data.builders.ck_plus import builder as ck_plus
 from fer_jax.data.builders.kdef import builder as kdef
 from fer_jax.data.builders.kdef_ck_plus import mixture
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 from fer_jax.data.builders.synthetic_faces import layouts
 
 
@@ -44,7 +44,7 @@ class KdefCkPlus(PhotographBuilder):
     KdefCkPlusConfig(name="whole", description="All images of both datasets.", cut=False),
   ]
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
     return mixture.read(pathlib.Path(dl_manager.manual_dir), cut=self.builder_config.cut)
 
@@ -61,11 +61,11 @@ class DrawnKdefCkPlus(PhotographBuilder):
   PEOPLE = 10
   SCALE = 0.3
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Renders the images and returns the result of the dataset's reader on them."""
     del dl_manager  # Nothing to download.
     read = functools.partial(mixture.read, cut=False)
-    return photographs.drawn(self._write, read, "the official trees of KDEF and CK+")
+    return photographs.read_drawn(self._write, read, "the official trees of KDEF and CK+")
 
   def _write(self, folder: pathlib.Path) -> None:
     # Different seeds render different people, so no person is in both datasets.

@@ -15,16 +15,13 @@ from fer_jax.data.builders.ck_plus import official_form, selection
 from fer_jax.data.builders.ck_plus import source as ck_plus
 from fer_jax.data.builders.kdef import source as kdef
 from fer_jax.data.builders.photograph_builder import EXPRESSIONS
-from fer_jax.data.builders.photographs import Found, Photograph
+from fer_jax.data.builders.photographs import Photograph, ReaderResult
 from fer_jax.runtime.errors import UserError
 
-TABLE_3 = {
-  **{"angry": 740, "disgust": 750, "fear": 720, "happy": 760},
-  **{"sad": 720, "surprise": 780, "neutral": 700},
-}
+TABLE_3 = {"angry": 740, "disgust": 750, "fear": 720, "happy": 760, "sad": 720, "surprise": 780, "neutral": 700}
 
 
-def read(folder: pathlib.Path, *, cut: bool) -> Found:
+def read(folder: pathlib.Path, *, cut: bool) -> ReaderResult:
   """Reads and mixes the two datasets.
 
   Args:
@@ -46,7 +43,7 @@ def read(folder: pathlib.Path, *, cut: bool) -> Found:
   return mix(kdef.read(folder, channels=1), ck_plus.read_official(folder, images, selection.LAST), folder, cut=cut)
 
 
-def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> Found:
+def mix(portraits: ReaderResult, frames: ReaderResult, folder: pathlib.Path, *, cut: bool) -> ReaderResult:
   """Mixes the images of KDEF and CK+.
 
   Args:
@@ -62,24 +59,24 @@ def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> 
     UserError: No class has ten images, so `cut` leaves no images.
   """
   portraits, frames = _prefixed(portraits, "KDEF-"), _prefixed(frames, "CK-")
-  left_out = surplus(portraits.photographs, frames.photographs) if cut else []
-  dropped = {photograph.file for photograph in left_out}
-  kept = tuple(
-    photograph for photograph in (*portraits.photographs, *frames.photographs) if photograph.file not in dropped
+  excluded = surplus(portraits.photographs, frames.photographs) if cut else []
+  excluded_files = {photograph.file for photograph in excluded}
+  remaining = tuple(
+    photograph for photograph in (*portraits.photographs, *frames.photographs) if photograph.file not in excluded_files
   )
-  if not kept:
+  if not remaining:
     raise UserError(
       f"--manual_dir={folder}: no class has ten images, expected at least ten of one class: prepare "
       "kdef_ck_plus/whole, which leaves no images out"
     )
   warnings = [*portraits.warnings, *frames.warnings]
-  if left_out:
+  if excluded:
     warnings.append(
-      f"{len(left_out)} left out to make every class a multiple of ten, as in the paper's table 3 (the paper does not "
-      f"specify which): {', '.join(sorted(dropped))}"
+      f"{len(excluded)} left out to make every class a multiple of ten, as in the paper's table 3 (the paper does not "
+      f"specify which): {', '.join(sorted(excluded_files))}"
     )
-  return Found(
-    photographs=kept,
+  return ReaderResult(
+    photographs=remaining,
     origin={
       "form": "KDEF and CK+",
       "path": str(folder),
@@ -90,7 +87,7 @@ def mix(portraits: Found, frames: Found, folder: pathlib.Path, *, cut: bool) -> 
     fixed_squares={**portraits.fixed_squares, **frames.fixed_squares},
     rejects=(*portraits.rejects, *frames.rejects),
     warnings=tuple(warnings),
-    comparison=tuple(comparison(portraits, frames, left_out)),
+    comparison=tuple(comparison(portraits, frames, excluded)),
   )
 
 
@@ -103,45 +100,48 @@ def surplus(portraits: Sequence[Photograph], frames: Sequence[Photograph]) -> li
   """
   chosen = []
   for label in EXPRESSIONS:
-    of_class = [
+    class_photographs = [
       photograph
       for source in (portraits, frames)
       for photograph in sorted(source, key=lambda photograph: photograph.file)
       if photograph.label == label
     ]
-    # The last `len(of_class) % 10` images: CK+ comes second in `of_class`, so its images are left out first.
-    chosen += of_class[len(of_class) // 10 * 10 :]
+    # The last `len(class_photographs) % 10` images: CK+ comes second, so its images are left out first.
+    chosen += class_photographs[len(class_photographs) // 10 * 10 :]
   return chosen
 
 
-def comparison(portraits: Found, frames: Found, left_out: Sequence[Photograph]) -> list[str]:
+def comparison(portraits: ReaderResult, frames: ReaderResult, excluded: Sequence[Photograph]) -> list[str]:
   """Returns the lines of a table that compares the mixture with the paper's table 3.
 
   Args:
     portraits: Result of the reader of KDEF.
     frames: Result of the reader of CK+.
-    left_out: Images of either dataset that are not in the mixture.
+    excluded: Images of either dataset that are not in the mixture.
 
   Returns:
     One line per class, with the reasons for a difference.
   """
-  of_kdef, of_ck = portraits.counts(), frames.counts()
-  cut = collections.Counter(photograph.label for photograph in left_out)
+  kdef_counts, ck_plus_counts = portraits.counts(), frames.counts()
+  cut = collections.Counter(photograph.label for photograph in excluded)
   counts, reasons = {}, {}
   for label in EXPRESSIONS:
-    counts[label] = of_kdef[label] + of_ck[label] - cut[label]
-    because = [
+    counts[label] = kdef_counts[label] + ck_plus_counts[label] - cut[label]
+    differences = [
       f"{dataset} has {found[label]}, the paper has {published.get(label, 0)}"
-      for dataset, found, published in (("KDEF", of_kdef, kdef.COUNTS), ("CK+", of_ck, selection.LAST.counts))
+      for dataset, found, published in (
+        ("KDEF", kdef_counts, kdef.COUNTS),
+        ("CK+", ck_plus_counts, selection.LAST.counts),
+      )
       if found[label] != published.get(label, 0)
     ]
     if counts[label] % 10:
-      because.append("not cut to a multiple of ten")
-    reasons[label] = "; ".join(because)
+      differences.append("not cut to a multiple of ten")
+    reasons[label] = "; ".join(differences)
   return photographs.count_table(counts, TABLE_3, "paper's table 3", reasons)
 
 
-def _prefixed(found: Found, prefix: str) -> Found:
+def _prefixed(found: ReaderResult, prefix: str) -> ReaderResult:
   """Returns `found` with a prefix on subjects and groups, so that those of the two datasets never coincide."""
   return dataclasses.replace(
     found,
@@ -149,5 +149,5 @@ def _prefixed(found: Found, prefix: str) -> Found:
       dataclasses.replace(photograph, subject=prefix + photograph.subject, group=prefix + photograph.group)
       for photograph in found.photographs
     ),
-    fixed_squares={prefix + beginning: square for beginning, square in found.fixed_squares.items()},
+    fixed_squares={prefix + subject_prefix: square for subject_prefix, square in found.fixed_squares.items()},
   )

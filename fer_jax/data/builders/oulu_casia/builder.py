@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from fer_jax.data.builders import required_files
 from fer_jax.data.builders.oulu_casia import selection, source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
-from fer_jax.data.builders.photographs import Found
+from fer_jax.data.builders.photographs import ReaderResult
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -73,6 +73,6 @@ class OuluCasia(PhotographBuilder):
     """Returns the class names in the order of the labels."""
     return self.builder_config.selection.class_names
 
-  def find(self, dl_manager: tfds.download.DownloadManager) -> Found:
+  def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""
     return source.read(pathlib.Path(dl_manager.manual_dir), self.builder_config.selection)

@@ -9,10 +9,7 @@ PEOPLE = 80
 
 # Table 2 of the paper on a residual network of depthwise separable convolutions with squeeze-excitation. It has 2,864
 # frames of the six expressions from 480 sequences (5.97 per sequence), and 8,016 neutral frames.
-TABLE_2 = {
-  **{"angry": 476, "disgust": 462, "fear": 505, "happy": 484},
-  **{"sad": 453, "surprise": 484, NEUTRAL: 8016},
-}
+TABLE_2 = {"angry": 476, "disgust": 462, "fear": 505, "happy": 484, "sad": 453, "surprise": 484, NEUTRAL: 8016}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,18 +80,18 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
     del dl_manager  # Nothing to download.
     # Consecutive ranges of subject numbers, so no person is in two splits.
-    ends = list(itertools.accumulate(self.builder_config.subjects, initial=0))
+    boundaries = list(itertools.accumulate(self.builder_config.subjects, initial=0))
     return {
       split: self._generate_examples(range(*bounds))
-      for split, bounds in zip(SPLITS, itertools.pairwise(ends), strict=True)
+      for split, bounds in zip(SPLITS, itertools.pairwise(boundaries), strict=True)
     }
 
   def _generate_examples(self, subjects: range) -> Iterator[tuple[int, dict[str, Any]]]:
     config = self.builder_config
-    places = itertools.product(subjects, enumerate(EXPRESSIONS), range(config.repetitions))
+    examples = itertools.product(subjects, enumerate(EXPRESSIONS), range(config.repetitions))
     # Index of the split's first image in the whole dataset.
     first = subjects.start * len(EXPRESSIONS) * config.repetitions
-    for index, (subject, (label, expression), repetition) in enumerate(places, start=first):
+    for index, (subject, (label, expression), repetition) in enumerate(examples, start=first):
       image = render_image(config.seed, subject, expression, repetition, config.size)
       # Encoded bytes instead of an array, because TFDS encodes arrays with TensorFlow.
       yield (

@@ -20,12 +20,14 @@ from fer_jax.data.builders.synthetic_faces.images import render_image
 
 SIZE = 112  # Side of an image in pixels, the usual size of aligned faces.
 CLASSES = (*EXPRESSIONS, *ONE_SIDED)
-_DRAWN = 2048  # Number of images that are rendered and encoded; all other files repeat them with a different comment.
+_DISTINCT_IMAGES = (
+  2048  # Number of images that are rendered and encoded; all other files repeat them with a different comment.
+)
 _HELD_OUT = 0.01  # Fraction of the examples in the validation split, and again in the test split.
 _NOISE = 5.0  # Standard deviation of the noise in grey levels; it gives files the size of photographs, about 4 KB.
 _QUALITY = 90  # JPEG quality.
-_IN_A_SHARD = 25_000  # Examples per shard, about 120 MB.
-_AT_ONCE = 1000  # Examples in memory at once while writing.
+_EXAMPLES_PER_SHARD = 25_000  # Examples per shard, about 120 MB.
+_EXAMPLES_IN_MEMORY = 1000  # Examples in memory at once while writing.
 
 _DESCRIPTION = """
 Synthetic faces in colour, in eight expressions. No two files are identical, but they contain only 2,048 distinct
@@ -70,20 +72,20 @@ class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
 
   def _splits(self) -> dict[str, Iterator[Any]]:
     held_out = max(1, round(_HELD_OUT * self._examples))
-    drawn = _encoded(min(_DRAWN, self._examples))
+    files = _render_files(min(_DISTINCT_IMAGES, self._examples))
     bounds = {
       "train": range(2 * held_out, self._examples),
       "validation": range(held_out),
       "test": range(held_out, 2 * held_out),
     }
-    return {split: self._generate_examples(rows, drawn) for split, rows in bounds.items()}
+    return {split: self._generate_examples(rows, files) for split, rows in bounds.items()}
 
-  def _generate_examples(self, rows: range, drawn: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+  def _generate_examples(self, rows: range, files: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     for row in rows:
-      number = row % len(drawn)
+      number = row % len(files)
       yield (
         row,
-        {"image": _stamped(drawn[number], row), "label": number % len(CLASSES), "subject": "", "group": ""},
+        {"image": _with_comment(files[number], row), "label": number % len(CLASSES), "subject": "", "group": ""},
       )
 
   def write(self) -> None:
@@ -92,14 +94,14 @@ class DrawnCrowd(tfds.core.GeneratorBasedBuilder):
     TFDS's `download_and_prepare` keeps a whole split in memory, and needs TensorFlow for the temporary files of splits
     of more than 1 GB.
     """
-    writer = tfds.core.SequentialWriter(self.info, _IN_A_SHARD, file_format="array_record")
+    writer = tfds.core.SequentialWriter(self.info, _EXAMPLES_PER_SHARD, file_format="array_record")
     splits = self._splits()
     writer.initialize_splits(list(splits))
     with tqdm(total=self._examples, desc="Writing", unit=" faces", disable=None) as progress:
       for split, examples in splits.items():
-        while some := [example for _, example in itertools.islice(examples, _AT_ONCE)]:
-          writer.add_examples({split: some})
-          progress.update(len(some))
+        while chunk := [example for _, example in itertools.islice(examples, _EXAMPLES_IN_MEMORY)]:
+          writer.add_examples({split: chunk})
+          progress.update(len(chunk))
     writer.close_all()
 
 
@@ -125,7 +127,7 @@ def prepare_crowd(examples: int, data_dir: pathlib.Path) -> DrawnCrowd:
   return DrawnCrowd(examples, data_dir)
 
 
-def _encoded(count: int) -> list[bytes]:
+def _render_files(count: int) -> list[bytes]:
   """Renders images and encodes them as JPEG; the label of image i is i modulo the number of classes."""
   generator = np.random.default_rng(0)
   files = []
@@ -140,7 +142,7 @@ def _encoded(count: int) -> list[bytes]:
   return files
 
 
-def _stamped(jpeg: bytes, row: int) -> bytes:
+def _with_comment(jpeg: bytes, row: int) -> bytes:
   """Returns a JPEG file with the row number in a comment, which makes the file unique and its pixels unchanged."""
   # After the start-of-image marker (2 bytes): a comment segment FF FE, its length of 10 bytes and the number.
   return jpeg[:2] + b"\xff\xfe" + struct.pack(">HQ", 10, row) + jpeg[2:]

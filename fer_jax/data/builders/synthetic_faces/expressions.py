@@ -62,10 +62,10 @@ def sample_action_units(rng: np.random.Generator, expression: str) -> dict[int, 
     The intensity of each active unit, in (0, 1].
   """
   strength = rng.uniform(WEAKEST, STRONGEST)
-  wanted = ONE_SIDED[expression] if expression in ONE_SIDED else EXPRESSIONS[expression]
-  intensities = np.clip(strength + rng.uniform(-0.15, 0.15, len(wanted)), WEAKEST, STRONGEST)
-  units = dict(zip(wanted, intensities.tolist(), strict=True))
+  expression_units = ONE_SIDED[expression] if expression in ONE_SIDED else EXPRESSIONS[expression]
+  intensities = np.clip(strength + rng.uniform(-0.15, 0.15, len(expression_units)), WEAKEST, STRONGEST)
+  units = dict(zip(expression_units, intensities.tolist(), strict=True))
   if rng.random() < STRAY_PROBABILITY:
-    stray = int(rng.choice([unit for unit in ACTION_UNITS if unit not in wanted]))
+    stray = int(rng.choice([unit for unit in ACTION_UNITS if unit not in expression_units]))
     units[stray] = float(rng.uniform(0.05, STRAY_STRONGEST))
   return units

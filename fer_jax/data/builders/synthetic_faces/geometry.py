@@ -17,8 +17,8 @@ Curve = np.ndarray
 EYE_HEIGHT = -0.08
 SIDES = (-1, 1)
 # Parameter along a curve, from one end to the other.
-_T = np.linspace(-1, 1, 17)
-_DOME = 1 - _T**2
+_POSITIONS = np.linspace(-1, 1, 17)
+_ARCH = 1 - _POSITIONS**2
 _PHASE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 _CIRCLE = np.stack([np.cos(_PHASE), np.sin(_PHASE)], axis=-1)
 
@@ -133,19 +133,19 @@ def brow(identity: Identity, act: Activation, side: int) -> Curve:
   centre = identity.eye_distance + 0.01
   x = centre + np.array([-0.19 - 0.055 * act[4], 0.02, 0.23])
   y = EYE_HEIGHT - identity.brow_height + np.array([inner, middle, outer + 0.02])
-  along = (_T + 1) / 2
-  middle_line = _curve(_quadratic(x, along), _quadratic(y, along))
+  positions = (_POSITIONS + 1) / 2
+  middle_line = _curve(_quadratic(x, positions), _quadratic(y, positions))
   # [17, 2]: half the thickness in the y direction, decreasing outwards.
-  half = identity.brow_thickness * (1.15 - 0.75 * along**2)[:, None] * (0, 1)
-  return _mirrored(np.concatenate([middle_line - half, (middle_line + half)[::-1]]), side)
+  half_thickness = identity.brow_thickness * (1.15 - 0.75 * positions**2)[:, None] * (0, 1)
+  return _mirrored(np.concatenate([middle_line - half_thickness, (middle_line + half_thickness)[::-1]]), side)
 
 
-def _quadratic(through: np.ndarray, along: np.ndarray) -> np.ndarray:
+def _quadratic(through: np.ndarray, positions: np.ndarray) -> np.ndarray:
   """Interpolates the values at 0, 1/2 and 1 with a parabola."""
   first, middle, last = through
   # Control point of the quadratic Bezier curve through the three values.
   control = 2 * middle - (first + last) / 2
-  return (1 - along) ** 2 * first + 2 * along * (1 - along) * control + along**2 * last
+  return (1 - positions) ** 2 * first + 2 * positions * (1 - positions) * control + positions**2 * last
 
 
 def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float]) -> Eye:
@@ -162,10 +162,10 @@ def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float
   # Heights of the opening above and below the line through the eye corners.
   up = 0.085 * opening * max(0.25, 1 + 0.75 * act[5] - 0.25 * act[7] - 0.2 * act[6] - 0.35 * act[9])
   down = 0.06 * opening * (1 - 0.5 * act[7] - 0.85 * act[6] - 0.55 * act[9])
-  x = identity.eye_distance + half_width * _T
-  corner_line = EYE_HEIGHT - identity.eye_slant * _T
-  upper = corner_line - up * _DOME**0.7
-  lower = corner_line + down * _DOME
+  x = identity.eye_distance + half_width * _POSITIONS
+  corner_line = EYE_HEIGHT - identity.eye_slant * _POSITIONS
+  upper = corner_line - up * _ARCH**0.7
+  lower = corner_line + down * _ARCH
 
   def between_lids(curve: Curve) -> Curve:
     """Clips a curve to the opening of the eye and mirrors it."""
@@ -187,7 +187,7 @@ def eye(identity: Identity, act: Activation, side: int, gaze: tuple[float, float
     pupil=between_lids(ellipse(iris_x, iris_y, 0.5 * radius, 0.5 * radius)),
     upper_lid=_mirrored(_curve(x, upper), side),
     crease=_mirrored(_curve(x, upper - 0.035 + 0.02 * act[5])[2:-1], side),
-    bag=_mirrored(_curve(x, corner_line + bag_drop * _DOME**0.5 + 0.01)[2:-1], side),
+    bag=_mirrored(_curve(x, corner_line + bag_drop * _ARCH**0.5 + 0.01)[2:-1], side),
     crow_feet=tuple(_mirrored(foot, side) for foot in feet),
   )
 
@@ -196,19 +196,19 @@ def mouth(identity: Identity, left: Activation, right: Activation) -> Mouth:
   """Returns the curves of the mouth, which depend on AUs 9, 12, 15, 16, 20, 23 and 26."""
   corners = [_corner(identity, act) for act in (left, right)]
   # Each [17]: the values of the left corner left of the middle, those of the right corner elsewhere.
-  half_width, corner = (np.where(_T < 0, *values) for values in zip(*corners, strict=True))
+  half_width, corner = (np.where(_POSITIONS < 0, *values) for values in zip(*corners, strict=True))
   act = {unit: (left[unit] + right[unit]) / 2 for unit in (9, 12, 15, 16, 20, 23, 26)}
-  x = half_width * _T
+  x = half_width * _POSITIONS
   # The displacement of the corners decreases towards the middle of the mouth.
-  line = identity.mouth_height + 0.03 * act[26] + corner * np.abs(_T) ** 1.5
-  fullness = 1 - np.abs(_T) ** (2 + 3 * act[20])
+  line = identity.mouth_height + 0.03 * act[26] + corner * np.abs(_POSITIONS) ** 1.5
+  fullness = 1 - np.abs(_POSITIONS) ** (2 + 3 * act[20])
   rise = (0.07 * act[9] + 0.02 * act[12] + 0.01 * act[26]) * fullness
   drop = (0.27 * act[26] * (1 - 0.45 * act[20]) + 0.05 * act[16] + 0.03 * act[12]) * fullness
   lip = identity.lip * (1 - 0.6 * act[23]) * (1 - 0.25 * act[12])
-  bow = 1 - 0.3 * np.exp(-((_T / 0.13) ** 2))
+  bow = 1 - 0.3 * np.exp(-((_POSITIONS / 0.13) ** 2))
   upper, lower = line - rise, line + drop
-  top = upper - lip * np.sqrt(_DOME) * bow
-  bottom = lower + lip * (1.25 + 0.8 * act[16]) * np.sqrt(_DOME)
+  top = upper - lip * np.sqrt(_ARCH) * bow
+  bottom = lower + lip * (1.25 + 0.8 * act[16]) * np.sqrt(_ARCH)
   teeth = np.minimum(0.055, rise + drop)
   lower_teeth = np.minimum(0.03 * act[16], rise + drop)
   return Mouth(
@@ -254,7 +254,7 @@ def nasolabial_fold(identity: Identity, act: Activation, side: int, corner: Curv
   start_x = identity.nose_width * 1.25
   start_y = 0.24 * identity.nose_length - 0.05 * act[9]
   end_x = abs(corner[0]) + 0.06 + 0.02 * act[12]
-  along = (_T[::2] + 1) / 2
-  bulge = (0.05 + 0.05 * act[12]) * _DOME[::2]
-  x = start_x + (end_x - start_x) * along + bulge
-  return _mirrored(_curve(x, start_y + (corner[1] + 0.03 - start_y) * along), side)
+  positions = (_POSITIONS[::2] + 1) / 2
+  bulge = (0.05 + 0.05 * act[12]) * _ARCH[::2]
+  x = start_x + (end_x - start_x) * positions + bulge
+  return _mirrored(_curve(x, start_y + (corner[1] + 0.03 - start_y) * positions), side)

@@ -15,18 +15,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_jax.data.builders.fer2013 import ferplus
+from fer_jax.data.builders.fer2013.csv_form import SPLIT_BY_USAGE
+from fer_jax.data.builders.fer2013.raw import SIZE as FER2013_SIZE
+from fer_jax.data.builders.jaffe import source as jaffe
+from fer_jax.data.builders.kdef import source as kdef
+from fer_jax.data.builders.oulu_casia import source as oulu_casia
 from fer_jax.data.builders.synthetic_faces.expressions import EXPRESSIONS
 from fer_jax.data.builders.synthetic_faces.images import render_image
 
-FER2013_SIZE = 48
-USAGES = ("Training", "PublicTest", "PrivateTest")
-FERPLUS_VOTES = (
-  *("neutral", "happiness", "surprise", "sadness", "anger"),
-  *("disgust", "fear", "contempt", "unknown", "NF"),
-)
-_VOTE_OF = {
-  **{"angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness"},
-  **{"sad": "sadness", "surprise": "surprise", "neutral": "neutral"},
+_VOTE_BY_EXPRESSION = {
+  "angry": "anger",
+  "disgust": "disgust",
+  "fear": "fear",
+  "happy": "happiness",
+  "sad": "sadness",
+  "surprise": "surprise",
+  "neutral": "neutral",
 }
 _VOTERS = 10
 _CONTEMPT = "contempt"
@@ -38,7 +43,7 @@ class _Row:
 
   Attributes:
     emotion: Label of the row.
-    usage: Subset of the row, one of USAGES.
+    usage: Subset of the row, a key of SPLIT_BY_USAGE.
     subject: Number of the person.
     expression: Name of the rendered expression.
   """
@@ -57,7 +62,7 @@ class _Row:
 def _rows(rows_per_split: int, expressions: Sequence[str]) -> list[_Row]:
   """Returns the rows of the three subsets; the classes alternate, and each cycle of classes shows another person."""
   rows = []
-  for number, usage in enumerate(usage for usage in USAGES for _ in range(rows_per_split)):
+  for number, usage in enumerate(usage for usage in SPLIT_BY_USAGE for _ in range(rows_per_split)):
     subject, emotion = divmod(number, len(expressions))
     rows.append(_Row(emotion, usage, subject, expressions[emotion]))
   return rows
@@ -68,7 +73,7 @@ def write_fer2013_csv(path: Path, rows_per_split: int, seed: int = 0) -> None:
 
   Args:
     path: File to write.
-    rows_per_split: Number of rows for each of USAGES.
+    rows_per_split: Number of rows for each Usage.
     seed: Random seed of the images.
   """
   _write_pixel_table(path, ("emotion", "pixels", "Usage"), _rows(rows_per_split, [*EXPRESSIONS]), seed)
@@ -100,20 +105,20 @@ def write_ferplus_csv(path: Path, rows_per_split: int, seed: int = 0, nameless: 
 
   Args:
     path: File to write.
-    rows_per_split: Number of rows for each of USAGES.
+    rows_per_split: Number of rows for each Usage.
     seed: Random seed of the votes. Six of ten votes are for the row's class, so it always has the majority.
     nameless: Rows without an image name, starting at 0; all their votes are "NF" (not a face).
   """
   rng = np.random.default_rng(seed)
   with path.open("w", newline="") as file:
     table = csv.writer(file, lineterminator="\r\n")
-    table.writerow(["Usage", "Image name", *FERPLUS_VOTES])
+    table.writerow(["Usage", "Image name", *ferplus.COLUMNS])
     for number, row in enumerate(_rows(rows_per_split, [*EXPRESSIONS])):
-      votes = np.zeros(len(FERPLUS_VOTES), int)
+      votes = np.zeros(len(ferplus.COLUMNS), int)
       if number in nameless:
-        votes[FERPLUS_VOTES.index("NF")] = _VOTERS
+        votes[ferplus.COLUMNS.index("NF")] = _VOTERS
       else:
-        votes[FERPLUS_VOTES.index(_VOTE_OF[row.expression])] = 6
+        votes[ferplus.COLUMNS.index(_VOTE_BY_EXPRESSION[row.expression])] = 6
         votes += rng.multinomial(_VOTERS - 6, np.full(len(votes), 1 / len(votes)))
       name = "" if number in nameless else f"fer{number:07d}.png"
       table.writerow([row.usage, name, *votes.tolist()])
@@ -124,13 +129,13 @@ def write_kaggle_folders(directory: Path, per_class: int, seed: int = 0) -> None
 
   Args:
     directory: Parent folder of `train` and `test`.
-    per_class: Number of images of each class for each of USAGES; `test` contains two of these subsets.
+    per_class: Number of images of each class for each Usage; `test` contains two of these subsets.
     seed: Random seed of the images.
   """
   for row_number, row in enumerate(_rows(per_class * len(EXPRESSIONS), [*EXPRESSIONS])):
-    part = "train" if row.usage == "Training" else "test"
+    split = "train" if row.usage == "Training" else "test"
     image = render_image(seed, row.subject, row.expression, 0, FER2013_SIZE)
-    _write_image(directory / part / row.expression / f"{row.usage}_{row_number}.jpg", image)
+    _write_image(directory / split / row.expression / f"{row.usage}_{row_number}.jpg", image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,26 +181,19 @@ _FRAMES = 6
 _OULU_FRAMES = 8
 # Names or codes of the expressions in the official file names.
 _CK_PLUS = {
-  **{"angry": "anger", _CONTEMPT: _CONTEMPT, "disgust": "disgust", "fear": "fear"},
-  **{"happy": "happy", "sad": "sadness", "surprise": "surprise"},
+  "angry": "anger",
+  _CONTEMPT: _CONTEMPT,
+  "disgust": "disgust",
+  "fear": "fear",
+  "happy": "happy",
+  "sad": "sadness",
+  "surprise": "surprise",
 }
-_JAFFE_PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
-_JAFFE = {
-  "angry": "AN",
-  "disgust": "DI",
-  "fear": "FE",
-  "happy": "HA",
-  "sad": "SA",
-  "surprise": "SU",
-  "neutral": "NE",
-}
-_KDEF = {**_JAFFE, "fear": "AF"}
+_JAFFE = {name: code for code, name in jaffe.CLASS_BY_CODE.items()}
+_KDEF = {name: code for code, name in kdef.CLASS_BY_CODE.items()}
 # Yaw in radians of each camera angle.
 _KDEF_YAW = {"FL": -0.7, "HL": -0.4, "S": 0.0, "HR": 0.4, "FR": 0.7}
-_OULU = {
-  **{"angry": "Anger", "disgust": "Disgust", "fear": "Fear"},
-  **{"happy": "Happiness", "sad": "Sadness", "surprise": "Surprise"},
-}
+_OULU = {name: folder.capitalize() for folder, name in oulu_casia.CLASS_BY_FOLDER.items()}
 
 
 def _ck_plus(subject: int) -> Iterator[_File]:
@@ -206,11 +204,11 @@ def _ck_plus(subject: int) -> Iterator[_File]:
   person = f"S{subject + 5:03d}"
   for number, expression in enumerate([*_CK_PLUS, "happy"], start=1):
     for frame in range(1, _FRAMES + 1):
-      place = f"{person}/{number:03d}/{person}_{number:03d}_{frame:08d}"
-      coded = frame == _FRAMES and number <= len(_CK_PLUS)
-      note = (f"Emotion/{place}_emotion.txt", f"   {number:.7e}\n") if coded else None
+      path = f"{person}/{number:03d}/{person}_{number:03d}_{frame:08d}"
+      has_label = frame == _FRAMES and number <= len(_CK_PLUS)
+      note = (f"Emotion/{path}_emotion.txt", f"   {number:.7e}\n") if has_label else None
       strength = (frame - 1) / (_FRAMES - 1)
-      yield _File(f"cohn-kanade-images/{place}.png", expression, number, strength, note=note)
+      yield _File(f"cohn-kanade-images/{path}.png", expression, number, strength, note=note)
 
 
 def _ck48(subject: int) -> Iterator[_File]:
@@ -224,7 +222,7 @@ def _jaffe(subject: int) -> Iterator[_File]:
   repetitions = 3
   first = subject * len(_JAFFE) * repetitions + 1
   for serial, (expression, number) in enumerate(itertools.product(_JAFFE, range(repetitions)), start=first):
-    name = f"{_JAFFE_PEOPLE[subject]}.{_JAFFE[expression]}{number + 1}.{serial}.tiff"
+    name = f"{jaffe.PEOPLE[subject]}.{_JAFFE[expression]}{number + 1}.{serial}.tiff"
     yield _File(name, expression, number)
 
 
@@ -285,7 +283,7 @@ def write_tree(
         yaw=file.yaw,
       )
       # [side, side] -> [height, width]
-      image = _padded(image, height, width)
+      image = _pad(image, height, width)
       _write_image(directory / file.path, cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if layout.colour else image)
       if file.note is not None:
         path, text = file.note
@@ -293,11 +291,11 @@ def write_tree(
         (directory / path).write_text(text)
 
 
-def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Returns an image of shape [height, width] with a square image in the middle, padded by repeating its edges."""
-  above, before = (height - len(image)) // 2, (width - len(image)) // 2
-  below, after = height - len(image) - above, width - len(image) - before
-  return cv2.copyMakeBorder(image, above, below, before, after, cv2.BORDER_REPLICATE)
+  pad_top, pad_left = (height - len(image)) // 2, (width - len(image)) // 2
+  pad_bottom, pad_right = height - len(image) - pad_top, width - len(image) - pad_left
+  return cv2.copyMakeBorder(image, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_REPLICATE)
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:

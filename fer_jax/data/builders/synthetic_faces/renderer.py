@@ -16,93 +16,13 @@ import cv2
 import numpy as np
 
 from fer_jax.data.builders.synthetic_faces import geometry
+from fer_jax.data.builders.synthetic_faces.canvas import Canvas
 from fer_jax.data.builders.synthetic_faces.expressions import ACTION_UNITS
-from fer_jax.data.builders.synthetic_faces.geometry import Activation, Curve
+from fer_jax.data.builders.synthetic_faces.geometry import Activation
 from fer_jax.data.builders.synthetic_faces.identity import Identity, Occluder, Shot
 
 # Minimum side of the canvas in pixels, enough to separate wrinkles. Larger images are painted at twice their size.
 CANVAS = 192
-# Face unit in half-widths of the image: the crop of a face detector, from forehead to chin.
-HEAD_SCALE = 0.9
-# y coordinate, in face units, of the point in the middle of the image.
-HEAD_CENTRE = 0.05
-# Curvature of the face: decrease of its depth with the squares of x and y.
-_BULGE = np.array([0.6, 0.35])
-# cv2 takes polygons in fixed point, here with 4 fractional bits per coordinate.
-_SUBPIXEL_BITS = 4
-
-
-class Easel:
-  """A canvas on which curves in face units are painted from the viewpoint of a shot.
-
-  Args:
-    shot: Pose and camera of the image.
-    size: Side of the canvas in pixels.
-  """
-
-  def __init__(self, shot: Shot, size: int):
-    self.canvas = np.empty((size, size), np.uint8)
-    self._scale = size / 2 * HEAD_SCALE * shot.zoom
-    offset = size / 2 * HEAD_SCALE * np.array(shot.shift) + size / 2
-    sin_yaw, cos_yaw = math.sin(shot.yaw), math.cos(shot.yaw)
-    sin_pitch, cos_pitch = math.sin(shot.pitch), math.cos(shot.pitch)
-    sin_roll, cos_roll = math.sin(shot.roll), math.cos(shot.roll)
-    # [3, 2]: displacement on the canvas of a unit step right, down and towards the camera, before the roll.
-    turned = np.array([[cos_yaw, sin_pitch * sin_yaw], [0, cos_pitch], [sin_yaw, sin_pitch * cos_yaw]])
-    roll = np.array([[cos_roll, sin_roll], [-sin_roll, cos_roll]])
-    # [3, 2] @ [2, 2] -> [3, 2]: an orthographic projection.
-    self._camera = turned @ roll * self._scale
-    self._offset = offset - HEAD_CENTRE * self._camera[1]
-
-  def points(self, curve: Curve, flat: bool = False, depth: float = 0.0) -> np.ndarray:
-    """Returns the points of a curve on the canvas in fixed point, int32 [P, 2].
-
-    Args:
-      curve: Points in face units, float array of shape [P, 2].
-      flat: Whether the curve is in the plane of the head's outline instead of on the curved face.
-      depth: Distance of the curve in front of that surface, in face units.
-    """
-    across_down, towards = self._camera[:2], self._camera[2]
-    if flat:
-      on_canvas = curve @ across_down + (depth * towards + self._offset)
-    else:
-      # [P]: depth of each point on the paraboloid of the face.
-      out = depth + 0.55 - (curve * curve) @ _BULGE
-      on_canvas = curve @ across_down + out[:, None] * towards + self._offset
-    return np.rint(on_canvas * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-
-  def fill(self, curve: Curve, shade: float, *, flat: bool = False, depth: float = 0.0) -> None:
-    """Fills a closed curve with a grey level; `flat` and `depth` as in `points`."""
-    cv2.fillPoly(self.canvas, [self.points(curve, flat, depth)], _grey(shade), cv2.LINE_8, _SUBPIXEL_BITS)
-
-  def line(
-    self,
-    curve: Curve,
-    shade: float,
-    width: float,
-    *,
-    flat: bool = False,
-    depth: float = 0.0,
-    closed: bool = False,
-  ) -> None:
-    """Draws a line along a curve.
-
-    Args:
-      curve: Points in face units, float array of shape [P, 2].
-      shade: Grey level.
-      width: Width of the line in face units; at least one pixel is drawn.
-      flat: Whether the curve is in the plane of the head's outline instead of on the curved face.
-      depth: Distance of the curve in front of that surface, in face units.
-      closed: Whether to connect the last point with the first.
-    """
-    pixels = max(1, round(width * self._scale))
-    points = [self.points(curve, flat, depth)]
-    cv2.polylines(self.canvas, points, closed, _grey(shade), pixels, cv2.LINE_8, _SUBPIXEL_BITS)
-
-
-def _grey(shade: float) -> tuple[float]:
-  """Returns a grey level, clipped to [0, 255], as the colour tuple that cv2 expects."""
-  return (float(min(255.0, max(0.0, shade))),)
 
 
 def render(identity: Identity, action_units: Mapping[int, float], shot: Shot, size: int) -> np.ndarray:
@@ -128,21 +48,21 @@ def render(identity: Identity, action_units: Mapping[int, float], shot: Shot, si
         f"action unit {unit} at intensity {intensity}: expected one of {[*ACTION_UNITS]} at an intensity in [0, 1]"
       )
   left, right = (Activation(action_units, shot.asymmetry, side) for side in geometry.SIDES)
-  easel = Easel(shot, size * max(2, math.ceil(CANVAS / size)))
+  canvas = Canvas(shot, size * max(2, math.ceil(CANVAS / size)))
   # Painter's algorithm: later parts cover earlier ones.
-  _paint_background(easel, shot)
-  _paint_head(easel, identity, jaw_drop=(left[26] + right[26]) / 2)
+  _paint_background(canvas, shot)
+  _paint_head(canvas, identity, jaw_drop=(left[26] + right[26]) / 2)
   for act, side in zip((left, right), geometry.SIDES, strict=True):
-    _paint_cheek(easel, identity, act, side)
-    _paint_eye(easel, identity, act, side, shot.gaze)
-  _paint_mouth(easel, identity, left, right)
-  _paint_nose(easel, identity, left, right)
-  _paint_forehead(easel, identity, left, right)
-  _paint_hair(easel, identity)
-  _paint_glasses(easel, identity)
+    _paint_cheek(canvas, identity, act, side)
+    _paint_eye(canvas, identity, act, side, shot.gaze)
+  _paint_mouth(canvas, identity, left, right)
+  _paint_nose(canvas, identity, left, right)
+  _paint_forehead(canvas, identity, left, right)
+  _paint_hair(canvas, identity)
+  _paint_glasses(canvas, identity)
   if shot.occluder is not None:
-    _paint_occluder(easel, shot.occluder)
-  return _photograph(easel.canvas, shot, size)
+    _paint_occluder(canvas, shot.occluder)
+  return _photograph(canvas.canvas, shot, size)
 
 
 def _photograph(canvas: np.ndarray, shot: Shot, size: int) -> np.ndarray:
@@ -176,58 +96,58 @@ def _light_field(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return across, down, across**2 + down**2
 
 
-def _paint_background(easel: Easel, shot: Shot) -> None:
+def _paint_background(canvas: Canvas, shot: Shot) -> None:
   """Fills the canvas with a vertical gradient."""
-  rows = np.linspace(*shot.background, len(easel.canvas))
-  easel.canvas[:] = np.clip(rows, 0, 255).astype(np.uint8)[:, None]
+  rows = np.linspace(*shot.background, len(canvas.canvas))
+  canvas.canvas[:] = np.clip(rows, 0, 255).astype(np.uint8)[:, None]
 
 
-def _paint_head(easel: Easel, identity: Identity, jaw_drop: float) -> None:
+def _paint_head(canvas: Canvas, identity: Identity, jaw_drop: float) -> None:
   """Paints the parts around the face (back hair, shoulders, neck, ears) and then the face itself."""
   skin, width = identity.skin, identity.width
   if identity.hair_style == "long":
     locks = np.array([[-1.25, 1.5], [-1.22, -0.3], [1.22, -0.3], [1.25, 1.5]]) * (width, 1)
-    easel.fill(locks, 0.85 * identity.hair, flat=True)
-    easel.fill(geometry.head(identity, 0, math.pi, 2 * math.pi, 1.2), 0.85 * identity.hair, flat=True)
+    canvas.fill(locks, 0.85 * identity.hair, flat=True)
+    canvas.fill(geometry.head(identity, 0, math.pi, 2 * math.pi, 1.2), 0.85 * identity.hair, flat=True)
   shoulders = np.array([[-1.6, 1.6], [-1.3, 1.32], [-0.4, 1.12], [0.4, 1.12], [1.3, 1.32], [1.6, 1.6]])
-  easel.fill(shoulders, identity.clothes, flat=True, depth=-0.3)
+  canvas.fill(shoulders, identity.clothes, flat=True, depth=-0.3)
   neck = np.array([[-0.42, 0.5], [0.42, 0.5], [0.46, 1.2], [0, 1.35], [-0.46, 1.2]])
-  easel.fill(neck, 0.68 * skin, flat=True, depth=-0.2)
+  canvas.fill(neck, 0.68 * skin, flat=True, depth=-0.2)
   if identity.hair_style != "long":
     for side in geometry.SIDES:
-      easel.fill(geometry.ellipse(side * width, 0.08, 0.09, 0.2), 0.85 * skin, flat=True, depth=-0.1)
-      easel.fill(geometry.ellipse(side * width, 0.08, 0.045, 0.12), 0.66 * skin, flat=True, depth=-0.1)
+      canvas.fill(geometry.ellipse(side * width, 0.08, 0.09, 0.2), 0.85 * skin, flat=True, depth=-0.1)
+      canvas.fill(geometry.ellipse(side * width, 0.08, 0.045, 0.12), 0.66 * skin, flat=True, depth=-0.1)
   outline = geometry.head(identity, jaw_drop)
-  easel.fill(outline, 0.6 * skin, flat=True)
+  canvas.fill(outline, 0.6 * skin, flat=True)
   # Seven outlines of decreasing size and increasing brightness give the face a round appearance.
   for step in np.linspace(0, 1, 7):
-    easel.fill((0.97 - 0.3 * step) * outline, (0.8 + 0.2 * step) * skin, flat=True, depth=0.1 * step)
+    canvas.fill((0.97 - 0.3 * step) * outline, (0.8 + 0.2 * step) * skin, flat=True, depth=0.1 * step)
 
 
-def _paint_cheek(easel: Easel, identity: Identity, act: Activation, side: int) -> None:
+def _paint_cheek(canvas: Canvas, identity: Identity, act: Activation, side: int) -> None:
   """Paints the ball of the cheek, which AUs 6 and 12 raise and emphasize."""
   skin, raised = identity.skin, max(act[6], 0.7 * act[12])
   height = 0.26 - 0.09 * raised
-  easel.fill(geometry.ellipse(side * 0.44, height + 0.02, 0.17, 0.13), (1 - 0.07 * raised) * skin)
-  easel.fill(geometry.ellipse(side * 0.43, height, 0.14, 0.10), (1 + 0.07 * raised) * skin)
+  canvas.fill(geometry.ellipse(side * 0.44, height + 0.02, 0.17, 0.13), (1 - 0.07 * raised) * skin)
+  canvas.fill(geometry.ellipse(side * 0.43, height, 0.14, 0.10), (1 + 0.07 * raised) * skin)
 
 
-def _paint_eye(easel: Easel, identity: Identity, act: Activation, side: int, gaze: tuple[float, float]) -> None:
+def _paint_eye(canvas: Canvas, identity: Identity, act: Activation, side: int, gaze: tuple[float, float]) -> None:
   """Paints one eye and its brow."""
   skin, eye = identity.skin, geometry.eye(identity, act, side, gaze)
   socket = geometry.ellipse(side * identity.eye_distance, geometry.EYE_HEIGHT - 0.02, 0.21, 0.13)
-  easel.fill(socket, 0.88 * skin)
-  easel.fill(eye.outline, min(248.0, 0.35 * skin + 165))
-  easel.fill(eye.iris, identity.iris)
-  easel.fill(eye.pupil, 8)
-  easel.line(eye.crease, 0.7 * skin, 0.014)
-  easel.line(eye.upper_lid, 0.22 * skin, 0.026)
+  canvas.fill(socket, 0.88 * skin)
+  canvas.fill(eye.outline, min(248.0, 0.35 * skin + 165))
+  canvas.fill(eye.iris, identity.iris)
+  canvas.fill(eye.pupil, 8)
+  canvas.line(eye.crease, 0.7 * skin, 0.014)
+  canvas.line(eye.upper_lid, 0.22 * skin, 0.026)
   squeeze = max(act[6], 0.5 * act[7], 0.6 * act[9])
-  easel.line(eye.bag, _wrinkle(skin, 0.3 * identity.lines + 0.8 * squeeze), 0.02)
+  canvas.line(eye.bag, _wrinkle(skin, 0.3 * identity.lines + 0.8 * squeeze), 0.02)
   if act[6] > 0.2:
     for foot in eye.crow_feet:
-      easel.line(foot, _wrinkle(skin, 0.9 * act[6]), 0.014)
-  easel.fill(geometry.brow(identity, act, side), identity.hair)
+      canvas.line(foot, _wrinkle(skin, 0.9 * act[6]), 0.014)
+  canvas.fill(geometry.brow(identity, act, side), identity.hair)
 
 
 def _wrinkle(skin: float, depth: float) -> float:
@@ -235,7 +155,7 @@ def _wrinkle(skin: float, depth: float) -> float:
   return skin * (1 - 0.42 * min(1.0, depth))
 
 
-def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+def _paint_mouth(canvas: Canvas, identity: Identity, left: Activation, right: Activation) -> None:
   """Paints the folds next to the mouth, the shadow below the lower lip, the beard and the mouth."""
   skin, mouth = identity.skin, geometry.mouth(identity, left, right)
   lip = identity.lip_shade * skin
@@ -243,52 +163,52 @@ def _paint_mouth(easel: Easel, identity: Identity, left: Activation, right: Acti
     fold = geometry.nasolabial_fold(identity, act, side, corner)
     depth = max(0.5 * identity.lines, act[12], 0.95 * act[9], 0.4 * act[20])
     if depth > 0.1:
-      easel.line(fold, _wrinkle(skin, depth), 0.024)
+      canvas.line(fold, _wrinkle(skin, depth), 0.024)
     if act[15] > 0.2:
       below = np.array([[corner[0] + 0.015 * side, corner[1] + 0.02], [corner[0] + 0.05 * side, corner[1] + 0.13]])
-      easel.line(below, _wrinkle(skin, act[15]), 0.022)
+      canvas.line(below, _wrinkle(skin, act[15]), 0.022)
   lower_lip = mouth.lips[len(mouth.lips) // 2 :]
-  easel.line(lower_lip[5:-5] + np.array([0, 0.035]), 0.8 * skin, 0.03)
+  canvas.line(lower_lip[5:-5] + np.array([0, 0.035]), 0.8 * skin, 0.03)
   # The beard before the lips, which cover its edge.
-  _paint_beard(easel, identity, (left[26] + right[26]) / 2, mouth)
-  easel.fill(mouth.lips, lip)
-  easel.fill(mouth.opening, 18)
-  easel.fill(mouth.upper_teeth, 225)
-  easel.fill(mouth.lower_teeth, 205)
-  easel.line(mouth.opening if mouth.gap > 0.02 else mouth.line, 0.4 * lip, 0.02)
+  _paint_beard(canvas, identity, (left[26] + right[26]) / 2, mouth)
+  canvas.fill(mouth.lips, lip)
+  canvas.fill(mouth.opening, 18)
+  canvas.fill(mouth.upper_teeth, 225)
+  canvas.fill(mouth.lower_teeth, 205)
+  canvas.line(mouth.opening if mouth.gap > 0.02 else mouth.line, 0.4 * lip, 0.02)
 
 
-def _paint_beard(easel: Easel, identity: Identity, jaw_drop: float, mouth: geometry.Mouth) -> None:
+def _paint_beard(canvas: Canvas, identity: Identity, jaw_drop: float, mouth: geometry.Mouth) -> None:
   """Paints stubble, a moustache or a full beard."""
   if identity.beard in ("stubble", "full"):
     jaw = geometry.head(identity, jaw_drop, 0.06 * math.pi, 0.94 * math.pi)
     cheeks = np.array([[-0.55, 0.42], [-0.3, 0.36], [0.3, 0.36], [0.55, 0.42]])
     share = 0.3 if identity.beard == "stubble" else 0.7
     shade = (1 - share) * identity.skin + share * identity.hair
-    easel.fill(np.concatenate([jaw, cheeks]), shade, flat=True, depth=0.15)
+    canvas.fill(np.concatenate([jaw, cheeks]), shade, flat=True, depth=0.15)
   if identity.beard in ("moustache", "full"):
     upper = mouth.lips[: len(mouth.lips) // 2]
-    easel.fill(np.concatenate([upper * (1.1, 1), upper[::-1] * (0.8, 1) - (0, 0.1)]), identity.hair)
+    canvas.fill(np.concatenate([upper * (1.1, 1), upper[::-1] * (0.8, 1) - (0, 0.1)]), identity.hair)
 
 
-def _paint_nose(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+def _paint_nose(canvas: Canvas, identity: Identity, left: Activation, right: Activation) -> None:
   """Paints the nose and, for AU 9, the wrinkles across its bridge."""
   skin, bottom = identity.skin, 0.30 * identity.nose_length
   ridge = np.array([[-0.045, -0.1], [0.045, -0.1], [0.07, bottom - 0.04], [-0.07, bottom - 0.04]])
-  easel.fill(ridge, 1.06 * skin, depth=0.08)
-  easel.line(ridge[1:3], 0.82 * skin, 0.02, depth=0.06)
+  canvas.fill(ridge, 1.06 * skin, depth=0.08)
+  canvas.line(ridge[1:3], 0.82 * skin, 0.02, depth=0.06)
   for act, side in zip((left, right), geometry.SIDES, strict=True):
     wing = geometry.nose_wing(identity, act, side)
-    easel.line(wing, 0.62 * skin, 0.026, depth=0.08)
+    canvas.line(wing, 0.62 * skin, 0.026, depth=0.08)
     nostril = geometry.ellipse(side * 0.42 * identity.nose_width, bottom + 0.01 - 0.03 * act[9], 0.03, 0.018)
-    easel.fill(nostril, 0.25 * skin, depth=0.1)
+    canvas.fill(nostril, 0.25 * skin, depth=0.1)
     if act[9] > 0.1:
       for height in (-0.12, -0.04, 0.04):
         across = np.array([[0.0, height - 0.02], [0.07, height], [0.12, height + 0.05]]) * (side, 1)
-        easel.line(across, _wrinkle(skin, act[9]), 0.022, depth=0.05)
+        canvas.line(across, _wrinkle(skin, act[9]), 0.022, depth=0.05)
 
 
-def _paint_forehead(easel: Easel, identity: Identity, left: Activation, right: Activation) -> None:
+def _paint_forehead(canvas: Canvas, identity: Identity, left: Activation, right: Activation) -> None:
   """Paints the furrows of the forehead: horizontal for AUs 1 and 2, vertical between the brows for AU 4."""
   skin = identity.skin
   inner, outer = (left[1] + right[1]) / 2, (left[2] + right[2]) / 2
@@ -298,14 +218,14 @@ def _paint_forehead(easel: Easel, identity: Identity, left: Activation, right: A
     depth = max(0.25 * identity.lines, 0.35 * inner + 0.35 * outer)
     if depth > 0.05:
       arch = np.stack([reach * x, height - 0.05 * inner + 0.03 * x * x], axis=-1)
-      easel.line(arch, _wrinkle(skin, depth), 0.018)
+      canvas.line(arch, _wrinkle(skin, depth), 0.018)
   for act, side in zip((left, right), geometry.SIDES, strict=True):
     if act[4] > 0.1:
       furrow = np.array([[side * 0.05, -0.40], [side * 0.045, -0.24]])
-      easel.line(furrow, _wrinkle(skin, act[4]), 0.024)
+      canvas.line(furrow, _wrinkle(skin, act[4]), 0.024)
 
 
-def _paint_hair(easel: Easel, identity: Identity) -> None:
+def _paint_hair(canvas: Canvas, identity: Identity) -> None:
   """Paints the hair on top of the head and its strands."""
   # `top` and `edge` are the upper and lower boundaries of the hair.
   if identity.hair_style == "bald":
@@ -327,28 +247,28 @@ def _paint_hair(easel: Easel, identity: Identity) -> None:
   # Half the width of the head at each height, consistent with geometry.head: no gap between hair and face.
   half = identity.width * (1 - (hairline / 1.08) ** 2) ** 0.4
   edge = np.stack([0.96 * half * across, hairline], axis=-1)
-  easel.fill(np.concatenate([top, sideburns[0], edge, sideburns[1]]), identity.hair, flat=True, depth=0.05)
+  canvas.fill(np.concatenate([top, sideburns[0], edge, sideburns[1]]), identity.hair, flat=True, depth=0.05)
   for strand in range(2, 31, 4):
     ends = np.stack([top[round(strand * 40 / 32)] * (0.95, 0.97), edge[32 - strand]])
-    easel.line(ends, 1.12 * identity.hair + 4, 0.02, flat=True, depth=0.05)
+    canvas.line(ends, 1.12 * identity.hair + 4, 0.02, flat=True, depth=0.05)
 
 
-def _paint_glasses(easel: Easel, identity: Identity) -> None:
+def _paint_glasses(canvas: Canvas, identity: Identity) -> None:
   """Paints the rims, temples and bridge of the glasses, if the person has any."""
   if identity.glasses == 0:
     return
   inner = identity.eye_distance - 0.23
   for side in geometry.SIDES:
     rim = geometry.ellipse(side * identity.eye_distance, geometry.EYE_HEIGHT + 0.03, 0.24, 0.2)
-    easel.line(rim, 25, identity.glasses, depth=0.1, closed=True)
+    canvas.line(rim, 25, identity.glasses, depth=0.1, closed=True)
     temple = np.array([[side * (identity.eye_distance + 0.23), -0.08], [side * 0.97 * identity.width, -0.1]])
-    easel.line(temple, 25, identity.glasses, flat=True, depth=0.1)
-  easel.line(np.array([[-inner, -0.08], [0, -0.11], [inner, -0.08]]), 25, identity.glasses, depth=0.1)
+    canvas.line(temple, 25, identity.glasses, flat=True, depth=0.1)
+  canvas.line(np.array([[-inner, -0.08], [0, -0.11], [inner, -0.08]]), 25, identity.glasses, depth=0.1)
 
 
-def _paint_occluder(easel: Easel, occluder: Occluder) -> None:
+def _paint_occluder(canvas: Canvas, occluder: Occluder) -> None:
   """Paints the occluding rectangle."""
   # Corners [4, 2]: scaled, rotated, then moved to the centre.
   box = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (occluder.half_width, occluder.half_height)
   cos, sin = math.cos(occluder.angle), math.sin(occluder.angle)
-  easel.fill(box @ np.array([[cos, sin], [-sin, cos]]) + (occluder.x, occluder.y), occluder.shade)
+  canvas.fill(box @ np.array([[cos, sin], [-sin, cos]]) + (occluder.x, occluder.y), occluder.shade)

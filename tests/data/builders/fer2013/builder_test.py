@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from fer_jax.data import arrays, builders
 from fer_jax.data.audit import audit
+from fer_jax.data.builders.fer2013 import ferplus
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.runtime.errors import UserError
 
@@ -97,7 +98,7 @@ def test_source_order_is_kept_when_the_splits_are_not_in_order(manual_dir, data_
 
 def test_votes_belong_to_the_same_row(manual_dir, data_dir):
   builders.prepare("fer2013", str(data_dir), str(manual_dir))
-  votes = [[int(row[name]) for name in layouts.FERPLUS_VOTES] for row in rows_of(manual_dir / "fer2013new.csv")]
+  votes = [[int(row[name]) for name in ferplus.COLUMNS] for row in rows_of(manual_dir / "fer2013new.csv")]
   np.testing.assert_array_equal([record["votes"] for record in records_of(data_dir)[1]], votes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fer_jax.data import builders
-from fer_jax.data.builders.photographs import Found, Photograph, Reject, checked
+from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject, check_images
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.runtime.errors import UserError
 
@@ -112,7 +112,7 @@ def test_rejects_truncated_images(suffix):
     Photograph(name, "sad", "F01", name, functools.partial(bytes, data))
     for name, data in (("intact", intact), ("padded", intact + bytes(99)), ("truncated", intact[:-50]))
   )
-  found = checked(Found(photographs, {"path": ""}, "photograph"), "KDEF", 3)
+  found = check_images(ReaderResult(photographs, {"path": ""}, "photograph"), "KDEF", 3)
   assert [photograph.file for photograph in found.photographs] == ["intact", "padded"]
   assert found.rejects == (Reject("truncated", "not a readable image"),)
 
@@ -121,14 +121,14 @@ def test_unusual_sizes_and_near_black_images_are_kept_with_a_warning(prepared, t
   sizes = {"AF01/AF01ANS.JPG": (40, 30), "BM01/BM01NES.JPG": (20, 50)}
   for file, (height, width) in sizes.items():
     cv2.imwrite(str(tree / file), np.full((height, width, 3), 90, np.uint8))
-  dark = ["AM01/AM01HAFL.JPG", "AM01/AM01HAFR.JPG"]
-  for file in dark:
+  near_black = ["AM01/AM01HAFL.JPG", "AM01/AM01HAFR.JPG"]
+  for file in near_black:
     cv2.imwrite(str(tree / file), np.full((76, 56, 3), 8, np.uint8))
   found = prepared("kdef", tree)
   assert len(found.records) == 140
   assert found.warning("are 30x40, most are 56x76").endswith(": AF01/AF01ANS.JPG")
   assert found.warning("are 50x20, most are 56x76").endswith(": BM01/BM01NES.JPG")
-  assert found.warning("2 near-black images").endswith(f": {', '.join(dark)}")
+  assert found.warning("2 near-black images").endswith(f": {', '.join(near_black)}")
 
 
 def test_several_shards_keep_the_order(prepared, tree, monkeypatch):

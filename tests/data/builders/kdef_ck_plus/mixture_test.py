@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from fer_jax.data.builders.kdef_ck_plus import mixture
-from fer_jax.data.builders.photographs import Found, Photograph
+from fer_jax.data.builders.photographs import Photograph, ReaderResult
 from fer_jax.runtime.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -16,7 +16,7 @@ CK_PLUS = dict(zip(CLASSES, (45, 59, 25, 69, 28, 83, 0), strict=True))
 MIXED = dict(zip(CLASSES, (740, 750, 720, 760, 720, 780, 700), strict=True))
 
 
-def found(dataset: str, counts: dict[str, int]) -> Found:
+def found(dataset: str, counts: dict[str, int]) -> ReaderResult:
   """Returns a reader's result with the given counts; the file numbers alternate between the classes."""
   rows = sorted((number, label) for label, count in counts.items() for number in range(count))
   photographs = tuple(
@@ -24,10 +24,10 @@ def found(dataset: str, counts: dict[str, int]) -> Found:
     for position, (number, label) in enumerate(rows)
   )
   origin = {"form": "", "path": "", "contents": dataset, "sha256": dataset}
-  return Found(photographs, origin, "photograph", {"": (0.5, 0.5, 0.5)})
+  return ReaderResult(photographs, origin, "photograph", {"": (0.5, 0.5, 0.5)})
 
 
-def mixed(kdef=KDEF, ck_plus=CK_PLUS, cut=True) -> Found:
+def mixed(kdef=KDEF, ck_plus=CK_PLUS, cut=True) -> ReaderResult:
   return mixture.mix(found("KDEF", kdef), found("CK+", ck_plus), pathlib.Path("x"), cut=cut)
 
 
