@@ -46,7 +46,8 @@ def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
   images = sum(sum(row) for row in result.get("confusion_matrix") or [])
   if not images:
     return Estimate(accuracy, None, "number of test images not stated")
-  return Estimate(accuracy, wilson_interval(accuracy * images, images), f"Wilson, over {count(images)} test images")
+  correct = round(accuracy * images)
+  return Estimate(accuracy, wilson_interval(correct, images), f"Wilson, over {count(images)} test images")
 
 
 def trainings_of(number: int, result: Mapping[str, Any]) -> str:

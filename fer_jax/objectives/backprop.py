@@ -5,9 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fer_jax.losses import center, focal
-from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Outputs, Tree
 from fer_jax.objectives.objective import (
@@ -135,4 +135,4 @@ class Backprop:
         return focal.one_vs_rest_focal(logits, target, self.gamma, self.alpha)
       case "focal_sigmoid":
         return focal.sigmoid_focal(logits, target, self.gamma, self.alpha)
-    return cross_entropy(logits, target)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target)

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from fer_jax.optim.gradient_centralization import LOCATIONS, centralize_gradients
-from fer_jax.optim.schedules import SCHEDULES, Schedule, scale_by_progress, stepwise, with_warmup
+from fer_jax.optim.schedules import SCHEDULES, scale_by_progress, stepwise, with_warmup
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 _ADAM_RMS = 0.2  # root mean square of the entries of Muon's updates; lets Muon use the learning rates of Adam
@@ -83,7 +83,7 @@ class Optimizer:
     if self.decay_patience < 1:
       raise ValueError(f"optimizer.decay_patience={self.decay_patience}: expected a number of evaluations, 1 or more")
 
-  def schedule_factor(self, progress: jax.Array) -> jax.Array:
+  def schedule_factor(self, progress: jax.Array) -> jax.typing.ArrayLike:
     """Returns the factor of the peak learning rate at `progress` in [0, 1].
 
     The reductions of a plateau are not included; see `lr_factor_at`.
@@ -125,7 +125,7 @@ class Optimizer:
     if self.centralize == "direction":
       chain.append(centralization)
     chain.append(scale_by_progress(self.learning_rate, self.schedule_factor))
-    return optax.with_extra_args_support(optax.chain(*chain))
+    return optax.chain(*chain)
 
   def _direction(self) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(b1=self.b1, b2=self.b2)
@@ -140,7 +140,7 @@ class Optimizer:
       case _:
         return adam
 
-  def _schedule(self) -> Schedule:
+  def _schedule(self) -> optax.Schedule:
     if self.schedule == "step":
       return stepwise(self.decay_start, self.decay_every, self.decay_factor)
     return SCHEDULES[self.schedule]

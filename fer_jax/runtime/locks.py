@@ -1,5 +1,7 @@
 """File locks between processes that share a folder, on one machine or on a shared disk."""
 
+# Not filelock: before version 3.30 it erases the record of the holder, and it fails on file systems without locks.
+
 import fcntl
 import os
 import socket

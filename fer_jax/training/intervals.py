@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, mean, stdev
+from statistics import mean, stdev
 
 from scipy.special import stdtrit
 
 
-def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
   """Computes the Wilson score interval of a binomial proportion (Wilson, JASA 22, 1927).
 
   Args:
@@ -18,13 +18,11 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
   Returns:
     Lower and upper bound, in [0, 1].
   """
-  # Two-sided quantile of the standard normal distribution.
-  z = NormalDist().inv_cdf(0.5 + confidence / 2)
-  share = successes / trials
-  centre = share + z * z / (2 * trials)
-  half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-  scale = 1 + z * z / trials
-  return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+  # Imported here because it would delay the start of every run.
+  from scipy.stats import binomtest
+
+  interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+  return float(interval.low), float(interval.high)
 
 
 def student_interval(

@@ -103,7 +103,7 @@ def test_page_shows_headline_and_every_figure(workdir: Path) -> None:
   result = write_run(workdir)
   page = Page(write_report(workdir))
   right = np.trace(result["confusion_matrix"])
-  low, high = wilson_interval(float(right), 3589)
+  low, high = wilson_interval(int(right), 3589)
   assert f"{100 * right / 3589:.2f} %" in page.text
   assert f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f} %" in page.text
   assert "selected: step 1,900" in page.text

@@ -8,10 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fer_jax.losses import hsic
-from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from tests.objectives.conftest import CLASSES
 from tests.objectives.conftest import SETTINGS as NETWORK
@@ -63,7 +63,7 @@ def plain_loss(settings, network, params, stats, batch, key, barrier=jax.lax.sto
   def apply(name, *inputs):
     output, _ = network.call(name, params[name], stats[name], tuple(barrier(x) for x in inputs), key)
     if name == network.classifier:
-      losses[name] = cross_entropy(output, batch.target).mean()
+      losses[name] = optax.softmax_cross_entropy(output, batch.target).mean()
     else:
       z = settings.rows(output)
       gram = settings.gram(z @ z.T, z.shape[-1])

@@ -41,7 +41,7 @@ def shipped(config: str, rounds: int) -> Benchmark:
   for views in VIEWS:
     validation = _probability(network, data, "validation", views).argmax(axis=1)
     right = probability[views].argmax(axis=1) == label
-    low, high = wilson_interval(float(right.sum()), len(right))
+    low, high = wilson_interval(int(right.sum()), len(right))
     rows.append(
       {
         "name": views,

@@ -11,7 +11,6 @@ import pytest
 
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import pytorch
-from fer_jax.losses.cross_entropy import cross_entropy
 from fer_jax.models import resnet
 from fer_jax.models.ca_resnet import CaResNet
 from fer_jax.runtime import provenance
@@ -175,7 +174,7 @@ class TestCaResNet:
 
     def loss_of(params):
       logits = network.apply(params, stats, image, key=jax.random.key(0))[0].logits
-      return cross_entropy(logits, jax.nn.one_hot(label, 7)).mean()
+      return optax.softmax_cross_entropy(logits, jax.nn.one_hot(label, 7)).mean()
 
     loss, gradients = jax.jit(jax.value_and_grad(loss_of))(params)
     stepped = jax.jit(loss_of)(optax.apply_updates(params, jax.tree.map(lambda g: -0.1 * g, gradients)))
