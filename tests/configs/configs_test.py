@@ -1,4 +1,4 @@
-"""Every config builds, and takes steps in each of its phases."""
+"""All configs: every variant builds and runs steps in each of its phases."""
 
 import functools
 import importlib
@@ -27,12 +27,12 @@ VARIANTS = [
   *(("resnet", v) for v in ("", "first4", "demo", "kind=plain,small,subjects,single")),
   *(("fer2013", v) for v in ("", "league,bilinear_gc", "demo")),
 ]
-# Those that are compiled whenever tests are run: the quickest.
+# Variants that are compiled in the fast tests, because they compile quickly.
 SHORT = {("hsic", "small,backprop"), ("obsr", "demo"), ("resnet", "demo")}
-# The step is what is tested, not the arithmetic: a narrower network, fewer convolutions.
+# Narrower networks with fewer convolutions: the tests concern the steps, not the numbers.
 NARROW = {
   "hsic": {"convs": 2, "growth": 4, "stem": 4, "transition": 4, "pyramid": 4},
-  "obsr": {"depth": 18, "width": 2},  # and of two blocks, below
+  "obsr": {"depth": 18, "width": 2},  # with one block per stage, see `short_residual_networks`
   "resnet": {"depth": 8, "width": 2},
   "ca_resnet": {"width": 2},
   "separable_se": {"width": 2},
@@ -45,12 +45,12 @@ def short_residual_networks(monkeypatch):
   monkeypatch.setitem(networks.STAGES, 18, (1, 1))
 
 
-def same(one, two):
+def all_equal(one, two):
   return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one, two)))
 
 
 class Built(NamedTuple):
-  """A config's network and phases, and what a step of them is called with after the state."""
+  """Network, phases and initialization of a config, and the arguments of a step after the state."""
 
   network: Any
   phases: Any
@@ -61,7 +61,7 @@ class Built(NamedTuple):
 def build(name, variant):
   config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.model.update(NARROW[name])
-  config.pretrained.required = False  # what the layers begin with is of no account here
+  config.pretrained.required = False  # the initial parameters do not matter here
   settings = parse(config)
   devices = Devices(jax.devices()[:1])
   initialization = initialize(settings, (48, 48, 1), 7)
@@ -73,8 +73,8 @@ def build(name, variant):
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_a_config_has_a_step_for_each_phase(name, variant):
-  """Traced, and not compiled: that takes some twenty seconds for each of the networks."""
+def test_config_has_a_step_for_each_phase(name, variant):
+  """Only traces the steps, because compiling them takes about 20 s per network."""
   network, phases, initialization, arguments = build(name, variant)
   for phase in phases:
     state = jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes)
@@ -86,8 +86,8 @@ def test_a_config_has_a_step_for_each_phase(name, variant):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_a_step_can_be_traced_for_a_gpu(name, variant):
-  """A trace that is kept may call no kernel whose stability `jax.export` does not guarantee."""
+def test_step_can_be_traced_for_a_gpu(name, variant):
+  """Fails if a cached trace calls a kernel whose stability `jax.export` does not guarantee."""
   _, phases, initialization, arguments = build(name, variant)
   for phase in phases:
     state = jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes)
@@ -98,40 +98,40 @@ def test_a_step_can_be_traced_for_a_gpu(name, variant):
 @pytest.mark.parametrize(
   ("name", "variant"), [each if each in SHORT else pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS]
 )
-def test_a_config_takes_steps_in_each_phase(name, variant):
+def test_config_runs_steps_in_each_phase(name, variant):
   network, phases, initialization, arguments = build(name, variant)
   params, stats = initialization.variables([0])[0]
   for phase in phases:
     state = phase.initial_state(0, params, stats)
     step = Devices(jax.devices()[:1]).compile_train(phase.train_step, f"training {phase.identity}")
     new_state, _ = step(state, *arguments)
-    # Two, for a classifier that begins at zero sends nothing back in the first.
+    # Two steps: a classifier that is initialised to zero passes no gradient back in the first.
     new_state, metrics = step(new_state, *arguments)
     assert np.isfinite(metrics["loss"])
     for layer in network.layers:
-      # What is frozen stays to the bit, its running statistics too.
-      assert same(new_state.params[layer], params[layer]) == (layer not in phase.trainable), layer
-      moves = layer in phase.trainable and bool(stats[layer])
-      assert same(new_state.stats[layer], stats[layer]) == (not moves), layer
+      # Frozen layers and their running statistics are unchanged, bit for bit.
+      assert all_equal(new_state.params[layer], params[layer]) == (layer not in phase.trainable), layer
+      changes = layer in phase.trainable and bool(stats[layer])
+      assert all_equal(new_state.stats[layer], stats[layer]) == (not changes), layer
 
 
-def test_the_rows_of_the_ablation_differ_in_one_thing_each():
+def test_rows_of_the_ablation_differ_in_one_setting():
   rows = [obsr.get_config(variant).to_dict() for variant in ("resnet34", "pretrained", "bilinear", "")]
   for row in rows:
     del row["paper"]
-  bare, pretrained, bilinear, whole = rows
-  assert bare["schedule"] == ("whole",)
+  plain, pretrained, bilinear, full = rows
+  assert plain["schedule"] == ("whole",)
   assert pretrained["schedule"] == bilinear["schedule"] == ("head", "whole")
   assert {**pretrained, "model": None} == {**bilinear, "model": None}
   for phase in bilinear["phases"].values():
     assert phase["optimizer"].pop("centralize") == ""
-  for phase in whole["phases"].values():
+  for phase in full["phases"].values():
     assert phase["optimizer"].pop("centralize") == "direction"
-  assert bilinear == whole
+  assert bilinear == full
 
 
 @pytest.mark.parametrize(("file", "variant"), [(separable_se, "jaffe,transfer"), (resnet, "transfer,subjects")])
-def test_transfer_fine_tunes_the_network_of_the_package_on_people_that_it_is_not_tested_on(file, variant):
+def test_transfer_fine_tunes_the_shipped_network_with_folds_over_subjects(file, variant):
   settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config(fer2013.SHIPPED))
   assert settings.model == shipped.model
   assert (settings.pretrained.path, settings.data.image_size) == ("default", 48)
@@ -139,12 +139,12 @@ def test_transfer_fine_tunes_the_network_of_the_package_on_people_that_it_is_not
   assert [settings.phases[name].train for name in settings.schedule] == [("classifier",), ("*",)]
 
 
-def test_a_network_of_its_own_has_no_other_depth():
+def test_transfer_rejects_a_depth():
   with pytest.raises(ValueError, match="expected no depth and no kind"):
     resnet.get_config("transfer,depth=20")
 
 
-def test_gradient_centralization_is_in_adamw_for_fer2013_and_in_adam_for_ck_plus():
+def test_obsr_centralizes_adamw_for_fer2013_and_adam_for_ck_plus():
   for variant, name in (("", "adamw"), ("ck_plus", "adam")):
     optimizers = [phase["optimizer"] for phase in obsr.get_config(variant).phases.values()]
     assert {(o["name"], o["centralize"]) for o in optimizers} == {(name, "direction")}

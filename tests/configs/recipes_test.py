@@ -1,4 +1,4 @@
-"""What a run's recipe does to it: moving averages, plateaus, mixed images, averaged views; resumed, too."""
+"""Runs with a full recipe: moving averages, plateau schedule, mixed images, test-time augmentation, resuming."""
 
 import json
 
@@ -36,18 +36,19 @@ RECIPE = {
   PHASE + "optimizer.warmup": 0.0,
   PHASE + "optimizer.decay_factor": 0.5,
   PHASE + "optimizer.decay_patience": 1,
-  PHASE + "optimizer.learning_rate": 1e-9,  # nothing is learned: the loss only moves as the average does
+  PHASE + "optimizer.learning_rate": 1e-9,  # practically no training: only the moving average changes the loss
 }
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def complete(tmp_path_factory):
+  """Returns the folder and the result of an uninterrupted run."""
   folder = tmp_path_factory.mktemp("recipe")
   return folder, run(folder, config(**RECIPE))
 
 
-def test_centres_are_kept_with_the_statistics_and_are_nothing_to_begin_another_network_with(whole):
-  folder, _ = whole
+def test_centres_are_saved_but_not_read_as_pretrained_weights(complete):
+  folder, _ = complete
   params, stats = final_state(folder)
   centers = stats["center_loss"]["centers"]
   assert centers.shape[0] == 3
@@ -56,8 +57,8 @@ def test_centres_are_kept_with_the_statistics_and_are_nothing_to_begin_another_n
   assert set(stats) == set(params)
 
 
-def test_every_protocol_s_accuracy_follows_from_its_probabilities(whole):
-  folder, result = whole
+def test_accuracy_of_each_protocol_follows_from_its_probabilities(complete):
+  folder, result = complete
   assert list(result["views"]) == ["single", "flip", "ten_crop"]
   with np.load(folder / "predictions.npz") as saved:
     for protocol, figures in result["views"].items():
@@ -75,14 +76,14 @@ def test_every_protocol_s_accuracy_follows_from_its_probabilities(whole):
   assert result["validation"]["accuracy"] == result["views"]["single"]["validation"]
 
 
-def test_the_samples_are_pictures(whole):
-  with np.load(whole[0] / "predictions.npz") as saved:
+def test_samples_are_images(complete):
+  with np.load(complete[0] / "predictions.npz") as saved:
     assert saved["sample_image"].dtype == np.uint8
     assert saved["sample_image"].std() > 10
 
 
-def test_a_plateau_lowers_the_learning_rate_that_is_logged(whole):
-  folder, _ = whole
+def test_plateau_lowers_the_logged_learning_rate(complete):
+  folder, _ = complete
   losses = [row["loss"] for row in rows(folder, "eval") if row["phase"] == "deepening" and row["split"] == "validation"]
   rates = [row["learning_rate"] for row in rows(folder, "train") if row["phase"] == "deepening"]
   lowered = sum(loss >= min(losses[:i]) for i, loss in enumerate(losses[:-1]) if i)
@@ -91,44 +92,44 @@ def test_a_plateau_lowers_the_learning_rate_that_is_logged(whole):
 
 
 @pytest.mark.slow
-def test_a_stopped_and_resumed_run_ends_bit_for_bit_the_same(whole, tmp_path, monkeypatch):
+def test_stopped_and_resumed_run_gives_bit_identical_results(complete, tmp_path, monkeypatch):
   stop_after(monkeypatch, 17)
   with pytest.raises(Interrupted):
     run(tmp_path / "run", config(**RECIPE))
   run(tmp_path / "run", config(**RECIPE))
-  assert_same(final_state(tmp_path / "run"), final_state(whole[0]))
-  results = [json.loads((folder / "result.json").read_text()) for folder in (whole[0], tmp_path / "run")]
+  assert_same(final_state(tmp_path / "run"), final_state(complete[0]))
+  results = [json.loads((folder / "result.json").read_text()) for folder in (complete[0], tmp_path / "run")]
   assert results[0]["views"] == results[1]["views"]
 
 
-def test_what_a_phase_has_averaged_is_what_the_next_begins_with(tmp_path, monkeypatch):
+def test_next_phase_starts_from_the_averaged_parameters(tmp_path, monkeypatch):
   states = []
-  take_over = loop.TrainingLoop._next_phase
+  next_phase = loop.TrainingLoop._next_phase
 
-  def watched(self):
+  def recorded(self):
     states.append(self._states()[0])
-    take_over(self)
+    next_phase(self)
     states.append(self._states()[0])
 
-  monkeypatch.setattr(loop.TrainingLoop, "_next_phase", watched)
+  monkeypatch.setattr(loop.TrainingLoop, "_next_phase", recorded)
   run(tmp_path / "run", config(**{"phases.bottleneck.average": 0.9}))
   before, after = states[:2]
   averaged = set(before.average[0])
   assert averaged and averaged <= set(before.params)
   assert_same((after.params, after.stats), before.variables)
-  moved = jax.tree.map(lambda was, now: float(np.abs(was - now).max()), before.params, after.params)
-  assert max(jax.tree.leaves(moved)) > 1e-4
+  change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+  assert max(jax.tree.leaves(change)) > 1e-4
   assert after.average == ()
 
 
-def test_an_ensemble_of_the_run_alone_is_the_run(whole, tmp_path):
-  folder, result = whole
+def test_ensemble_of_one_run_equals_the_run(complete, tmp_path):
+  folder, result = complete
   record = write_ensemble([folder], tmp_path / "out.json", "ten_crop")
   assert record["accuracy"] == result["views"]["ten_crop"]["test"]
   assert record["views"] == {protocol: pytest.approx(figures) for protocol, figures in result["views"].items()}
 
 
-def test_no_two_parts_of_a_state_share_a_buffer():
+def test_arrays_of_a_state_do_not_share_buffers():
   settings = parse(config(**RECIPE))
   network = settings.model.build(3, jnp.float32, None)
   params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
@@ -137,14 +138,14 @@ def test_no_two_parts_of_a_state_share_a_buffer():
   assert len(set(buffers)) == len(buffers)
 
 
-def test_several_trainings_have_the_means_of_their_figures(tmp_path):
+def test_result_of_several_replicas_has_the_means_of_their_metrics(tmp_path):
   changes = {"duration": "4 steps", "evaluate_every": "2 steps", "views": "flip", PHASE + "average": 0.5}
   result = run(tmp_path / "run", config(replicas=2, replica_strategy="loop", **changes), devices=2)
   for protocol in ("single", "flip"):
-    of_each = [each["views"][protocol] for each in result["runs"]]
+    by_run = [each["views"][protocol] for each in result["runs"]]
     for key in ("validation", "test", "deduplicated", "loss"):
-      assert result["views"][protocol][key] == pytest.approx(np.mean([figures[key] for figures in of_each]))
-    assert result["views"][protocol]["std"] == pytest.approx(np.std([f["test"] for f in of_each], ddof=1))
+      assert result["views"][protocol][key] == pytest.approx(np.mean([figures[key] for figures in by_run]))
+    assert result["views"][protocol]["std"] == pytest.approx(np.std([f["test"] for f in by_run], ddof=1))
   assert result["runs"][0]["loss"] != result["runs"][1]["loss"]
 
 
@@ -163,7 +164,7 @@ def test_several_trainings_have_the_means_of_their_figures(tmp_path):
     ({"mixing.mixup": -1.0}, "config.mixing: mixing.mixup=-1.0: expected the parameter of a Beta"),
   ],
 )
-def test_wrong_values_are_named(tmp_path, changes, message):
+def test_rejects_invalid_values(tmp_path, changes, message):
   with pytest.raises(UserError) as raised:
     run(tmp_path / "run", config(**changes))
   assert str(raised.value).startswith(message)

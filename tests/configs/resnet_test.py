@@ -1,4 +1,4 @@
-"""The variants of configs/resnet.py, and what they say of the paper."""
+"""Variants of configs/resnet.py, and the paper's figures in them."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from fer_jax.config.parsing import parse
 from fer_jax.models.resnet import CifarResNet
 from fer_jax.runtime.errors import UserError
 
-EVERY = [
+ALL_VARIANTS = [
   "",
-  *(name for name in resnet.VARIANTS if name != "transfer"),  # another network: tests/configs/configs_test.py
+  *(name for name in resnet.VARIANTS if name != "transfer"),  # has another network, see tests/configs/configs_test.py
   *(f"kind={kind},depth={depth}" for kind, by_depth in resnet.FIG9.items() for depth in by_depth),
   "folds=5",
   "demo,images",
@@ -17,15 +17,15 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("variant", EVERY)
-def test_every_variant_parses(variant):
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
+def test_all_variants_parse(variant):
   settings = parse(resnet.get_config(variant))
   assert isinstance(settings.model, CifarResNet)
   assert (settings.batch_size, settings.augmentation.flip, settings.augmentation.shift) == (24, 0.5, 0)
   assert settings.phases["whole"].optimizer.name == "adam"
 
 
-def test_the_default_is_the_paper_s():
+def test_default_is_that_of_the_paper():
   settings = parse(resnet.get_config())
   assert settings.model == CifarResNet(74, "residual", 16, 0)
   assert (settings.data.name, settings.data.image_size) == ("kdef_ck_plus", 128)
@@ -33,12 +33,12 @@ def test_the_default_is_the_paper_s():
 
 
 @pytest.mark.parametrize("unit", resnet.UNITS)
-def test_a_word_says_what_folds_keep_whole(unit):
+def test_word_sets_the_unit_of_the_folds(unit):
   assert resnet.get_config(unit).folds.by == unit
   assert resnet.get_config(f"demo,{unit}").folds.by == unit
 
 
-def test_words_and_values_stand_in_any_order_and_a_value_counts_over_a_word():
+def test_order_does_not_matter_and_values_override_words():
   one = resnet.get_config("small,depth=38,kind=plain,folds=4,single,subjects,first4")
   assert one == resnet.get_config("subjects,folds=4,first4,kind=plain,single,depth=38,small")
   settings = parse(one)
@@ -47,7 +47,7 @@ def test_words_and_values_stand_in_any_order_and_a_value_counts_over_a_word():
 
 
 @pytest.mark.parametrize("word", ["large", "depth", "kind", "width=4", "=", "Small"])
-def test_what_is_no_variant_is_named_with_all_that_are(word):
+def test_unknown_variants_give_an_error_that_lists_the_known_ones(word):
   with pytest.raises(ValueError, match=f"configs/resnet.py has no variant '{word}'") as error:
     resnet.get_config(f"small,{word}")
   assert all(known in str(error.value) for known in (*resnet.VARIANTS, "depth=...", "kind=...", "folds=..."))
@@ -65,18 +65,18 @@ def test_what_is_no_variant_is_named_with_all_that_are(word):
     ("folds=1", UserError, r"folds\.count=1: expected 2 or more"),
   ],
 )
-def test_a_value_that_is_none_is_named(variant, kind, message):
+def test_rejects_invalid_values(variant, kind, message):
   with pytest.raises(kind, match=message):
     resnet.get_config(variant)
 
 
-def test_the_mean_of_table_4_over_the_images_of_table_3_is_the_figure_of_fig_9():
+def test_mean_of_table_4_weighted_by_table_3_is_the_accuracy_of_figure_9():
   images = {"neutral": 700, "angry": 740, "disgust": 750, "fear": 720, "happy": 760, "sad": 720, "surprise": 780}
   mean = sum(resnet.TABLE4[name] * count for name, count in images.items()) / sum(images.values())
   assert mean == pytest.approx(resnet.FIG9["residual"][74], abs=0.01)
 
 
-def test_the_paper_s_figure_is_that_of_the_kind_and_depth():
+def test_reported_accuracy_is_that_of_the_kind_and_depth():
   for kind, by_depth in resnet.FIG9.items():
     for depth, percent in by_depth.items():
       paper = parse(resnet.get_config(f"kind={kind},depth={depth}")).paper
@@ -88,8 +88,8 @@ def test_the_paper_s_figure_is_that_of_the_kind_and_depth():
     assert not parse(resnet.get_config(variant)).paper.title
 
 
-def test_a_note_says_whether_the_same_people_stand_in_training_and_test():
-  for variant, here in (("", True), ("groups", False), ("subjects", False)):
+def test_note_tells_whether_subjects_are_in_both_training_and_test():
+  for variant, overlap in (("", True), ("groups", False), ("subjects", False)):
     note = parse(resnet.get_config(f"{variant},depth=20")).paper.note
     assert note.startswith("The paper's folds are drawn over images")
-    assert ("The same applies here" in note) == here
+    assert ("The same applies here" in note) == overlap

@@ -1,4 +1,4 @@
-"""configs/separable_se.py: each dataset, protocol and network is what its name says, and what the paper prints."""
+"""Variants of configs/separable_se.py: datasets, protocols and networks, and the figures of the paper."""
 
 import re
 
@@ -12,7 +12,7 @@ from fer_jax.data.arrays import Arrays
 from fer_jax.data.expansion import factors
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-# Table 2 of the paper, in the order of CLASSES, and what it says these rows become.
+# Table 2 of the paper: images per class in the order of CLASSES, number after expansion, and number of test images.
 TABLE2 = {
   "ck_plus": ((95, 79, 72, 108, 110, 108, 228), 12_000, 1_200),
   "jaffe": ((30, 29, 32, 31, 32, 30, 29), 10_650, 1_065),
@@ -21,19 +21,19 @@ TABLE2 = {
 
 
 @pytest.mark.parametrize("dataset", TABLE2)
-def test_a_dataset_of_the_papers_size_is_expanded_and_divided_as_printed(dataset):
-  counts, printed, tested = TABLE2[dataset]
+def test_expansion_and_folds_give_the_numbers_of_the_paper(dataset):
+  counts, expanded, tested = TABLE2[dataset]
   label = np.repeat(np.arange(7), counts).astype(np.int32)
-  nothing = np.zeros(len(label), np.int32)
-  arrays = Arrays(np.zeros((len(label), 1, 1, 1), np.uint8), label, nothing.astype(str), nothing, nothing, CLASSES)
+  zeros = np.zeros(len(label), np.int32)
+  arrays = Arrays(np.zeros((len(label), 1, 1, 1), np.uint8), label, zeros.astype(str), zeros, zeros, CLASSES)
   settings = parse(get_config(dataset))
-  assert factors(arrays, settings.expansion).sum() == printed
+  assert factors(arrays, settings.expansion).sum() == expanded
   assert (settings.expansion.protocol, settings.folds.by, settings.replicas) == ("paper", "images", 1)
-  # Oulu-CASIA's 1,450 are no whole part of its rows.
-  assert printed / settings.folds.count == pytest.approx(tested, rel=0 if dataset != "oulu_casia" else 0.03)
+  # 1,450 does not divide the number of images of Oulu-CASIA.
+  assert expanded / settings.folds.count == pytest.approx(tested, rel=0 if dataset != "oulu_casia" else 0.03)
 
 
-def test_the_recipe_is_the_printed_one():
+def test_default_recipe_is_that_of_the_paper():
   config = get_config()
   optimizer = config.phases.whole.optimizer
   assert (config.batch_size, config.duration, config.data.image_size) == (32, "30 epochs", 48)
@@ -49,11 +49,11 @@ def test_the_recipe_is_the_printed_one():
     ("honest", "subjects", 0),
     ("jaffe,one_subject_out", "one_subject_out", 0),
     ("oulu_casia,honest,single", "subjects", 1),
-    ("demo", "", 1),  # faces have splits of their own
+    ("demo", "", 1),  # the built-in faces have their own splits
     ("drawn,one_subject_out,demo", "one_subject_out", 0),
   ],
 )
-def test_honestly_nobody_is_on_both_sides(variant, by, replicas):
+def test_honest_protocol_keeps_subjects_in_one_split(variant, by, replicas):
   config = get_config(variant)
   assert (config.expansion.protocol, config.folds.by, config.replicas) == ("honest", by, replicas)
   if config.paper.title:
@@ -70,7 +70,7 @@ def test_honestly_nobody_is_on_both_sides(variant, by, replicas):
     ("mini_xception,small", "mini_xception"),
   ],
 )
-def test_a_network_by_its_name(variant, name):
+def test_word_selects_the_network(variant, name):
   config = get_config(variant)
   assert config.model.name == name
   if name in ("separable_se", "two_channel"):
@@ -81,12 +81,12 @@ def test_a_network_by_its_name(variant, name):
   )
 
 
-def test_every_order_of_words_gives_the_same():
+def test_order_of_words_does_not_matter():
   assert get_config("jaffe,honest,small") == get_config("small,honest,jaffe")
 
 
 @pytest.mark.parametrize(
-  ("variant", "words"),
+  ("variant", "message"),
   [
     ("jaffe,ck_plus", f"ck_plus and jaffe exclude one another; expected one of {', '.join(DATASETS)}"),
     ("paper,honest", "paper and honest exclude one another"),
@@ -94,6 +94,6 @@ def test_every_order_of_words_gives_the_same():
     ("affectnet", "has no variant 'affectnet'"),
   ],
 )
-def test_words_that_make_no_config_are_refused(variant, words):
-  with pytest.raises(ValueError, match=re.escape(words)):
+def test_rejects_contradictory_and_unknown_words(variant, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
     get_config(variant)

@@ -1,4 +1,4 @@
-"""The sweeps of configs/sweeps and the networks that they compare: every member's config parses and builds."""
+"""Sweeps of configs/sweeps and the baselines: the config of every member parses and builds; figures of the papers."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from fer_jax.training.phases import plan_phases
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py") if path.stem != "__init__")
 WORKDIR = Path("w")
-# The real datasets and the drawn one, by what sweeps are called.
+# Real and drawn datasets, by prefix of the sweep's name.
 DATA = {
   "resnet": ({"kdef_ck_plus"}, {"drawn_kdef_ck_plus"}),
   "separable_se": ({"ck_plus/neutral", "jaffe", "oulu_casia/paper"}, {"drawn_jaffe"}),
@@ -29,7 +29,7 @@ DATA = {
 
 
 @pytest.fixture(autouse=True)
-def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def run_in_root(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.chdir(ROOT)
 
 
@@ -58,16 +58,17 @@ def test_every_member_parses_and_builds(name: str, variant: str) -> None:
     phases = plan_phases(settings, network, devices, rows=28709)
     if name.startswith("hsic"):
       assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
-    real, drawn = next(of for prefix, of in DATA.items() if name.startswith(prefix))
+    real, drawn = next(datasets for prefix, datasets in DATA.items() if name.startswith(prefix))
     assert settings.data.name in (drawn if variant == "demo" else real)
 
 
 def test_sweeps_share_the_default_network() -> None:
-  of = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
-  # The default in each but the objectives' own seeds: three blocks, relu and 0.005 are what configs/hsic.py has.
-  assert len(set.intersection(*of.values())) == 3
-  assert of["hsic_table1"] < of["hsic_baselines"]
-  assert len(of["hsic_objective"] & of["hsic_baselines"]) == 6  # and the twin
+  workdirs = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
+  # All sweeps contain the default of configs/hsic.py (three blocks, relu, 0.005) with the same three seeds.
+  assert len(set.intersection(*workdirs.values())) == 3
+  assert workdirs["hsic_table1"] < workdirs["hsic_baselines"]
+  # These two also share the runs with back-propagation.
+  assert len(workdirs["hsic_objective"] & workdirs["hsic_baselines"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_sweeps_share_the_default_network() -> None:
     ("hsic_learning_rate", "phases.bottleneck.optimizer.learning_rate", [0.0005, 0.001, 0.005]),
   ],
 )
-def test_members_differ_in_what_is_swept(name: str, key: str, values: list[object]) -> None:
+def test_members_differ_in_the_swept_key(name: str, key: str, values: list[object]) -> None:
   sweep = planned(name).sweep
   assert [member.value for member in sweep.members] == values
   found = []
@@ -93,7 +94,7 @@ def test_members_differ_in_what_is_swept(name: str, key: str, values: list[objec
 
 
 class TestAblation:
-  def test_its_rows_begin_with_the_votes_of_their_own_seed(self) -> None:
+  def test_rows_start_from_the_votes_run_with_the_same_seed(self) -> None:
     plan = planned("obsr_ablation")
     votes = {run.seed: run.workdir for run in plan.runs if run.member == obsr_ablation.VOTES}
     assert len(votes) == 3
@@ -101,20 +102,20 @@ class TestAblation:
       for run in (run for run in plan.runs if run.member == row):
         assert f"--config.pretrained.path={votes[run.seed]}" in run.arguments
 
-  def test_with_a_file_of_weights_nothing_is_trained_before(self) -> None:
+  def test_weights_file_replaces_pretraining(self) -> None:
     plan = planned("obsr_ablation", "small,imagenet=some/weights.pth")
     assert [member.name for member in plan.sweep.members] == ["ResNet", *obsr_ablation.ROWS]
-    given = ["--config.pretrained.path=some/weights.pth" in run.arguments for run in plan.runs]
-    assert given == [run.member != "ResNet" for run in plan.runs]
+    pretrained = ["--config.pretrained.path=some/weights.pth" in run.arguments for run in plan.runs]
+    assert pretrained == [run.member != "ResNet" for run in plan.runs]
 
-  def test_the_paper_s_figures_stand_beside_the_rows(self) -> None:
+  def test_rows_have_the_figures_of_the_paper(self) -> None:
     reported = {member.name: dict(member.reported) for member in planned("obsr_ablation").sweep.members}
     assert [reported[name]["test accuracy"] for name in ("ResNet", *obsr_ablation.ROWS)] == pytest.approx(
       [0.7055, 0.7429, 0.7561, 0.7765]
     )
     assert reported[obsr_ablation.VOTES] == {}
 
-  def test_half_as_long_is_half_as_long(self) -> None:
+  def test_resnet_row_takes_half_the_steps_of_the_long_one(self) -> None:
     for size in ("", "small", "demo"):
       members = {member.name: member for member in planned("obsr_ablation", size).sweep.members}
       steps = [
@@ -125,7 +126,7 @@ class TestAblation:
 
 
 class TestDepth:
-  def test_each_kind_and_depth_is_trained_on_both_divisions(self) -> None:
+  def test_each_kind_and_depth_is_trained_with_both_kinds_of_folds(self) -> None:
     found = {}
     for run in planned("resnet_depth").runs:
       settings = settings_of(run.arguments)
@@ -135,7 +136,7 @@ class TestDepth:
     assert found["plain 38, image folds"] == ("plain", 38, "images")
     assert found["residual 74, subject folds"] == ("residual", 74, "subjects")
 
-  def test_figure_9_is_of_the_image_folds_and_table_4_of_74_layers(self) -> None:
+  def test_figure_9_applies_to_image_folds_and_table_4_to_74_layers(self) -> None:
     members = {member.name: member for member in planned("resnet_depth").sweep.members}
     assert members["residual 74, image folds"].reported == {"test accuracy": 0.9079}
     assert members["plain 74, image folds"].reported == {"test accuracy": 0.8623}
@@ -145,12 +146,12 @@ class TestDepth:
       assert bool(member.by_class) == (name == "residual 74, image folds")
 
   @pytest.mark.parametrize(("size", "depths"), [("small", [8, 14, 20]), ("demo", [8, 14])])
-  def test_the_paper_has_no_figures_of_small_networks(self, size: str, depths: list[int]) -> None:
+  def test_small_networks_have_no_figures_of_the_paper(self, size: str, depths: list[int]) -> None:
     members = planned("resnet_depth", size).sweep.members
     assert sorted({member.value for member in members}) == depths
     assert all(not member.reported and not member.by_class for member in members)
 
-  def test_a_figure_shows_one_division(self) -> None:
+  def test_each_figure_shows_one_kind_of_folds(self) -> None:
     lines = [figure for figure in planned("resnet_depth").sweep.figures if figure.kind == "lines"]
     assert [{name.partition(", ")[2] for name in figure.members} for figure in lines] == [
       {"image folds"},
@@ -158,29 +159,29 @@ class TestDepth:
     ]
 
 
-def test_the_table_s_figures_are_the_paper_s() -> None:
+def test_table_1_has_the_figures_of_the_paper() -> None:
   reported = {member.name: member.reported for member in planned("hsic_table1").sweep.members}
   assert reported["ResNet-50"] == {"seconds a step": 0.180212, "parameters": 24e6, "test accuracy": 0.95}
   assert reported["dense network, HSIC bottleneck"]["test accuracy"] == 0.97
 
 
-def test_the_table_s_members_name_rows_of_the_benchmark() -> None:
+def test_members_of_table_1_name_rows_of_the_benchmark() -> None:
   timings = {member.timing for member in planned("hsic_table1").sweep.members}
   assert timings == {table1.OURS, *(f"{name}, backprop" for name in table1.PRINTED)}
 
 
 class TestBaselines:
-  def test_a_baseline_is_the_twin_with_another_network(self) -> None:
+  def test_baseline_differs_from_backprop_only_in_the_network(self) -> None:
     for variant in ("", "small", "demo"):
       words = ",".join(part for part in ("vgg19", variant) if part)
-      one = load_config(f"configs/baselines.py:{words}").to_dict()
-      twin = load_config(f"configs/hsic.py:{variant},backprop").to_dict()
-      assert one.pop("model")["name"] == "vgg"
-      assert twin.pop("model")["name"] == "hsic_dense"
-      assert one == twin
+      baseline = load_config(f"configs/baselines.py:{words}").to_dict()
+      backprop = load_config(f"configs/hsic.py:{variant},backprop").to_dict()
+      assert baseline.pop("model")["name"] == "vgg"
+      assert backprop.pop("model")["name"] == "hsic_dense"
+      assert baseline == backprop
 
   @pytest.mark.parametrize("name", baselines.BASELINES)
-  def test_the_narrower_network_takes_a_face_and_is_smaller(self, name: str) -> None:
+  def test_small_variant_accepts_a_face_and_is_not_larger(self, name: str) -> None:
     sizes = []
     for variant in (name, f"{name},small"):
       network = settings_of((f"--config=configs/baselines.py:{variant}",)).model.build(7, jnp.float32, None)
@@ -189,17 +190,17 @@ class TestBaselines:
       sizes.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
     assert sizes[1] <= sizes[0]
 
-  def test_all_are_in_a_sweep(self) -> None:
+  def test_all_baselines_are_in_a_sweep(self) -> None:
     compared = {*hsic_baselines.NAMES, *ca_resnet.NETWORKS, *separable_se_table5.NETWORKS}
     assert set(baselines.BASELINES) <= compared
 
   @pytest.mark.parametrize("variant", ["", "small", "alexnet,vgg19", "lenet", "alexnet,small,demo"])
-  def test_a_variant_names_one_network(self, variant: str) -> None:
+  def test_rejects_variants_without_exactly_one_network(self, variant: str) -> None:
     with pytest.raises(UserError, match="expected one of alexnet, bn_inception, .*, alone or with ,small or ,demo"):
       load_config(f"configs/baselines.py:{variant}")
 
 
-def test_table_5_of_the_separable_network_is_the_same_for_the_sweep_and_the_benchmark() -> None:
+def test_sweep_and_benchmark_agree_on_table_5() -> None:
   sweep = {member.timing: member.reported for member in planned("separable_se_table5").sweep.members}
   for name, printed in inference.PRINTED.items():
     assert sweep[name] == {

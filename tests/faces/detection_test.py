@@ -1,4 +1,4 @@
-"""Finding faces: drawn ones, a photograph, and none."""
+"""Face detection in drawn faces, in a photograph and in images without faces."""
 
 import concurrent.futures
 import itertools
@@ -15,27 +15,27 @@ from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
 from fer_jax.runtime.errors import UserError
 
 SIDE = 160
-# x, y, width, height, score.
+# x, y, width, height and score of the expected boxes.
 HOPPER = [152.5, 105.0, 223.75, 223.75, 57.059]
 PROFILE = [94.0, 60.0, 121.0, 121.0, 56.271]
 
 
 def drawn(subject: int, expression: str, yaw: float) -> np.ndarray:
-  """A face of SIDE pixels in the middle of a wider grey picture."""
+  """Returns a face of SIDE pixels in the centre of a larger grey image."""
   face = render_image(0, subject, expression, 0, SIDE, yaw=yaw)
   return cv2.copyMakeBorder(face, 40, 40, 60, 60, cv2.BORDER_REPLICATE)
 
 
 def overlap(box: Box) -> float:
-  """The share of a box that lies on the drawn face's picture."""
+  """Returns the share of a box that lies on the drawn face."""
   across = min(box.x + box.width, 60 + SIDE) - max(box.x, 60)
   down = min(box.y + box.height, 40 + SIDE) - max(box.y, 40)
   return max(across, 0) * max(down, 0) / (box.width * box.height)
 
 
-# Measured on 70 pictures each, ten people in seven expressions: 69, 67 and 64 faces are found.
+# Of 70 images per yaw (ten people, seven expressions), 69, 67 and 64 faces are found.
 @pytest.mark.parametrize("yaw", [0.0, 0.4, -0.7])
-def test_drawn_faces_are_found_from_the_front_and_from_the_side(yaw):
+def test_finds_drawn_faces_in_front_and_side_views(yaw):
   detector = HaarDetector()
   found = [detector(drawn(subject, expression, yaw)) for subject in range(6) for expression in ("happy", "neutral")]
   assert sum(bool(boxes) for boxes in found) >= 10
@@ -44,12 +44,12 @@ def test_drawn_faces_are_found_from_the_front_and_from_the_side(yaw):
 
 @pytest.fixture(scope="module")
 def photograph():
-  """A portrait, uint8 RGB, 600x512: Grace Hopper, the face around (256, 200)."""
+  """Returns a portrait of Grace Hopper, uint8 RGB, 600x512, with the face around (256, 200)."""
   path = pathlib.Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
   return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
-def test_a_photographed_face_is_found_in_colour_and_in_grey(photograph):
+def test_finds_a_photographed_face_in_colour_and_grey(photograph):
   for image in (photograph, cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY)):
     box = HaarDetector()(image)[0]
     assert box.x < 256 < box.x + box.width and box.y < 170 and box.y + box.height > 230
@@ -57,13 +57,13 @@ def test_a_photographed_face_is_found_in_colour_and_in_grey(photograph):
     assert np.isfinite(box.score)
 
 
-def test_boxes_are_in_the_pictures_own_pixels_whatever_size_is_looked_at(photograph):
+def test_boxes_are_in_pixels_of_the_input_at_any_detection_size(photograph):
   whole = HaarDetector(longest_side=600)(photograph)[0]
   small = HaarDetector(longest_side=300)(photograph)[0]
   np.testing.assert_allclose(small[:4], whole[:4], atol=40)
 
 
-def test_a_mirrored_profile_is_found_at_its_mirrored_place():
+def test_finds_mirrored_profiles_at_mirrored_positions():
   detector, found = HaarDetector(), 0
   for subject in range(10):
     image = cv2.copyMakeBorder(drawn(subject, "surprise", 0.7), 0, 0, 0, 150, cv2.BORDER_REPLICATE)
@@ -75,7 +75,7 @@ def test_a_mirrored_profile_is_found_at_its_mirrored_place():
   assert found >= 7
 
 
-def test_the_largest_face_comes_first():
+def test_largest_face_comes_first():
   large, small = render_image(0, 1, "neutral", 0, 200, yaw=0), render_image(0, 2, "neutral", 0, 110, yaw=0)
   image = np.full((200, 420), 128, np.uint8)
   image[:110, 20:130] = small
@@ -88,21 +88,21 @@ def test_the_largest_face_comes_first():
 
 
 @pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (9, 10_000), (2, 1000, 3)])
-def test_in_a_thin_picture_there_is_no_face(shape):
+def test_finds_no_face_in_thin_images(shape):
   assert HaarDetector()(np.zeros(shape, np.uint8)) == []
 
 
 class FakeCascade:
-  """Finds what it is told to, from the front."""
+  """Returns the given frontal detections."""
 
   def __init__(self, rows):
     self._rows = rows
 
-  def detectMultiScale3(self, grey, **arguments):  # noqa: N802 - as OpenCV has it
+  def detectMultiScale3(self, grey, **arguments):  # noqa: N802 - OpenCV's name
     return [row[:4] for row in self._rows], None, [row[4] for row in self._rows]
 
 
-def test_equally_large_faces_come_in_one_order_whatever_opencvs_threads_do(monkeypatch):
+def test_order_of_equally_large_faces_does_not_depend_on_threads(monkeypatch):
   rows = [(200, 0, 50, 50, 3.0), (0, 0, 50, 50, 9.0), (100, 0, 50, 50, 3.0), (300, 0, 60, 60, 1.0)]
   for order in itertools.permutations(rows):
     monkeypatch.setattr(detection, "_cascade", lambda name, order=order: FakeCascade(order))
@@ -110,31 +110,31 @@ def test_equally_large_faces_come_in_one_order_whatever_opencvs_threads_do(monke
     assert [box.x for box in found] == [300, 0, 100, 200]
 
 
-def test_of_faces_that_lie_on_each_other_the_first_is_taken(monkeypatch):
+def test_keeps_the_first_of_overlapping_faces(monkeypatch):
   rows = [(0, 0, 90, 90, 5.0), (20, 50, 30, 30, 9.0), (60, 0, 90, 90, 4.0), (71, 60, 50, 50, 1.0)]
   monkeypatch.setattr(detection, "_cascade", lambda name: FakeCascade(rows))
-  # A mouth is left out; a neighbour, of whom a third is covered, is kept; that one's chin is left out.
+  # Boxes inside a larger face (a mouth, a chin) are dropped; a neighbour that is covered by one third is kept.
   assert [box[:2] for box in HaarDetector()(np.zeros((150, 200), np.uint8))] == [(0, 0), (60, 0)]
 
 
-def test_nothing_is_found_where_there_is_no_face():
+def test_finds_nothing_in_constant_images():
   assert HaarDetector()(np.full((120, 90), 128, np.uint8)) == []
   assert HaarDetector()(np.zeros((120, 90, 3), np.uint8)) == []
   assert HaarDetector()(np.zeros((1, 1), np.uint8)) == []
 
 
-def test_threads_find_what_one_finds():
+def test_threads_give_the_same_boxes_as_a_single_thread():
   images = [drawn(subject, "happy", yaw) for subject in range(6) for yaw in (0.0, 0.7)]
   detector = HaarDetector()
-  alone = [detector(image) for image in images]
-  assert sum(map(bool, alone)) > 8
+  expected = [detector(image) for image in images]
+  assert sum(map(bool, expected)) > 8
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     for _ in range(3):
-      assert list(pool.map(detector, images)) == alone
+      assert list(pool.map(detector, images)) == expected
 
 
-def test_without_arguments_the_faces_are_those_that_training_cuts_out(photograph):
-  """Figures of the detector before it could be made faster: what was trained on its squares still fits."""
+def test_default_detector_gives_the_boxes_used_for_training_data(photograph):
+  """Compares with boxes recorded before the settings existed, because networks were trained on these crops."""
   for image in (photograph, drawn(1, "happy", 0.7)):
     same = HaarDetector(smallest_face=0.2, longest_side=480, scale_factor=1.1, profiles=True)
     assert HaarDetector()(image) == same(image)
@@ -142,7 +142,7 @@ def test_without_arguments_the_faces_are_those_that_training_cuts_out(photograph
   assert [round(value, 3) for value in HaarDetector()(drawn(1, "happy", 0.7))[0]] == PROFILE
 
 
-def test_a_fast_detector_finds_faces_from_the_front_and_looks_for_no_others():
+def test_fast_detector_finds_only_frontal_faces():
   fast = HaarDetector(longest_side=320, scale_factor=1.2, profiles=False)
   assert sum(bool(fast(drawn(subject, "neutral", 0.0))) for subject in range(6)) >= 5
   profiles = [drawn(subject, "surprise", 0.7) for subject in range(6)]
@@ -150,19 +150,19 @@ def test_a_fast_detector_finds_faces_from_the_front_and_looks_for_no_others():
   assert any(boxes and not frontal for boxes, frontal in zip(map(HaarDetector(), profiles), without, strict=True))
 
 
-def test_a_larger_step_looks_in_other_sizes(photograph):
+def test_scale_factor_changes_the_detection_sizes(photograph):
   coarse, fine = HaarDetector(scale_factor=1.3)(photograph)[0], HaarDetector()(photograph)[0]
   assert coarse.width != fine.width
   np.testing.assert_allclose(coarse[:4], fine[:4], atol=40)
 
 
 class FakeYuNet:
-  """Stands in for cv2.FaceDetectorYN: finds two faces in a wide picture, and none in another."""
+  """Fake of cv2.FaceDetectorYN that finds two faces in a wide image and none in a narrow one."""
 
   def __init__(self, *arguments):
     self.arguments = arguments
 
-  def setInputSize(self, size):  # noqa: N802 - OpenCV's name.
+  def setInputSize(self, size):  # noqa: N802 - OpenCV's name
     self.size = size
 
   def detect(self, image):
@@ -171,11 +171,11 @@ class FakeYuNet:
       return 0, None
     landmarks = [0.0] * 10
     faces = [[1, 2, 10, 12, *landmarks, 0.9], [50, 3, 30, 40, *landmarks, 0.7]]
-    assert image[0, 0].tolist() == [3, 2, 1], "OpenCV wants BGR"
+    assert image[0, 0].tolist() == [3, 2, 1], "OpenCV expects BGR"
     return 1, np.array(faces, np.float32)
 
 
-def test_yunets_faces_are_boxes_with_scores(tmp_path, monkeypatch):
+def test_yunet_returns_boxes_with_scores(tmp_path, monkeypatch):
   model = tmp_path / "yunet.onnx"
   model.write_bytes(b"x")
   monkeypatch.setattr(cv2.FaceDetectorYN, "create", FakeYuNet)
@@ -188,7 +188,7 @@ def test_yunets_faces_are_boxes_with_scores(tmp_path, monkeypatch):
   assert detector(np.zeros((60, 80), np.uint8)) == []
 
 
-def test_a_model_that_is_absent_or_none_is_one_line(tmp_path):
+def test_missing_or_invalid_model_gives_a_one_line_error(tmp_path):
   with pytest.raises(UserError, match=r"YuNet model .*absent.onnx does not exist; expected .*opencv_zoo"):
     YuNetDetector(tmp_path / "absent.onnx")
   (tmp_path / "broken.onnx").write_bytes(b"not a model")

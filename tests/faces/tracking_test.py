@@ -1,4 +1,4 @@
-"""Faces that move, come and go, and the smoothing of what is said of them."""
+"""Tracking of faces over frames, and smoothing of their probabilities."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def box(x: float, y: float = 0, side: float = 100) -> Box:
   return Box(x, y, side, side, 1.0)
 
 
-def test_a_face_keeps_its_number_while_it_moves_and_others_come():
+def test_moving_faces_keep_their_numbers_when_others_appear():
   tracker = Tracker()
   assert tracker.update(0.0, [box(0), box(300)]) == [0, 1]
   assert tracker.update(0.1, [box(320), box(20)]) == [1, 0]
@@ -20,8 +20,8 @@ def test_a_face_keeps_its_number_while_it_moves_and_others_come():
   assert tracker.update(0.4, [box(40)]) == [0]
 
 
-def test_boxes_that_overlap_too_little_are_not_the_same_face():
-  # Shifted by s, squares of 100 have (100 - s) / (100 + s) in common: 0.3 at 53.8.
+def test_boxes_with_little_overlap_are_different_faces():
+  # Squares of side 100 shifted by s have an intersection over union of (100 - s) / (100 + s), 0.3 at s = 53.8.
   assert [number_after(shift) for shift in (0, 53, 55, 99, 100, 5000)] == [0, 0, 1, 1, 1, 1]
   tracker = Tracker(least_overlap=0.9)
   assert [tracker.update(0.0, [box(0)]), tracker.update(0.1, [box(10)])] == [[0], [1]]
@@ -33,18 +33,18 @@ def number_after(shift: float) -> int:
   return tracker.update(0.1, [box(shift)])[0]
 
 
-def test_the_pair_that_overlaps_most_comes_first():
+def test_pairs_are_matched_by_decreasing_overlap():
   tracker = Tracker()
   tracker.update(0.0, [box(0), box(40)])
-  # In their own order, the first track would take the first box.
+  # In the order of tracks, the first track would take the first box.
   assert tracker.update(0.1, [box(30), box(5)]) == [1, 0]
   tracker = Tracker()
   tracker.update(0.0, [box(0), box(50)])
-  # A face that stays where it is is not given to another, even where two pairs could be made so.
+  # A face that does not move keeps its track, although another assignment would match both boxes.
   assert tracker.update(0.1, [box(0, 10), box(0)]) == [2, 0]
 
 
-def test_a_track_is_forgotten_when_it_is_not_seen():
+def test_tracks_end_after_the_patience():
   tracker = Tracker(patience=0.5)
   assert tracker.update(0.0, [box(0)]) == [0]
   assert tracker.update(0.5, [box(0)]) == [0]
@@ -58,13 +58,13 @@ def test_a_track_is_forgotten_when_it_is_not_seen():
   np.testing.assert_array_equal(tracker.smooth(1, 9.0, probability[::-1]), [0, 1])
 
 
-def test_boxes_without_an_area_are_tracks_of_their_own():
+def test_boxes_without_area_get_new_tracks():
   tracker = Tracker()
   assert tracker.update(0.0, [box(0, side=0)]) == [0]
   assert tracker.update(0.1, [box(0, side=0), box(0)]) == [1, 2]
 
 
-def test_half_of_the_past_is_left_after_the_half_life():
+def test_past_has_half_its_weight_after_the_half_life():
   tracker = Tracker(half_life=2.0)
   np.testing.assert_allclose(tracker.smooth(0, 1.0, np.array([1.0, 0.0])), [1, 0])
   np.testing.assert_allclose(tracker.smooth(0, 3.0, np.array([0.0, 1.0])), [0.5, 0.5])
@@ -76,7 +76,7 @@ def random_probability(seed: int) -> np.ndarray:
   return np.random.default_rng(seed).dirichlet(np.ones(7)).astype(np.float32)
 
 
-def test_a_constant_stays_and_a_sum_of_one_stays():
+def test_smoothing_preserves_constants_and_sums_of_one():
   tracker, constant = Tracker(), random_probability(0)
   for step in range(50):
     np.testing.assert_allclose(tracker.smooth(0, step / 30, constant), constant, rtol=1e-6)
@@ -86,7 +86,7 @@ def test_a_constant_stays_and_a_sum_of_one_stays():
     assert abs(smoothed.sum() - 1) < 1e-5
 
 
-def test_the_rate_of_frames_does_not_matter():
+def test_smoothing_does_not_depend_on_the_frame_rate():
   fine, coarse = Tracker(half_life=0.3), Tracker(half_life=0.3)
   for tracker in (fine, coarse):
     tracker.smooth(0, 0.0, random_probability(0))
@@ -95,14 +95,14 @@ def test_the_rate_of_frames_does_not_matter():
   np.testing.assert_allclose(several, coarse.smooth(0, 1.0, random_probability(1)), rtol=1e-5)
 
 
-def test_without_a_half_life_nothing_is_smoothed():
+def test_half_life_of_zero_disables_smoothing():
   tracker = Tracker(half_life=0)
   for step in range(3):
     np.testing.assert_array_equal(tracker.smooth(0, step / 30, random_probability(step)), random_probability(step))
   np.testing.assert_array_equal(tracker.smooth(0, 0.0, random_probability(9)), random_probability(9))
 
 
-def test_time_that_goes_back_breaks_nothing():
+def test_accepts_times_that_decrease():
   tracker = Tracker(half_life=0.5)
   first = tracker.smooth(0, 1.0, random_probability(0))
   np.testing.assert_allclose(tracker.smooth(0, 0.9, random_probability(1)), first)
@@ -111,10 +111,10 @@ def test_time_that_goes_back_breaks_nothing():
   )
   assert tracker.update(10.0, [box(0)]) == [0]
   assert tracker.update(9.9, [box(0)]) == [0]
-  assert tracker.update(0.0, [box(0)]) == [1], "the video begins anew"
+  assert tracker.update(0.0, [box(0)]) == [1], "the video starts again"
 
 
-def test_the_arrays_that_go_in_and_out_are_the_callers_own():
+def test_shares_no_arrays_with_the_caller():
   tracker, probability = Tracker(), np.array([1.0, 0.0])
   tracker.smooth(0, 0.0, probability)[:] = 9
   probability[:] = 7
@@ -124,6 +124,6 @@ def test_the_arrays_that_go_in_and_out_are_the_callers_own():
 
 
 @pytest.mark.parametrize("arguments", [{"half_life": -1}, {"patience": -1}, {"least_overlap": 0}, {"least_overlap": 2}])
-def test_arguments_out_of_range_are_refused(arguments):
+def test_rejects_arguments_out_of_range(arguments):
   with pytest.raises(ValueError, match="expected half_life"):
     Tracker(**arguments)

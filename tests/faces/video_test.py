@@ -1,4 +1,4 @@
-"""Videos that were written frame by frame, cameras that are not there, and files that are no video."""
+"""Reading of videos and cameras, and error messages for missing cameras and invalid files."""
 
 import re
 
@@ -15,7 +15,7 @@ LENGTH, RATE = 8, 12.5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Holds video.mp4 and video.avi, 64x48, each frame redder than the one before."""
+  """Returns a folder with video.mp4 and video.avi, 64x48, whose red value grows from frame to frame."""
   folder = tmp_path_factory.mktemp("video")
   for name, codec in (("video.mp4", "mp4v"), ("video.avi", "MJPG")):
     writer = cv2.VideoWriter(str(folder / name), cv2.VideoWriter.fourcc(*codec), RATE, (64, 48))
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.avi"])
-def test_every_frame_comes_in_order_with_its_time_in_rgb(folder, name):
+def test_yields_rgb_frames_in_order_with_their_times(folder, name):
   with Video(folder / name) as opened:
     assert (opened.frames_per_second, opened.length) == (RATE, LENGTH)
     frames = list(opened)
@@ -37,7 +37,7 @@ def test_every_frame_comes_in_order_with_its_time_in_rgb(folder, name):
     np.testing.assert_allclose(frame.image.mean((0, 1)), [30 * number, 0, 0], atol=4)
 
 
-def test_a_closed_video_ends(folder):
+def test_closed_video_yields_no_frames(folder):
   with Video(str(folder / "video.mp4")) as opened:
     frames = iter(opened)
     next(frames)
@@ -45,15 +45,15 @@ def test_a_closed_video_ends(folder):
 
 
 class FakeCapture:
-  """Stands in for cv2.VideoCapture: what it says of itself, and three frames."""
+  """Fake of cv2.VideoCapture with given properties and frame times."""
 
-  says: dict[int, float]
-  moments: tuple[float, ...]
+  properties: dict[int, float]
+  times: tuple[float, ...]
 
   def __init__(self, *source):
     self.frame, self.is_open = -1, True
 
-  def isOpened(self):  # noqa: N802 - OpenCV's name.
+  def isOpened(self):  # noqa: N802 - OpenCV's name
     return self.is_open
 
   def release(self):
@@ -63,27 +63,28 @@ class FakeCapture:
     return False
 
   def get(self, key):
-    return self.moments[self.frame] if key == cv2.CAP_PROP_POS_MSEC else self.says[key]
+    return self.times[self.frame] if key == cv2.CAP_PROP_POS_MSEC else self.properties[key]
 
   def read(self):
     self.frame += 1
-    return (True, np.zeros((2, 3, 3), np.uint8)) if self.frame < len(self.moments) else (False, None)
+    return (True, np.zeros((2, 3, 3), np.uint8)) if self.frame < len(self.times) else (False, None)
 
 
 @pytest.fixture
-def says(monkeypatch):
-  """Puts a capture that says this in OpenCV's place."""
+def fake_capture(monkeypatch):
+  """Returns a function that replaces OpenCV's capture by one with these properties."""
 
-  def put(rate: float, length: float, moments: tuple[float, ...]) -> None:
-    monkeypatch.setattr(FakeCapture, "says", {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: length}, raising=False)
-    monkeypatch.setattr(FakeCapture, "moments", moments, raising=False)
+  def install(rate: float, length: float, times: tuple[float, ...]) -> None:
+    properties = {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: length}
+    monkeypatch.setattr(FakeCapture, "properties", properties, raising=False)
+    monkeypatch.setattr(FakeCapture, "times", times, raising=False)
     monkeypatch.setattr(video.cv2, "VideoCapture", FakeCapture)
 
-  return put
+  return install
 
 
 @pytest.mark.parametrize(
-  ("rate", "length", "moments", "expected"),
+  ("rate", "length", "times", "expected"),
   [
     (10.0, 3.0, (0.0, 40.0, 200.0), (10.0, 3, (0.0, 0.04, 0.2))),
     (10.0, -9e18, (0.0, 0.0, 0.0), (10.0, None, (0.0, 0.1, 0.2))),
@@ -94,15 +95,15 @@ def says(monkeypatch):
     (float("nan"), float("nan"), (0.0, 0.0, 0.0), (30.0, None, (0.0, 1 / 30, 2 / 30))),
   ],
 )
-def test_times_rates_and_lengths_that_make_no_sense_are_replaced(folder, says, rate, length, moments, expected):
-  says(rate, length, moments)
+def test_replaces_invalid_times_rates_and_lengths(folder, fake_capture, rate, length, times, expected):
+  fake_capture(rate, length, times)
   with Video(folder / "video.mp4") as opened:
     assert (opened.frames_per_second, opened.length) == expected[:2]
     np.testing.assert_allclose([frame.time for frame in opened], expected[2])
 
 
-def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
-  says(30.0, 99.0, (7e6, 8e6, 9e6))
+def test_camera_has_no_length_and_raises_when_it_is_disconnected(fake_capture):
+  fake_capture(30.0, 99.0, (7e6, 8e6, 9e6))
   opened, times = Video(0), []
   assert opened.length is None
   with pytest.raises(UnreadableImage, match="^the camera returns no more images; was it unplugged\\?$"):
@@ -113,12 +114,12 @@ def test_a_camera_has_no_length_and_says_when_it_is_lost(says):
   assert 0 <= times[0] < times[1] < times[2] < 60
   opened.close()
   assert list(frames) == []
-  says(30.0, 99.0, ())
+  fake_capture(30.0, 99.0, ())
   with pytest.raises(UnreadableImage, match="^camera 0 returns no image; another program may be using it$"):
     Video(0)
 
 
-def test_files_without_frames_say_why_and_print_nothing(folder, says, tmp_path, capfd):
+def test_invalid_files_and_cameras_raise_with_the_reason(folder, fake_capture, tmp_path, capfd):
   whole = (folder / "video.mp4").read_bytes()
   unknown = "not a readable video: unknown format, damaged or truncated"
   cases = {
@@ -140,14 +141,14 @@ def test_files_without_frames_say_why_and_print_nothing(folder, says, tmp_path, 
     with pytest.raises(UnreadableImage, match=f"^camera {number} does not exist or cannot be opened$"):
       Video(number)
   assert capfd.readouterr() == ("", "")
-  says(30.0, 0.0, ())
+  fake_capture(30.0, 0.0, ())
   with pytest.raises(UnreadableImage, match="^not a readable video: it has no frames$"):
     Video(folder / "video.mp4")
 
 
-def test_a_video_cut_short_gives_the_frames_before(folder, tmp_path):
+def test_truncated_video_yields_the_frames_before_the_end(folder, tmp_path):
   whole = (folder / "video.avi").read_bytes()
-  # Each frame is a JPEG; the sixth is where it ends.
+  # Every frame is a JPEG; the file is cut before the sixth.
   *_, cut = (match.start() for match, _ in zip(re.finditer(b"\xff\xd8\xff", whole), range(6), strict=False))
   (tmp_path / "cut.avi").write_bytes(whole[:cut])
   with Video(tmp_path / "cut.avi") as opened:

@@ -1,1 +1,1 @@
-"""Faults put into real runs: `python -m tests.faults --times=20`; as ordinary tests each is put in once."""
+"""Fault injection into real runs: once per fault as tests, repeatedly with `python -m tests.faults --times=20`."""

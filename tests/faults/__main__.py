@@ -1,6 +1,6 @@
-"""Puts every fault into real runs, many times, and writes what was lost: `python -m tests.faults --times=20`.
+"""Injects each fault into real runs repeatedly and records the lost steps: `python -m tests.faults --times=20`.
 
-The table of docs/reliability.md is made of the JSON: `python -m fer_jax.apps.tables`.
+`python -m fer_jax.apps.tables` makes the table of docs/reliability.md from the JSON file.
 """
 
 import argparse
@@ -21,19 +21,21 @@ from absl import logging
 
 from fer_jax.runtime import errors, provenance
 from fer_jax.runtime.errors import UserError
+from tests.faults.harness import Harness
 from tests.faults.registry import FAULTS
-from tests.faults.world import World
 
-_WAITING = 4  # trials that wait, to one that does not
+_WAITING = 4  # number of concurrent trials per job if a fault mostly waits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the trials; returns 1 where one of them did not end as it should."""
+  """Runs the trials; returns 1 if a run did not survive, else 0."""
   parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
   parser.add_argument("--times", type=int, default=20, help="trials of each fault (default: %(default)s)")
-  parser.add_argument("--fault", help="of this fault alone, by its name in the table or a part of it")
-  parser.add_argument("--out", type=Path, help="also write the rows to this JSON file, results/faults.json say")
-  parser.add_argument("--jobs", type=int, default=provenance.cores(), help="trials at a time (default: the cores)")
+  parser.add_argument("--fault", help="only faults whose name contains this text")
+  parser.add_argument("--out", type=Path, help="also write the rows to this JSON file, such as results/faults.json")
+  parser.add_argument(
+    "--jobs", type=int, default=provenance.cores(), help="concurrent trials (default: number of cores)"
+  )
   options = parser.parse_args(arguments)
   for name in ("times", "jobs"):
     if getattr(options, name) < 1:
@@ -42,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if not names:
     raise UserError(f"--fault={options.fault}: no such fault; expected one of {', '.join(FAULTS)}")
   jax.config.update("jax_platforms", "cpu")
-  logging.set_verbosity(logging.FATAL)  # of orbax, which reads the parameters to be compared
+  logging.set_verbosity(logging.FATAL)  # hides messages of orbax about the parameters that are compared
   with (
     tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder,
-    World(Path(folder)) as world,
+    Harness(Path(folder)) as harness,
   ):
-    trials = Trials(world, options.jobs)
+    trials = Trials(harness, options.jobs)
     rows = [trials.row(name, options.times) for name in names]
   if options.out:
     options.out.write_text(json.dumps(_content(rows, options.times), indent=2) + "\n", encoding="utf-8")
@@ -55,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Trials:
-  """Faults that are put in and survived, or not.
+  """Repeated injections of faults.
 
   Args:
-    world: where.
-    jobs: trials at a time.
+    harness: Harness for the runs.
+    jobs: Number of concurrent trials.
   """
 
-  def __init__(self, world: World, jobs: int):
-    self._world, self._jobs = world, jobs
+  def __init__(self, harness: Harness, jobs: int):
+    self._harness, self._jobs = harness, jobs
 
   def row(self, name: str, times: int) -> dict[str, Any]:
-    """Puts a fault in some times; returns its row of the table."""
+    """Injects a fault `times` times; returns its row of the table."""
     start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(self._jobs * (_WAITING if FAULTS[name].waits else 1)) as pool:
       found = list(pool.map(lambda trial: self._trial(name, trial), range(times)))
@@ -86,9 +88,9 @@ class Trials:
     return row
 
   def _trial(self, name: str, trial: int) -> dict[str, float | str] | None:
-    """Puts a fault in; returns what it found, None where the run does not survive, whatever is the matter."""
+    """Injects a fault once; returns its measurements, or None if the run does not survive, for any reason."""
     try:
-      found = FAULTS[name].put(self._world, random.Random(f"{name} {trial}"))
+      found = FAULTS[name].inject(self._harness, random.Random(f"{name} {trial}"))
       assert float(found["steps_lost"]) <= FAULTS[name].bound, f"lost {found}, bound {FAULTS[name].bound}"
     except Exception:
       print(f"{name}, trial {trial}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, or somebody else's."""
+"""Faults of the disk: full, read-only, or a workdir used by another run."""
 
 import contextlib
 import os
@@ -9,25 +9,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.world import World, ending, finish, lost_after, saved_steps, wait_for_step
+from tests.faults.harness import Harness, finish, killing_at_exit, restart_and_compare, saved_steps, wait_for_step
 
-# What a run of `world` takes on a disk, about.
+# Approximate disk usage of a run of the harness.
 _RUN_BYTES = 900_000
-# What a fault was put on, for the table.
-_REAL, _STAND_IN = "a file system of its own", "files or folders that refuse"
+# Where a fault was injected, for the table.
+_REAL, _SIMULATED = "a file system of its own", "files or folders that refuse"
 
 
 @contextlib.contextmanager
 def volume(size: int) -> Iterator[tuple[Path, "subprocess.Popen[str]"] | None]:
-  """A file system of so many bytes, in a name space of its own; None where the system gives nobody one.
+  """Mounts a file system of `size` bytes in its own namespace.
 
   Yields:
-    its folder, and a process that mounts it again with the options that it is written.
+    Its folder, and a process that remounts it with the options written to its standard input; None if the system does
+    not allow unprivileged mounts.
   """
-  place = "/mnt"
+  mount_point = "/mnt"
   script = (
-    f"mount -t tmpfs -o size={size} none {place} && echo ready && "
-    f'while read -r options; do mount -o "remount,$options" {place} && echo done; done'
+    f"mount -t tmpfs -o size={size} none {mount_point} && echo ready && "
+    f'while read -r options; do mount -o "remount,$options" {mount_point} && echo done; done'
   )
   try:
     process = subprocess.Popen(
@@ -43,108 +44,108 @@ def volume(size: int) -> Iterator[tuple[Path, "subprocess.Popen[str]"] | None]:
   with process:
     assert process.stdin and process.stdout
     ready = process.stdout.readline().strip() == "ready"
-    yield (Path(f"/proc/{process.pid}/root{place}"), process) if ready else None
+    yield (Path(f"/proc/{process.pid}/root{mount_point}"), process) if ready else None
     process.stdin.close()
 
 
 def remount(process: "subprocess.Popen[str]", options: str) -> None:
-  """Mounts a volume again with other options."""
+  """Remounts a volume with other options."""
   assert process.stdin and process.stdout
   process.stdin.write(f"{options}\n")
   process.stdin.flush()
   assert process.stdout.readline().strip() == "done"
 
 
-def full_disk(world: World, chance: random.Random) -> dict[str, float | str]:
-  """Lets the disk become full at a random moment of a run; then makes room."""
-  assert world.whole
+def full_disk(harness: Harness, rng: random.Random) -> dict[str, float | str]:
+  """Lets the disk become full at a random time of a run, and then frees space."""
+  assert harness.undisturbed
   while True:
-    with volume(chance.randrange(8_000, _RUN_BYTES)) as given:
-      if given is None:
-        return full_file(world, chance)
-      place, process = given
-      done = world.run(place / "run")
-      if done.status == 0:  # what a run writes changes by a little: this disk was not too small
+    with volume(rng.randrange(8_000, _RUN_BYTES)) as mounted:
+      if mounted is None:
+        return full_file(harness, rng)
+      folder, process = mounted
+      done = harness.run(folder / "run")
+      if done.status == 0:  # the size of a run varies slightly, and this disk was large enough
         continue
       assert done.status in (1, 2), done
       assert "No space left" in done.error or "RESOURCE_EXHAUSTED" in done.error, done.error
       remount(process, "size=100m")
-      return {"steps_lost": lost_after(world, place / "run"), "on": _REAL}
+      return {"steps_lost": restart_and_compare(harness, folder / "run"), "on": _REAL}
 
 
-def full_file(world: World, chance: random.Random) -> dict[str, float | str]:
-  """Refuses one of a run's files its content, or every file its growth, as a full disk does; then makes room."""
-  assert world.whole
-  workdir = world.new_folder()
-  name = chance.choice(["config.json.part", "metrics.jsonl", "predictions.npz.part", "result.json.part", ""])
+def full_file(harness: Harness, rng: random.Random) -> dict[str, float | str]:
+  """Makes writes to one file fail, or limits the size of every file, like a full disk; then removes the limit."""
+  assert harness.undisturbed
+  workdir = harness.new_folder()
+  name = rng.choice(["config.json.part", "metrics.jsonl", "predictions.npz.part", "result.json.part", ""])
   if not name:
-    done = world.run(workdir, fault={"file_size": chance.choice([2000, 4000, 8000])})
+    done = harness.run(workdir, fault={"file_size": rng.choice([2000, 4000, 8000])})
     assert done.status == 1, done
     assert "cannot be written" in done.error, done.error
-    return {"steps_lost": lost_after(world, workdir), "on": _STAND_IN}
+    return {"steps_lost": restart_and_compare(harness, workdir), "on": _SIMULATED}
   workdir.mkdir()
   full = workdir / name
   if name != "config.json.part":
-    shutil.copytree(world.interrupted, workdir, dirs_exist_ok=True)
+    shutil.copytree(harness.interrupted, workdir, dirs_exist_ok=True)
     full.unlink(missing_ok=True)
   full.symlink_to("/dev/full")
-  done = world.run(workdir)
+  done = harness.run(workdir)
   assert done.status == 1, done
   assert f"{full} cannot be written (No space left on device)" in done.error, done.error
   full.unlink()
   if name == "metrics.jsonl":
-    shutil.copy(world.interrupted / name, full)
-  return {"steps_lost": lost_after(world, workdir), "on": _STAND_IN}
+    shutil.copy(harness.interrupted / name, full)
+  return {"steps_lost": restart_and_compare(harness, workdir), "on": _SIMULATED}
 
 
-def read_only_disk(world: World, chance: random.Random) -> dict[str, float | str]:
-  """Starts a run, or goes on with one, where nothing can be written; then makes the place writable."""
-  assert world.whole
-  resumes = chance.random() < 0.5
-  with volume(50_000_000) as given:
-    if given is not None:
-      place, process = given
-      refuse, allow = (lambda: remount(process, "ro")), (lambda: remount(process, "rw"))
+def read_only_disk(harness: Harness, rng: random.Random) -> dict[str, float | str]:
+  """Starts or resumes a run in a read-only folder, and then makes it writable."""
+  assert harness.undisturbed
+  resumes = rng.random() < 0.5
+  with volume(50_000_000) as mounted:
+    if mounted is not None:
+      folder, process = mounted
+      protect, release = (lambda: remount(process, "ro")), (lambda: remount(process, "rw"))
     else:
-      place = world.new_folder()
-      place.mkdir()
-      refuse, allow = (lambda: _chmod(place, 0o555)), (lambda: _chmod(place, 0o755))
-    workdir = place / "run"
+      folder = harness.new_folder()
+      folder.mkdir()
+      protect, release = (lambda: _chmod(folder, 0o555)), (lambda: _chmod(folder, 0o755))
+    workdir = folder / "run"
     if resumes:
-      shutil.copytree(world.interrupted, workdir)
-    refuse()
+      shutil.copytree(harness.interrupted, workdir)
+    protect()
     start = time.monotonic()
-    done = world.run(workdir)
+    done = harness.run(workdir)
     seconds = time.monotonic() - start
     assert done.status == 2, done
     assert "cannot be written to; make it writable or choose another --workdir" in done.error
-    allow()
-    on = _STAND_IN if given is None else _REAL
-    return {"steps_lost": lost_after(world, workdir), "seconds": seconds, "on": on}
+    release()
+    on = _SIMULATED if mounted is None else _REAL
+    return {"steps_lost": restart_and_compare(harness, workdir), "seconds": seconds, "on": on}
 
 
-def _chmod(place: Path, mode: int) -> None:
-  assert os.geteuid(), "as root, nothing is read-only but a file system: this needs one of its own (unshare)"
-  for folder in (place, *(path for path in place.rglob("*") if path.is_dir())):
-    folder.chmod(mode)
+def _chmod(folder: Path, mode: int) -> None:
+  assert os.geteuid(), "root can write to read-only folders: this needs a mounted file system (unshare)"
+  for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+    each.chmod(mode)
 
 
-def two_runs_in_a_folder(world: World, chance: random.Random) -> dict[str, float | str]:
-  """Starts the same run a second time while it is on, or both at once; one of them is refused."""
-  assert world.whole
+def two_runs_in_a_folder(harness: Harness, rng: random.Random) -> dict[str, float | str]:
+  """Starts the same run twice, at once or while the first is running; one of them is rejected."""
+  assert harness.undisturbed
   while True:
-    workdir = world.new_folder()
-    at = chance.choice([0, 0, 1, 10, 20])
-    first = world.start(workdir)
-    with ending([first]):
+    workdir = harness.new_folder()
+    at = rng.choice([0, 0, 1, 10, 20])
+    first = harness.start(workdir)
+    with killing_at_exit([first]):
       if at:
         wait_for_step(workdir, at, first)
-      second = world.run(workdir)
+      second = harness.run(workdir)
       ended = sorted((finish(first), second), key=lambda each: each.status)
     assert ended[0].status == 0, ended
-    if ended[1].status == 0:  # it came when the other had finished: there were no two
+    if ended[1].status == 0:  # the second started after the first had finished
       continue
     assert ended[1].status == 2, ended
     assert "is running in this folder" in ended[1].error
     assert saved_steps(workdir)
-    return {"steps_lost": lost_after(world, workdir)}
+    return {"steps_lost": restart_and_compare(harness, workdir)}

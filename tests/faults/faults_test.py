@@ -1,21 +1,21 @@
-"""Each fault once; `python -m tests.faults` puts them in many times."""
+"""Injects each fault once; `python -m tests.faults` injects them repeatedly."""
 
 import random
 
 import pytest
 
+from tests.faults.harness import Harness
 from tests.faults.registry import FAULTS
-from tests.faults.world import World
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-  with World(tmp_path_factory.mktemp("world")) as world:
-    yield world
+def harness(tmp_path_factory):
+  with Harness(tmp_path_factory.mktemp("harness")) as harness:
+    yield harness
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_run_survives(world, name):
-  found = FAULTS[name].put(world, random.Random(name))
+def test_run_survives(harness, name):
+  found = FAULTS[name].inject(harness, random.Random(name))
   assert found["steps_lost"] <= FAULTS[name].bound

@@ -1,4 +1,4 @@
-"""launch/k8s/train.sh: its manifests against the published schemas, and JAX's own detection on what they lead to."""
+"""launch/k8s/train.sh: manifests checked against the published schemas and with JAX's detection of Kubernetes."""
 
 import os
 import re
@@ -16,16 +16,16 @@ import pytest
 import yaml
 from jax._src.clusters import K8sCluster
 
-from tests.launch.sweep_test import ROOT, assert_one_line
+from tests.launch.environment_test import ROOT, assert_one_line_error
 
 SCRIPT = ROOT / "launch" / "k8s" / "train.sh"
 CONFIG = "--config=configs/hsic.py:demo"
-NEEDED = ("--name=faces", "--image=registry.example/fer_jax:1")
+REQUIRED = ("--name=faces", "--image=registry.example/fer_jax:1")
 VARIANTS = {
-  "one pod": [*NEEDED],
-  "two pods with GPUs": [*NEEDED, "--nodes=2", "--gpus=8", "--cpus=32", "--memory=200Gi"],
-  "a namespace and a storage class": [*NEEDED, "--namespace=123", "--storage=1Ti", "--storage-class=shared.fast"],
-  "a claim that is there": [*NEEDED, "--nodes=2", "--claim=true"],
+  "one pod": [*REQUIRED],
+  "two pods with GPUs": [*REQUIRED, "--nodes=2", "--gpus=8", "--cpus=32", "--memory=200Gi"],
+  "a namespace and a storage class": [*REQUIRED, "--namespace=123", "--storage=1Ti", "--storage-class=shared.fast"],
+  "an existing claim": [*REQUIRED, "--nodes=2", "--claim=true"],
 }
 
 
@@ -35,10 +35,10 @@ def train(*arguments: str, path: str = os.environ["PATH"]) -> subprocess.Complet
 
 
 def render(*arguments: str) -> dict[str, Any]:
-  """Returns what --dry-run prints, by kind."""
+  """Returns the objects that --dry-run prints, by kind."""
   done = train(*arguments, "--dry-run", "--", CONFIG)
   assert (done.returncode, done.stderr) == (0, "")
-  return {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}
+  return {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
 
 
 def job_of(objects: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def container_of(objects: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("arguments", VARIANTS.values(), ids=VARIANTS.keys())
 class TestSchema:
-  def test_the_core_objects(self, arguments: list[str]) -> None:
+  def test_core_objects_are_valid(self, arguments: list[str]) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs the package kubernetes-validate")
     objects = render(*arguments)
     jobset = objects.pop("JobSet")
@@ -61,18 +61,18 @@ class TestSchema:
     for each in (*objects.values(), job):
       kubernetes_validate.validate(each, "1.31", strict=True)
 
-  def test_the_job_set(self, arguments: list[str]) -> None:
+  def test_job_set_is_valid(self, arguments: list[str]) -> None:
     models = pytest.importorskip(
       "kubeflow_trainer_api.models.jobset_v1alpha2_job_set", reason="needs the package kubeflow-trainer-api"
     )
     jobset = render(*arguments)["JobSet"]
     assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
-    # The models drop what they do not know: a misspelt field does not come back.
+    # The models drop unknown fields, so that a misspelt one would be missing.
     assert models.JobsetV1alpha2JobSet.from_dict(jobset).to_dict() == jobset
 
 
 class TestManifest:
-  def test_as_many_pods_as_nodes_and_all_their_gpus(self) -> None:
+  def test_runs_one_pod_per_node_with_all_its_gpus(self) -> None:
     objects = render(*VARIANTS["two pods with GPUs"])
     job = job_of(objects)["spec"]
     assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 2, 2)
@@ -81,55 +81,55 @@ class TestManifest:
     assert container["args"] == [CONFIG, "--workdir=/storage/workdir/faces", "--processes=auto"]
     assert "JAX_PLATFORMS" not in {variable["name"] for variable in container["env"]}
 
-  def test_one_pod_without_gpus(self) -> None:
-    container = container_of(render(*NEEDED))
+  def test_runs_one_pod_on_the_cpu_by_default(self) -> None:
+    container = container_of(render(*REQUIRED))
     assert "limits" not in container["resources"]
     assert {"name": "JAX_PLATFORMS", "value": "cpu"} in container["env"]
     assert container["args"] == [CONFIG, "--workdir=/storage/workdir/faces"]
 
-  def test_the_volume_is_made_or_taken(self) -> None:
-    objects = render(*NEEDED, "--storage=5Gi", "--storage-class=shared")
+  def test_creates_a_volume_claim_or_uses_an_existing_one(self) -> None:
+    objects = render(*REQUIRED, "--storage=5Gi", "--storage-class=shared")
     claim = objects["PersistentVolumeClaim"]["spec"]
     assert claim["accessModes"] == ["ReadWriteMany"]
     assert (claim["resources"]["requests"]["storage"], claim["storageClassName"]) == ("5Gi", "shared")
-    assert "storageClassName" not in render(*NEEDED)["PersistentVolumeClaim"]["spec"]
-    for made, name in ((objects, "faces"), (render(*NEEDED, "--claim=mine"), "mine")):
-      volumes = {volume["name"]: volume for volume in job_of(made)["spec"]["template"]["spec"]["volumes"]}
+    assert "storageClassName" not in render(*REQUIRED)["PersistentVolumeClaim"]["spec"]
+    for manifest, name in ((objects, "faces"), (render(*REQUIRED, "--claim=mine"), "mine")):
+      volumes = {volume["name"]: volume for volume in job_of(manifest)["spec"]["template"]["spec"]["volumes"]}
       assert volumes["storage"] == {"name": "storage", "persistentVolumeClaim": {"claimName": name}}
-      assert {"name": "storage", "mountPath": "/storage"} in container_of(made)["volumeMounts"]
-    assert "PersistentVolumeClaim" not in render(*NEEDED, "--claim=mine")
+      assert {"name": "storage", "mountPath": "/storage"} in container_of(manifest)["volumeMounts"]
+    assert "PersistentVolumeClaim" not in render(*REQUIRED, "--claim=mine")
 
-  def test_flags_reach_the_program_as_they_are(self) -> None:
+  def test_passes_flags_to_the_program_unchanged(self) -> None:
     flags = ['a "b" \\c', "$HOME $(NAME) $$", "# no: comment", "- x", "--workdir=/storage/other"]
-    done = train(*NEEDED, "--dry-run", "--", CONFIG, *flags)
+    done = train(*REQUIRED, "--dry-run", "--", CONFIG, *flags)
     *_, jobset = yaml.safe_load_all(done.stdout)
-    # Kubernetes makes one dollar sign of two.
-    given = [argument.replace("$$", "$") for argument in container_of({"JobSet": jobset})["args"]]
-    assert given == [CONFIG, *flags]
+    # Kubernetes replaces two dollar signs by one.
+    passed = [argument.replace("$$", "$") for argument in container_of({"JobSet": jobset})["args"]]
+    assert passed == [CONFIG, *flags]
     assert "$(" not in done.stdout.replace("$$(", "")
 
-  def test_all_begin_again_but_not_after_wrong_use(self) -> None:
-    objects = render(*NEEDED, "--restarts=7")
+  def test_restarts_all_pods_except_after_a_usage_error(self) -> None:
+    objects = render(*REQUIRED, "--restarts=7")
     job, policy = job_of(objects)["spec"], objects["JobSet"]["spec"]["failurePolicy"]
     (rule,) = job["podFailurePolicy"]["rules"]
     name = container_of(objects)["name"]
     assert rule == {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": [2]}}
-    assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]  # the Job's reason after that rule
+    assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]  # the Job's reason if that rule applies
     assert policy["rules"][0]["action"] == "FailJobSet"
     assert (policy["maxRestarts"], job["backoffLimit"]) == (7, 0)
-    assert job["template"]["spec"]["restartPolicy"] == "Never"  # a Job's failure policy needs it
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # required by a Job's failure policy
     assert job["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
 
-  def test_all_is_in_one_namespace(self) -> None:
+  def test_all_objects_are_in_the_namespace(self) -> None:
     for each in render(*VARIANTS["a namespace and a storage class"]).values():
       assert each["metadata"]["namespace"] == "123"
-    assert all("namespace" not in each["metadata"] for each in render(*NEEDED).values())
+    assert all("namespace" not in each["metadata"] for each in render(*REQUIRED).values())
 
-  def test_the_longest_name_still_fits(self) -> None:
+  def test_longest_name_fits_the_limit_of_pod_names(self) -> None:
     name = "n" * 40
-    assert len(f"{render(f'--name={name}', NEEDED[1])['JobSet']['metadata']['name']}-trainer-0-9999-abcde") <= 63
+    assert len(f"{render(f'--name={name}', REQUIRED[1])['JobSet']['metadata']['name']}-trainer-0-9999-abcde") <= 63
 
-  def test_the_image_holds_what_is_run(self) -> None:
+  def test_image_contains_the_program(self) -> None:
     text = (ROOT / "launch" / "k8s" / "Dockerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for word in line.split()]
     assert {"fer_jax", "configs", "requirements.txt", "requirements-cpu.txt"} == set(copied)
@@ -138,9 +138,10 @@ class TestManifest:
 
 
 class Cluster:
-  """The Kubernetes API as a pod of a rendered JobSet sees it; `asked` has what was asked for, as (verb, resource).
+  """Fake of the Kubernetes API for one pod of a rendered JobSet, with the names and labels that the controllers assign.
 
-  Names and labels are those that the JobSet controller and the Job controller give.
+  Attributes:
+    requests: Requests (verb, resource) so far.
   """
 
   def __init__(self, objects: dict[str, Any], index: int):
@@ -151,7 +152,7 @@ class Cluster:
     labels = {"jobset.sigs.k8s.io/jobset-name": name, "jobset.sigs.k8s.io/replicatedjob-name": replicated["name"]}
     job = replicated["template"]["spec"]
     self.hostname = f"{job_name}-{index}"
-    self.job_name, self.index, self.asked = job_name, index, set[tuple[str, str]]()
+    self.job_name, self.index, self.requests = job_name, index, set[tuple[str, str]]()
     self.job = SimpleNamespace(
       metadata=SimpleNamespace(name=job_name, labels=labels), spec=SimpleNamespace(parallelism=job["parallelism"])
     )
@@ -163,20 +164,20 @@ class Cluster:
       ),
       spec=SimpleNamespace(subdomain=jobset["spec"]["network"]["subdomain"]),
     )
-    # What the cluster's DNS knows: each pod's host name below the set's headless service.
+    # Names in the cluster's DNS: the host name of each pod in the domain of the set's headless service.
     self.names = {f"{job_name}-{i}.{self.pod.spec.subdomain}" for i in range(job["completions"])}
 
   def list_namespaced_pod(self, namespace: str, field_selector: str) -> SimpleNamespace:
-    self.asked.add(("list", "pods"))
+    self.requests.add(("list", "pods"))
     assert (namespace, field_selector) == ("training", "status.podIP=10.0.0.7")
     return SimpleNamespace(items=[self.pod])
 
   def list_namespaced_service(self, namespace: str) -> SimpleNamespace:
-    self.asked.add(("list", "services"))
+    self.requests.add(("list", "services"))
     return SimpleNamespace(items=[])
 
   def read_namespaced_job(self, name: str, namespace: str) -> SimpleNamespace:
-    self.asked.add(("get", "jobs"))
+    self.requests.add(("get", "jobs"))
     assert (name, namespace) == (self.job_name, "training")
     return self.job
 
@@ -200,10 +201,10 @@ class Cluster:
 
 
 class TestDetection:
-  """JAX's K8sCluster, asked in each pod."""
+  """JAX's K8sCluster in each pod."""
 
   @pytest.fixture(autouse=True)
-  def _forget(self) -> Iterator[None]:
+  def _clear_caches(self) -> Iterator[None]:
     cached = [K8sCluster.__dict__[name].__func__ for name in ("_pod", "_job", "_headless_svc", "_controller")]
     for each in cached:
       each.cache_clear()
@@ -212,7 +213,9 @@ class TestDetection:
       each.cache_clear()
 
   @pytest.mark.parametrize("index", [0, 1])
-  def test_the_coordinator_the_count_and_the_number(self, monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+  def test_jax_detects_coordinator_process_count_and_process_id(
+    self, monkeypatch: pytest.MonkeyPatch, index: int
+  ) -> None:
     objects = render(*VARIANTS["two pods with GPUs"])
     cluster = Cluster(objects, index)
     cluster.install(monkeypatch)
@@ -222,79 +225,80 @@ class TestDetection:
     assert cluster.resolve(host) and port.isdigit()
     assert K8sCluster.get_process_count() == 2
     assert K8sCluster.get_process_id() == index
-    assert K8sCluster.get_local_process_id() is None  # a pod's process takes all its GPUs
+    assert K8sCluster.get_local_process_id() is None  # the process of a pod uses all its GPUs
 
     rules = objects["Role"]["rules"]
     allowed = {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
-    assert {("list", "pods"), ("get", "jobs")} <= cluster.asked <= allowed
+    assert {("list", "pods"), ("get", "jobs")} <= cluster.requests <= allowed
     assert objects["RoleBinding"]["roleRef"]["name"] == objects["Role"]["metadata"]["name"]
     (subject,) = objects["RoleBinding"]["subjects"]
     account = job_of(objects)["spec"]["template"]["spec"]["serviceAccountName"]
     assert subject["name"] == account == objects["ServiceAccount"]["metadata"]["name"]
 
 
-class TestWrongUse:
+class TestUsageErrors:
   @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-      ([NEEDED[1]], "--name=: expected"),
-      ([NEEDED[0]], "--image=: expected"),
-      (["--name=Faces", NEEDED[1]], "--name=Faces"),
-      (["--name=" + "n" * 41, NEEDED[1]], "at most 40"),
-      ([NEEDED[0], "--image=a b"], "--image=a b"),
-      ([NEEDED[0], '--image=a"b'], '--image=a"b'),
-      ([*NEEDED, "--nodes=0"], "--nodes=0"),
-      ([*NEEDED, "--gpus=all"], "--gpus=all"),
-      ([*NEEDED, "--gpus=08"], "--gpus=08"),
-      ([*NEEDED, "--restarts=007"], "--restarts=007"),
-      ([*NEEDED, "--memory=16 GB"], "--memory=16 GB"),
-      ([*NEEDED, "--storage=big"], "--storage=big"),
-      ([*NEEDED, "--storage-class=A_B"], "--storage-class=A_B"),
-      ([*NEEDED, "--namespace=a.b"], "--namespace=a.b"),
-      ([*NEEDED, "--pods=2"], "--pods=2: unknown"),
-      ([*NEEDED], "no flags after --"),
-      ([*NEEDED, "--", CONFIG, "--processes=2"], "--processes=2: set by this script"),
-      ([*NEEDED, "--", CONFIG, "a\nb"], "line break"),
+      ([REQUIRED[1]], "--name=: expected"),
+      ([REQUIRED[0]], "--image=: expected"),
+      (["--name=Faces", REQUIRED[1]], "--name=Faces"),
+      (["--name=" + "n" * 41, REQUIRED[1]], "at most 40"),
+      ([REQUIRED[0], "--image=a b"], "--image=a b"),
+      ([REQUIRED[0], '--image=a"b'], '--image=a"b'),
+      ([*REQUIRED, "--nodes=0"], "--nodes=0"),
+      ([*REQUIRED, "--gpus=all"], "--gpus=all"),
+      ([*REQUIRED, "--gpus=08"], "--gpus=08"),
+      ([*REQUIRED, "--restarts=007"], "--restarts=007"),
+      ([*REQUIRED, "--memory=16 GB"], "--memory=16 GB"),
+      ([*REQUIRED, "--storage=big"], "--storage=big"),
+      ([*REQUIRED, "--storage-class=A_B"], "--storage-class=A_B"),
+      ([*REQUIRED, "--namespace=a.b"], "--namespace=a.b"),
+      ([*REQUIRED, "--pods=2"], "--pods=2: unknown"),
+      ([*REQUIRED], "no flags after --"),
+      ([*REQUIRED, "--", CONFIG, "--processes=2"], "--processes=2: set by this script"),
+      ([*REQUIRED, "--", CONFIG, "a\nb"], "line break"),
     ],
   )
-  def test_it_is_one_line(self, arguments: list[str], part: str) -> None:
+  def test_error_is_one_line(self, arguments: list[str], part: str) -> None:
     done = train(*arguments, *([] if "--" in arguments or "no flags" in part else ["--", CONFIG]))
-    assert_one_line(done, 2, part)
+    assert_one_line_error(done, 2, part)
     assert done.stdout == ""
 
 
 class TestApply:
   @pytest.fixture
   def kubectl(self, tmp_path: Path) -> Path:
-    """A folder for PATH, whose kubectl keeps what it is given and has the JobSet that THERE names."""
+    """Returns a folder for PATH with the programs that the script calls; `add` adds kubectl."""
     for tool in ("cat", "sed"):
       (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     return tmp_path
 
   def add(self, folder: Path, get: str) -> None:
+    """Adds a kubectl that logs its calls, stores its input in `applied`, and runs the command `get` for a get."""
     cat = f"case \"$*\" in *get*) {get} ;; *) cat >'{folder}/applied' ;; esac"
     (folder / "kubectl").write_text(f"#!{shutil.which('bash')}\necho \"$*\" >>'{folder}/calls'\n{cat}\n")
     (folder / "kubectl").chmod(0o755)
 
-  def test_what_a_dry_run_prints_is_applied(self, kubectl: Path) -> None:
+  def test_applies_what_a_dry_run_prints(self, kubectl: Path) -> None:
     self.add(kubectl, ":")
-    done = train(*NEEDED, "--namespace=lab", "--", CONFIG, path=str(kubectl))
+    done = train(*REQUIRED, "--namespace=lab", "--", CONFIG, path=str(kubectl))
     assert (done.returncode, done.stderr) == (0, "")
-    assert (kubectl / "applied").read_text() == train(*NEEDED, "--namespace=lab", "--dry-run", "--", CONFIG).stdout
+    assert (kubectl / "applied").read_text() == train(*REQUIRED, "--namespace=lab", "--dry-run", "--", CONFIG).stdout
     assert (kubectl / "calls").read_text().splitlines()[-1] == "--namespace=lab apply -f -"
     assert "logs --follow" in done.stdout
 
-  def test_a_set_that_is_there_is_left_alone(self, kubectl: Path) -> None:
+  def test_rejects_the_name_of_an_existing_set(self, kubectl: Path) -> None:
     self.add(kubectl, "echo jobset.jobset.x-k8s.io/faces")
-    done = train(*NEEDED, "--", CONFIG, path=str(kubectl))
-    assert_one_line(
+    done = train(*REQUIRED, "--", CONFIG, path=str(kubectl))
+    assert_one_line_error(
       done, 2, "jobset.jobset.x-k8s.io/faces exists already", "kubectl delete jobset --cascade=foreground faces"
     )
     assert not (kubectl / "applied").exists()
 
-  def test_a_cluster_that_does_not_answer(self, kubectl: Path) -> None:
+  def test_reports_a_cluster_without_jobset_controller(self, kubectl: Path) -> None:
     self.add(kubectl, "exit 1")
-    assert_one_line(train(*NEEDED, "--", CONFIG, path=str(kubectl)), 1, "no JobSet controller")
+    assert_one_line_error(train(*REQUIRED, "--", CONFIG, path=str(kubectl)), 1, "no JobSet controller")
 
-  def test_no_kubectl(self, kubectl: Path) -> None:
-    assert_one_line(train(*NEEDED, "--", CONFIG, path=str(kubectl)), 2, "found no kubectl")
+  def test_reports_missing_kubectl(self, kubectl: Path) -> None:
+    assert_one_line_error(train(*REQUIRED, "--", CONFIG, path=str(kubectl)), 2, "found no kubectl")

@@ -14,7 +14,7 @@ def image(channels=4, size=8):
 
 
 def convolved(x, kernel, stride=1, padding=0, groups=1):
-  """Slides the kernel over the padded map, in float64."""
+  """Convolves in float64, by windows of the padded input."""
   x = np.pad(x.astype(float), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
   windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))[:, ::stride, ::stride]
   parts = zip(np.split(windows, groups, axis=3), np.split(np.asarray(kernel, float), groups, axis=3), strict=True)
@@ -38,7 +38,7 @@ def normalized(x, variables):
     ({"groups": 2}, 1),
   ],
 )
-def test_convolves_padded_alike_on_both_sides_then_normalises(options, padding):
+def test_convolves_with_symmetric_padding_then_normalises_and_activates(options, padding):
   x, layer = image(), ConvNormAct(8, activation=jnp.tanh, epsilon=EPSILON, **options)
   variables = random_variables(layer, x)
   kernel = variables["params"]["conv"]["kernel"]
@@ -47,7 +47,7 @@ def test_convolves_padded_alike_on_both_sides_then_normalises(options, padding):
   np.testing.assert_allclose(found, np.tanh(normalized(expected, variables)), atol=1e-4)
 
 
-def test_without_normalisation_there_is_a_bias():
+def test_has_a_bias_without_normalisation():
   x, layer = image(), ConvNormAct(3, normalize=False)
   variables = random_variables(layer, x)
   assert variables.keys() == {"params"}
@@ -57,14 +57,14 @@ def test_without_normalisation_there_is_a_bias():
 
 
 @pytest.mark.parametrize("options", [{}, {"kernel_init": jax.nn.initializers.constant(0.5)}])
-def test_the_kernel_starts_as_asked_and_else_as_he_normal(options):
+def test_kernel_init_is_he_normal_by_default(options):
   kernel = ConvNormAct(8, **options).init(jax.random.key(0), image(), train=False)["params"]["conv"]["kernel"]
   expected = 0.5 if options else np.sqrt(2 / 36)
   assert np.sqrt(np.mean(np.square(kernel))) == pytest.approx(expected, rel=0.15)
   assert np.all(kernel == 0.5) == bool(options)
 
 
-def test_trains_on_the_batch():
+def test_training_normalises_by_batch_statistics():
   x, layer = image(), ConvNormAct(3, activation=None)
   variables = random_variables(layer, x)
   norm = variables["params"]["norm"]
@@ -76,15 +76,15 @@ def test_trains_on_the_batch():
   np.testing.assert_allclose(updates["batch_stats"]["norm"]["mean"], 0.9 * before + 0.1 * average, rtol=1e-3)
 
 
-def test_statistics_over_four_devices_are_those_of_the_whole_batch():
-  x = np.concatenate([image() * (i + 1) for i in range(4)])  # no device's rows are like another's
-  alone, mapped = ConvNormAct(3), ConvNormAct(3, axis_name="devices")
-  variables = random_variables(alone, x)
+def test_statistics_over_four_devices_equal_those_of_the_whole_batch():
+  x = np.concatenate([image() * (i + 1) for i in range(4)])  # different rows on each device
+  single, mapped = ConvNormAct(3), ConvNormAct(3, axis_name="devices")
+  variables = random_variables(single, x)
 
   def train(layer):
     return lambda rows: layer.apply(variables, rows, train=True, mutable=["batch_stats"])
 
-  expected, whole = jax.jit(train(alone))(x)
+  expected, whole = jax.jit(train(single))(x)
   found, shared = jax.pmap(train(mapped), "devices", out_axes=(0, None))(x.reshape(4, 2, *x.shape[1:]))
   np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), shared, whole)

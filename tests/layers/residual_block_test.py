@@ -20,7 +20,7 @@ X = jax.random.normal(jax.random.key(0), (2, 6, 6, 16))
     (ResidualBlock(4, bottleneck=True, squeeze_excite=True), "conv3"),
   ],
 )
-def test_is_the_activation_alone_where_the_residual_is_zero(block, last):
+def test_is_the_activation_of_the_input_if_the_residual_is_zero(block, last):
   variables = random_variables(block, X)
   assert "downsample" not in variables["params"]
   assert ("squeeze_excite" in variables["params"]) == block.squeeze_excite
@@ -29,7 +29,7 @@ def test_is_the_activation_alone_where_the_residual_is_zero(block, last):
   np.testing.assert_array_equal(block.apply(variables, X, train=False), jnp.maximum(X, 0))
 
 
-def test_the_activation_follows_the_sum():
+def test_activation_follows_the_sum():
   block = ResidualBlock(16)
   variables = random_variables(block, X)
   variables["params"]["conv2"]["norm"] = {"scale": jnp.zeros(16), "bias": jnp.full(16, -0.5)}
@@ -39,7 +39,7 @@ def test_the_activation_follows_the_sum():
 @pytest.mark.parametrize(
   "options", [{"features": 16}, {"features": 8}, {"features": 4, "stride": 2, "bottleneck": True}]
 )
-def test_without_its_shortcut_a_block_is_convolutions_alone(options):
+def test_without_shortcut_is_a_chain_of_convolutions(options):
   plain, residual = ResidualBlock(shortcut=False, **options), ResidualBlock(**options)
   variables = random_variables(residual, X)
   branches = {kind: dict(tree) for kind, tree in variables.items()}
@@ -57,7 +57,7 @@ def test_without_its_shortcut_a_block_is_convolutions_alone(options):
   assert np.any(residual.apply(variables, X, train=False) != y)
 
 
-def test_all_kernels_start_as_asked():
+def test_kernel_init_applies_to_all_kernels():
   block = ResidualBlock(4, 2, bottleneck=True, kernel_init=jax.nn.initializers.constant(0.5))
   params = block.init(jax.random.key(0), X, train=False)["params"]
   assert len(params) == 4
@@ -68,9 +68,9 @@ def test_all_kernels_start_as_asked():
   ("block", "sides"),
   [(ResidualBlock(16, 2), {"conv1": 3, "conv2": 3}), (ResidualBlock(4, 2, True), {"conv1": 6, "conv2": 3, "conv3": 3})],
 )
-def test_the_first_convolution_of_3x3_has_the_stride(block, sides):
-  run = functools.partial(block.init_with_output, train=False, capture_intermediates=True)
-  out, variables = jax.eval_shape(run, jax.random.key(0), X)
+def test_first_3x3_convolution_has_the_stride(block, sides):
+  init = functools.partial(block.init_with_output, train=False, capture_intermediates=True)
+  out, variables = jax.eval_shape(init, jax.random.key(0), X)
   found = {name: value["__call__"][0].shape[1] for name, value in variables["intermediates"].items() if name in sides}
   assert found == sides
   assert out.shape == (2, 3, 3, 16)

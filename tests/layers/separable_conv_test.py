@@ -6,7 +6,7 @@ from fer_jax.layers.separable_conv import SeparableConv
 from tests.layers.variables import random_variables
 
 
-def test_is_a_convolution_whose_kernel_is_a_product():
+def test_equals_a_convolution_with_the_product_of_both_kernels():
   x = np.random.default_rng(0).normal(1, 2, (2, 6, 6, 4)).astype(np.float32)
   layer = SeparableConv(5, kernel_size=5, activation=jnp.tanh, epsilon=1e-3)
   variables = random_variables(layer, x)

@@ -1,4 +1,4 @@
-"""Variables for layers and networks, drawn without compiling their initialisers."""
+"""Random variables for layers and networks, drawn without compiling the initialisers."""
 
 import functools
 
@@ -13,7 +13,7 @@ def shapes_of(layer, *inputs):
 
 
 def drawn(shapes):
-  """Draws kernels that keep the variance of what they read, scales and variances around 1, the rest small."""
+  """Draws kernels that preserve the variance of their input, scales and variances near 1, and small other values."""
   rng = np.random.default_rng(1)
 
   def draw(path, leaf):
@@ -29,4 +29,5 @@ def drawn(shapes):
 
 
 def random_variables(layer, *inputs):
+  """Returns random variables of a layer."""
   return drawn(shapes_of(layer, *inputs))

@@ -1,4 +1,4 @@
-"""The centre loss against loops over rows in NumPy, several steps of it."""
+"""Centre loss and updates of the centres: comparison with loops over rows in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ CENTERS = np.random.default_rng(3).normal(0, 1, (K, D)).astype(np.float32)
 
 
 def loss_of_rows(features, target, centers):
+  """Returns the loss of each row, summed over the classes in proportion to the target."""
   return [
     sum(t * 0.5 * np.sum((x - c) ** 2) for t, c in zip(row, centers, strict=True))
     for x, row in zip(features, target, strict=True)
@@ -19,7 +20,7 @@ def loss_of_rows(features, target, centers):
 
 
 def next_centers(features, target, centers, rate):
-  """Eq. 4 of Wen et al., a class at a time; a row counts for a class by its share."""
+  """Applies eq. 4 of Wen et al. class by class; each row is weighted by its target's share of the class."""
   found = []
   for k, center in enumerate(centers):
     difference = sum(row[k] * (center - x) for x, row in zip(features, target, strict=True))
@@ -27,18 +28,18 @@ def next_centers(features, target, centers, rate):
   return np.array(found)
 
 
-def test_loss_equals_a_rendering_in_float64(target):
+def test_loss_matches_float64(target):
   expected = loss_of_rows(FEATURES.astype(np.float64), target.astype(np.float64), CENTERS.astype(np.float64))
   np.testing.assert_allclose(center_loss(FEATURES, target, CENTERS), expected, rtol=1e-5)
 
 
-def test_gradient_is_the_way_to_the_centre():
+def test_gradient_is_the_difference_from_the_centre():
   label = np.random.default_rng(4).integers(0, K, B)
   gradient = jax.grad(lambda x: center_loss(x, jnp.eye(K)[label], CENTERS).sum())(FEATURES)
   np.testing.assert_allclose(gradient, FEATURES - CENTERS[label], rtol=1e-5)
 
 
-def test_centres_move_as_in_float64_for_several_steps(target):
+def test_centres_match_float64_over_several_steps(target):
   centers, expected = jnp.asarray(CENTERS), CENTERS.astype(np.float64)
   for step in range(4):
     features = FEATURES * (1 + step)
@@ -47,14 +48,14 @@ def test_centres_move_as_in_float64_for_several_steps(target):
   np.testing.assert_allclose(centers, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_class_that_is_absent_does_not_move():
+def test_centres_of_absent_classes_are_unchanged():
   target = np.eye(K, dtype=np.float32)[[1, 1, 4, 1, 4, 4, 1, 1, 1]]
   found = np.asarray(updated_centers(jnp.asarray(CENTERS), *center_sums(FEATURES, target, CENTERS), 0.5))
-  still = (found == CENTERS).all(axis=1)
-  assert still.tolist() == [k not in (1, 4) for k in range(K)]
+  unchanged = (found == CENTERS).all(axis=1)
+  assert unchanged.tolist() == [k not in (1, 4) for k in range(K)]
 
 
-def test_parts_of_a_batch_sum_to_the_whole():
+def test_sums_over_parts_of_a_batch_add_up():
   target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
   parts = [center_sums(FEATURES[rows], target[rows], CENTERS) for rows in (slice(0, 4), slice(4, B))]
   whole = center_sums(FEATURES, target, CENTERS)
@@ -62,7 +63,7 @@ def test_parts_of_a_batch_sum_to_the_whole():
     np.testing.assert_allclose(together, sum(each), rtol=1e-5, atol=1e-5)
 
 
-def test_arithmetic_is_float32_whatever_the_features_are():
+def test_bfloat16_features_are_computed_in_float32():
   target = np.eye(K, dtype=np.float32)[np.arange(B) % K]
   half = jnp.asarray(FEATURES, jnp.bfloat16)
   assert center_loss(half, target, CENTERS).dtype == jnp.float32

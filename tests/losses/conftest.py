@@ -1,4 +1,4 @@
-"""Logits and targets of a batch, for losses of them."""
+"""Logits and targets of a batch."""
 
 import numpy as np
 import pytest

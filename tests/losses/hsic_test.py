@@ -1,4 +1,4 @@
-"""HSIC against float64 NumPy renderings of the definitions, against identities, and by finite differences."""
+"""HSIC measures: comparison with the definitions in float64, with identities and with finite differences."""
 
 import functools
 
@@ -47,7 +47,7 @@ def trace_hsic(k, l):
   return np.trace(k @ h @ l @ h) / (len(k) - 1) ** 2
 
 
-def test_inner_products_are_zzt(rows):
+def test_inner_products_equal_zzt(rows):
   np.testing.assert_allclose(hsic.inner_products(jnp.asarray(rows, jnp.float32)), rows @ rows.T, rtol=1e-5, atol=1e-5)
 
 
@@ -59,9 +59,9 @@ def test_inner_products_accumulate_bfloat16_rows_in_float32(rows):
   np.testing.assert_allclose(found, exact @ exact.T, rtol=1e-5, atol=1e-5)
 
 
-def test_inner_products_gradient_equals_plain_differentiation(rows):
+def test_gradient_of_inner_products_equals_automatic_differentiation(rows):
   z = jnp.asarray(rows, jnp.float32)
-  weight = jax.random.normal(jax.random.key(0), (B, B))  # deliberately not symmetric
+  weight = jax.random.normal(jax.random.key(0), (B, B))  # not symmetric on purpose
   ours = jax.grad(lambda z: jnp.sum(weight * jnp.sin(hsic.inner_products(z))))(z)
   plain = jax.grad(lambda z: jnp.sum(weight * jnp.sin(z @ z.T)))(z)
   np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
@@ -75,32 +75,32 @@ def test_inner_products_over_devices_equal_one_device(rows, devices):
   def loss(part, axis_name=None):
     return jnp.sum(weight * jnp.sin(hsic.inner_products(part, axis_name)))
 
-  spread = jax.pmap(
+  on_devices = jax.pmap(
     jax.value_and_grad(functools.partial(loss, axis_name="d")), axis_name="d", devices=jax.devices()[:devices]
   )
-  value, gradient = spread(z.reshape(devices, B // devices, D))
-  want_value, want_gradient = jax.value_and_grad(loss)(z)
-  np.testing.assert_allclose(value, np.full(devices, want_value), atol=1e-4)
-  np.testing.assert_allclose(gradient.reshape(B, D), want_gradient, rtol=1e-4, atol=1e-5)
+  value, gradient = on_devices(z.reshape(devices, B // devices, D))
+  expected_value, expected_gradient = jax.value_and_grad(loss)(z)
+  np.testing.assert_allclose(value, np.full(devices, expected_value), atol=1e-4)
+  np.testing.assert_allclose(gradient.reshape(B, D), expected_gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_center_is_hkh(rows):
+def test_center_equals_hkh(rows):
   h = centering(B)
   np.testing.assert_allclose(hsic.center(products(rows)), h @ (rows @ rows.T) @ h, rtol=1e-4, atol=1e-4)
 
 
-def test_centered_products_are_those_of_centered_rows(rows):
+def test_center_equals_the_products_of_centered_rows(rows):
   centered = rows - rows.mean(axis=0)
   np.testing.assert_allclose(hsic.center(products(rows)), centered @ centered.T, rtol=1e-4, atol=1e-4)
 
 
-def test_gaussian_kernel_is_the_definition_and_does_not_move_with_the_mean(rows):
-  want = gaussian(rows, 5.0)
-  np.testing.assert_allclose(1 + hsic.gaussian_kernel_less_one(products(rows), D), want, rtol=1e-5)
-  np.testing.assert_allclose(1 + hsic.gaussian_kernel_less_one(hsic.center(products(rows + 3)), D), want, rtol=1e-4)
+def test_gaussian_kernel_matches_its_definition_and_ignores_translation(rows):
+  expected = gaussian(rows, 5.0)
+  np.testing.assert_allclose(1 + hsic.gaussian_kernel_less_one(products(rows), D), expected, rtol=1e-5)
+  np.testing.assert_allclose(1 + hsic.gaussian_kernel_less_one(hsic.center(products(rows + 3)), D), expected, rtol=1e-4)
 
 
-def test_cosine_kernel_is_the_definition(rows):
+def test_cosine_kernel_matches_its_definition(rows):
   np.testing.assert_allclose(hsic.cosine_kernel(products(rows)), cosine(rows), rtol=1e-5, atol=1e-6)
 
 
@@ -114,40 +114,40 @@ def test_trace_hsic_matches_float64(rows, other, sigma):
 
 
 def test_several_bandwidths_are_averaged(rows):
-  want = np.mean([gaussian(rows, sigma) for sigma in (0.5, 1.0, 2.0)], axis=0)
+  expected = np.mean([gaussian(rows, sigma) for sigma in (0.5, 1.0, 2.0)], axis=0)
   found = 1 + hsic.gaussian_kernel_less_one(products(rows), D, (0.5, 1.0, 2.0))
-  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_median_squared_distance_is_that_of_distinct_pairs_and_a_constant(rows):
+def test_median_squared_distance_is_over_distinct_pairs_without_gradient(rows):
   np.testing.assert_allclose(hsic.median_squared_distance(products(rows)), np.median(pdist(rows) ** 2), rtol=1e-5)
   slope = jax.grad(hsic.median_squared_distance)(products(rows))
   np.testing.assert_array_equal(slope, np.zeros((B, B)))
 
 
-def test_the_median_heuristic_makes_the_kernel_free_of_scale(rows):
+def test_median_bandwidth_makes_the_kernel_scale_invariant(rows):
   def kernel(z):
     return hsic.gaussian_kernel_less_one(products(z), hsic.median_squared_distance(products(z)), (1.0,))
 
   np.testing.assert_allclose(kernel(100 * rows), kernel(rows), rtol=1e-4, atol=1e-5)
 
 
-def test_linear_hsic_with_itself_is_the_squared_norm_of_the_covariance(rows):
+def test_linear_hsic_with_itself_is_the_squared_covariance_norm(rows):
   covariance = np.cov(rows, rowvar=False)
   found = hsic.hsic(products(rows), products(rows))
   np.testing.assert_allclose(found, (covariance**2).sum(), rtol=1e-4)
 
 
-def test_cka_matches_float64_and_is_one_with_itself(rows, other):
+def test_cka_matches_float64_and_is_one_for_equal_kernels(rows, other):
   h = centering(B)
   k, l = h @ cosine(rows) @ h, h @ cosine(other) @ h
-  want = (k * l).sum() / np.linalg.norm(k) / np.linalg.norm(l)
+  expected = (k * l).sum() / np.linalg.norm(k) / np.linalg.norm(l)
   ours = [hsic.cosine_kernel(products(z)) for z in (rows, other)]
-  np.testing.assert_allclose(hsic.cka(*ours), want, rtol=1e-4)
+  np.testing.assert_allclose(hsic.cka(*ours), expected, rtol=1e-4)
   np.testing.assert_allclose(hsic.cka(ours[0], ours[0]), 1.0, rtol=1e-5)
 
 
-def test_cka_does_not_change_under_scaling_and_rotation(rows, other):
+def test_cka_is_invariant_to_scaling_and_rotation(rows, other):
   rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(D, D)))
   plain = hsic.cka(products(rows), products(other))
   np.testing.assert_allclose(hsic.cka(products(7 * rows @ rotation), products(other)), plain, rtol=1e-4)
@@ -161,18 +161,18 @@ def test_nhsic_matches_float64(rows, other, epsilon):
     k = h @ k @ h
     return k @ np.linalg.inv(k + epsilon * B * np.eye(B))
 
-  want = np.trace(factor(gaussian(rows, 1.0)) @ factor(gaussian(other, 1.0)))
+  expected = np.trace(factor(gaussian(rows, 1.0)) @ factor(gaussian(other, 1.0)))
   ours = [hsic.gaussian_kernel_less_one(products(z), z.shape[1], (1.0,)) for z in (rows, other)]
-  np.testing.assert_allclose(hsic.nhsic(*ours, epsilon), want, rtol=5e-3 if epsilon == 1e-5 else 1e-4)
+  np.testing.assert_allclose(hsic.nhsic(*ours, epsilon), expected, rtol=5e-3 if epsilon == 1e-5 else 1e-4)
 
 
-def test_nhsic_counts_the_directions_that_two_linear_kernels_share(rows):
-  """With epsilon small beside every eigenvalue the factors are projectors, and the trace is a dimension."""
+def test_nhsic_of_linear_kernels_counts_their_common_dimensions(rows):
+  """Uses an epsilon far below every eigenvalue, so that the factors are projections and the trace is a dimension."""
   shared = rows[:, :4]
   np.testing.assert_allclose(hsic.nhsic(products(rows), products(shared), 1e-4), 4, rtol=1e-2)
 
 
-def test_nhsic_of_a_linear_label_kernel_is_the_fit_of_a_ridge_regression(rows):
+def test_nhsic_with_linear_labels_is_the_fit_of_a_ridge_regression(rows):
   epsilon, labels = 1e-2, np.eye(3)[np.arange(B) % 3]
   h = centering(B)
   target = h @ labels
@@ -181,20 +181,20 @@ def test_nhsic_of_a_linear_label_kernel_is_the_fit_of_a_ridge_regression(rows):
   np.testing.assert_allclose(found, (fitted * target).sum(), rtol=1e-3)
 
 
-def test_phsic_is_the_covariance_of_the_two_kernels_over_pairs(rows, other):
+def test_phsic_is_the_covariance_of_both_kernels_over_pairs(rows, other):
   k, l = cosine(rows), gaussian(other, 1.0)
-  want = np.cov(k.ravel(), l.ravel(), bias=True)[0, 1]
+  expected = np.cov(k.ravel(), l.ravel(), bias=True)[0, 1]
   found = hsic.phsic(hsic.cosine_kernel(products(rows)), hsic.gaussian_kernel_less_one(products(other), 3, (1.0,)))
-  np.testing.assert_allclose(found, want, rtol=1e-3)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_phsic_of_centered_kernels_is_hsic(rows, other):
+def test_phsic_of_centered_kernels_equals_hsic(rows, other):
   k, l = hsic.center(products(rows)), hsic.center(products(other))
   np.testing.assert_allclose(hsic.phsic(k, l) * B**2, hsic.hsic(k, l) * (B - 1) ** 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_measures_do_not_change_when_examples_are_reordered(rows, other, measure):
+def test_measures_are_invariant_to_the_order_of_examples(rows, other, measure):
   order = np.random.default_rng(3).permutation(B)
   one = measure(products(rows), products(other))
   two = measure(products(rows[order]), products(other[order]))
@@ -202,14 +202,14 @@ def test_measures_do_not_change_when_examples_are_reordered(rows, other, measure
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_measures_do_not_care_which_comes_first(rows, other, measure):
+def test_measures_are_symmetric(rows, other, measure):
   np.testing.assert_allclose(
     measure(products(rows), products(other)), measure(products(other), products(rows)), rtol=1e-4
   )
 
 
-def test_the_trace_of_independent_variables_falls_to_zero_with_the_batch():
-  """The biased estimate of 0 is of order 1 / B: sixteen times the batch, a sixteenth of the estimate."""
+def test_hsic_of_independent_variables_decreases_with_the_batch_size():
+  """Checks that the bias is of order 1 / B: 16 times the batch gives about 1 / 16 of the estimate."""
   generator = np.random.default_rng(4)
 
   def mean_estimate(batch, draws):
@@ -224,30 +224,30 @@ def test_the_trace_of_independent_variables_falls_to_zero_with_the_batch():
   assert hsic.hsic(kernel, kernel) > 20 * large
 
 
-def test_grouped_deviation_matches_the_definition():
-  maps = np.random.default_rng(5).normal(size=(6, 4, 5, 8))
-  groups = maps.reshape(6, 20, 2, 4)
+def test_grouped_deviation_matches_its_definition():
+  x = np.random.default_rng(5).normal(size=(6, 4, 5, 8))
+  groups = x.reshape(6, 20, 2, 4)
   variance = groups.transpose(0, 2, 1, 3).reshape(6, 2, -1).var(axis=-1)
   for power in (0.5, 0.2):
-    want = variance**power - (variance**power).mean(axis=1, keepdims=True)
-    found = hsic.grouped_deviation(jnp.asarray(maps, jnp.float32), 2, power)
-    np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-5)
+    expected = variance**power - (variance**power).mean(axis=1, keepdims=True)
+    found = hsic.grouped_deviation(jnp.asarray(x, jnp.float32), 2, power)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_grouped_deviation_leaves_no_channel_out():
-  maps = jnp.asarray(np.random.default_rng(6).normal(size=(3, 2, 2, 7)), jnp.float32)
-  sensitivity = jax.grad(lambda m: jnp.sum(hsic.grouped_deviation(m, 3) ** 2))(maps)
+def test_grouped_deviation_depends_on_every_channel():
+  x = jnp.asarray(np.random.default_rng(6).normal(size=(3, 2, 2, 7)), jnp.float32)
+  sensitivity = jax.grad(lambda x: jnp.sum(hsic.grouped_deviation(x, 3) ** 2))(x)
   assert (jnp.abs(sensitivity).max(axis=(0, 1, 2)) > 0).all()
-  assert hsic.grouped_deviation(maps, 100).shape == (3, 7)
+  assert hsic.grouped_deviation(x, 100).shape == (3, 7)
 
 
-def test_label_products_tell_classes_apart_and_balance_them():
+def test_label_products_compare_classes_and_balance_them():
   target = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 1, 2]]
   plain = hsic.label_products(jnp.asarray(target))
   np.testing.assert_allclose(plain, target @ target.T)
   balanced = hsic.label_products(jnp.asarray(target), balanced=True)
   np.testing.assert_allclose(balanced, target @ np.diag([1 / 4, 1 / 2, 1]) @ target.T, rtol=1e-6)
-  # Every class then carries the same weight in the trace, however many rows it has.
+  # After balancing, every class has the same weight in the trace, whatever its number of rows.
   np.testing.assert_allclose(np.trace(balanced[:4, :4]), np.trace(balanced[6:, 6:]), rtol=1e-6)
 
 
@@ -262,7 +262,7 @@ def apply_kernel(kernel, p, d):
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("kernel", ["gaussian", "cosine", "linear"])
-def test_gradients_agree_with_finite_differences(rows, other, kernel, measure):
+def test_gradients_match_finite_differences(rows, other, kernel, measure):
   def loss(z):
     return measure(apply_kernel(kernel, hsic.center(hsic.inner_products(z)), D), products(other))
 
@@ -279,7 +279,7 @@ DEGENERATE = ["dead layer", "constant rows", "one dead row", "two rows", "one cl
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("kernel", ["gaussian", "gaussian, median", "cosine"])
 @pytest.mark.parametrize("case", DEGENERATE)
-def test_degenerate_batches_give_finite_losses_and_gradients(rows, case, kernel, measure):
+def test_losses_and_gradients_are_finite_for_degenerate_batches(rows, case, kernel, measure):
   target = np.eye(3, dtype=np.float32)[np.arange(B) % 3]
   z = np.array(rows, np.float32)
   if case == "dead layer":
@@ -305,8 +305,8 @@ def test_degenerate_batches_give_finite_losses_and_gradients(rows, case, kernel,
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "cosine", "linear"])
-def test_float16_overflow_stays_finite_and_keeps_the_direction(rows, other, kernel):
-  """Rows at the end of float16's range: their products are far beyond it, and one entry is an infinity."""
+def test_float16_rows_that_overflow_give_finite_and_accurate_losses(rows, other, kernel):
+  """Uses rows near the largest float16, with products far beyond it, and one infinite entry."""
   z = jnp.asarray(rows, jnp.float16) * jnp.float16(2e4)
   assert not np.isfinite(jnp.sum(z * z))
 
@@ -320,7 +320,7 @@ def test_float16_overflow_stays_finite_and_keeps_the_direction(rows, other, kern
   np.testing.assert_allclose(loss(z), exact, rtol=1e-3)
 
 
-def test_a_gradient_beyond_float16_is_its_largest_number():
+def test_float16_gradients_that_overflow_become_the_largest_number():
   z = jnp.asarray(np.eye(4, 3), jnp.float16) * jnp.float16(1e3)
   gradient = jax.grad(lambda z: 1e4 * hsic.hsic(hsic.inner_products(z), jnp.eye(4)))(z)
   assert np.isfinite(gradient).all()

@@ -1,4 +1,4 @@
-"""The network of mixed and coordinate attention: sizes, the block and the whole in float64, first parameters."""
+"""Network of mixed and coordinate attention: shapes, parameter counts, comparison with float64, initialization."""
 
 import functools
 from typing import Any, NamedTuple
@@ -14,17 +14,16 @@ from fer_jax.models.ca_resnet import CABasicBlock, CaResNet
 from fer_jax.models.resnet import ResNet
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.objectives.objective import Examples
-from tests.layers.attention_test import convolve, in_float64, mixed_attention
-from tests.layers.coordinate_attention_test import coordinate_attention
+from tests.layers.attention_test import convolve, coordinate_attention, in_float64, mixed_attention
 from tests.layers.variables import drawn, random_variables
 from tests.models.baselines.shapes import count, image_of, traced
 
-DRAWN, NAMED = (2, 2, 2, 2), (3, 4, 6, 3)
-SLIM = CaResNet((1, 2), width=4, reduction=2)
+FIGURE_BLOCKS, RESNET34_BLOCKS = (2, 2, 2, 2), (3, 4, 6, 3)
+SMALL = CaResNet((1, 2), width=4, reduction=2)
 X = np.random.default_rng(0).normal(0.2, 1, (3, 7, 6, 8)).astype(np.float32)
 
 
-def test_every_layer_has_the_shape_of_its_row():
+def test_layers_have_the_shapes_of_the_paper():
   rows = [("stem", 24, 64), ("attention", 24, 64)]
   rows += [(f"layer{1 + i // 2}_{i % 2}", (12, 6, 3, 2)[i // 2], (64, 128, 256, 512)[i // 2]) for i in range(8)]
   expected = [(name, (2, side, side, channels)) for name, side, channels in rows]
@@ -32,23 +31,23 @@ def test_every_layer_has_the_shape_of_its_row():
   assert [(name, output.shape) for name, output in found.outputs.items()] == [*expected, ("classifier", (2, 7))]
   assert found.features.shape == (2, 512)
   assert list(found.network.layers) == [*found.network.hidden, "classifier"]
-  assert [len(block) for block in found.network.blocks] == [2, *DRAWN]
-  assert [len(block) for block in traced(CaResNet(NAMED)).network.blocks] == [2, *NAMED]
+  assert [len(block) for block in found.network.blocks] == [2, *FIGURE_BLOCKS]
+  assert [len(block) for block in traced(CaResNet(RESNET34_BLOCKS)).network.blocks] == [2, *RESNET34_BLOCKS]
 
 
 @pytest.mark.parametrize(
   ("halve", "size", "sides"),
   [(False, 48, (48, 24, 12, 6, 3)), (True, 47, (24, 12, 6, 3, 2)), (True, 96, (48, 24, 12, 6, 3)), (True, 1, (1,) * 5)],
 )
-def test_halving_the_image_is_a_setting_and_images_may_have_any_size(halve, size, sides):
+def test_accepts_any_image_size_with_and_without_halving(halve, size, sides):
   outputs = traced(CaResNet(width=8, halve=halve), size).outputs
   assert tuple(outputs[name].shape[1] for name in ("stem", *(f"layer{i}_0" for i in range(1, 5)))) == sides
 
 
 def parameters(blocks, kernel_sizes=(3, 3), width=64, reduced=lambda c: max(c // 32, 8), hidden=4, channels=1):
-  """Counts what each layer has: a normalisation a scale and a bias for each channel, an activation one slope."""
+  """Counts the parameters; a normalisation has a scale and a bias per channel, an activation one slope."""
   total = 9 * channels * width + 2 * width + 1  # the first convolution
-  total += 2 * width * hidden + 7 * 7 * 2 + (2 * width + 1) * width  # mixed attention: channels, places, fusion
+  total += 2 * width * hidden + 7 * 7 * 2 + (2 * width + 1) * width  # mixed attention: channels, positions, fusion
   inputs = width
   for stage, n in enumerate(blocks):
     c = width * 2**stage
@@ -61,15 +60,17 @@ def parameters(blocks, kernel_sizes=(3, 3), width=64, reduced=lambda c: max(c //
   return total + (inputs + 1) * 7
 
 
-@pytest.mark.parametrize(("blocks", "depth", "total"), [(DRAWN, 18, 11_253_018), (NAMED, 34, 21_421_882)])
-def test_has_the_parameters_of_its_parts_and_those_are_resnet_s_and_attention(blocks, depth, total):
+@pytest.mark.parametrize(
+  ("blocks", "depth", "total"), [(FIGURE_BLOCKS, 18, 11_253_018), (RESNET34_BLOCKS, 34, 21_421_882)]
+)
+def test_parameter_count_is_that_of_the_layers_and_slightly_above_resnet(blocks, depth, total):
   found = count(traced(CaResNet(blocks)).params)
   assert found == parameters(blocks) == total
   assert count(traced(ResNet(depth)).params) < found < 1.01 * count(traced(ResNet(depth)).params)
 
 
 @pytest.mark.parametrize("kernel_sizes", [(3, 1), (1, 3), (1, 3, 1), (3,)])
-def test_convolutions_width_and_reductions_are_settings(kernel_sizes):
+def test_parameter_count_follows_the_settings(kernel_sizes):
   settings = CaResNet((1, 2), kernel_sizes, width=32, reduction=4, coordinate_reduction=2)
   expected = parameters((1, 2), kernel_sizes, 32, lambda c: c // 2, 8, channels=3)
   assert count(traced(settings, channels=3).params) == expected
@@ -84,8 +85,8 @@ def prelu(x, params):
   return np.where(x > 0, x, params["negative_slope"] * x)
 
 
-def rendered_block(x, variables, stride, train):
-  """Figure 6, the stride at the first of the largest convolutions."""
+def reference_block(x, variables, stride, train):
+  """Computes the block of figure 6, with the stride at the first of the largest convolutions."""
   params, stats = variables["params"], variables["batch_stats"]
   kernels = [params[name]["kernel"] for name in sorted(params) if name.startswith("conv")]
   sides = [len(kernel) for kernel in kernels]
@@ -116,19 +117,19 @@ def applied(layer, variables, x, train=False):
     (CABasicBlock(8, 2, (3, 1)), False),
   ],
 )
-def test_a_block_equals_the_figure_in_float64(block, train):
+def test_block_matches_float64(block, train):
   variables = random_variables(block, X)
   found = applied(block, variables, X, train)
-  expected = rendered_block(X.astype(float), in_float64(variables), block.stride, train)
+  expected = reference_block(X.astype(float), in_float64(variables), block.stride, train)
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("slope", [1, 0])
-def test_a_block_whose_gates_are_shut_is_the_activation_of_its_normalised_input(slope):
+def test_block_with_closed_gates_is_the_activation_of_its_normalised_input(slope):
   block = CABasicBlock(8)
   variables = random_variables(block, X)
-  shut = {"kernel": jnp.zeros((8, 8)), "bias": jnp.full(8, -1e3)}
-  variables["params"]["attention"] |= {"rows": shut, "columns": shut}
+  closed = {"kernel": jnp.zeros((8, 8)), "bias": jnp.full(8, -1e3)}
+  variables["params"]["attention"] |= {"rows": closed, "columns": closed}
   variables["params"]["prelu"]["negative_slope"] = jnp.float32(slope)
   variables["params"]["norm"] = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
   variables["batch_stats"]["norm"] = {"mean": jnp.zeros(8), "var": jnp.full(8, 1 - 1e-5)}
@@ -136,8 +137,8 @@ def test_a_block_whose_gates_are_shut_is_the_activation_of_its_normalised_input(
   np.testing.assert_allclose(found, np.where(X > 0, X, slope * X), rtol=1e-5, atol=1e-6)
 
 
-def rendered_network(params, stats, image, train):
-  """The walk of SLIM to its features; the last row and column of an image of odd sides are averaged alone."""
+def reference_network(params, stats, image, train):
+  """Computes the features of SMALL; in images of odd size, the last row and column are averaged alone."""
   batch, height, width, _ = image.shape
   x = np.zeros((batch, (height + 1) // 2, (width + 1) // 2, 1))
   for i in range(x.shape[1]):
@@ -146,19 +147,19 @@ def rendered_network(params, stats, image, train):
   stem = params["stem"]
   x = normalized(convolve(x, stem["conv"]["kernel"]), stem["norm"], stats["stem"]["norm"], train)
   x = mixed_attention(prelu(x, stem["activation"]), params["attention"])
-  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros, since nothing is below zero
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros are neutral for the maximum: no activation is negative
   rows, columns = ((side + 1) // 2 for side in x.shape[1:3])
   x = np.zeros((batch, rows, columns, x.shape[-1]))
   for i in range(rows):
     for j in range(columns):
       x[:, i, j] = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2))
   for name, stride in {"layer1_0": 1, "layer2_0": 2, "layer2_1": 1}.items():
-    x = rendered_block(x, {"params": params[name], "batch_stats": stats[name]}, stride, train)
+    x = reference_block(x, {"params": params[name], "batch_stats": stats[name]}, stride, train)
   return x.mean((1, 2))
 
 
-class Slim(NamedTuple):
-  """SLIM, its variables, two faces, and (outputs, statistics) of evaluation and training."""
+class SmallNetwork(NamedTuple):
+  """SMALL, its variables, two images, and (outputs, statistics) of evaluation and training."""
 
   network: Any
   params: Any
@@ -169,56 +170,56 @@ class Slim(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def slim():
+def small():
   image = np.random.default_rng(2).normal(size=(2, 13, 15, 1)).astype(np.float32)
-  network = SLIM.build(7, jnp.float32, None)
+  network = SMALL.build(7, jnp.float32, None)
   params, stats = map(drawn, jax.eval_shape(network.init, jax.random.key(0), image))
 
   @jax.jit
   def run(params, stats, image):
     return network.apply(params, stats, image), network.apply(params, stats, image, key=jax.random.key(1))
 
-  return Slim(network, params, stats, image, *run(params, stats, image))
+  return SmallNetwork(network, params, stats, image, *run(params, stats, image))
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_the_features_equal_the_paper_in_float64(slim, train):
-  expected = rendered_network(in_float64(slim.params), in_float64(slim.stats), slim.image.astype(float), train)
-  outputs, _ = slim.trained if train else slim.evaluated
+def test_features_match_float64(small, train):
+  expected = reference_network(in_float64(small.params), in_float64(small.stats), small.image.astype(float), train)
+  outputs, _ = small.trained if train else small.evaluated
   np.testing.assert_allclose(outputs.features, expected, rtol=1e-3, atol=1e-4)
   assert np.ptp(expected, axis=0).max() > 1e-2
 
 
-def test_all_statistics_change_in_training_alone(slim):
-  chex.assert_trees_all_equal(slim.evaluated[1], slim.stats)
-  pairs = zip(jax.tree.leaves(slim.stats), jax.tree.leaves(slim.trained[1]), strict=True)
+def test_statistics_change_only_in_training(small):
+  chex.assert_trees_all_equal(small.evaluated[1], small.stats)
+  pairs = zip(jax.tree.leaves(small.stats), jax.tree.leaves(small.trained[1]), strict=True)
   assert all(np.any(before != after) for before, after in pairs)
 
 
-def test_the_classifier_drops_features_in_training_alone(slim):
-  kernel, bias = (np.asarray(slim.params["classifier"]["linear"][name]) for name in ("kernel", "bias"))
-  outputs, _ = slim.evaluated
+def test_classifier_applies_dropout_only_in_training(small):
+  kernel, bias = (np.asarray(small.params["classifier"]["linear"][name]) for name in ("kernel", "bias"))
+  outputs, _ = small.evaluated
   np.testing.assert_allclose(outputs.logits, np.asarray(outputs.features) @ kernel + bias, atol=1e-4)
 
   @jax.jit
   def trained(key, features):
-    return slim.network.call("classifier", slim.params["classifier"], {}, (features,), key)[0]
+    return small.network.call("classifier", small.params["classifier"], {}, (features,), key)[0]
 
-  # Of 8 features each: which of the 2^8 masks explains the logits?
+  # The dropout mask of the 8 features is the one of the 2^8 masks that reproduces the logits.
   masks = np.array(list(np.ndindex((2,) * 8)))
   found = []
   steps = [(outputs.features, trained(jax.random.key(seed), outputs.features)) for seed in range(2, 8)]
-  outputs, _ = slim.trained
+  outputs, _ = small.trained
   for features, logits in [(outputs.features, outputs.logits), *steps]:
     for feature, logit in zip(np.asarray(features), np.asarray(logits), strict=True):
       distance = np.abs((masks * feature / 0.7) @ kernel + bias - logit).max(axis=1)
       assert distance.min() < 1e-4
       found.append(masks[distance.argmin()])
-  assert np.mean(found) == pytest.approx(0.7, abs=0.13)  # 112 draws: three standard deviations
+  assert np.mean(found) == pytest.approx(0.7, abs=0.13)  # 112 samples, three standard deviations
   assert len({tuple(mask) for mask in found}) > 3
 
 
-def test_kernels_start_from_he_et_al_s_distribution_slopes_from_a_quarter_and_biases_from_zero():
+def test_initial_kernels_are_he_normal_slopes_a_quarter_and_biases_zero():
   network = CaResNet((1, 1), (3,), width=32, coordinate_reduction=1).build(7, jnp.float32, None)
   params, _ = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   kernels = {}
@@ -235,7 +236,7 @@ def test_kernels_start_from_he_et_al_s_distribution_slopes_from_a_quarter_and_bi
     assert values.mean() == pytest.approx(0, abs=4 / np.sqrt(values.size)), name
 
 
-def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis():
+def test_all_layers_use_the_dtype_and_normalise_over_the_axis():
   found = traced(CaResNet(width=8), dtype=jnp.bfloat16, axis_name="devices")
   assert {dtype for _, dtype, _ in found.modules} == {jnp.bfloat16}
   assert {axis for kind, _, axis in found.modules if kind.__name__ == "BatchNorm"} == {"devices"}
@@ -243,13 +244,13 @@ def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis():
   assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.stats))} == {jnp.dtype("float32")}
 
 
-def test_every_hidden_layer_can_learn_without_back_propagation():
-  network, params, stats, *_ = traced(SLIM)
+def test_hsic_bottleneck_trains_every_hidden_layer():
+  network, params, stats, *_ = traced(SMALL)
   objective = HsicBottleneck(group="block").build(network, frozenset(network.layers), None)
   batch = Examples(image_of(48, 1), jax.ShapeDtypeStruct((2, 7), jnp.float32))
-  learned = jax.eval_shape(objective, params, stats, batch, jax.random.key(0))
-  chex.assert_trees_all_equal_shapes_and_dtypes(learned.gradients, params)
-  assert {f"hsic_label/{layer}" for layer in network.hidden} <= learned.metrics.keys()
+  output = jax.eval_shape(objective, params, stats, batch, jax.random.key(0))
+  chex.assert_trees_all_equal_shapes_and_dtypes(output.gradients, params)
+  assert {f"hsic_label/{layer}" for layer in network.hidden} <= output.metrics.keys()
 
 
 @pytest.mark.parametrize(
@@ -261,9 +262,9 @@ def test_every_hidden_layer_can_learn_without_back_propagation():
       for sizes in ((), (3, 2), (-1,))
     ),
     *(({key: 0}, rf"^model\.{key}=0: expected 1") for key in ("width", "reduction", "coordinate_reduction")),
-    *(({"dropout": share}, rf"^model\.dropout={share}: expected a rate") for share in (-0.1, 1.0)),
+    *(({"dropout": rate}, rf"^model\.dropout={rate}: expected a rate") for rate in (-0.1, 1.0)),
   ],
 )
-def test_a_setting_that_is_none_is_named(settings, message):
+def test_rejects_invalid_settings(settings, message):
   with pytest.raises(ValueError, match=message):
     MODELS["ca_resnet"](**settings)

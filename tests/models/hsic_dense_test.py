@@ -1,4 +1,4 @@
-"""The dense network: its size, its walk, its layers."""
+"""Dense network: parameter counts, layers, shapes and the feature pyramid."""
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,20 @@ def parameters_of(settings, size=48):
 
 
 @pytest.mark.parametrize("head_grid", [1, 3])
-def test_there_are_about_seven_million_parameters(head_grid):
+def test_has_about_seven_million_parameters(head_grid):
   _, params = parameters_of(HsicDense(head_grid=head_grid))
   count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(params))
   assert 6.8e6 < count < 7.4e6
 
 
-def test_there_are_three_blocks_of_five_convolutions_and_a_pyramid_of_three_levels():
+def test_has_three_blocks_of_five_convolutions_and_three_pyramid_levels():
   network, _ = parameters_of(HsicDense())
   assert [sum("conv" in name for name in block) for block in network.blocks] == [5, 5, 5, 0]
   assert [name for name in network.layers if "lateral" in name] == [f"block{i}_lateral" for i in (1, 2, 3)]
   assert network.blocks[-1] == ("pyramid_level3", "pyramid_level2", "pyramid_level1")
 
 
-def test_each_convolution_reads_all_earlier_outputs_with_a_weight_for_each():
+def test_convolutions_read_all_earlier_outputs_with_one_weight_each():
   _, params = parameters_of(HsicDense(growth=8, stem=4, transition=6))
   for i in range(1, 6):
     layer = params[f"block2_conv{i}"]
@@ -36,7 +36,7 @@ def test_each_convolution_reads_all_earlier_outputs_with_a_weight_for_each():
     assert layer["kernel"].shape == (3, 3, 6 + 8 * (i - 1), 8)
 
 
-def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
+def test_blocks_halve_the_resolution_and_the_pyramid_restores_it():
   network = HsicDense(growth=4, stem=4, transition=4, pyramid=4).build(7, jnp.float32, None)
   image = jnp.zeros((2, 48, 48, 1))
   params, stats = jax.jit(network.init)(jax.random.key(0), image)
@@ -48,39 +48,39 @@ def test_blocks_halve_the_map_and_the_pyramid_returns_to_the_finest():
   assert outputs.features.shape == (2, 3 * 4)
 
 
-def test_layers_are_walked_in_the_order_they_are_listed():
+def test_layers_are_applied_in_their_listed_order():
   network = HsicDense(growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
   params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 24, 24, 1)))
-  walked = []
+  applied = []
 
   def apply(name, *inputs):
-    walked.append(name)
+    applied.append(name)
     return network.call(name, params[name], stats[name], inputs, None)[0]
 
   network.walk(apply, jnp.zeros((1, 24, 24, 1)))
-  assert walked == list(network.layers) == [*network.hidden, network.classifier]
+  assert applied == list(network.layers) == [*network.hidden, network.classifier]
 
 
-def test_the_pyramid_adds_the_coarser_level_to_each_lateral():
+def test_pyramid_adds_the_coarser_level_to_each_lateral():
   network = HsicDense(blocks=2, convs=1, growth=2, stem=2, transition=2, pyramid=3).build(7, jnp.float32, None)
   image = jax.random.normal(jax.random.key(0), (2, 24, 24, 1))
   params, stats = jax.jit(network.init)(jax.random.key(1), image)
-  seen = {}
+  calls = {}
 
   def apply(name, *inputs):
     output, _ = network.call(name, params[name], stats[name], inputs, None)
-    seen[name] = (inputs, output)
+    calls[name] = (inputs, output)
     return output
 
   network.walk(apply, image)
-  coarse, fine = (np.asarray(seen[f"block{block}_lateral"][1]) for block in (2, 1))
-  np.testing.assert_array_equal(seen["pyramid_level2"][0][0], coarse)
+  coarse, fine = (np.asarray(calls[f"block{block}_lateral"][1]) for block in (2, 1))
+  np.testing.assert_array_equal(calls["pyramid_level2"][0][0], coarse)
   doubled = coarse.repeat(2, axis=1).repeat(2, axis=2)
-  np.testing.assert_allclose(seen["pyramid_level1"][0][0], fine + doubled, rtol=1e-6)
+  np.testing.assert_allclose(calls["pyramid_level1"][0][0], fine + doubled, rtol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 4])
-def test_the_number_of_blocks_is_free(blocks):
+def test_supports_any_number_of_blocks(blocks):
   network = HsicDense(blocks=blocks, convs=2, growth=2, stem=2, transition=2, pyramid=2).build(7, jnp.float32, None)
   image = jnp.zeros((1, 48, 48, 1))
   outputs, _ = network.apply(*jax.jit(network.init)(jax.random.key(0), image), image)
@@ -97,11 +97,11 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
   assert {tap.dtype for tap in outputs.taps} == {jnp.dtype("bfloat16")}
 
 
-def test_a_level_smaller_than_the_head_is_read_in_every_cell():
+def test_levels_smaller_than_the_head_grid_fill_every_cell():
   network = HsicDense(blocks=3, convs=1, growth=2, stem=2, transition=2, pyramid=3, head_grid=3).build(
     7, jnp.float32, None
   )
-  image = jax.random.normal(jax.random.key(0), (2, 12, 12, 1))  # levels of 6, 3 and 1
+  image = jax.random.normal(jax.random.key(0), (2, 12, 12, 1))  # levels of 6, 3 and 1 pixels
   outputs, _ = network.apply(*jax.jit(network.init)(jax.random.key(1), image), image)
   features = np.asarray(outputs.features).reshape(2, 9, 9)
   assert np.ptp(features[:, :, :3], axis=1).max() == 0  # the coarsest comes first

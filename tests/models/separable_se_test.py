@@ -1,4 +1,4 @@
-"""The separable network with squeeze and excitation: table 1 row by row, its count, a NumPy rendering of the whole."""
+"""Separable network with squeeze-and-excitation: shapes of table 1, parameter counts, comparison with float64."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from fer_jax.models.separable_se import ALPHA, SeparableSe
 from tests.layers.variables import drawn
 from tests.models.baselines.shapes import count, traced
 
-SLIM = SeparableSe(width=2, separable=(1, 1), reduction=2, dropout=0.0)
+SMALL = SeparableSe(width=2, separable=(1, 1), reduction=2, dropout=0.0)
 PRINTED = 5_835_265
 
-# Layer and (side, channels), as table 1 prints them.
+# Layer, side and channels of each row of table 1.
 TABLE1 = [
   ("conv1", 46, 32),
   ("conv2", 44, 64),
@@ -25,7 +25,7 @@ TABLE1 = [
 ]
 
 
-def test_every_layer_has_the_shape_of_its_row_in_table_1():
+def test_layers_have_the_shapes_of_table_1():
   found = traced(SeparableSe())
   rows = [(row, side, channels) for name, side, channels in TABLE1 for row in (name, f"{name}_gate")]
   expected = [(name, (2, side, side, channels)) for name, side, channels in rows]
@@ -35,7 +35,7 @@ def test_every_layer_has_the_shape_of_its_row_in_table_1():
   assert [len(block) for block in found.network.blocks] == [4, 4, 4, 4, 4, 2]
 
 
-def test_shortcut_branches_have_the_shape_of_what_they_are_added_to():
+def test_shortcut_branches_have_the_shapes_of_their_stages():
   found = traced(SeparableSe(residual=True))
   shortcuts = {name: output.shape for name, output in found.outputs.items() if name.endswith("shortcut")}
   sides = [(22, 128), (11, 256), (6, 512), (3, 1024)]
@@ -54,7 +54,7 @@ def parameters(residual):
   return total + 1024 * 7 + 7 + residual * sum(a * b + 2 * b for a, b in pairs)
 
 
-def test_the_printed_count_is_that_of_the_residual_form_but_for_a_thousandth():
+def test_residual_parameter_count_is_within_0_1_percent_of_the_paper():
   found = {residual: count(traced(SeparableSe(residual=residual)).params) for residual in (False, True)}
   assert found == {False: parameters(False), True: parameters(True)}
   for residual, number in found.items():
@@ -64,7 +64,7 @@ def test_the_printed_count_is_that_of_the_residual_form_but_for_a_thousandth():
 
 
 def convolve(x, kernel, padding, groups=1):
-  """Convolves [B, H, W, I] with [h, w, I / groups, O], by its definition."""
+  """Convolves [B, H, W, I] with [h, w, I / groups, O] by the definition; `groups` is 1 or I."""
   h, w, _, features = kernel.shape
   x = np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
   out = np.zeros((len(x), x.shape[1] - h + 1, x.shape[2] - w + 1, features))
@@ -92,27 +92,27 @@ def gated(x, params):
   return x / (1 + np.exp(-scores))[:, None, None]
 
 
-def rendering(params, stats, image, residual):
-  """The slim network in NumPy."""
+def reference_network(params, stats, image, residual):
+  """Computes features and logits of SMALL in NumPy."""
 
   def plain(name, x):
     y = convolve(x, params[name]["conv"]["kernel"], 0)
     return gated(activated(normalized(y, params[name]["norm"], stats[name]["norm"])), params[f"{name}_gate"])
 
   def separable(name, x, padding=1):
-    of, its = params[name], stats[name]["pointwise"]
-    y = convolve(x, of["depthwise"]["kernel"], padding, groups=x.shape[-1])
-    y = convolve(y, of["pointwise"]["conv"]["kernel"], 0)
-    return gated(activated(normalized(y, of["pointwise"]["norm"], its["norm"])), params[f"{name}_gate"])
+    layer, layer_stats = params[name], stats[name]["pointwise"]
+    y = convolve(x, layer["depthwise"]["kernel"], padding, groups=x.shape[-1])
+    y = convolve(y, layer["pointwise"]["conv"]["kernel"], 0)
+    return gated(activated(normalized(y, layer["pointwise"]["norm"], layer_stats["norm"])), params[f"{name}_gate"])
 
-  def largest(x):
+  def max_pool(x):
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     sides = [range(0, n - 2, 2) for n in x.shape[1:3]]
     return np.stack([np.stack([x[:, i : i + 3, j : j + 3].max((1, 2)) for j in sides[1]], 1) for i in sides[0]], 1)
 
   x = plain("conv2", plain("conv1", image))
   for i in (1, 2):
-    y = largest(separable(f"stage{i}_0", x))
+    y = max_pool(separable(f"stage{i}_0", x))
     if residual:
       name = f"stage{i}_shortcut"
       branch = convolve(x[:, ::2, ::2], params[name]["conv"]["kernel"], 0)
@@ -123,18 +123,18 @@ def rendering(params, stats, image, residual):
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_equals_a_rendering_in_float64(residual):
+def test_matches_float64(residual):
   network = SeparableSe(2, (1, 1), residual, 2, 0.0).build(3, jnp.float32, None)
   image = np.random.default_rng(0).normal(size=(2, 17, 16, 1)).astype(np.float32)
   variables = drawn(jax.eval_shape(network.init, jax.random.key(0), image))
   outputs, _ = jax.jit(network.apply)(*variables, image)
   in_float64 = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-  features, logits = rendering(*in_float64, image.astype(np.float64), residual)
+  features, logits = reference_network(*in_float64, image.astype(np.float64), residual)
   np.testing.assert_allclose(outputs.features, features, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(outputs.logits, logits, rtol=1e-4, atol=1e-4)
 
 
-def test_the_activation_is_the_papers():
+def test_activation_has_the_constant_of_the_paper():
   assert ALPHA == 1.6732632423543772848170429916717
 
 
@@ -148,15 +148,15 @@ def test_the_activation_is_the_papers():
     ({"dropout": 1.0}, "model.dropout=1.0: expected a rate"),
   ],
 )
-def test_what_makes_no_network_is_refused(settings, message):
+def test_rejects_invalid_settings(settings, message):
   with pytest.raises(ValueError, match=message):
     SeparableSe(**settings)
 
 
-def test_an_image_that_leaves_nothing_for_the_last_convolution_is_refused():
+def test_rejects_images_too_small_for_the_last_convolution():
   with pytest.raises(ValueError, match="image is too small"):
-    traced(SLIM, size=12)
+    traced(SMALL, size=12)
 
 
-def test_is_known_by_its_name():
+def test_is_registered():
   assert MODELS["separable_se"] is SeparableSe

@@ -1,4 +1,4 @@
-"""The network of two channels: what each sees, what is made of both, and one channel as its end of the scale."""
+"""Two-channel network: input and features of each channel, their fusion, and layers."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -20,21 +20,31 @@ from tests.layers.variables import drawn
 from tests.models.baselines.shapes import count, traced
 
 SHAPE: dict[str, Any] = {"width": 4, "separable": (1, 1)}
-SLIM = TwoChannel(**SHAPE)
+SMALL = TwoChannel(**SHAPE)
 ONE = SeparableSe(**SHAPE)
 CHANNELS = ("lbp_", "image_")
 
 
 class Run(NamedTuple):
-  """Pictures, the variables of SLIM, what networks of several coefficients make of them, and one channel's features."""
+  """Images, variables of SMALL, and features.
 
-  picture: np.ndarray
+  Attributes:
+    raw: Images, uint8 [B, H, W, 1].
+    image: Standardised images.
+    params: Parameters of SMALL.
+    stats: Batch statistics of SMALL.
+    features: Features of the network, by fusion coefficient.
+    logits: Logits of the network, by fusion coefficient.
+    channel_features: Features of a network with one channel, by prefix of the channel.
+  """
+
+  raw: np.ndarray
   image: jax.Array
   params: Any
   stats: Any
   features: dict[float, Any]
   logits: dict[float, Any]
-  alone: dict[str, Any]
+  channel_features: dict[str, Any]
 
 
 def of_channel(tree, prefix):
@@ -43,36 +53,36 @@ def of_channel(tree, prefix):
 
 @pytest.fixture(scope="module")
 def run():
-  picture = np.random.default_rng(0).integers(0, 256, (3, 17, 18, 1), dtype=np.uint8)
-  image = standardize(picture)
-  params, stats = map(drawn, jax.eval_shape(SLIM.build(7, jnp.float32, None).init, jax.random.key(0), image))
+  raw = np.random.default_rng(0).integers(0, 256, (3, 17, 18, 1), dtype=np.uint8)
+  image = standardize(raw)
+  params, stats = map(drawn, jax.eval_shape(SMALL.build(7, jnp.float32, None).init, jax.random.key(0), image))
   coefficients = (0.0, 0.3, 1.0)
-  networks = {a: dataclasses.replace(SLIM, fusion=a).build(7, jnp.float32, None) for a in coefficients}
+  networks = {a: dataclasses.replace(SMALL, fusion=a).build(7, jnp.float32, None) for a in coefficients}
   single = ONE.build(7, jnp.float32, None)
-  patterns = local_binary_pattern(picture, 8, 1.0, "uniform", outside=None).astype(jnp.float32) / 4.5 - 1
-  seen = {"lbp_": patterns, "image_": image}
+  patterns = local_binary_pattern(raw, 8, 1.0, "uniform", outside=None).astype(jnp.float32) / 4.5 - 1
+  inputs = {"lbp_": patterns, "image_": image}
 
   @jax.jit
-  def everything(params, stats, image, seen):
+  def apply(params, stats, image, inputs):
     outputs = {a: network.apply(params, stats, image)[0] for a, network in networks.items()}
-    alone = {}
+    channel_features = {}
     for prefix in CHANNELS:
       variables = ({**of_channel(tree, prefix), "classifier": tree["classifier"]} for tree in (params, stats))
-      alone[prefix] = single.apply(*variables, seen[prefix])[0].features
-    return outputs, alone
+      channel_features[prefix] = single.apply(*variables, inputs[prefix])[0].features
+    return outputs, channel_features
 
-  outputs, alone = everything(params, stats, image, seen)
+  outputs, channel_features = apply(params, stats, image, inputs)
   features = {a: np.asarray(output.features) for a, output in outputs.items()}
-  return Run(picture, image, params, stats, features, {a: o.logits for a, o in outputs.items()}, alone)
+  return Run(raw, image, params, stats, features, {a: o.logits for a, o in outputs.items()}, channel_features)
 
 
-def test_the_ends_of_the_scale_are_networks_of_one_channel(run):
-  np.testing.assert_allclose(run.features[1.0], run.alone["lbp_"], atol=1e-6)
-  np.testing.assert_allclose(run.features[0.0], run.alone["image_"], atol=1e-6)
+def test_fusion_of_0_and_1_gives_the_features_of_one_channel(run):
+  np.testing.assert_allclose(run.features[1.0], run.channel_features["lbp_"], atol=1e-6)
+  np.testing.assert_allclose(run.features[0.0], run.channel_features["image_"], atol=1e-6)
   assert np.abs(run.features[0.0] - run.features[1.0]).max() > 0.1
 
 
-def test_between_them_features_are_weighed_and_classified(run):
+def test_classifies_the_weighted_sum_of_the_features(run):
   expected = 0.3 * run.features[1.0] + 0.7 * run.features[0.0]
   np.testing.assert_allclose(run.features[0.3], expected, atol=1e-6)
   kernel, bias = (np.asarray(run.params["classifier"]["linear"][name]) for name in ("kernel", "bias"))
@@ -80,15 +90,15 @@ def test_between_them_features_are_weighed_and_classified(run):
 
 
 @pytest.mark.parametrize(("method", "largest"), [("uniform", 17), ("nri_uniform", 242), ("ror", 65535)])
-def test_patterns_are_those_of_the_picture_from_minus_one_to_one(run, method, largest):
+def test_patterns_are_the_codes_scaled_to_minus_1_to_1(run, method, largest):
   found = TwoChannel(method=method, neighbours=16, radius=2.0).patterns(run.image)
   assert found.dtype == jnp.float32
   assert [found.min(), found.max()] == pytest.approx([-1, 1], abs=1e-6)
-  codes = local_binary_pattern(run.picture, 16, 2.0, method, outside=None)
+  codes = local_binary_pattern(run.raw, 16, 2.0, method, outside=None)
   np.testing.assert_allclose((found + 1) / 2 * largest, codes, rtol=1e-5, atol=1e-3)
 
 
-def test_each_channel_has_a_separable_network_of_its_own():
+def test_each_channel_has_its_own_separable_network():
   found, single = traced(TwoChannel()), traced(SeparableSe())
   assert found.network.extractors == CHANNELS
   assert list(found.network.layers) == [*found.network.hidden, "classifier"]
@@ -101,20 +111,20 @@ def test_each_channel_has_a_separable_network_of_its_own():
   assert found.features.shape == single.features.shape
   classifier = count(single.params["classifier"])
   assert count(found.params) == 2 * (count(single.params) - classifier) + classifier
-  other = traced(TwoChannel(residual=True, reduction=2, **SHAPE))
-  alone = traced(SeparableSe(residual=True, reduction=2, **SHAPE))
-  assert other.network.hidden == tuple(prefix + name for prefix in CHANNELS for name in alone.network.hidden)
+  both = traced(TwoChannel(residual=True, reduction=2, **SHAPE))
+  one = traced(SeparableSe(residual=True, reduction=2, **SHAPE))
+  assert both.network.hidden == tuple(prefix + name for prefix in CHANNELS for name in one.network.hidden)
 
 
-def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis():
-  found = traced(SLIM, dtype=jnp.bfloat16, axis_name="devices")
+def test_all_layers_use_the_dtype_and_normalise_over_the_axis():
+  found = traced(SMALL, dtype=jnp.bfloat16, axis_name="devices")
   assert {dtype for _, dtype, _ in found.modules} == {jnp.bfloat16}
   assert {axis for kind, _, axis in found.modules if kind.__name__ == "BatchNorm"} == {"devices"}
   assert {name for name, output in found.outputs.items() if output.dtype == jnp.float32} == {"classifier"}
   assert found.features.dtype == jnp.bfloat16
 
 
-def test_dropout_stands_before_the_classifier(run):
+def test_dropout_is_applied_before_the_classifier(run):
   linear = {"kernel": jnp.eye(16, 7), "bias": jnp.zeros(7)}
   network = TwoChannel(dropout=0.25, **SHAPE).build(7, jnp.float32, None)
   ones = jnp.ones((400, 16))
@@ -123,20 +133,20 @@ def test_dropout_stands_before_the_classifier(run):
   assert set(np.unique(logits.round(4))) == {np.float32(0), np.float32(1.3333)}
 
 
-def test_both_channels_can_learn_without_back_propagation():
-  network, params, stats, *_ = traced(SLIM)
+def test_hsic_bottleneck_trains_both_channels():
+  network, params, stats, *_ = traced(SMALL)
   objective = HsicBottleneck(group="block").build(network, frozenset(network.layers), None)
   examples = Examples(jax.ShapeDtypeStruct((2, 48, 48, 1), jnp.float32), jax.ShapeDtypeStruct((2, 7), jnp.float32))
-  learned = jax.eval_shape(objective, params, stats, examples, jax.random.key(0))
-  chex.assert_trees_all_equal_shapes(learned.gradients, params)
+  output = jax.eval_shape(objective, params, stats, examples, jax.random.key(0))
+  chex.assert_trees_all_equal_shapes(output.gradients, params)
 
 
-def test_it_has_a_name():
+def test_is_registered():
   assert MODELS["two_channel"] is TwoChannel
 
 
 @pytest.mark.parametrize(
-  ("change", "said"),
+  ("change", "message"),
   [
     ({"fusion": -0.1}, "model.fusion=-0.1: expected a coefficient, 0 <= fusion <= 1"),
     ({"fusion": 1.5}, "model.fusion=1.5"),
@@ -146,6 +156,6 @@ def test_it_has_a_name():
     ({"width": 0}, "model.width=0"),
   ],
 )
-def test_a_setting_that_is_none_is_named(change, said):
-  with pytest.raises(ValueError, match=said):
+def test_rejects_invalid_settings(change, message):
+  with pytest.raises(ValueError, match=message):
     TwoChannel(**change)

@@ -1,4 +1,4 @@
-"""Runs of several processes on this machine, which talk to each other through gloo."""
+"""Starts runs of several processes on this machine, which communicate through Gloo."""
 
 import os
 import socket
@@ -13,19 +13,19 @@ import pytest
 from tests import compilation
 
 CONFIG = Path(__file__).parent / "tiny.py"
-PATIENCE = 120  # seconds; a run takes ten when nothing else is on
+TIMEOUT = 120  # seconds; a run takes ten on an idle machine
 
 
-class Ended(NamedTuple):
-  """How a process ended."""
+class ProcessResult(NamedTuple):
+  """Exit status and output of a process."""
 
   status: int
-  said: str
-  complained: str
+  out: str
+  err: str
 
 
-class Launched:
-  """Processes of one run, with so many devices each."""
+class LaunchedRun:
+  """A run of `count` processes with `devices` devices each; `fault` is injected into process 1."""
 
   def __init__(self, workdir, count, devices, flags=(), fault=""):
     self.workdir = workdir
@@ -42,8 +42,15 @@ class Launched:
     self.processes = [
       subprocess.Popen(
         [
-          *(sys.executable, "-m", "tests.multiprocess.worker", f"--config={CONFIG}", f"--workdir={workdir}", *flags),
-          *(f"--processes={count}", f"--process={index}", f"--coordinator=127.0.0.1:{port}"),
+          sys.executable,
+          "-m",
+          "tests.multiprocess.worker",
+          f"--config={CONFIG}",
+          f"--workdir={workdir}",
+          *flags,
+          f"--processes={count}",
+          f"--process={index}",
+          f"--coordinator=127.0.0.1:{port}",
         ],
         env=environment,
         cwd=Path(__file__).parents[2],
@@ -55,35 +62,35 @@ class Launched:
     ]
 
   def wait_for_step(self, step):
-    """Returns when a step is logged."""
-    log, end = self.workdir / "metrics.jsonl", time.monotonic() + PATIENCE
+    """Waits until a step is in the log."""
+    log, deadline = self.workdir / "metrics.jsonl", time.monotonic() + TIMEOUT
     while not (log.exists() and f'"step": {step},' in log.read_text()):
-      assert time.monotonic() < end, "no such step was logged"
+      assert time.monotonic() < deadline, f"timed out before step {step}"
       assert self.processes[0].poll() is None, self.processes[0].communicate()
       time.sleep(0.05)
 
-  def end(self, seconds=PATIENCE):
-    """Waits for all of them."""
-    end = time.monotonic() + seconds
-    found = []
+  def finish(self, timeout=TIMEOUT):
+    """Waits until all processes have exited."""
+    deadline = time.monotonic() + timeout
+    results = []
     for process in self.processes:
-      said, complained = process.communicate(timeout=max(end - time.monotonic(), 1))
-      found.append(Ended(process.returncode, said, complained))
-    return found
+      out, err = process.communicate(timeout=max(deadline - time.monotonic(), 1))
+      results.append(ProcessResult(process.returncode, out, err))
+    return results
 
 
 @pytest.fixture
 def launch():
-  """Starts processes; none of them outlives the test."""
+  """Returns a function that starts a run; its processes are killed after the test."""
   started = []
 
   def start(*arguments, **options):
-    started.append(Launched(*arguments, **options))
+    started.append(LaunchedRun(*arguments, **options))
     return started[-1]
 
   yield start
-  for each in started:
-    for process in each.processes:
+  for run in started:
+    for process in run.processes:
       if process.poll() is None:
         process.kill()
       process.communicate()

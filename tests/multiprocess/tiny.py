@@ -1,4 +1,4 @@
-"""The run of tests.tiny_run as a config file, for `python -m tests.multiprocess.worker`."""
+"""Config of the run of tests.tiny_run, for `python -m tests.multiprocess.worker`."""
 
 from ml_collections import ConfigDict
 

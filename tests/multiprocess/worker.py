@@ -1,4 +1,4 @@
-"""One process of a run: fer_jax.main, with the same flags, on the striped pictures of tests.tiny_run."""
+"""One process of a run: fer_jax.main, with the same flags, on the striped images of tests.tiny_run."""
 
 import dataclasses
 import os
@@ -13,8 +13,8 @@ from fer_jax.training import checkpoint
 from tests.tiny_run import tiny_arrays
 
 
-def _fault(name: str) -> None:
-  """Puts a fault into this process: what FER_JAX_TEST_FAULT says, NAME of process 1 alone."""
+def _inject_fault(name: str) -> None:
+  """Injects the fault with this name into the process."""
   save = checkpoint.Checkpoints._save
 
   def other_arrays(*arguments, **options):
@@ -29,11 +29,11 @@ def _fault(name: str) -> None:
       os.kill(os.getpid(), signal.SIGKILL)
     save(self, state, iterator, progress, accuracy)
 
-  def told(self, state, iterator, progress, accuracy):
+  def terminated(self, state, iterator, progress, accuracy):
     save(self, state, iterator, progress, accuracy)
     if progress.step == 10:
       os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(3)  # until all have heard of it
+      time.sleep(3)  # until all processes know of the signal
 
   if name == "other data":
     arrays.load = other_arrays
@@ -41,12 +41,12 @@ def _fault(name: str) -> None:
     checkpoint.Checkpoints.restore_state = unreadable
   elif name == "killed in a save":
     checkpoint.Checkpoints._save = killed
-  elif name == "told in a save":
-    checkpoint.Checkpoints._save = told
+  elif name == "SIGTERM in a save":
+    checkpoint.Checkpoints._save = terminated
 
 
 if __name__ == "__main__":
   arrays.load = tiny_arrays
   if "--process=1" in sys.argv:
-    _fault(os.environ.get("FER_JAX_TEST_FAULT", ""))
+    _inject_fault(os.environ.get("FER_JAX_TEST_FAULT", ""))
   errors.run(main.main)

@@ -1,4 +1,4 @@
-"""Back-propagation: against plain differentiation, over devices, with frozen layers, and of other losses."""
+"""Back-propagation: comparison with `jax.grad`, several devices, frozen layers, losses and class weights."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from fer_jax.losses import focal
 from fer_jax.objectives.backprop import Backprop
 
 
-def test_gradients_equal_plain_differentiation(network, variables, batch):
+def test_gradients_equal_jax_grad(network, variables, batch):
   params, stats = variables
   key = jax.random.key(3)
 
@@ -21,10 +21,10 @@ def test_gradients_equal_plain_differentiation(network, variables, batch):
     outputs, _ = network.apply(params, stats, batch.image, key=key)
     return -jnp.sum(batch.target * jax.nn.log_softmax(outputs.logits), axis=-1).mean()
 
-  learned = Backprop().build(network, frozenset(network.layers), None)(params, stats, batch, key)
+  output = Backprop().build(network, frozenset(network.layers), None)(params, stats, batch, key)
   value, gradients = jax.value_and_grad(loss)(params)
-  np.testing.assert_allclose(learned.metrics["loss"], value, rtol=1e-6)
-  chex.assert_trees_all_close(learned.gradients, gradients, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(output.metrics["loss"], value, rtol=1e-6)
+  chex.assert_trees_all_close(output.gradients, gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -47,7 +47,7 @@ def test_the_cross_entropy_is_computed_in_float32(network, variables, batch, dty
 @pytest.mark.parametrize(
   ("devices", "settings"), [(2, Backprop()), (4, Backprop(loss="focal", class_weights=(1.0, 3.0, 0.5)))]
 )
-def test_several_devices_learn_what_one_does(network, variables, batch, on_devices, devices, settings):
+def test_several_devices_give_the_output_of_one(network, variables, batch, on_devices, devices, settings):
   trainable = frozenset(network.layers)
   one = settings.build(network, trainable, None)(*variables, batch, jax.random.key(3))
   many = on_devices(settings, devices, trainable)
@@ -57,27 +57,27 @@ def test_several_devices_learn_what_one_does(network, variables, batch, on_devic
 
 def test_frozen_layers_have_no_gradient_and_keep_their_statistics(network, variables, batch):
   trainable = frozenset({"classifier"})
-  learned = Backprop().build(network, trainable, None)(*variables, batch, jax.random.key(3))
-  assert set(learned.gradients) == trainable
+  output = Backprop().build(network, trainable, None)(*variables, batch, jax.random.key(3))
+  assert set(output.gradients) == trainable
   frozen = set(network.layers) - trainable
-  chex.assert_trees_all_equal(*({name: stats[name] for name in frozen} for stats in (learned.stats, variables[1])))
+  chex.assert_trees_all_equal(*({name: stats[name] for name in frozen} for stats in (output.stats, variables[1])))
 
 
-def test_accuracy_counts_the_rows_that_are_right(network, variables, batch):
-  learned = Backprop().build(network, frozenset(network.layers), None)(*variables, batch, jax.random.key(3))
+def test_accuracy_is_the_share_of_correct_rows(network, variables, batch):
+  output = Backprop().build(network, frozenset(network.layers), None)(*variables, batch, jax.random.key(3))
   outputs, _ = network.apply(*variables, batch.image, key=jax.random.key(3))
-  right = np.mean(np.argmax(outputs.logits, -1) == np.argmax(batch.target, -1))
-  np.testing.assert_allclose(learned.metrics["accuracy"], right, rtol=1e-6)
+  expected = np.mean(np.argmax(outputs.logits, -1) == np.argmax(batch.target, -1))
+  np.testing.assert_allclose(output.metrics["accuracy"], expected, rtol=1e-6)
 
 
-def test_label_smoothing_raises_the_loss_of_a_sure_network(network, variables, batch):
+def test_label_smoothing_increases_the_loss_of_confident_predictions(network, variables, batch):
   params, stats = variables
-  sure = {**params, "classifier": jax.tree.map(lambda p: 50 * p, params["classifier"])}
-  logits = network.apply(sure, stats, batch.image, key=jax.random.key(3))[0].logits
+  confident = {**params, "classifier": jax.tree.map(lambda p: 50 * p, params["classifier"])}
+  logits = network.apply(confident, stats, batch.image, key=jax.random.key(3))[0].logits
   batch = batch._replace(target=jnp.eye(3)[jnp.argmax(logits, -1)])
   losses = [
     Backprop(label_smoothing=s)
-    .build(network, frozenset(network.layers), None)(sure, stats, batch, jax.random.key(3))
+    .build(network, frozenset(network.layers), None)(confident, stats, batch, jax.random.key(3))
     .metrics["loss"]
     for s in (0.0, 0.2)
   ]
@@ -85,14 +85,14 @@ def test_label_smoothing_raises_the_loss_of_a_sure_network(network, variables, b
 
 
 @pytest.fixture(scope="module")
-def learn(network, variables):
-  """Returns a function of settings and a batch: what the classifier, which is small, learns of it."""
+def evaluate_classifier(network, variables):
+  """Returns a function of settings and a batch that applies the objective to the classifier, which is small."""
 
-  def learn(settings, batch):
+  def apply(settings, batch):
     objective = settings.build(network, frozenset({"classifier"}), None)
     return objective(*variables, batch, jax.random.key(3))
 
-  return learn
+  return apply
 
 
 @pytest.fixture(scope="module")
@@ -115,37 +115,39 @@ VOTES = jnp.asarray(np.random.default_rng(5).dirichlet(np.ones(3), 16), jnp.floa
   ],
   ids=lambda value: getattr(value, "loss", ""),
 )
-def test_the_loss_is_the_one_named(learn, logits, batch, settings, loss):
+def test_uses_the_named_loss(evaluate_classifier, logits, batch, settings, loss):
   batch = batch._replace(target=VOTES)
-  np.testing.assert_allclose(learn(settings, batch).metrics["loss"], loss(logits, VOTES).mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    evaluate_classifier(settings, batch).metrics["loss"], loss(logits, VOTES).mean(), rtol=1e-5
+  )
   smoothed = dataclasses.replace(settings, label_smoothing=0.2)
   expected = loss(logits, 0.8 * VOTES + 0.2 / 3).mean()
-  np.testing.assert_allclose(learn(smoothed, batch).metrics["loss"], expected, rtol=1e-5)
+  np.testing.assert_allclose(evaluate_classifier(smoothed, batch).metrics["loss"], expected, rtol=1e-5)
 
 
 class TestClassWeights:
-  def test_a_row_counts_as_its_target_says(self, learn, logits, batch):
+  def test_rows_are_weighted_by_their_target(self, evaluate_classifier, logits, batch):
     weights = np.array([1.0, 3.0, 0.5])
     settings = Backprop(label_smoothing=0.2, class_weights=tuple(weights))
     expected = optax.softmax_cross_entropy(logits, 0.8 * VOTES + 0.2 / 3) * (VOTES @ weights.astype(np.float32))
-    found = learn(settings, batch._replace(target=VOTES)).metrics["loss"]
+    found = evaluate_classifier(settings, batch._replace(target=VOTES)).metrics["loss"]
     np.testing.assert_allclose(found, expected.sum() / len(VOTES), rtol=1e-5)
 
-  def test_the_classes_apart_teach_what_they_do_together(self, learn, batch):
-    each = [learn(Backprop(class_weights=tuple(one)), batch).gradients for one in np.eye(3)]
-    together = learn(Backprop(class_weights=(1.0, 1.0, 1.0)), batch).gradients
+  def test_gradients_of_single_classes_add_up(self, evaluate_classifier, batch):
+    each = [evaluate_classifier(Backprop(class_weights=tuple(one)), batch).gradients for one in np.eye(3)]
+    together = evaluate_classifier(Backprop(class_weights=(1.0, 1.0, 1.0)), batch).gradients
     chex.assert_trees_all_close(jax.tree.map(lambda *g: sum(g), *each), together, rtol=1e-4, atol=1e-6)
-    chex.assert_trees_all_equal(together, learn(Backprop(), batch).gradients)
+    chex.assert_trees_all_equal(together, evaluate_classifier(Backprop(), batch).gradients)
 
   @pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0,) * 7])
-  def test_their_number_is_that_of_the_classes(self, network, weights):
-    wrong = rf"objective\.class_weights: {len(weights)} of them, expected 3 numbers, one per class, or none"
-    with pytest.raises(ValueError, match=wrong):
+  def test_rejects_a_wrong_number_of_weights(self, network, weights):
+    message = rf"objective\.class_weights: {len(weights)} of them, expected 3 numbers, one per class, or none"
+    with pytest.raises(ValueError, match=message):
       Backprop(class_weights=weights).build(network, frozenset(network.layers), None)
 
 
 @pytest.mark.parametrize(
-  "wrong",
+  "settings",
   [
     {"loss": "hinge"},
     {"gamma": -1.0},
@@ -158,9 +160,9 @@ class TestClassWeights:
     {"class_weights": (1.0, float("inf"))},
   ],
 )
-def test_settings_out_of_range(wrong):
-  with pytest.raises(ValueError, match=rf"objective\.{next(iter(wrong))}=.*: expected"):
-    Backprop(**wrong)
+def test_rejects_settings_out_of_range(settings):
+  with pytest.raises(ValueError, match=rf"objective\.{next(iter(settings))}=.*: expected"):
+    Backprop(**settings)
 
 
 WITH_CENTERS = Backprop(center_weight=0.1, center_rate=0.25)
@@ -168,16 +170,16 @@ WITH_CENTERS = Backprop(center_weight=0.1, center_rate=0.25)
 
 @pytest.fixture(scope="module")
 def with_centers(network, variables, batch):
-  """Parameters, and statistics with centres that are not at zero any more."""
+  """Returns the parameters, and statistics with centres that differ from zero."""
   params, stats = variables
   features = jax.eval_shape(network.apply, params, stats, batch.image)[0].features.shape[-1]
-  ((name, kept),) = WITH_CENTERS.statistics(features, 3).items()
+  ((name, centers),) = WITH_CENTERS.statistics(features, 3).items()
   assert name not in network.layers
-  assert [(x.shape, x.dtype) for x in kept.values()] == [((3, features), jnp.float32)]
-  return params, {**stats, name: jax.tree.map(lambda x: x + jnp.linspace(-1, 1, x.size).reshape(x.shape), kept)}
+  assert [(x.shape, x.dtype) for x in centers.values()] == [((3, features), jnp.float32)]
+  return params, {**stats, name: jax.tree.map(lambda x: x + jnp.linspace(-1, 1, x.size).reshape(x.shape), centers)}
 
 
-def taught(settings, network, trainable, variables, batch):
+def evaluate(settings, network, trainable, variables, batch):
   return jax.jit(settings.build(network, frozenset(trainable), None))(*variables, batch, jax.random.key(3))
 
 
@@ -186,47 +188,47 @@ class TestCenterLoss:
   def centers_of(stats):
     return stats["center_loss"]["centers"]
 
-  def test_is_the_sum_of_both_losses_and_their_gradients(self, network, with_centers, batch):
+  def test_adds_to_the_loss_and_its_gradients(self, network, with_centers, batch):
     params, stats = with_centers
     key = jax.random.key(3)
 
-    def away(params):
+    def center_loss(params):
       features = network.apply(params, stats, batch.image, key=key)[0].features
       difference = features - self.centers_of(stats)[jnp.argmax(batch.target, -1)]
       return 0.5 * jnp.sum(difference**2, -1).mean()
 
-    joint, plain = (taught(each, network, network.layers, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
-    value, gradients = jax.jit(jax.value_and_grad(away))(params)
+    joint, plain = (evaluate(each, network, network.layers, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
+    value, gradients = jax.jit(jax.value_and_grad(center_loss))(params)
     np.testing.assert_allclose(joint.metrics["center_loss"], value, rtol=1e-5)
     np.testing.assert_allclose(joint.metrics["loss"], plain.metrics["loss"] + 0.1 * value, rtol=1e-5)
     expected = jax.tree.map(lambda a, b: a + 0.1 * b, plain.gradients, gradients)
     chex.assert_trees_all_close(joint.gradients, expected, rtol=1e-3, atol=1e-5)
 
-  def test_the_centres_follow_the_features(self, network, with_centers, batch):
+  def test_centres_move_towards_the_features(self, network, with_centers, batch):
     params, stats = with_centers
     before = np.asarray(self.centers_of(stats), np.float64)
-    learned = taught(WITH_CENTERS, network, network.layers, with_centers, batch)
+    output = evaluate(WITH_CENTERS, network, network.layers, with_centers, batch)
     features = jax.jit(network.apply)(params, stats, batch.image, key=jax.random.key(3))[0].features
     expected = before.copy()
     for k in range(3):
       rows = np.asarray(features, np.float64)[np.argmax(batch.target, -1) == k]
       expected[k] -= 0.25 * np.sum(before[k] - rows, axis=0) / (1 + len(rows))
-    np.testing.assert_allclose(self.centers_of(learned.stats), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(self.centers_of(output.stats), expected, rtol=1e-4, atol=1e-5)
 
-  def test_on_several_devices_they_are_those_of_one(self, network, with_centers, batch, on_devices):
+  def test_several_devices_give_the_centres_of_one(self, network, with_centers, batch, on_devices):
     trainable = frozenset(network.layers)
-    one = taught(WITH_CENTERS, network, trainable, with_centers, batch)
+    one = evaluate(WITH_CENTERS, network, trainable, with_centers, batch)
     many = on_devices(WITH_CENTERS, 4, trainable, with_centers)
     chex.assert_trees_all_close(self.centers_of(many.stats), self.centers_of(one.stats), rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(many.gradients, one.gradients, rtol=1e-3, atol=1e-5)
 
-  def test_frozen_layers_learn_nothing_from_it_and_the_centres_follow_all_the_same(self, network, with_centers, batch):
-    joint, plain = (taught(each, network, {"classifier"}, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
+  def test_frozen_layers_have_no_gradient_but_centres_still_move(self, network, with_centers, batch):
+    joint, plain = (evaluate(each, network, {"classifier"}, with_centers, batch) for each in (WITH_CENTERS, Backprop()))
     chex.assert_trees_all_close(joint.gradients, plain.gradients, rtol=1e-6)
     assert (self.centers_of(joint.stats) != self.centers_of(with_centers[1])).any()
 
-  def test_without_one_nothing_is_kept(self):
+  def test_no_state_without_center_loss(self):
     assert Backprop().statistics(5, 3) == {}
 
   @pytest.mark.parametrize(
@@ -236,6 +238,6 @@ class TestCenterLoss:
       ({"center_rate": 1.5}, "objective.center_rate=1.5: expected a number, 0 to 1"),
     ],
   )
-  def test_numbers_out_of_their_range_are_refused(self, settings, message):
+  def test_rejects_values_out_of_range(self, settings, message):
     with pytest.raises(ValueError, match=message):
       Backprop(**settings)

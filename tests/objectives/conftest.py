@@ -1,4 +1,4 @@
-"""A little dense network and a batch for it."""
+"""A small dense network, its variables and a batch."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def network():
 @pytest.fixture(scope="session")
 def variables(network):
   params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
-  # Away from the special point at which the classifier starts (zero attention scores).
+  # The initial attention scores of the classifier are zero, which is a special case.
   keys = iter(jax.random.split(jax.random.key(1), 200))
   params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
   return params, stats
@@ -35,15 +35,15 @@ def batch():
 
 @pytest.fixture(scope="session")
 def on_devices(variables, batch):
-  """Returns a function that learns from the batch with the rows dealt over several devices."""
+  """Returns a function that applies an objective to the batch, split over several devices."""
 
-  def learn(settings, devices, trainable, variables=variables):
-    spread = SETTINGS.build(CLASSES, jnp.float32, "d")
-    objective = settings.build(spread, trainable, "d")
-    learned = jax.pmap(
+  def apply(settings, devices, trainable, variables=variables):
+    network = SETTINGS.build(CLASSES, jnp.float32, "d")
+    objective = settings.build(network, trainable, "d")
+    on_each = jax.pmap(
       objective, axis_name="d", in_axes=(None, None, 0, None), out_axes=None, devices=jax.devices()[:devices]
     )
-    dealt = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-    return learned(*variables, dealt, jax.random.key(3))
+    split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    return on_each(*variables, split, jax.random.key(3))
 
-  return learn
+  return apply

@@ -1,4 +1,4 @@
-"""The local objective: its gradients against a plain rendering, their locality, their groupings, their devices."""
+"""HSIC bottleneck: gradients compared with a plain implementation, their locality, groupings, several devices."""
 
 import dataclasses
 import fnmatch
@@ -11,8 +11,14 @@ import numpy as np
 import optax
 import pytest
 
+from fer_jax.data import arrays, pipeline
+from fer_jax.data.augment import Augmentation
+from fer_jax.data.batch import Batch
 from fer_jax.losses import hsic
+from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
+from fer_jax.optim import Optimizer
+from fer_jax.training.step import Resident, StepContext, TrainState, make_eval_step, make_train_step
 from tests.objectives.conftest import CLASSES
 from tests.objectives.conftest import SETTINGS as NETWORK
 
@@ -25,30 +31,30 @@ FORMS = [
 ]
 
 
-def learner(settings, network, trainable=None):
-  """Returns the objective, compiled (operation by operation it is slow), of all layers unless some are named."""
+def build(settings, network, trainable=None):
+  """Returns the compiled objective, of all layers unless some are named; without compilation it is slow."""
   return jax.jit(settings.build(network, frozenset(trainable or network.layers), None))
 
 
 @pytest.fixture(scope="session")
 def one_device(network, variables, batch):
-  """Returns what a form learns from the batch on one device, layer by layer; computed once for each form."""
-  known = {}
+  """Returns a cached function that applies a form of the objective to the batch on one device, layer by layer."""
+  cache = {}
 
-  def learned(settings):
-    if repr(settings) not in known:
-      known[repr(settings)] = learner(settings, network)(*variables, batch, jax.random.key(3))
-    return known[repr(settings)]
+  def apply(settings):
+    if repr(settings) not in cache:
+      cache[repr(settings)] = build(settings, network)(*variables, batch, jax.random.key(3))
+    return cache[repr(settings)]
 
-  return learned
+  return apply
 
 
 def name_of(settings):
   return f"{settings.measure}-{settings.kernel}"
 
 
-def plain_loss(settings, network, params, stats, batch, key, barrier=jax.lax.stop_gradient):
-  """The sum of all layers' losses in one forward pass, written with none of the objective's machinery."""
+def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.stop_gradient):
+  """Returns the losses of all layers from one forward pass, without the code of the objective."""
   measure = {
     "trace": hsic.hsic,
     "cka": hsic.cka,
@@ -79,92 +85,94 @@ def plain_loss(settings, network, params, stats, batch, key, barrier=jax.lax.sto
 
 
 @pytest.mark.parametrize("settings", FORMS, ids=name_of)
-def test_gradients_equal_those_of_the_plain_rendering(network, variables, batch, one_device, settings):
+def test_gradients_equal_the_plain_implementation(network, variables, batch, one_device, settings):
   key = jax.random.key(3)
-  learned = one_device(settings)
+  output = one_device(settings)
 
   def total(params):
-    return sum(plain_loss(settings, network, params, variables[1], batch, key).values())
+    return sum(plain_losses(settings, network, params, variables[1], batch, key).values())
 
-  chex.assert_trees_all_close(learned.gradients, jax.jit(jax.grad(total))(variables[0]), rtol=1e-3, atol=1e-4)
+  chex.assert_trees_all_close(output.gradients, jax.jit(jax.grad(total))(variables[0]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
   ("settings", "group"), [*((form, "network") for form in FORMS), (FORMS[0], "block"), (FORMS[2], "block")]
 )
-def test_every_grouping_gives_the_same_gradients(network, variables, batch, one_device, settings, group):
+def test_all_groupings_give_the_same_gradients(network, variables, batch, one_device, settings, group):
   by_layer = one_device(settings)
-  found = learner(dataclasses.replace(settings, group=group), network)(*variables, batch, jax.random.key(3))
-  # Some gradients are 0 in exact arithmetic (normalisation undoes a lone input's weight): there only rounding differs.
+  found = build(dataclasses.replace(settings, group=group), network)(*variables, batch, jax.random.key(3))
+  # Some gradients are exactly 0 (normalisation cancels the weight of a single input), and differ only by rounding.
   scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(by_layer.gradients))
   chex.assert_trees_all_close(found.gradients, by_layer.gradients, rtol=1e-4, atol=1e-6 * scale)
   chex.assert_trees_all_close(found.metrics, by_layer.metrics, rtol=1e-4, atol=1e-5)
 
 
-def test_inside_a_unit_losses_reach_earlier_layers_and_no_further(network, variables, batch):
-  """Against one differentiation of the whole in which only what crosses a block's border is stopped."""
+def test_losses_reach_earlier_layers_only_within_their_unit(network, variables, batch):
+  """Compares with a gradient of the whole network that is stopped only between blocks."""
   settings, key = HsicBottleneck(unit="block", group="block"), jax.random.key(3)
-  learned = learner(settings, network)(*variables, batch, key)
+  by_block = build(settings, network)(*variables, batch, key)
   block_of = {name: i for i, block in enumerate(network.blocks) for name in block}
   label, image = settings.label_gram(batch.target), settings.input_rows(batch.image)
   image = settings.gram(image @ image.T, image.shape[-1])
 
   def total(params):
-    made, losses = {}, []
+    block_of_output, losses = {}, []
 
     def apply(name, *inputs):
-      seen = tuple(x if made.get(id(x)) == block_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs)
-      output, _ = network.call(name, params[name], variables[1][name], seen, key)
-      made[id(output)] = block_of.get(name)
-      kept.append(output)
+      inputs = tuple(
+        x if block_of_output.get(id(x)) == block_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs
+      )
+      output, _ = network.call(name, params[name], variables[1][name], inputs, key)
+      block_of_output[id(output)] = block_of.get(name)
+      outputs.append(output)
       if name != network.classifier:
         z = settings.rows(output)
         gram = settings.gram(z @ z.T, z.shape[-1])
         losses.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
       return output
 
-    kept = []  # an array that lives keeps its identity
+    outputs = []  # ids stay unique while all outputs are alive
     network.walk(apply, batch.image)
     return sum(losses)
 
-  want = jax.jit(jax.grad(total))(variables[0])
-  of_hidden = {name: learned.gradients[name] for name in network.hidden}
-  chex.assert_trees_all_close(of_hidden, {name: want[name] for name in of_hidden}, rtol=1e-3, atol=1e-4)
-  alone = learner(HsicBottleneck(group="block"), network)(*variables, batch, key).gradients
+  expected = jax.jit(jax.grad(total))(variables[0])
+  hidden = {name: by_block.gradients[name] for name in network.hidden}
+  chex.assert_trees_all_close(hidden, {name: expected[name] for name in hidden}, rtol=1e-3, atol=1e-4)
+  by_layer = build(HsicBottleneck(group="block"), network)(*variables, batch, key).gradients
   stem = "block1_stem"
-  assert not np.allclose(alone[stem]["kernel"], of_hidden[stem]["kernel"], rtol=1e-2)
+  assert not np.allclose(by_layer[stem]["kernel"], hidden[stem]["kernel"], rtol=1e-2)
 
 
-def test_a_unit_of_a_block_needs_a_group_that_holds_it():
+def test_rejects_a_unit_larger_than_its_group():
   with pytest.raises(ValueError, match="objective.unit='block': expected objective.group='block' or 'network'"):
     HsicBottleneck(unit="block")
 
 
-def test_a_layers_loss_has_no_gradient_on_any_other_layer(network, variables, batch, one_device):
+def test_loss_of_a_layer_has_no_gradient_in_other_layers(network, variables, batch, one_device):
   settings, key = HsicBottleneck(), jax.random.key(3)
 
   def losses(params):
-    return plain_loss(settings, network, params, variables[1], batch, key)
+    return plain_losses(settings, network, params, variables[1], batch, key)
 
-  whole = one_device(settings).gradients
+  gradients = one_device(settings).gradients
   jacobian = jax.jit(jax.jacrev(losses))(variables[0])
-  for of in network.layers:
-    for on in network.layers:
-      size = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(jacobian[of][on]))
-      assert (size > 0) == (of == on), f"loss of {of} on the parameters of {on}"
-    # And what the objective hands to the optimiser is that own loss's gradient and nothing besides.
-    chex.assert_trees_all_close(whole[of], jacobian[of][of], rtol=1e-3, atol=1e-4)
+  for layer in network.layers:
+    for other in network.layers:
+      size = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(jacobian[layer][other]))
+      assert (size > 0) == (layer == other), f"loss of {layer}, parameters of {other}"
+    # The objective returns exactly the gradient of the layer's own loss.
+    chex.assert_trees_all_close(gradients[layer], jacobian[layer][layer], rtol=1e-3, atol=1e-4)
 
 
-def test_what_comes_later_does_not_change_what_a_layer_learns(network, variables, batch):
-  """The proof on the objective itself: other layers' parameters, changed downstream, leave a gradient as it is."""
+def test_gradients_do_not_depend_on_later_layers(network, variables, batch):
+  """Changes the parameters of later layers and expects bit-identical gradients of the earlier ones."""
   params, stats = variables
   settings = HsicBottleneck(group="network")
-  learn = learner(settings, network)
-  before = learn(params, stats, batch, jax.random.key(3)).gradients
+  objective = build(settings, network)
+  before = objective(params, stats, batch, jax.random.key(3)).gradients
   first = network.hidden[:3]
   changed = {name: p if name in first else jax.tree.map(lambda x: x * 1.5 + 0.1, p) for name, p in params.items()}
-  after = learn(changed, stats, batch, jax.random.key(3)).gradients
+  after = objective(changed, stats, batch, jax.random.key(3)).gradients
   for name in first:
     chex.assert_trees_all_equal(before[name], after[name])
   assert not np.allclose(before["classifier"]["Dense_2"]["kernel"], after["classifier"]["Dense_2"]["kernel"])
@@ -174,7 +182,7 @@ def test_what_comes_later_does_not_change_what_a_layer_learns(network, variables
   ("settings", "devices"),
   [(FORMS[0], 2), (FORMS[0], 4), *(pytest.param(form, 4, marks=pytest.mark.slow) for form in FORMS[1:])],
 )
-def test_several_devices_learn_what_one_does(network, one_device, on_devices, settings, devices):
+def test_several_devices_give_the_output_of_one(network, one_device, on_devices, settings, devices):
   one = one_device(settings)
   many = on_devices(settings, devices, frozenset(network.layers))
   chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
@@ -185,15 +193,15 @@ def test_several_devices_learn_what_one_does(network, one_device, on_devices, se
 
 def test_frozen_layers_have_no_gradient_and_keep_their_statistics(network, variables, batch):
   trainable = frozenset(network.blocks[0])
-  learned = learner(HsicBottleneck(), network, trainable)(*variables, batch, jax.random.key(3))
-  assert set(learned.gradients) == trainable
+  output = build(HsicBottleneck(), network, trainable)(*variables, batch, jax.random.key(3))
+  assert set(output.gradients) == trainable
   for name in network.layers:
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), learned.stats[name], variables[1][name])
-    assert all(jax.tree.leaves(same)) == (name not in trainable), name
+    unchanged = jax.tree.map(lambda a, b: bool((a == b).all()), output.stats[name], variables[1][name])
+    assert all(jax.tree.leaves(unchanged)) == (name not in trainable), name
 
 
 def make_degenerate(case, variables, batch):
-  """Returns variables and a batch in which something has gone wrong."""
+  """Returns variables and a batch of a degenerate case."""
   params, stats = variables
   if case == "one class":
     batch = batch._replace(target=jnp.tile(batch.target[:1], (len(batch.target), 1)))
@@ -210,38 +218,81 @@ def make_degenerate(case, variables, batch):
 @pytest.mark.parametrize(
   "settings", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=name_of
 )
-def test_degenerate_batches_stay_finite(network, variables, batch, settings):
-  learn = learner(settings, network)
+def test_is_finite_for_degenerate_batches(network, variables, batch, settings):
+  objective = build(settings, network)
   for case in ("one class", "two rows", "constant images", "dead layer"):
-    these, rows = make_degenerate(case, variables, batch)
-    learned = learn(*these, rows, jax.random.key(3))
-    finite = [bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(learned)]
+    case_variables, case_batch = make_degenerate(case, variables, batch)
+    output = objective(*case_variables, case_batch, jax.random.key(3))
+    finite = [bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(output)]
     assert all(finite), case
 
 
 @pytest.mark.parametrize("settings", FORMS[:2], ids=name_of)
-def test_float16_activations_that_overflow_stay_finite(variables, batch, settings):
-  """A first convolution beyond 65,504: normalisation then sees the largest number, not an infinity."""
+def test_is_finite_for_float16_activations_that_overflow(variables, batch, settings):
+  """Uses a first convolution beyond 65,504, which normalisation receives as the largest float16 instead of infinity."""
   network = NETWORK.build(CLASSES, jnp.float16, None)
   params, stats = variables
-  strong = {**params, "block1_stem": {**params["block1_stem"], "kernel": params["block1_stem"]["kernel"] * 1e5}}
-  learned = learner(settings, network)(strong, stats, batch, jax.random.key(3))
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learned))
-  assert jnp.abs(learned.gradients["block1_conv1"]["kernel"]).max() > 0
+  large = {**params, "block1_stem": {**params["block1_stem"], "kernel": params["block1_stem"]["kernel"] * 1e5}}
+  output = build(settings, network)(large, stats, batch, jax.random.key(3))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(output))
+  assert jnp.abs(output.gradients["block1_conv1"]["kernel"]).max() > 0
 
 
 @pytest.mark.parametrize("field", ["measure", "kernel", "bandwidth", "compress", "group", "unit"])
-def test_an_unknown_choice_names_the_known_ones(field):
+def test_rejects_unknown_choices_and_names_the_known_ones(field):
   with pytest.raises(ValueError, match=f"{field}='nope': expected one of"):
     HsicBottleneck(**{field: "nope"})
 
 
 @pytest.mark.parametrize(("field", "value"), [("sigma", ()), ("sigma", (1.0, 0.0)), ("epsilon", 0.0)])
-def test_a_number_that_makes_no_sense_is_refused(field, value):
+def test_rejects_invalid_numbers(field, value):
   with pytest.raises(ValueError, match=f"objective.{field}="):
     HsicBottleneck(**{field: value})
 
 
-def test_a_beta_for_no_layer_is_refused(network):
+def test_rejects_a_layer_beta_that_matches_no_layer(network):
   with pytest.raises(ValueError, match=r"objective.layer_beta: 'blok\*' matches no hidden layer"):
-    learner(HsicBottleneck(layer_beta={"blok*": 1.0}), network)
+    build(HsicBottleneck(layer_beta={"blok*": 1.0}), network)
+
+
+SIZE, STEPS, BATCH = 32, 300, 64
+# The form of pHSIC compresses Z itself instead of its dependence on X; the trace supports it too.
+PHSIC_FORM = {"compress": "self", "beta": 2.0, "balanced": False, "grid": 4}
+VARIANTS = {
+  "cka": HsicBottleneck(grid=4),
+  "cka, linear kernel": HsicBottleneck(kernel="linear", grid=4),
+  "nhsic": HsicBottleneck(measure="nhsic", epsilon=1e-2, grid=4),
+  "trace": HsicBottleneck(measure="trace", **PHSIC_FORM),
+  "phsic": HsicBottleneck(measure="phsic", **PHSIC_FORM),
+}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+  return arrays.load("synthetic_faces", str(tmp_path_factory.mktemp("data")), image_size=SIZE)
+
+
+def resident(faces, split):
+  rows = faces.rows(split)
+  return Resident(jnp.asarray(np.asarray(faces.image)[rows]), jnp.asarray(pipeline.targets(faces)[rows]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_learns_the_built_in_faces(faces, variant):
+  network = HsicDense(blocks=1, convs=1, growth=32, stem=32, pyramid=32, head_grid=4).build(
+    faces.num_classes, jnp.float32, None
+  )
+  train, test = resident(faces, "train"), resident(faces, "test")
+  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 1)))
+  optimizer = Optimizer(learning_rate=0.02, schedule="cosine", warmup=0.05, clip_norm=100.0).build()
+  objective = VARIANTS[variant].build(network, frozenset(network.layers), None)
+  step = jax.jit(make_train_step(objective, optimizer, Augmentation()))
+  state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+  generator = np.random.default_rng(0)
+  for i in range(STEPS):
+    index = generator.integers(0, len(train.image), BATCH).astype(np.int32)
+    state, _ = step(state, train, Batch(index, np.ones(BATCH, bool)), StepContext(np.float32(i / STEPS), np.int32(0)))
+  all_rows = Batch(np.arange(len(test.image), dtype=np.int32), np.ones(len(test.image), bool))
+  sums, _ = jax.jit(make_eval_step(network))((state.params, state.stats), test, all_rows)
+  assert np.trace(sums.confusion) / len(test.image) > 0.8

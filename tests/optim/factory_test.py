@@ -23,7 +23,7 @@ def cosine(rate=RATE):
 
 
 def minus_mean(least_ndim=2):
-  """Gradient centralization of kernels whose output axis is the last, in a line."""
+  """Returns gradient centralization of kernels whose last axis is the output axis."""
 
   def centralized(gradient):
     over = tuple(range(gradient.ndim - 1))
@@ -32,8 +32,8 @@ def minus_mean(least_ndim=2):
   return optax.stateless(lambda updates, _: jax.tree.map(centralized, updates))
 
 
-def trajectory(transform, **extra):
-  """Returns the parameters after each of STEPS steps on a fixed sequence of gradients."""
+def trajectory(transform, with_progress=False):
+  """Returns the parameters after each of STEPS steps along a fixed sequence of gradients."""
   rng = np.random.default_rng(0)
   params = {
     "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32), "bias": jnp.ones(4)},
@@ -42,8 +42,8 @@ def trajectory(transform, **extra):
 
   @jax.jit
   def advance(params, state, gradients, progress):
-    told = {"progress": progress} if extra.get("told") else {}
-    updates, state = transform.update(gradients, state, params, **told)
+    extra = {"progress": progress} if with_progress else {}
+    updates, state = transform.update(gradients, state, params, **extra)
     return optax.apply_updates(params, updates), state
 
   state, found = transform.init(params), []
@@ -77,7 +77,7 @@ def trajectory(transform, **extra):
     pytest.param(
       Optimizer("adam", RATE, "cosine", weight_decay=0.1),
       optax.adamw(cosine(), weight_decay=0.1, mask=kernels),
-      id="adam decays like adamw",
+      id="adam with decoupled decay",
     ),
     pytest.param(
       Optimizer("adamw", RATE, "cosine", warmup=0.2, weight_decay=0.1),
@@ -95,7 +95,7 @@ def trajectory(transform, **extra):
         optax.add_decayed_weights(0.1, kernels),
         optax.scale_by_learning_rate(optax.linear_schedule(RATE, 0.0, STEPS)),
       ),
-      id="clip, then decay",
+      id="clipping before decay",
     ),
     pytest.param(
       Optimizer("adamw", RATE, "cosine", weight_decay=0.1, clip_norm=1.0, centralize="direction"),
@@ -106,26 +106,26 @@ def trajectory(transform, **extra):
         minus_mean(),
         optax.scale_by_learning_rate(cosine()),
       ),
-      id="centralized direction, decay included",
+      id="centralized direction with decay",
     ),
     pytest.param(
       Optimizer("adam", RATE, "cosine", weight_decay=0.1, clip_norm=1.0, centralize="gradient"),
       optax.chain(optax.clip_by_global_norm(1.0), minus_mean(), optax.adamw(cosine(), weight_decay=0.1, mask=kernels)),
-      id="centralized gradient, clipped before",
+      id="centralized gradient after clipping",
     ),
     pytest.param(
       Optimizer("sgd", RATE, "cosine", centralize="direction", centralize_conv_only=True),
       optax.chain(optax.trace(0.9, nesterov=True), minus_mean(4), optax.scale_by_learning_rate(cosine())),
-      id="centralized direction of convolutions alone",
+      id="centralized direction of convolutions only",
     ),
   ],
 )
 def test_chain_equals_optax(ours, reference):
-  for found, expected in zip(trajectory(ours.build(), told=True), trajectory(reference), strict=True):
+  for found, expected in zip(trajectory(ours.build(), with_progress=True), trajectory(reference), strict=True):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
 
 
-def test_clipping_keeps_the_direction_and_bounds_the_norm():
+def test_clipping_bounds_the_norm_and_keeps_the_direction():
   transform = Optimizer("sgd", 1.0, "constant", momentum=0.0, clip_norm=0.5).build()
   gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
   updates, _ = transform.update(gradients, transform.init(gradients), gradients, progress=jnp.float32(0))
@@ -136,7 +136,7 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm():
   np.testing.assert_allclose(updates["a"], [-0.03, 0], rtol=1e-6)
 
 
-def test_progress_alone_decides_the_rate():
+def test_learning_rate_depends_only_on_progress():
   transform = Optimizer("sgd", 1.0, "linear", momentum=0.0).build()
   gradient = jnp.ones(2)
   state = transform.init(gradient)
@@ -145,7 +145,7 @@ def test_progress_alone_decides_the_rate():
     np.testing.assert_allclose(updates, np.full(2, progress - 1))
 
 
-def test_schedule_factor_is_what_the_chain_uses():
+def test_schedule_factor_is_that_of_the_chain():
   optimizer = Optimizer("sgd", 0.1, "cosine", warmup=0.5, momentum=0.0)
   transform, gradient = optimizer.build(), jnp.ones(1)
   for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -153,26 +153,26 @@ def test_schedule_factor_is_what_the_chain_uses():
     np.testing.assert_allclose(updates[0], -0.1 * optimizer.schedule_factor(jnp.float32(progress)), atol=1e-8)
 
 
-def test_the_rate_that_is_told_multiplies_the_schedule_s():
+def test_lr_scale_multiplies_the_scheduled_rate():
   transform, gradient = Optimizer("sgd", 0.1, "plateau", momentum=0.0).build(), jnp.ones(1)
   updates, _ = transform.update(gradient, transform.init(gradient), gradient, progress=jnp.float32(0.5), lr_scale=0.25)
   np.testing.assert_allclose(updates, [-0.025])
 
 
-def test_step_is_lowered_at_the_end_of_each_interval():
+def test_step_schedule_decays_at_the_end_of_each_interval():
   epochs, optimizer = 300, Optimizer(schedule="step", decay_factor=0.9, decay_start=50 / 300, decay_every=1 / 300)
   found = [float(optimizer.schedule_factor(jnp.float32(epoch / epochs))) for epoch in range(epochs)]
   np.testing.assert_allclose(found, [0.9 ** max(epoch - 50, 0) for epoch in range(epochs)], rtol=1e-4)
 
 
-def test_a_plateau_lowers_the_rate_once_each_time_the_patience_is_over():
+def test_plateau_lowers_the_rate_once_per_patience():
   optimizer = Optimizer(schedule="plateau", decay_factor=0.5, decay_patience=3)
   assert [optimizer.lr_factor_at(count) for count in range(8)] == [1, 1, 1, 0.5, 1, 1, 0.5, 1]
   assert Optimizer(schedule="cosine", decay_patience=3).lr_factor_at(3) == 1
 
 
 @pytest.mark.parametrize(
-  ("wrong", "message"),
+  ("settings", "message"),
   [
     ({"name": "adamax"}, f"optimizer.name='adamax': expected one of {', '.join(OPTIMIZERS)}"),
     ({"schedule": "steps"}, "optimizer.schedule='steps': expected one of constant, cosine, linear, one_cycle, plateau"),
@@ -187,21 +187,23 @@ def test_a_plateau_lowers_the_rate_once_each_time_the_patience_is_over():
     ({"warmup": -0.1}, "optimizer.warmup=-0.1: expected a fraction of the phase"),
   ],
 )
-def test_unknown_names_and_values_out_of_range(wrong, message):
+def test_rejects_unknown_names_and_values_out_of_range(settings, message):
   with pytest.raises(ValueError, match=r"optimizer\.") as raised:
-    Optimizer(**wrong)
+    Optimizer(**settings)
   assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize("centralize", CENTRALIZATIONS)
-def test_the_direction_alone_keeps_each_unit_s_mean_under_decay(centralize):
-  first, *_, last = trajectory(Optimizer("adamw", RATE, weight_decay=0.1, centralize=centralize).build(), told=True)
+def test_only_centralized_directions_keep_unit_means_under_decay(centralize):
+  first, *_, last = trajectory(
+    Optimizer("adamw", RATE, weight_decay=0.1, centralize=centralize).build(), with_progress=True
+  )
   for layer, over in (("conv", (0, 1, 2)), ("dense", 0)):
-    moved = jnp.abs(first[layer]["kernel"].mean(over) - last[layer]["kernel"].mean(over)).max()
-    assert (moved < 1e-5) == (centralize == "direction")
+    change = jnp.abs(first[layer]["kernel"].mean(over) - last[layer]["kernel"].mean(over)).max()
+    assert (change < 1e-5) == (centralize == "direction")
 
 
-def test_muon_makes_kernels_orthogonal_as_large_as_adam_s_updates_and_leaves_the_rest_to_adam():
+def test_muon_orthogonalizes_kernels_and_uses_adam_for_the_rest():
   rng = np.random.default_rng(0)
   params = {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}
   gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
@@ -212,13 +214,13 @@ def test_muon_makes_kernels_orthogonal_as_large_as_adam_s_updates_and_leaves_the
   np.testing.assert_allclose(updates["muon"]["bias"], updates["adam"]["bias"], rtol=1e-6)
   update = np.asarray(updates["muon"]["kernel"], np.float64).reshape(-1, 16)
   values = np.linalg.svd(update, compute_uv=False) / (RATE * 0.2 * np.sqrt(72))  # the longer side of 72 x 16
-  assert 0.6 < values.min() <= values.max() < 1.3  # five steps of Newton and Schulz come so near to 1
+  assert 0.6 < values.min() <= values.max() < 1.3  # five Newton-Schulz steps approximate 1
   u, _, vt = np.linalg.svd(np.asarray(gradients["kernel"], np.float64).reshape(-1, 16), full_matrices=False)
   direction = -(u @ vt)
   assert (direction * update).sum() > 0.98 * np.linalg.norm(direction) * np.linalg.norm(update)
 
 
-def test_importing_the_package_costs_jax_and_optax_alone():
+def test_import_requires_only_jax_and_optax():
   program = (
     "import sys, jax, jax.numpy, optax\n"
     "before = set(sys.modules)\n"

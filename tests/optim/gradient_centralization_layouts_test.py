@@ -1,4 +1,4 @@
-"""Which axes gradient centralization averages over: layouts, axis functions, masks; networks of four libraries."""
+"""Axes of gradient centralization: layouts, axis functions and masks, and networks of four libraries."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ DIRECTION = (optax.scale_by_adam(), optax.add_decayed_weights(0.1))
 
 @jax.tree_util.register_pytree_with_keys_class
 class Weighted:
-  """An attribute called weight, as an Equinox layer has it."""
+  """A pytree with an attribute `weight`, like an Equinox layer."""
 
   def __init__(self, weight):
     self.weight = weight
@@ -37,7 +37,7 @@ class Weighted:
 
 
 class TestLayout:
-  def test_a_flax_kernel_is_refused_where_the_output_comes_first(self):
+  def test_output_first_rejects_a_flax_kernel(self):
     transform, params = centralize_gradients("output_first"), network()
     message = (
       r"layout='output_first' does not fit \['conv'\]\['kernel'\] \(3, 3, 2, 4\), a Flax kernel: expected "
@@ -50,7 +50,7 @@ class TestLayout:
     with pytest.raises(ValueError, match=message):
       jax.jit(transform.update)(params, optax.EmptyState())
 
-  def test_an_equinox_weight_is_refused_where_the_output_comes_last(self):
+  def test_output_last_rejects_an_equinox_weight(self):
     transform, params = centralize_gradients(), {"layers": [Weighted(random((3, 2)))]}
     message = r"does not fit \['layers'\]\[0\]\.weight \(3, 2\), an Equinox weight: expected layout='output_first'"
     with pytest.raises(ValueError, match=message):
@@ -58,7 +58,7 @@ class TestLayout:
     with pytest.raises(ValueError, match=message):
       transform.update(params, optax.EmptyState())
 
-  def test_names_are_read_through_nnx_s_variables(self):
+  def test_reads_names_inside_nnx_variables(self):
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     model.scale = nnx.Param(random((2, 2)))
     state = nnx.state(model, nnx.Param)
@@ -68,28 +68,28 @@ class TestLayout:
     np.testing.assert_array_equal(found["scale"][...], model.scale[...])
     np.testing.assert_allclose(found["kernel"][...].sum(0), 0, atol=1e-6)
 
-  def test_a_weight_in_a_dictionary_or_in_nnx_says_nothing_of_its_layout(self):
+  def test_weights_of_dictionaries_and_nnx_may_have_any_layout(self):
     model = nnx.Linear(3, 2, use_bias=False, rngs=nnx.Rngs(0))
     model.weight = nnx.Param(random((3, 2)))
     for params in ({"weight": random((3, 2))}, nnx.state(model, nnx.Param), model):
       for leaf in jax.tree.leaves(update(centralize_gradients(), params)):
         np.testing.assert_allclose(leaf.sum(0), 0, atol=1e-6)
 
-  def test_names_are_read_through_linen_s_metadata(self):
+  def test_reads_names_inside_linen_metadata(self):
     dense = nn.Dense(2, kernel_init=nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model")))
     params = dense.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
     with pytest.raises(ValueError, match="a Flax kernel"):
       centralize_gradients("output_first").init(params)
 
-  def test_unknown_layout(self):
+  def test_rejects_an_unknown_layout(self):
     with pytest.raises(ValueError, match="layout='HWIO': expected one of output_last, output_first"):
       centralize_gradients("HWIO")
 
 
 def attention_axes(path, leaf):
-  """Axes of a linen or nnx attention block's kernels: [in, heads, depth] thrice, then [heads, depth, out]."""
-  of_heads = any(getattr(key, "key", None) in ("query", "key", "value") for key in path)
-  return (0,) if of_heads and leaf.ndim == 3 else None
+  """Returns the axes of attention kernels in Flax: [in, heads, depth], and [heads, depth, out] for the output."""
+  is_projection = any(getattr(key, "key", None) in ("query", "key", "value") for key in path)
+  return (0,) if is_projection and leaf.ndim == 3 else None
 
 
 class TestAxes:
@@ -102,22 +102,22 @@ class TestAxes:
     np.testing.assert_allclose(found["kernel"].sum(0), 0, atol=1e-5)
     np.testing.assert_array_equal(found["bias"], gradients["bias"])
 
-  def test_attention(self):
+  def test_attention_block(self):
     block = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=6)
     tokens = random((1, 5, 4))
     params = block.init(jax.random.key(0), tokens)["params"]
     gradients = jax.grad(lambda p: jnp.square(block.apply({"params": p}, tokens)).sum())(params)
     assert gradients["query"]["bias"].ndim == 2
-    by_default = update(centralize_gradients(), gradients)
+    default = update(centralize_gradients(), gradients)
     found = update(centralize_gradients(axes=attention_axes), gradients)
     for name in ("query", "key", "value"):
       np.testing.assert_allclose(found[name]["kernel"].sum(0), 0, atol=1e-5)
-      for tree in (by_default, found):
+      for tree in (default, found):
         np.testing.assert_array_equal(tree[name]["bias"], gradients[name]["bias"])
     np.testing.assert_allclose(found["out"]["kernel"].sum((0, 1)), 0, atol=1e-5)
-    assert jnp.abs(by_default["value"]["kernel"].sum(0)).max() > 1e-3
+    assert jnp.abs(default["value"]["kernel"].sum(0)).max() > 1e-3
 
-  def test_a_scanned_layer(self):
+  def test_scanned_layer(self):
     class Layer(nn.Module):
       @nn.compact
       def __call__(self, carry, _):
@@ -132,12 +132,12 @@ class TestAxes:
     np.testing.assert_allclose(found["kernel"].sum(1), 0, atol=1e-5)
     np.testing.assert_array_equal(found["bias"], gradients["bias"])
 
-  def test_the_function_decides_for_foreign_layers_too(self):
+  def test_axis_function_applies_to_layers_of_any_library(self):
     found = update(centralize_gradients(axes=lambda path, leaf: (1,)), Weighted(random((3, 2))))
     np.testing.assert_allclose(found.weight.sum(1), 0, atol=1e-6)
 
   @pytest.mark.parametrize("axes", [(2,), (-3,), (0, 0), (0, -2)])
-  def test_axes_that_a_leaf_does_not_have(self, axes):
+  def test_rejects_axes_that_a_leaf_does_not_have(self, axes):
     transform, params = centralize_gradients(axes=lambda path, leaf: axes), {"kernel": random((3, 2))}
     message = r"axes: \(.*\) of \['kernel'\] \(3, 2\): expected distinct axes below 2"
     with pytest.raises(ValueError, match=message):
@@ -145,7 +145,7 @@ class TestAxes:
     with pytest.raises(ValueError, match=message):
       transform.update(params, optax.EmptyState())
 
-  def test_none_is_what_the_layout_says(self):
+  def test_none_uses_the_axes_of_the_layout(self):
     params = {"kernel": random((5, 3, 4)), "w": random((3, 3, 2, 4)), "bias": random((3, 4)), "table": random((4, 3))}
     axes = {"kernel": (0,), "table": ()}
     transform = centralize_gradients(axes=lambda path, leaf: axes.get(path[-1].key))
@@ -155,7 +155,7 @@ class TestAxes:
     for name in ("bias", "table"):
       np.testing.assert_array_equal(found[name], params[name])
 
-  def test_none_keeps_layout_and_conv_only(self):
+  def test_none_respects_layout_and_conv_only(self):
     params = {"a": random((2, 3, 3, 3)), "b": random((2, 3)), "c": random((2, 3))}
     axes = {"c": (1,)}
     transform = centralize_gradients("output_first", conv_only=True, axes=lambda path, leaf: axes.get(path[-1].key))
@@ -174,14 +174,14 @@ class TestMask:
       pytest.param(lambda updates: {name: name == "dense" for name in updates}, id="function"),
     ],
   )
-  def test_false_leaves_alone(self, mask):
+  def test_masked_leaves_are_unchanged(self, mask):
     gradients = network()
     found = update(centralize_gradients(mask=mask), gradients)
     assert jnp.abs(unit_means(found)["dense"]).max() < 1e-6
     for name in ("conv", "depthwise"):
       jax.tree.map(np.testing.assert_array_equal, found[name], gradients[name])
 
-  def test_names_above_and_below_the_mask_s_leaves_are_read(self):
+  def test_reads_names_above_and_below_the_leaves_of_the_mask(self):
     params = {"layer": {"kernel": random((3, 2)), "bias": random((3, 2))}}
     seen = []
 
@@ -195,19 +195,19 @@ class TestMask:
       centralize_gradients(axes=axes, mask=mask).init(params)
     assert seen == ["['layer']['bias']", "['layer']['kernel']"] * 3
 
-  def test_a_masked_leaf_may_have_any_layout(self):
+  def test_masked_leaves_may_have_any_layout(self):
     params = {"head": {"kernel": random((3, 2))}, "body": Weighted(random((3, 2)))}
     found = update(centralize_gradients("output_first", mask={"head": False, "body": True}), params)
     np.testing.assert_array_equal(found["head"]["kernel"], params["head"]["kernel"])
     np.testing.assert_allclose(found["body"].weight.sum(1), 0, atol=1e-6)
 
   @pytest.mark.parametrize("keep", [True, False])
-  def test_a_tree_that_can_be_called_is_a_tree(self, keep):  # as every Equinox module can
+  def test_callable_pytree_is_used_as_a_mask(self, keep):  # Equinox modules are callable
     params = Weighted(random((3, 2)))
     found = update(centralize_gradients("output_first", mask=Weighted(keep)), params)
     assert np.allclose(found.weight.sum(1), 0, atol=1e-6) is keep
 
-  def test_optax_s_own_wrappers(self):
+  def test_mask_equals_optax_masked(self):
     gradients = network()
     mask = {name: name == "dense" for name in gradients}
     expected = update(centralize_gradients(mask=mask), gradients)
@@ -230,8 +230,8 @@ def cross_entropy(logits):
   return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
 
 
-def check(before, after, axes):
-  """Kernels that moved while each unit's mean stayed; everything else moved."""
+def assert_centralized_step(before, after, axes):
+  """Asserts that all parameters changed, and that the kernels kept the mean of each unit."""
   for (path, old), new in zip(jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(after), strict=True):
     name = jax.tree_util.keystr(path)
     assert np.abs(new - old).max() > 1e-5, name
@@ -244,7 +244,7 @@ def all_but_last(leaf):
 
 
 class TestLibraries:
-  """One step of each library's usual training, by AdamW's direction with the centralization behind it."""
+  """One training step of each library with AdamW, whose direction is centralized."""
 
   transform = optax.chain(*DIRECTION, centralize_gradients(), optax.scale(-0.01))
 
@@ -258,7 +258,7 @@ class TestLibraries:
       updates, state = self.transform.update(gradients, state, params)
       return optax.apply_updates(params, updates), state
 
-    check(params, step(params, self.transform.init(params))[0], all_but_last)
+    assert_centralized_step(params, step(params, self.transform.init(params))[0], all_but_last)
 
   def test_nnx(self):
     class Model(nnx.Module):
@@ -272,7 +272,7 @@ class TestLibraries:
 
     model = Model(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, self.transform, wrt=nnx.Param)
-    # A convolution's bias before a batch normalisation has no gradient: only the decay moves it, and it begins at 0.
+    # The bias before a batch normalisation has no gradient: only weight decay changes it, and only if it is not zero.
     model.conv.bias[...] = jnp.ones(4)
     before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
 
@@ -281,7 +281,7 @@ class TestLibraries:
       optimizer.update(model, nnx.grad(lambda m: cross_entropy(m(IMAGES)))(model))
 
     step(model, optimizer)
-    check(before, nnx.state(model, nnx.Param), all_but_last)
+    assert_centralized_step(before, nnx.state(model, nnx.Param), all_but_last)
 
   def test_equinox(self):
     eqx = pytest.importorskip("equinox", reason="Equinox is not installed: pip install equinox")
@@ -302,9 +302,9 @@ class TestLibraries:
       return eqx.apply_updates(model, updates), state
 
     params = eqx.filter(model, eqx.is_array)
-    assert model.layers[0].bias.shape == (4, 1, 1)  # which optax.centralize would hold still
+    assert model.layers[0].bias.shape == (4, 1, 1)  # optax.centralize would keep it constant
     after, _ = step(model, transform.init(params))
-    check(params, eqx.filter(after, eqx.is_array), lambda leaf: tuple(range(1, leaf.ndim)))
+    assert_centralized_step(params, eqx.filter(after, eqx.is_array), lambda leaf: tuple(range(1, leaf.ndim)))
     with pytest.raises(ValueError, match="an Equinox weight: expected layout='output_first'"):
       self.transform.init(params)
     masked = centralize_gradients("output_first", mask=jax.tree.map(lambda p: p.ndim == 4, params))
@@ -329,7 +329,7 @@ class TestLibraries:
       return optax.apply_updates(params, updates), gradients
 
     after, gradients = step(params, self.transform.init(params))
-    check(params, after, all_but_last)
+    assert_centralized_step(params, after, all_but_last)
     assert gradients["conv2_d"]["b"].ndim == (1 if data_format == "NHWC" else 3)
     found = update(centralize_gradients(), gradients)
     np.testing.assert_array_equal(found["conv2_d"]["b"], gradients["conv2_d"]["b"])

@@ -1,4 +1,4 @@
-"""Gradient centralization against its algebra, against optax, against a float64 rendering of the official code."""
+"""Gradient centralization: its algebra, and comparison with optax and with the official algorithm in float64."""
 
 import doctest
 
@@ -10,7 +10,7 @@ import pytest
 
 from fer_jax.optim import centralize_gradients, gc_adam, gc_adamw, gc_sgd, gradient_centralization
 
-# A kernel's shape in Flax's layout, and the permutation that brings it to PyTorch's.
+# Shape of a kernel in Flax's layout, and the permutation to PyTorch's.
 KERNELS = {
   "conv": ((3, 3, 2, 4), (3, 2, 0, 1)),
   "conv of one axis": ((5, 2, 4), (2, 1, 0)),
@@ -26,7 +26,7 @@ def random(shape, seed=0, dtype=jnp.float32):
 
 
 def network(seed=0):
-  """Parameters of a small Flax network, or gradients of their shapes."""
+  """Returns random parameters of a small Flax network, or gradients of the same shapes."""
   shapes = {"conv": (3, 3, 2, 4), "depthwise": (3, 3, 1, 4), "dense": (6, 5)}
   return {
     name: {"kernel": random(shape, seed), "bias": random(shape[-1:], seed + 100)} for name, shape in shapes.items()
@@ -38,12 +38,12 @@ def update(transform, gradients, params=None):
 
 
 def unit_means(tree):
-  """The mean over the inputs of every output unit, of each kernel."""
+  """Returns the mean over the inputs of every output unit, for each kernel."""
   return {name: jnp.mean(layer["kernel"], tuple(range(layer["kernel"].ndim - 1))) for name, layer in tree.items()}
 
 
 def trained(transform, steps=50):
-  """The parameters before and after `steps` steps along random gradients whose means are far from zero."""
+  """Returns the parameters before and after `steps` steps along random gradients whose means are far from zero."""
   params = network()
 
   @jax.jit
@@ -61,13 +61,13 @@ def trained(transform, steps=50):
 
 class TestAlgebra:
   @pytest.mark.parametrize("name", KERNELS)
-  def test_nothing_is_left_along_e(self, name):
+  def test_result_has_mean_zero(self, name):
     shape, _ = KERNELS[name]
     found = np.asarray(update(centralize_gradients(), random(shape)))
     np.testing.assert_allclose(found.reshape(-1, shape[-1]).sum(0), 0, atol=1e-5)
 
   @pytest.mark.parametrize("name", KERNELS)
-  def test_is_the_projection_i_minus_e_e_t(self, name):
+  def test_equals_the_projection_i_minus_e_e_t(self, name):
     shape, _ = KERNELS[name]
     gradient = random(shape)
     inputs = gradient.size // shape[-1]
@@ -88,7 +88,7 @@ class TestAlgebra:
     np.testing.assert_allclose(first, transposed, atol=1e-6)
     assert not np.allclose(update(optax.centralize(), gradient), found, atol=1e-2)
 
-  def test_optax_leaves_a_softmax_head_as_it_was_and_ours_does_not(self):
+  def test_changes_a_softmax_head_unlike_optax(self):
     features, label = jnp.abs(random((16, 8))), jnp.arange(16) % 5
 
     def loss(kernel):
@@ -111,11 +111,11 @@ class TestChains:
       pytest.param(gc_adamw(RATE, weight_decay=DECAY), id="gc_adamw"),
     ],
   )
-  def test_each_unit_keeps_the_mean_it_began_with(self, transform):
+  def test_each_unit_keeps_its_initial_mean(self, transform):
     before, after = trained(transform)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), unit_means(before), unit_means(after))
-    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, after)
-    assert min(jax.tree.leaves(moved)) > 1e-2
+    change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, after)
+    assert min(jax.tree.leaves(change)) > 1e-2
 
   @pytest.mark.parametrize(
     "transform",
@@ -125,7 +125,7 @@ class TestChains:
       pytest.param(gc_sgd(RATE, weight_decay=DECAY, location="gradient"), id="gc_sgd with decay"),
     ],
   )
-  def test_before_moments_or_decay_it_does_not_hold_the_mean(self, transform):
+  def test_centralized_gradients_do_not_keep_means_with_moments_or_decay(self, transform):
     before, after = map(unit_means, trained(transform))
     assert all(jnp.abs(before[name] - after[name]).max() > 1e-2 for name in before)
 
@@ -153,13 +153,13 @@ class TestChains:
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), params, expected)
 
   @pytest.mark.parametrize("nesterov", [False, True])
-  def test_sgd_without_decay_is_the_same_in_both_places(self, nesterov):
+  def test_sgd_without_decay_is_equal_for_both_locations(self, nesterov):
     (_, direction), (_, gradient) = (
       trained(gc_sgd(RATE, nesterov=nesterov, location=location)) for location in ("direction", "gradient")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), direction, gradient)
 
-  def test_decay_mask_and_centralization_s_arguments_reach_their_places(self):
+  def test_passes_on_the_decay_mask_and_the_arguments_of_centralization(self):
     params, gradients = network(), network(seed=1)
     plain = update(gc_adamw(RATE, weight_decay=0.0, conv_only=True), gradients, params)
     masked = update(gc_adamw(RATE, weight_decay=DECAY, decay_mask=False, conv_only=True), gradients, params)
@@ -167,7 +167,7 @@ class TestChains:
     assert jnp.abs(unit_means(plain)["dense"]).max() > 1e-3
     assert jnp.abs(unit_means(plain)["conv"]).max() < 1e-6
 
-  def test_a_schedule_is_followed(self):
+  def test_learning_rate_may_be_a_schedule(self):
     transform = gc_sgd(lambda step: jnp.where(step < 1, 1.0, 0.5), momentum=0.0)
     gradients = network()
     state = transform.init(gradients)
@@ -176,33 +176,33 @@ class TestChains:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, rtol=1e-6), first, second)
 
   @pytest.mark.parametrize("transform", [gc_sgd, gc_adam, gc_adamw])
-  def test_hyper_parameters_can_be_injected(self, transform):
+  def test_inject_hyperparams(self, transform):
     params, gradients = network(), network(seed=1)
-    told = {} if transform is gc_adam else {"weight_decay": DECAY}
-    injected = optax.inject_hyperparams(transform)(learning_rate=RATE, layout="output_last", conv_only=True, **told)
+    decay = {} if transform is gc_adam else {"weight_decay": DECAY}
+    injected = optax.inject_hyperparams(transform)(learning_rate=RATE, layout="output_last", conv_only=True, **decay)
     state = injected.init(params)
     found, state = jax.jit(injected.update)(gradients, state, params)
-    expected = update(transform(RATE, conv_only=True, **told), gradients, params)
+    expected = update(transform(RATE, conv_only=True, **decay), gradients, params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
     assert float(state.hyperparams["learning_rate"]) == pytest.approx(RATE)
 
-  def test_functions_are_injected_as_static_arguments(self):
+  def test_inject_hyperparams_with_functions_as_static_arguments(self):
     gradients = {"a": random((2, 3, 4))}
-    chosen = {"axes": lambda path, leaf: (0,), "mask": lambda updates: {"a": True}}
-    injected = optax.inject_hyperparams(gc_sgd, static_args=tuple(chosen))(learning_rate=1.0, **chosen)
+    functions = {"axes": lambda path, leaf: (0,), "mask": lambda updates: {"a": True}}
+    injected = optax.inject_hyperparams(gc_sgd, static_args=tuple(functions))(learning_rate=1.0, **functions)
     np.testing.assert_allclose(update(injected, gradients, gradients)["a"].sum(0), 0, atol=1e-6)
 
   def test_sgd_without_decay_needs_no_parameters(self):
     assert update(gc_sgd(RATE), network())["conv"]["kernel"].shape == (3, 3, 2, 4)
 
   @pytest.mark.parametrize("transform", [gc_sgd, gc_adam, gc_adamw])
-  def test_unknown_location(self, transform):
+  def test_rejects_an_unknown_location(self, transform):
     with pytest.raises(ValueError, match="location='moments': expected one of direction, gradient"):
       transform(RATE, location="moments")
 
 
 class Official:
-  """One parameter under the official optimisers, in float64 and PyTorch's layout, moments and all."""
+  """One parameter and its moments in the official optimisers, in float64 and PyTorch's layout."""
 
   def __init__(self, name, location, *, momentum=0.0, nesterov=False, b1=0.0, b2=0.0, eps=0.0, weight_decay=0.0):
     self.name, self.location = name, location
@@ -210,10 +210,10 @@ class Official:
     self.decay = weight_decay
 
   def __call__(self, weight):
-    made = Official(self.name, self.location)
-    made.__dict__.update(vars(self), t=0, m=0.0, v=0.0, buffer=None)
-    made.w = self.to_torch(weight)
-    return made
+    copy = Official(self.name, self.location)
+    copy.__dict__.update(vars(self), t=0, m=0.0, v=0.0, buffer=None)
+    copy.w = self.to_torch(weight)
+    return copy
 
   @staticmethod
   def to_torch(weight):
@@ -256,18 +256,18 @@ class TestLeaves:
   @pytest.mark.parametrize(
     "tree", [{}, (), None, {"a": None, "b": ()}, [jnp.float32(2)], {"x": jnp.arange(4.0)}, {"x": 3.0}]
   )
-  def test_nothing_to_centralize(self, tree):
+  def test_trees_without_kernels_are_unchanged(self, tree):
     found = update(centralize_gradients(), tree)
     assert jax.tree.structure(found) == jax.tree.structure(tree)
     jax.tree.map(np.testing.assert_array_equal, found, tree)
 
-  def test_none_between_kernels(self):
+  def test_supports_none_leaves(self):
     found = update(centralize_gradients(), {"a": None, "b": random((3, 2))})
     assert found["a"] is None
     np.testing.assert_allclose(found["b"].sum(0), 0, atol=1e-6)
 
   @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
-  def test_half_precision_is_averaged_in_float32_and_kept(self, dtype):
+  def test_low_precision_is_averaged_in_float32_and_keeps_its_dtype(self, dtype):
     gradient = random((8, 8, 16, 4), dtype=dtype)
     found = update(centralize_gradients(), gradient)
     assert found.dtype == dtype
@@ -276,7 +276,7 @@ class TestLeaves:
     step = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=step, atol=1e-6)
 
-  def test_the_mean_does_not_overflow_in_float16(self):
+  def test_float16_mean_does_not_overflow(self):
     gradient = jnp.full((64, 64, 2, 1), 3e4, jnp.float16).at[0, 0, 0, 0].add(64)
     found = update(centralize_gradients(), gradient).astype(np.float32)
     assert np.isfinite(found).all()
@@ -288,16 +288,16 @@ class TestLeaves:
     assert found.dtype == jnp.complex64
     np.testing.assert_allclose(found.sum(0), 0, atol=1e-6)
 
-  def test_numpy_s_float64_is_taken(self):
+  def test_accepts_float64_numpy_arrays(self):
     np.testing.assert_allclose(update(centralize_gradients(), np.arange(6.0).reshape(3, 2)).sum(0), 0)
 
   @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool, jax.dtypes.float0])
-  def test_other_dtypes_are_left_alone(self, dtype):
+  def test_other_dtypes_are_unchanged(self, dtype):
     tree = {"kernel": np.ones((3, 2), dtype)}
     assert update(centralize_gradients(), tree)["kernel"] is tree["kernel"]
 
   @pytest.mark.parametrize("layout", ["output_last", "output_first"])
-  def test_one_input_a_unit_is_left_alone(self, layout):
+  def test_kernels_with_one_input_per_unit_are_unchanged(self, layout):
     gradient = random((1, 1, 1, 4))
     gradient = gradient if layout == "output_last" else gradient.transpose(3, 2, 0, 1)
     np.testing.assert_array_equal(update(centralize_gradients(layout), gradient), gradient)
@@ -308,18 +308,18 @@ class TestLeaves:
     ("name", "shape"),
     [
       *((name, shape) for name in ("bias", "scale") for shape in ((2, 4), (4, 1, 1), (2, 3, 4))),
-      *((name, shape) for name in ("b", "offset") for shape in ((4, 1, 1), (1, 4, 1, 1), (1, 4))),  # Haiku's
+      *((name, shape) for name in ("b", "offset") for shape in ((4, 1, 1), (1, 4, 1, 1), (1, 4))),  # names in Haiku
     ],
   )
-  def test_biases_and_scales_of_any_rank_are_left_alone(self, layout, name, shape):
+  def test_biases_and_scales_of_any_rank_are_unchanged(self, layout, name, shape):
     tree = {"layer": {name: random(shape)}}
     np.testing.assert_array_equal(update(centralize_gradients(layout), tree)["layer"][name], tree["layer"][name])
 
-  def test_a_kernel_may_be_called_b(self):
+  def test_kernels_may_be_named_b(self):
     found = update(centralize_gradients(), {"a": random((3, 2)), "b": random((3, 2))})
     np.testing.assert_allclose(found["b"].sum(0), 0, atol=1e-6)
 
-  def test_conv_only_leaves_fewer_than_four_axes_alone(self):
+  def test_conv_only_changes_only_kernels_of_four_or_more_axes(self):
     tree = {name: random(shape) for name, (shape, _) in KERNELS.items()}
     found = update(centralize_gradients(conv_only=True), tree)
     changed = {name for name, leaf in tree.items() if not np.array_equal(leaf, found[name])}
@@ -343,18 +343,18 @@ class TestTransformations:
     ):
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), many(stack), expected)
 
-  def test_devices_may_average_before_or_behind(self):
+  def test_commutes_with_the_mean_over_devices(self):
     transform = centralize_gradients()
     stack = random((4, 3, 3, 2, 5))
     before = jax.pmap(lambda g: update(transform, jax.lax.pmean(g, "d")), "d", out_axes=None)(stack)
-    behind = jax.pmap(lambda g: jax.lax.pmean(update(transform, g), "d"), "d", out_axes=None)(stack)
-    np.testing.assert_allclose(before, behind, atol=1e-6)
+    after = jax.pmap(lambda g: jax.lax.pmean(update(transform, g), "d"), "d", out_axes=None)(stack)
+    np.testing.assert_allclose(before, after, atol=1e-6)
 
-  def test_the_state_is_empty_and_stays(self):
+  def test_state_is_empty(self):
     transform = centralize_gradients()
     state = transform.init(network())
     assert state == optax.EmptyState()
     assert transform.update(network(), state, network())[1] == state
 
-  def test_the_docstring_s_example(self):
+  def test_docstring_example(self):
     assert doctest.testmod(gradient_centralization) == (0, 3)

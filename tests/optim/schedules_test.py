@@ -32,20 +32,20 @@ def test_warmup_delays_the_intervals_of_a_stepwise_schedule():
   np.testing.assert_allclose(found, np.where(step < 8, step / 8, 0.5 ** np.maximum((step - 8) // 8, 0)), atol=1e-6)
 
 
-def test_one_cycle_equals_optax_s():
-  steps = 40  # a multiple of ten, so that the peak is at a step of optax's
+def test_one_cycle_equals_optax():
+  steps = 40  # a multiple of ten: the peak is then at one of optax's steps
   expected = optax.cosine_onecycle_schedule(steps, 1.0, pct_start=0.3, div_factor=25, final_div_factor=1e4)
   progress = np.arange(steps + 1, dtype=np.float32) / steps
   np.testing.assert_allclose(SCHEDULES["one_cycle"](progress), [expected(s) for s in range(steps + 1)], atol=1e-6)
 
 
-def test_stepwise_equals_optax_s_piecewise_constant():
+def test_stepwise_equals_optax_piecewise_constant():
   expected = optax.piecewise_constant_schedule(1.0, {13 + 4 * k: 0.5 for k in range(1, 8)})
   found = stepwise(13 / STEPS, 4 / STEPS, 0.5)(PROGRESS)
   np.testing.assert_allclose(found, [expected(step) for step in range(STEPS + 1)], rtol=1e-6)
 
 
-def test_scales_by_the_progress_it_is_told_and_keeps_nothing():
+def test_scale_by_progress_depends_only_on_its_argument():
   transform = scale_by_progress(0.5, SCHEDULES["linear"])
   updates = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([4.0])}
   state = transform.init(updates)
@@ -56,12 +56,12 @@ def test_scales_by_the_progress_it_is_told_and_keeps_nothing():
   assert state == optax.EmptyState()
 
 
-def test_keeps_the_dtype_of_updates():
+def test_scale_by_progress_keeps_the_dtype():
   transform = scale_by_progress(0.5, SCHEDULES["cosine"])
   found, _ = transform.update(jnp.ones(3, jnp.bfloat16), optax.EmptyState(), progress=jnp.float32(0.5))
   assert found.dtype == jnp.bfloat16
 
 
-def test_progress_must_be_told():
+def test_scale_by_progress_requires_progress():
   with pytest.raises(TypeError, match="progress"):
     scale_by_progress(0.5, SCHEDULES["cosine"]).update(jnp.ones(3), optax.EmptyState())

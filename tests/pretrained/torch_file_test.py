@@ -1,4 +1,4 @@
-"""PyTorch's files, read without PyTorch: what is in them, and what damage is told apart."""
+"""PyTorch files, read without PyTorch: their content, and error messages for damaged files."""
 
 import pickle
 import zipfile
@@ -10,12 +10,12 @@ import pytest
 
 from fer_jax.pretrained import torch_file, weights_file
 from fer_jax.runtime.errors import UserError
-from tests.pretrained import forged
-from tests.pretrained.forged import (
+from tests.pretrained import torch_writer
+from tests.pretrained.torch_writer import (
   FALSE,
   NONE,
   SIX,
-  assert_refused,
+  assert_rejected,
   build,
   call,
   dictionary,
@@ -35,7 +35,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 class TestRead:
   @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
-  def test_both_forms_hold_what_safetensors_holds(self, file):
+  def test_both_formats_equal_safetensors(self, file):
     arrays = torch_file.read(GOLDEN / file)
     expected = weights_file.read(GOLDEN / "resnet18_width4.safetensors")
     assert arrays.keys() == expected.keys()
@@ -59,7 +59,7 @@ class TestRead:
       ("BoolStorage", np.bool_),
     ],
   )
-  def test_every_type_of_number(self, tmp_path, kind, dtype):
+  def test_reads_all_dtypes(self, tmp_path, kind, dtype):
     numbers = np.array([0, 1, 1, 0], dtype)
     body = dictionary({"w": tensor(storage(4, kind=kind), (2, 2))})
     paths = [
@@ -71,35 +71,40 @@ class TestRead:
       assert array.dtype == dtype
       np.testing.assert_array_equal(array, numbers.reshape(2, 2))
 
-  def test_tensors_are_windows_of_their_storage(self, tmp_path):
+  def test_tensors_are_views_of_their_storage(self, tmp_path):
     np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (2, 2), (1, 3), 1)), [[1, 4], [2, 5]])
     np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (), (), 5)), 5)
     np.testing.assert_array_equal(read_one(tmp_path, tensor(storage(6), (1, 6), (2**62, 1))), [SIX])
     assert read_one(tmp_path, tensor(storage(6), (0, 2**40), (1, 1))).size == 0
 
-  def test_arrays_cannot_be_written_to(self, tmp_path):
+  def test_arrays_are_read_only(self, tmp_path):
     assert not read_one(tmp_path, tensor(storage(6), (6,))).flags.writeable
 
   @pytest.mark.parametrize("wrapper", ["state_dict", "model", "net"])
-  def test_a_checkpoint_is_opened(self, tmp_path, wrapper):
+  def test_finds_the_state_dict_in_a_checkpoint(self, tmp_path, wrapper):
     inner = dictionary({"w": tensor(storage(6), (6,)), "note": text("x")})
     body = dictionary({"epoch": number(3), "optimizer": dictionary({"lr": NONE}), wrapper: inner})
     path = write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()})
     assert list(torch_file.read(path)) == ["w"]
 
-  def test_parameters_of_every_age(self, tmp_path):
-    of_six = tensor(storage(6), (6,))
+  def test_reads_parameters_of_all_pytorch_versions(self, tmp_path):
+    six = tensor(storage(6), (6,))
     kind = name("torch.nn.parameter", "Parameter")
-    v0 = sequence(of_six, NONE, NONE, FALSE, FALSE)
+    v0 = sequence(six, NONE, NONE, FALSE, FALSE)
     body = dictionary(
       {
         "state": build(kind + sequence() + b"\x81", v0),
-        "argument": build(call(kind, of_six), sequence(FALSE, FALSE, NONE)),
-        "function": call(name("torch._utils", "_rebuild_parameter"), of_six, FALSE, NONE),
+        "argument": build(call(kind, six), sequence(FALSE, FALSE, NONE)),
+        "function": call(name("torch._utils", "_rebuild_parameter"), six, FALSE, NONE),
         "first": call(name("torch._utils", "_rebuild_tensor"), storage(6), number(0), *[sequence(number(1))] * 2),
         "size": call(
           name("torch._utils", "_rebuild_tensor_v2"),
-          *(storage(6), number(0), call(name("torch", "Size"), sequence(number(6))), sequence(number(1)), FALSE, NONE),
+          storage(6),
+          number(0),
+          call(name("torch", "Size"), sequence(number(6))),
+          sequence(number(1)),
+          FALSE,
+          NONE,
         ),
         "cuda": tensor(storage(6, module="torch.cuda"), (6,)),
       }
@@ -110,7 +115,7 @@ class TestRead:
     for array in arrays.values():
       np.testing.assert_array_equal(array, SIX)
 
-  def test_deep_nesting(self, tmp_path):
+  def test_reads_deeply_nested_files(self, tmp_path):
     deep = b"]" * 100_000 + b"a" * 99_999
     assert read_one(tmp_path, tensor(storage(6), (6,))).size == 6
     path = write_zip(
@@ -144,13 +149,13 @@ class TestBounds:
       (10**600, (1,), (1,), 0),
     ],
   )
-  def test_nothing_outside_the_storage(self, tmp_path, length, size, stride, offset):
+  def test_rejects_tensors_outside_their_storage(self, tmp_path, length, size, stride, offset):
     body = dictionary({"w": tensor(storage(length), size, stride, offset)})
     path = write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()})
-    assert_refused(path, "damaged: a (tensor|storage)")
+    assert_rejected(path, "damaged: a (tensor|storage)")
     if 0 <= length < 2**60:
       path = write_stream(tmp_path / "w.pt", body, {"0": (6, SIX.tobytes())})
-      assert_refused(path, "damaged: a (tensor|storage)")
+      assert_rejected(path, "damaged: a (tensor|storage)")
 
   @pytest.mark.parametrize(
     "arguments",
@@ -164,9 +169,9 @@ class TestBounds:
       (),
     ],
   )
-  def test_what_is_no_tensor(self, tmp_path, arguments):
+  def test_rejects_invalid_tensors(self, tmp_path, arguments):
     body = dictionary({"w": call(name("torch._utils", "_rebuild_tensor_v2"), *arguments)})
-    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
+    assert_rejected(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
 
   @pytest.mark.parametrize(
     "reference",
@@ -182,46 +187,46 @@ class TestBounds:
       b"P0\n",
     ],
   )
-  def test_what_is_no_storage(self, tmp_path, reference):
+  def test_rejects_invalid_storages(self, tmp_path, reference):
     path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(reference, (6,))}), {"0": SIX.tobytes()})
-    assert_refused(path, "damaged")
+    assert_rejected(path, "damaged")
 
-  def test_a_storage_of_two_types(self, tmp_path):
+  def test_rejects_a_storage_with_two_dtypes(self, tmp_path):
     body = dictionary({"a": tensor(storage(6), (6,)), "b": tensor(storage(12, kind="HalfStorage"), (12,))})
-    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
+    assert_rejected(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}), "damaged")
 
   @pytest.mark.parametrize("body", [b"r\xff\xff\xff\x7f", b"p2147483647\n"])
-  def test_memo_entries_make_no_room_for_themselves(self, tmp_path, body):
-    assert_refused(write_zip(tmp_path / "w.pth", b"}" + body, {}), r"damaged.*ValueError")
+  def test_large_memo_indices_do_not_allocate_memory(self, tmp_path, body):
+    assert_rejected(write_zip(tmp_path / "w.pth", b"}" + body, {}), r"damaged.*ValueError")
 
   @pytest.mark.parametrize("body", [b"B\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x00", b"\x8b\xff\xff\xff\x7f"])
-  def test_lengths_make_no_room_for_themselves(self, tmp_path, body):
-    assert_refused(write_zip(tmp_path / "w.pth", body, {}), "damaged")
+  def test_large_lengths_do_not_allocate_memory(self, tmp_path, body):
+    assert_rejected(write_zip(tmp_path / "w.pth", body, {}), "damaged")
 
   @pytest.mark.parametrize("kind", ["ComplexFloatStorage", "QInt8Storage", "UntypedStorage"])
-  def test_numbers_that_are_not_read(self, tmp_path, kind):
+  def test_rejects_unsupported_dtypes(self, tmp_path, kind):
     path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6, kind=kind), (6,))}), {"0": bytes(48)})
-    assert_refused(path, f"numbers of the unsupported type 'torch.{kind}'; .* save the weights as float32")
+    assert_rejected(path, f"numbers of the unsupported type 'torch.{kind}'; .* save the weights as float32")
 
 
 class TestDamage:
   @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
-  def test_wherever_a_file_is_cut_short(self, tmp_path, file):
+  def test_rejects_files_truncated_anywhere(self, tmp_path, file):
     data, path = (GOLDEN / file).read_bytes(), tmp_path / file
     for length in [0, 1, 2, 10, 100, 1000, *range(4000, len(data), 13_001), len(data) - 1]:
       path.write_bytes(data[:length])
-      assert_refused(path, "damaged")
+      assert_rejected(path, "damaged")
 
   @pytest.mark.parametrize("file", ["resnet18_width4.pth", "resnet18_width4_legacy.pth"])
-  def test_garbled_files_end_in_an_error_or_in_arrays(self, tmp_path, file):
+  def test_corrupted_files_give_an_error_or_arrays(self, tmp_path, file):
     data, path = (GOLDEN / file).read_bytes(), tmp_path / file
     generator = np.random.default_rng(0)
-    spots = {"resnet18_width4.pth": (0, len(data)), "resnet18_width4_legacy.pth": (0, 25_000)}[file]
+    positions = {"resnet18_width4.pth": (0, len(data)), "resnet18_width4_legacy.pth": (0, 25_000)}[file]
     for _ in range(100):
-      garbled = bytearray(data)
-      for spot in generator.integers(*spots, 10):
-        garbled[spot] = generator.integers(256)
-      path.write_bytes(garbled)
+      corrupted = bytearray(data)
+      for position in generator.integers(*positions, 10):
+        corrupted[position] = generator.integers(256)
+      path.write_bytes(corrupted)
       try:
         arrays = torch_file.read(path)
       except UserError as error:
@@ -229,51 +234,51 @@ class TestDamage:
       else:
         assert all(isinstance(array, np.ndarray) for array in arrays.values())
 
-  def test_a_member_is_missing(self, tmp_path):
+  def test_rejects_archives_without_a_storage(self, tmp_path):
     path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6), (6,))}), {})
-    assert_refused(path, "its zip archive has no 'data/0'")
+    assert_rejected(path, "its zip archive has no 'data/0'")
     path = write_zip(tmp_path / "w.pth", dictionary({"w": tensor(storage(6, "../../x"), (6,))}), {"0": SIX.tobytes()})
-    assert_refused(path, "its zip archive has no 'data/../../x'")
+    assert_rejected(path, "its zip archive has no 'data/../../x'")
 
-  def test_no_description(self, tmp_path):
+  def test_rejects_archives_without_a_pickle(self, tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
       archive.writestr("something/else", b"")
-    assert_refused(tmp_path / "w.pth", "no data.pkl")
+    assert_rejected(tmp_path / "w.pth", "no data.pkl")
 
-  def test_a_compressed_archive(self, tmp_path):
+  def test_rejects_compressed_archives(self, tmp_path):
     body = dictionary({"w": tensor(storage(10**7, kind="ByteStorage"), (10**7,))})
     path = write_zip(tmp_path / "w.pth", body, {"0": bytes(10**7)}, compression=zipfile.ZIP_DEFLATED)
-    assert_refused(path, "compressed, which torch.save never does")
+    assert_rejected(path, "compressed, which torch.save never does")
 
-  def test_members_larger_than_the_file(self, tmp_path):
+  def test_rejects_members_larger_than_the_file(self, tmp_path):
     body = dictionary({"w": tensor(storage(10**9, kind="ByteStorage"), (10**9,))})
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
-      archive.writestr("archive/data.pkl", forged.pickled(body))
+      archive.writestr("archive/data.pkl", torch_writer.pickled(body))
       archive.writestr("archive/data/0", bytes(10))
       archive.getinfo("archive/data/0").file_size = 10**9
-    assert_refused(tmp_path / "w.pth", "declares more bytes than the file has")
+    assert_rejected(tmp_path / "w.pth", "declares more bytes than the file has")
 
-  def test_storages_of_the_stream(self, tmp_path):
+  def test_rejects_invalid_storages_of_the_old_format(self, tmp_path):
     body = dictionary({"w": tensor(storage(6), (6,))})
-    assert_refused(write_stream(tmp_path / "w.pth", body, {}), "lacks the storage '0'")
-    assert_refused(write_stream(tmp_path / "w.pth", body, {"1": (6, SIX.tobytes())}), "storage '1' of unknown type")
-    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (-1, SIX.tobytes())}), "ends inside the storage '0'")
-    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (7, SIX.tobytes())}), "ends inside the storage '0'")
-    assert_refused(write_stream(tmp_path / "w.pth", body, {"0": (5, SIX.tobytes())}), "storage of 20 bytes")
+    assert_rejected(write_stream(tmp_path / "w.pth", body, {}), "lacks the storage '0'")
+    assert_rejected(write_stream(tmp_path / "w.pth", body, {"1": (6, SIX.tobytes())}), "storage '1' of unknown type")
+    assert_rejected(write_stream(tmp_path / "w.pth", body, {"0": (-1, SIX.tobytes())}), "ends inside the storage '0'")
+    assert_rejected(write_stream(tmp_path / "w.pth", body, {"0": (7, SIX.tobytes())}), "ends inside the storage '0'")
+    assert_rejected(write_stream(tmp_path / "w.pth", body, {"0": (5, SIX.tobytes())}), "storage of 20 bytes")
 
-  def test_big_endian_machines(self, tmp_path):
+  def test_rejects_big_endian_files(self, tmp_path):
     body = dictionary({"w": tensor(storage(6), (6,))})
-    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}, byteorder="big"), "big-endian machine")
+    assert_rejected(write_zip(tmp_path / "w.pth", body, {"0": SIX.tobytes()}, byteorder="big"), "big-endian machine")
     path = write_stream(tmp_path / "w.pth", body, {"0": (6, SIX.tobytes())}, little_endian=FALSE)
-    assert_refused(path, "big-endian machine")
+    assert_rejected(path, "big-endian machine")
 
-  def test_other_objects(self, tmp_path):
-    assert_refused(write_zip(tmp_path / "w.pth", b"]", {}), "contains a list; expected a state_dict")
+  def test_rejects_files_without_a_state_dict(self, tmp_path):
+    assert_rejected(write_zip(tmp_path / "w.pth", b"]", {}), "contains a list; expected a state_dict")
     path = write_zip(tmp_path / "w.pth", tensor(storage(6), (6,)), {"0": SIX.tobytes()})
-    assert_refused(path, "contains a Tensor; expected a state_dict")
+    assert_rejected(path, "contains a Tensor; expected a state_dict")
     path.write_bytes(pickle.dumps({"w": [1.0, 2.0]}))
-    assert_refused(path, "a pickle, but not one from torch.save")
+    assert_rejected(path, "a pickle, but not one from torch.save")
 
-  def test_a_dictionary_within_itself(self, tmp_path):
+  def test_accepts_a_dictionary_that_contains_itself(self, tmp_path):
     body = b"}q\x00" + text("state_dict") + b"h\x00s" + text("model") + b"h\x00s"
     assert torch_file.read(write_zip(tmp_path / "w.pth", body, {})) == {}

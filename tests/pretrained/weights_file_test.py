@@ -1,4 +1,4 @@
-"""Files of weights of every form: what is read, and one line for each that is not."""
+"""Weight files of all formats: their content, and one-line error messages."""
 
 import json
 import shutil
@@ -11,15 +11,15 @@ import pytest
 
 from fer_jax.pretrained import weights_file
 from fer_jax.runtime.errors import UserError
-from tests.pretrained.forged import NONE, dictionary, number, storage, tensor, write_zip
+from tests.pretrained.torch_writer import NONE, dictionary, number, storage, tensor, write_zip
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-FORMS = ["pth", "pt", "safetensors", "npz"]
+FORMATS = ["pth", "pt", "safetensors", "npz"]
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 def write_safetensors(path, tensors):
-  """Writes {name: (type, shape, bytes)} as the format's page describes it."""
+  """Writes {name: (dtype, shape, bytes)} as the specification of the format describes."""
   header, at = {}, 0
   for key, (kind, shape, data) in tensors.items():
     header[key] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + len(data)]}
@@ -30,7 +30,7 @@ def write_safetensors(path, tensors):
 
 
 def write(path, arrays):
-  """Writes float32 arrays in the form that the suffix says."""
+  """Writes float32 arrays in the format of the path's suffix."""
   if path.suffix == ".npz":
     np.savez(path, **arrays)
   elif path.suffix == ".safetensors":
@@ -41,7 +41,8 @@ def write(path, arrays):
   return path
 
 
-def assert_refused(path, pattern):
+def assert_rejected(path, pattern):
+  """Asserts that reading a file raises an error that names it and is printable."""
   with pytest.raises(UserError, match=pattern) as caught:
     weights_file.read(path)
   assert str(caught.value).startswith(str(path))
@@ -49,10 +50,10 @@ def assert_refused(path, pattern):
 
 
 class TestRead:
-  @pytest.mark.parametrize("form", [*FORMS, "PTH"])
-  def test_arrays_as_they_are(self, tmp_path, form):
+  @pytest.mark.parametrize("suffix", [*FORMATS, "PTH"])
+  def test_reads_arrays_unchanged(self, tmp_path, suffix):
     arrays = {"conv1.weight": W, "fc.bias": W[0]}
-    path = write(tmp_path / f"w.{form.lower()}", arrays).rename(tmp_path / f"x.{form}")
+    path = write(tmp_path / f"w.{suffix.lower()}", arrays).rename(tmp_path / f"x.{suffix}")
     read = weights_file.read(path)
     assert read.keys() == arrays.keys()
     for key, array in read.items():
@@ -62,11 +63,19 @@ class TestRead:
   @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-      *(("F64", np.float64), ("F32", np.float32), ("F16", np.float16), ("BF16", jnp.bfloat16), ("BOOL", np.bool_)),
-      *(("I64", np.int64), ("I32", np.int32), ("I16", np.int16), ("I8", np.int8), ("U8", np.uint8)),
+      ("F64", np.float64),
+      ("F32", np.float32),
+      ("F16", np.float16),
+      ("BF16", jnp.bfloat16),
+      ("BOOL", np.bool_),
+      ("I64", np.int64),
+      ("I32", np.int32),
+      ("I16", np.int16),
+      ("I8", np.int8),
+      ("U8", np.uint8),
     ],
   )
-  def test_every_type_of_number_of_safetensors(self, tmp_path, kind, dtype):
+  def test_reads_all_dtypes_of_safetensors(self, tmp_path, kind, dtype):
     numbers = np.array([[0, 1], [1, 1]], dtype)
     (array,) = weights_file.read(
       write_safetensors(tmp_path / "w.safetensors", {"w": (kind, (2, 2), numbers.tobytes())})
@@ -74,90 +83,92 @@ class TestRead:
     assert array.dtype == dtype
     np.testing.assert_array_equal(array, numbers)
 
-  @pytest.mark.parametrize("form", FORMS)
-  def test_the_prefix_of_data_parallelism(self, tmp_path, form):
-    assert list(weights_file.read(write(tmp_path / f"a.{form}", {"module.a": W, "module.b": W}))) == ["a", "b"]
-    assert list(weights_file.read(write(tmp_path / f"b.{form}", {"b": W, "module.a": W}))) == ["b", "module.a"]
+  @pytest.mark.parametrize("suffix", FORMATS)
+  def test_removes_the_prefix_of_data_parallel_modules(self, tmp_path, suffix):
+    assert list(weights_file.read(write(tmp_path / f"a.{suffix}", {"module.a": W, "module.b": W}))) == ["a", "b"]
+    assert list(weights_file.read(write(tmp_path / f"b.{suffix}", {"b": W, "module.a": W}))) == ["b", "module.a"]
 
 
 class TestErrors:
-  @pytest.mark.parametrize("form", FORMS)
-  def test_no_such_file(self, tmp_path, form):
-    assert_refused(tmp_path / f"w.{form}", "no such file; expected .pth, .pt, .safetensors, .npz or the folder of")
+  @pytest.mark.parametrize("suffix", FORMATS)
+  def test_missing_file(self, tmp_path, suffix):
+    assert_rejected(tmp_path / f"w.{suffix}", "no such file; expected .pth, .pt, .safetensors, .npz or the folder of")
 
-  @pytest.mark.parametrize("form", FORMS)
-  def test_a_folder(self, tmp_path, form):
-    (tmp_path / f"w.{form}").mkdir()
-    assert_refused(tmp_path / f"w.{form}", r"cannot be read \(Is a directory\); expected .pth")
+  @pytest.mark.parametrize("suffix", FORMATS)
+  def test_folder_instead_of_a_file(self, tmp_path, suffix):
+    (tmp_path / f"w.{suffix}").mkdir()
+    assert_rejected(tmp_path / f"w.{suffix}", r"cannot be read \(Is a directory\); expected .pth")
 
   @pytest.mark.parametrize("file", ["w.h5", "w", "w.pth.tar"])
-  def test_an_unknown_suffix(self, tmp_path, file):
+  def test_unknown_suffix(self, tmp_path, file):
     (tmp_path / file).write_bytes(b"x")
-    assert_refused(tmp_path / file, r"unknown file format \(by its suffix\); expected .pth, .pt, .safetensors, .npz")
+    assert_rejected(tmp_path / file, r"unknown file format \(by its suffix\); expected .pth, .pt, .safetensors, .npz")
 
-  @pytest.mark.parametrize("form", FORMS)
+  @pytest.mark.parametrize("suffix", FORMATS)
   @pytest.mark.parametrize(
     "content", [b"", b"x", b"<!DOCTYPE html>\n<html>" * 100, b"PK\x03\x04", b"\x80\x02.", bytes(99)]
   )
-  def test_something_else(self, tmp_path, form, content):
-    (tmp_path / f"w.{form}").write_bytes(content)
-    assert_refused(tmp_path / f"w.{form}", "damaged, or not|damaged: incomplete zip archive")
+  def test_content_of_another_format(self, tmp_path, suffix, content):
+    (tmp_path / f"w.{suffix}").write_bytes(content)
+    assert_rejected(tmp_path / f"w.{suffix}", "damaged, or not|damaged: incomplete zip archive")
 
-  @pytest.mark.parametrize("form", FORMS)
+  @pytest.mark.parametrize("suffix", FORMATS)
   @pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
-  def test_cut_short(self, tmp_path, form, share):
-    path = write(tmp_path / f"w.{form}", {"a": W, "b": np.zeros(1000, np.float32)})
+  def test_truncated_file(self, tmp_path, suffix, share):
+    path = write(tmp_path / f"w.{suffix}", {"a": W, "b": np.zeros(1000, np.float32)})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert_refused(path, "damaged")
+    assert_rejected(path, "damaged")
 
-  @pytest.mark.parametrize("form", ["pth", "npz"])
-  def test_garbled_numbers(self, tmp_path, form):
-    path = write(tmp_path / f"w.{form}", {"a": W})
+  @pytest.mark.parametrize("suffix", ["pth", "npz"])
+  def test_corrupted_numbers(self, tmp_path, suffix):
+    path = write(tmp_path / f"w.{suffix}", {"a": W})
     data = path.read_bytes()
     at = data.index(W.tobytes())
     path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
-    assert_refused(path, "damaged")
+    assert_rejected(path, "damaged")
 
-  @pytest.mark.parametrize("form", FORMS)
-  def test_no_arrays(self, tmp_path, form):
-    assert_refused(write(tmp_path / f"w.{form}", {}), "contains no array; expected the weights of a network by name")
+  @pytest.mark.parametrize("suffix", FORMATS)
+  def test_no_arrays(self, tmp_path, suffix):
+    assert_rejected(write(tmp_path / f"w.{suffix}", {}), "contains no array; expected the weights of a network by name")
 
-  def test_no_arrays_but_other_things(self, tmp_path):
+  def test_only_other_objects(self, tmp_path):
     path = write_zip(tmp_path / "w.pth", dictionary({"epoch": number(3), "note": NONE}), {})
-    assert_refused(path, "contains no array")
+    assert_rejected(path, "contains no array")
 
-  def test_objects_in_an_npz(self, tmp_path):
+  def test_npz_with_objects(self, tmp_path):
     np.savez(tmp_path / "w.npz", a=W, b=np.array([{"a": 1}], object))
-    assert_refused(tmp_path / "w.npz", "contains Python objects, which are not read because they may be code")
+    assert_rejected(tmp_path / "w.npz", "contains Python objects, which are not read because they may be code")
 
-  def test_an_npy_of_another_suffix(self, tmp_path):
+  def test_npy_with_the_suffix_npz(self, tmp_path):
     np.save(tmp_path / "w.npy", W)
     shutil.move(tmp_path / "w.npy", tmp_path / "w.npz")
-    assert_refused(tmp_path / "w.npz", "damaged, or not a .npz file")
+    assert_rejected(tmp_path / "w.npz", "damaged, or not a .npz file")
 
-  def test_an_npz_that_promises_more_than_there_is(self, tmp_path):
+  def test_npz_that_declares_more_data_than_it_has(self, tmp_path):
     np.savez(tmp_path / "w.npz", a=np.zeros((100, 100), np.float32))
     data = (tmp_path / "w.npz").read_bytes()
     (tmp_path / "w.npz").write_bytes(data.replace(b"(100, 100), }      ", b"(9999999999999,), }"))
-    assert_refused(tmp_path / "w.npz", "damaged, or not a .npz file")
+    assert_rejected(tmp_path / "w.npz", "damaged, or not a .npz file")
 
-  def test_garbled_compression(self, tmp_path):
+  def test_corrupted_compression(self, tmp_path):
     np.savez_compressed(tmp_path / "w.npz", a=np.random.default_rng(0).random(1000))
     data = bytearray((tmp_path / "w.npz").read_bytes())
     for at in range(100, len(data) - 100):
       data[at] ^= 0x5A
     (tmp_path / "w.npz").write_bytes(data)
-    assert_refused(tmp_path / "w.npz", r"damaged, or not a .npz file \(Error -3")
+    assert_rejected(tmp_path / "w.npz", r"damaged, or not a .npz file \(Error -3")
 
-  def test_a_safetensors_type_that_is_not_read(self, tmp_path):
+  def test_unsupported_safetensors_dtype(self, tmp_path):
     path = write_safetensors(tmp_path / "w.safetensors", {"w": ("F8_E4M3", (2,), b"12")})
-    assert_refused(path, "'w' has the unsupported dtype F8_E4M3; expected one of F64, F32, F16, BF16")
+    assert_rejected(path, "'w' has the unsupported dtype F8_E4M3; expected one of F64, F32, F16, BF16")
 
   @pytest.mark.parametrize("key", ["a\nb", "a\x1b[2J", "a" * 201])
-  def test_names_that_would_garble_a_log(self, tmp_path, key):
+  def test_unprintable_and_long_names(self, tmp_path, key):
     path = write_safetensors(tmp_path / "w.safetensors", {key: ("F32", (1,), bytes(4))})
-    assert_refused(path, "contains an array with the name 'a.*'; expected up to 200 printable characters")
+    assert_rejected(path, "contains an array with the name 'a.*'; expected up to 200 printable characters")
 
-  def test_names_that_are_none(self, tmp_path):
+  def test_names_that_are_not_strings(self, tmp_path):
     body = b"}(" + number(1) + tensor(storage(6), (6,)) + b"u"
-    assert_refused(write_zip(tmp_path / "w.pth", body, {"0": W.tobytes()}), "contains an array with a name of type int")
+    assert_rejected(
+      write_zip(tmp_path / "w.pth", body, {"0": W.tobytes()}), "contains an array with a name of type int"
+    )

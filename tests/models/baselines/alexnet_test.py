@@ -2,11 +2,11 @@ from fer_jax.models.baselines.alexnet import AlexNet
 from tests.models.baselines.shapes import imagenet_parameters, traced
 
 
-def test_has_as_many_parameters_as_torchvisions():
+def test_has_the_parameter_count_of_torchvision():
   assert imagenet_parameters(AlexNet("imagenet")) == 61_100_840
 
 
-def test_the_fully_connected_layers_read_what_the_grid_leaves():
+def test_fully_connected_layers_read_all_cells_of_the_grid():
   inputs = {
     (stem, size, grid): traced(AlexNet(stem, grid=grid), size).params["fc6"]["linear"]["kernel"].shape[0]
     for stem, size, grid in [("small", 48, 6), ("small", 48, 2), ("imagenet", 224, 6), ("imagenet", 63, 6)]

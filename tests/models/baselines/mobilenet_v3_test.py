@@ -10,13 +10,13 @@ from tests.models.baselines.shapes import imagenet_parameters, traced
 
 @pytest.mark.parametrize(("size", "published"), [("large", 5_483_032), ("small", 2_542_856)])
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
-def test_has_as_many_parameters_as_torchvisions(size, published, stem):
+def test_has_the_parameter_count_of_torchvision(size, published, stem):
   assert imagenet_parameters(MobileNetV3(size, stem)) == published
 
 
 @pytest.mark.parametrize("size", ["large", "small"])
 @pytest.mark.parametrize(("stem", "side", "last"), [("small", 48, 3), ("imagenet", 224, 7)])
-def test_a_stage_begins_where_the_map_is_halved(size, stem, side, last):
+def test_stages_begin_where_the_resolution_is_halved(size, stem, side, last):
   found = traced(MobileNetV3(size, stem), side)
   sides = [{found.outputs[name].shape[1] for name in block} for block in found.network.blocks[:-1]]
   assert all(len(stage) == 1 for stage in sides)
@@ -25,7 +25,7 @@ def test_a_stage_begins_where_the_map_is_halved(size, stem, side, last):
   assert lengths[-1] == last
 
 
-def test_channels_are_the_nearest_multiple_of_eight_unless_a_tenth_is_lost():
+def test_channels_round_to_a_multiple_of_eight_and_lose_at_most_a_tenth():
   for channels in np.arange(1, 400, 0.5):
     rounded = multiple_of_eight(channels)
     assert rounded % 8 == 0
@@ -35,7 +35,7 @@ def test_channels_are_the_nearest_multiple_of_eight_unless_a_tenth_is_lost():
 
 
 @pytest.mark.parametrize(("stride", "features", "added"), [(1, 8, True), (2, 8, False), (1, 16, False)])
-def test_the_input_is_added_where_the_shapes_agree(stride, features, added):
+def test_input_is_added_if_the_shapes_agree(stride, features, added):
   block = InvertedResidual(Row(3, 16, features, True, True, stride))
   x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
   variables = random_variables(block, x)

@@ -1,4 +1,4 @@
-"""What a network is, found by one trace of it: nothing is compiled or computed."""
+"""Shapes and dtypes of a network from one abstract trace; nothing is compiled or computed."""
 
 import dataclasses
 import functools
@@ -15,12 +15,15 @@ LEAVES = (Conv, nn.Dense, nn.BatchNorm)
 
 
 class Trace(NamedTuple):
-  """A network, the shapes of its parameters and statistics, and what a walk of two images showed.
+  """A network with the shapes of its variables and the outputs of its layers for two images.
 
   Attributes:
-    outputs: each layer's output, in the order of the walk.
-    features: what the walk returned beside the logits.
-    modules: the kind, dtype and axis name of everything that computes.
+    network: Network that was traced.
+    params: Shapes of its parameters.
+    stats: Shapes of its batch statistics.
+    outputs: Outputs of the layers, in the order in which they are applied.
+    features: Features, which the walk returns with the logits.
+    modules: Type, dtype and axis name of all convolutions, dense layers and normalisations.
   """
 
   network: Any
@@ -37,12 +40,13 @@ def image_of(size, channels):
 
 @functools.cache
 def traced(settings, size=48, channels=1, classes=7, dtype=jnp.float32, axis_name=None):
+  """Returns the trace of a network on two images of size x size pixels."""
   network = settings.build(classes, dtype, axis_name)
   outputs, modules, features = {}, set(), []
 
   def walk(apply, image):
     def record(name, *inputs):
-      assert name not in outputs, f"{name} is walked twice"
+      assert name not in outputs, f"{name} is applied twice"
       output = apply(name, *inputs)
       outputs[name] = jax.ShapeDtypeStruct(output.shape, output.dtype)
       return output
@@ -51,21 +55,22 @@ def traced(settings, size=48, channels=1, classes=7, dtype=jnp.float32, axis_nam
     features.append(jax.ShapeDtypeStruct(found.shape, found.dtype))
     return logits, found
 
-  def look(run, inputs, options, context):
+  def record_module(call, inputs, options, context):
     if isinstance(context.module, LEAVES):
       modules.add((type(context.module), context.module.dtype, getattr(context.module, "axis_name", None)))
-    return run(*inputs, **options)
+    return call(*inputs, **options)
 
-  with nn.intercept_methods(look):
-    watched = dataclasses.replace(network, walk=walk)
-    params, stats = jax.eval_shape(watched.init, jax.random.key(0), image_of(size, channels))
+  with nn.intercept_methods(record_module):
+    recorded = dataclasses.replace(network, walk=walk)
+    params, stats = jax.eval_shape(recorded.init, jax.random.key(0), image_of(size, channels))
   return Trace(network, params, stats, outputs, features[0], modules)
 
 
 def count(tree):
+  """Returns the number of elements of all leaves."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def imagenet_parameters(settings):
-  """Counts the parameters that a network has for images of 224x224x3 in 1000 classes."""
+  """Returns the number of parameters of a network for images of 224x224x3 and 1000 classes."""
   return count(traced(settings, 224, 3, 1000).params)

@@ -1,22 +1,22 @@
-"""Which operations on files a run is killed before."""
+"""Paths of file operations, and their assignment to the faults that kill a run before them."""
 
 import os
 import re
 
 import pytest
 
-from tests.faults import child, kills
+from tests.faults import faulty_run, kills
 
 
-def test_a_path_relative_to_an_open_folder_is_named_whole(tmp_path):
+def test_path_relative_to_a_folder_descriptor_becomes_absolute(tmp_path):
   folder = os.open(tmp_path, os.O_RDONLY)
   try:
-    assert child._path("os.remove", ("name", folder)) == str(tmp_path / "name")
-    assert child._path("os.rename", ("from", "to", -1, folder)) == str(tmp_path / "to")
-    assert child._path("os.rmdir", (str(tmp_path), folder)) == str(tmp_path)
+    assert faulty_run._path("os.remove", ("name", folder)) == str(tmp_path / "name")
+    assert faulty_run._path("os.rename", ("from", "to", -1, folder)) == str(tmp_path / "to")
+    assert faulty_run._path("os.rmdir", (str(tmp_path), folder)) == str(tmp_path)
   finally:
     os.close(folder)
-  assert child._path("open", ("relative", "w", 0)) == "relative"
+  assert faulty_run._path("open", ("relative", "w", 0)) == "relative"
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_a_path_relative_to_an_open_folder_is_named_whole(tmp_path):
     ("os.rmdir /checkpoints/5", "_REMOVAL"),
   ],
 )
-def test_every_operation_is_of_one_fault(line, among):
+def test_every_operation_belongs_to_one_fault(line, among):
   assert [name for name in ("_ELSEWHERE", "_WRITE", "_REMOVAL") if re.search(getattr(kills, name), line)] == [among]

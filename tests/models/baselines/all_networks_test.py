@@ -1,4 +1,4 @@
-"""What every network of the ImageNet families keeps to, whichever it is."""
+"""Properties of all networks of the ImageNet families: layers, shapes, dtypes, statistics and error messages."""
 
 import functools
 
@@ -31,8 +31,8 @@ NETWORKS = {
   "vgg13 with normalisation": Vgg(13, batch_norm=True),
   "mobilenet_v3 small imagenet": MobileNetV3("small", "imagenet"),
 }
-# Slim, so that compiling and running them takes little.
-SLIM = {
+# Small, because they are compiled and run.
+SMALL = {
   "resnet": ResNet(width=4, squeeze_excite=True),
   "alexnet": AlexNet(hidden=8),
   "vgg": Vgg(13, width=4, hidden=8),
@@ -46,14 +46,14 @@ every_network = pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWO
 
 
 @every_network
-def test_layers_are_walked_in_the_order_they_are_listed(settings):
+def test_layers_are_applied_in_their_listed_order(settings):
   found = traced(settings)
   assert list(found.outputs) == list(found.network.layers) == [*found.network.hidden, found.network.classifier]
   assert all(found.network.blocks)
 
 
 @every_network
-def test_a_face_of_48_pixels_goes_all_the_way(settings):
+def test_accepts_images_of_48_pixels(settings):
   found = traced(settings)
   logits = found.outputs[found.network.classifier]
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
@@ -62,13 +62,13 @@ def test_a_face_of_48_pixels_goes_all_the_way(settings):
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"vgg"}))
-def test_the_default_leaves_a_map_of_3x3_or_more_of_a_face(name):
-  maps = [output for output in traced(MODELS[name]()).outputs.values() if len(output.shape) == 4]
-  assert maps[-1].shape[1] >= 3
+def test_last_feature_map_of_the_default_is_3x3_or_larger(name):
+  feature_maps = [output for output in traced(MODELS[name]()).outputs.values() if len(output.shape) == 4]
+  assert feature_maps[-1].shape[1] >= 3
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis(name):
+def test_all_layers_use_the_dtype_and_normalise_over_the_axis(name):
   found = traced(MODELS[name](), dtype=jnp.bfloat16, axis_name="devices")
   modules = {(Conv, jnp.bfloat16, None), (nn.Dense, jnp.bfloat16, None), (nn.BatchNorm, jnp.bfloat16, "devices")}
   assert found.modules <= modules
@@ -79,9 +79,9 @@ def test_every_layer_computes_in_the_dtype_and_normalises_over_the_axis(name):
   assert set(dtypes.values()) == {jnp.dtype("bfloat16")}
 
 
-@pytest.fixture(scope="module", params=SLIM.values(), ids=SLIM)
-def ran(request):
-  """A slim network, its variables, and what it makes of two faces in evaluation and in training."""
+@pytest.fixture(scope="module", params=SMALL.values(), ids=SMALL)
+def outputs(request):
+  """Returns a small network, its statistics, and its outputs for two images in evaluation and in training."""
   network, params, stats, *_ = traced(request.param)
   params, stats = drawn(params), drawn(stats)
 
@@ -94,29 +94,29 @@ def ran(request):
   return network, stats, *run(params, stats, jax.random.normal(jax.random.key(0), (2, 48, 48, 1)))
 
 
-def test_two_faces_get_finite_logits_of_their_own(ran):
-  _, _, (evaluated, _), (trained, _) = ran
-  for outputs in (evaluated, trained):
-    chex.assert_tree_all_finite(outputs)
-    assert np.abs(outputs.logits[0] - outputs.logits[1]).max() > 1e-6
+def test_logits_of_two_images_are_finite_and_different(outputs):
+  _, _, (evaluated, _), (trained, _) = outputs
+  for each in (evaluated, trained):
+    chex.assert_tree_all_finite(each)
+    assert np.abs(each.logits[0] - each.logits[1]).max() > 1e-6
 
 
-def test_statistics_change_in_training_alone(ran):
-  network, stats, (_, kept), (_, moved) = ran
-  chex.assert_trees_all_equal(kept, stats)
+def test_statistics_change_only_in_training(outputs):
+  network, stats, (_, evaluated), (_, trained) = outputs
+  chex.assert_trees_all_equal(evaluated, stats)
   for name in network.layers:
-    before, after = jax.tree.leaves(stats[name]), jax.tree.leaves(moved[name])
+    before, after = jax.tree.leaves(stats[name]), jax.tree.leaves(trained[name])
     assert all(np.any(a != b) for a, b in zip(before, after, strict=True)), name
 
 
 @pytest.mark.parametrize(("name", "group"), [("mini_xception", "layer"), ("resnet", "block"), ("densenet", "layer")])
-def test_every_hidden_layer_can_learn_without_back_propagation(name, group):
-  network, params, stats, *_ = traced(SLIM[name])
+def test_hsic_bottleneck_trains_every_hidden_layer(name, group):
+  network, params, stats, *_ = traced(SMALL[name])
   objective = HsicBottleneck(group=group).build(network, frozenset(network.layers), None)
   batch = Examples(image_of(48, 1), jax.ShapeDtypeStruct((2, 7), jnp.float32))
-  learned = jax.eval_shape(objective, params, stats, batch, jax.random.key(0))
-  chex.assert_trees_all_equal_shapes_and_dtypes(learned.gradients, params)
-  assert {f"hsic_label/{layer}" for layer in network.hidden} <= learned.metrics.keys()
+  output = jax.eval_shape(objective, params, stats, batch, jax.random.key(0))
+  chex.assert_trees_all_equal_shapes_and_dtypes(output.gradients, params)
+  assert {f"hsic_label/{layer}" for layer in network.hidden} <= output.metrics.keys()
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_every_hidden_layer_can_learn_without_back_propagation(name, group):
     *(functools.partial(MODELS[name], stem="big") for name in NAMES if name not in ("vgg", "mini_xception")),
   ],
 )
-def test_a_choice_that_does_not_exist_is_named(settings):
+def test_rejects_unknown_choices(settings):
   with pytest.raises(ValueError, match=r"^model\.(depth=20|size='tiny'|stem='big'): expected one of "):
     settings()
 
 
 @pytest.mark.parametrize("settings", [AlexNet("imagenet"), Vgg(), DenseNet(stem="imagenet")])
-def test_an_image_of_which_nothing_is_left_is_an_error(settings):
+def test_rejects_images_that_are_too_small(settings):
   with pytest.raises(ValueError, match=r"^the image is too small: the last feature map is 0x0"):
     traced(settings, 24)

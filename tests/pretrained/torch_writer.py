@@ -1,4 +1,4 @@
-"""Files of torch.save written by hand, opcode by opcode: what PyTorch would write, and what it never would."""
+"""Writes torch.save files opcode by opcode, both valid ones and ones that PyTorch never writes."""
 
 import io
 import struct
@@ -85,7 +85,7 @@ def write_zip(
 def write_stream(
   path: Path, body: bytes, storages: Mapping[str, tuple[int, bytes]], little_endian: bytes = TRUE
 ) -> Path:
-  """Writes the form of before 1.6; a storage is its length in numbers, and its bytes."""
+  """Writes the format of PyTorch before 1.6; a storage is a tuple (number of elements, bytes)."""
   stream = io.BytesIO()
   stream.write(pickled(number(MAGIC)))
   stream.write(pickled(number(1001)))
@@ -99,12 +99,12 @@ def write_stream(
 
 
 def read_one(path: Path, body: bytes, numbers: np.ndarray = SIX) -> np.ndarray:
-  """Returns what is read as "w" of a file in zip form whose only storage holds `numbers`."""
+  """Returns the array "w" read from a zip file with `body` as "w" and `numbers` as its only storage."""
   return torch_file.read(write_zip(path / "w.pth", dictionary({"w": body}), {"0": numbers.tobytes()}))["w"]
 
 
-def assert_refused(path: Path, pattern: str) -> None:
-  """Checks that a file is refused in one line that names it."""
+def assert_rejected(path: Path, pattern: str) -> None:
+  """Asserts that reading a file raises a one-line error that names it."""
   with pytest.raises(UserError, match=pattern) as caught:
     torch_file.read(path)
   assert "\n" not in str(caught.value)

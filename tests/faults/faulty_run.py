@@ -1,12 +1,12 @@
-"""A run with a fault in it: fer_jax.main after what the environment variable FER_JAX_FAULT asks for, a JSON object.
+"""Runs fer_jax.main with the faults in the environment variable FER_JAX_FAULT, a JSON object with these optional keys:
 
-record          file to write the operations on files of the workdir to, one a line: "name path"
-among, number   expression that an operation has to match; before the one of this number the process is killed (-9)
-kill_in         a phase of `PHASES`, which of the times that it begins, seconds after which the process is killed (-9)
-stop_at_step    step after which the process is sent SIGTERM
-clock           seconds that the wall clock is ahead, and the step after which it goes back by an hour
-file_size       bytes that a file may grow to
-nan_at_step     step after which every parameter is not a number
+record          file that logs the operations on files of the workdir, one "name path" per line
+among, number   pattern of operations, and the number of the matching one before which the process is killed (-9)
+kill_in         phase of `PHASES`, number of its start, and seconds from then until the process is killed (-9)
+stop_at_step    step after which the process receives SIGTERM
+clock           seconds by which the wall clock is ahead, and step after which it is set back by an hour
+file_size       maximum size of a file in bytes
+nan_at_step     step after which all parameters are NaN
 """
 
 import importlib
@@ -21,7 +21,7 @@ import threading
 import time
 from typing import Any
 
-# What a run of several processes goes through, and the functions that do it.
+# Phases of a run of several processes: module and function.
 PHASES = {
   "join": ("fer_jax.runtime.processes", "join"),
   "preparation": ("fer_jax.training.train", "plan_replicas"),
@@ -33,12 +33,12 @@ PHASES = {
   "report": ("fer_jax.apps.report", "write_report"),
 }
 _OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
-# Where an operation says to which open folder its path is relative.
+# Index of the argument with the folder descriptor to which the path is relative, by operation.
 _FOLDER = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
 
 
-def _watch(workdir: str, record: str, among: str, number: int) -> None:
-  """Counts what is done to files of the workdir: made, opened for writing, renamed, removed."""
+def _watch_files(workdir: str, record: str, among: str, number: int) -> None:
+  """Logs and counts operations on files of the workdir: creation, opening for writing, renaming, removal."""
   wanted, count = re.compile(among), 0
   file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -61,7 +61,7 @@ def _watch(workdir: str, record: str, among: str, number: int) -> None:
 
 
 def _path(event: str, arguments: tuple[Any, ...]) -> str:
-  """Returns the whole path that an operation is about; a tree is removed by names relative to its open folders."""
+  """Returns the absolute path of an operation; trees are removed by paths relative to folder descriptors."""
   path = os.fsdecode(arguments[event == "os.rename"])
   folder = arguments[_FOLDER[event] + (event == "os.rename")] if event in _FOLDER else None
   if path.startswith("/") or folder in (None, -1):
@@ -70,7 +70,7 @@ def _path(event: str, arguments: tuple[Any, ...]) -> str:
 
 
 def _at_step(step: int, action: Any) -> None:
-  """Calls an action with the state and metrics that come of a step, which it may replace."""
+  """Replaces the state and metrics after a step by the result of `action`."""
   from fer_jax.training.compiled_run import CompiledRun
 
   take = CompiledRun.train_step
@@ -86,22 +86,22 @@ def _at_step(step: int, action: Any) -> None:
 
 
 def _kill_in(phase: str, number: int, seconds: float) -> None:
-  """Kills this process so many seconds after a phase has begun for the n-th time, be the phase over or not."""
+  """Kills this process some seconds after the n-th start of a phase, whether or not the phase has ended."""
   module, path = PHASES[phase]
   *outer, name = path.split(".")
   holder = importlib.import_module(module)
   for each in outer:
     holder = getattr(holder, each)
-  function, begun = getattr(holder, name), 0
+  function, starts = getattr(holder, name), 0
 
-  def begin(*arguments: Any, **more: Any) -> Any:
-    nonlocal begun
-    begun += 1
-    if begun == number:
+  def start(*arguments: Any, **more: Any) -> Any:
+    nonlocal starts
+    starts += 1
+    if starts == number:
       threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     return function(*arguments, **more)
 
-  setattr(holder, name, begin)
+  setattr(holder, name, start)
 
 
 def _stop(*done: Any) -> Any:
@@ -109,14 +109,14 @@ def _stop(*done: Any) -> Any:
   return done
 
 
-def _spoil(state: Any, metrics: Any) -> Any:
+def _set_to_nan(state: Any, metrics: Any) -> Any:
   import jax
 
   return state.replace(params=jax.tree.map(lambda x: x * float("nan"), state.params)), metrics
 
 
 def _shift_clock(ahead: float, step: int) -> None:
-  """Shifts the wall clock; after a step it goes back by an hour."""
+  """Shifts the wall clock, and sets it back by an hour after a step."""
   wall, wall_ns, shift = time.time, time.time_ns, ahead
 
   def back(*done: Any) -> Any:
@@ -129,8 +129,8 @@ def _shift_clock(ahead: float, step: int) -> None:
   _at_step(step, back)
 
 
-def _read_environment() -> None:
-  """Reads what libraries read as they are imported, which may have been before this process was forked."""
+def _apply_environment() -> None:
+  """Applies variables that libraries read on import, which may have happened before this process was forked."""
   if "JAX_NUM_CPU_DEVICES" in os.environ:
     import jax
 
@@ -140,11 +140,11 @@ def _read_environment() -> None:
 
 
 def main() -> None:
-  """Puts the fault in place and runs."""
+  """Installs the faults and starts the run."""
   fault = json.loads(os.environ["FER_JAX_FAULT"])
   (workdir,) = (word.removeprefix("--workdir=") for word in sys.argv if word.startswith("--workdir="))
   if "record" in fault:
-    _watch(workdir, fault["record"], fault.get("among", ""), fault.get("number", 0))
+    _watch_files(workdir, fault["record"], fault.get("among", ""), fault.get("number", 0))
   if "kill_in" in fault:
     _kill_in(*fault["kill_in"])
   if "clock" in fault:
@@ -154,8 +154,8 @@ def main() -> None:
   if "stop_at_step" in fault:
     _at_step(fault["stop_at_step"], _stop)
   if "nan_at_step" in fault:
-    _at_step(fault["nan_at_step"], _spoil)
-  _read_environment()
+    _at_step(fault["nan_at_step"], _set_to_nan)
+  _apply_environment()
   runpy.run_module("fer_jax.main", run_name="__main__", alter_sys=True)
 
 

@@ -1,4 +1,4 @@
-"""Our networks against PyTorch's, the same weights in both; skipped where PyTorch is not installed."""
+"""Comparison of our networks with PyTorch's for equal weights; skipped if PyTorch is not installed."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not
 from fer_jax.apps.benchmarks import torch_resnet  # noqa: E402
 
 
-def randomised(network):
-  """Gives a network the statistics of one that has been trained, roughly, and returns it in evaluation mode."""
+def randomized(network):
+  """Draws parameters and statistics similar to those after training; returns the network in evaluation mode."""
   generator = torch.Generator().manual_seed(0)
   for name, tensor in network.state_dict().items():
     if name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight")):
@@ -31,12 +31,12 @@ def randomised(network):
   ("depth", "width", "stem", "channels"),
   [(34, 64, "imagenet", 3), (34, 64, "imagenet", 1), (18, 8, "small", 3), (50, 8, "imagenet", 3), (50, 8, "small", 1)],
 )
-def test_logits_are_those_of_pytorch(tmp_path, depth, width, stem, channels):
-  twin = randomised(torch_resnet.ResNet(7, depth, width, stem, channels=3))
-  torch.save(twin.state_dict(), tmp_path / "w.pth")
+def test_logits_match_pytorch(tmp_path, depth, width, stem, channels):
+  reference = randomized(torch_resnet.ResNet(7, depth, width, stem, channels=3))
+  torch.save(reference.state_dict(), tmp_path / "w.pth")
   image = np.random.default_rng(0).random((2, 64, 64, channels), np.float32)
   with torch.no_grad():
-    expected = twin(torch.from_numpy(image.repeat(3 // channels, axis=3)).permute(0, 3, 1, 2)).numpy()
+    expected = reference(torch.from_numpy(image.repeat(3 // channels, axis=3)).permute(0, 3, 1, 2)).numpy()
   network = ResNet(depth, stem, width=width).build(7, jnp.float32, None)
   shapes = jax.eval_shape(network.init, jax.random.key(0), image)
   params, stats, report = pretrained.load(
@@ -49,36 +49,36 @@ def test_logits_are_those_of_pytorch(tmp_path, depth, width, stem, channels):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_bilinear_twin_follows_its_formula(shared):
-  twin = randomised(torch_resnet.BilinearResNet(7, shared=shared, depth=18, width=2, stem="small", channels=1))
+def test_bilinear_reference_follows_its_formula(shared):
+  reference = randomized(torch_resnet.BilinearResNet(7, shared=shared, depth=18, width=2, stem="small", channels=1))
   image = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(1))
   with torch.no_grad():
-    logits = twin(image).numpy()
-    a = twin.a(image).numpy()
-    b = a if shared else twin.b(image).numpy()
+    logits = reference(image).numpy()
+    a = reference.a(image).numpy()
+    b = a if shared else reference.b(image).numpy()
   product = np.einsum("bchw,bdhw->bcd", a, b).reshape(3, -1)
   root = product * (np.abs(product) + 1e-5) ** -0.5
   unit = root * ((root**2).sum(axis=1, keepdims=True) + 1e-12) ** -0.5
   np.testing.assert_allclose(
-    logits, unit @ twin.fc.weight.detach().numpy().T + twin.fc.bias.detach().numpy(), atol=1e-5
+    logits, unit @ reference.fc.weight.detach().numpy().T + reference.fc.bias.detach().numpy(), atol=1e-5
   )
-  assert not shared or twin.b is None
+  assert not shared or reference.b is None
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_bilinear_twin_is_our_network(tmp_path, shared):
-  twin = randomised(torch_resnet.BilinearResNet(7, shared=shared, depth=18, width=4, channels=1))
+def test_bilinear_network_matches_pytorch(tmp_path, shared):
+  reference = randomized(torch_resnet.BilinearResNet(7, shared=shared, depth=18, width=4, channels=1))
   if not shared:
-    twin.b.load_state_dict(twin.a.state_dict())  # a file fills both extractors alike
-  torch.save(twin.a.state_dict(), tmp_path / "w.pth")
+    reference.b.load_state_dict(reference.a.state_dict())  # a file fills both extractors with the same weights
+  torch.save(reference.a.state_dict(), tmp_path / "w.pth")
   image = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
   with torch.no_grad():
-    expected = twin(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
+    expected = reference(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
   network = Bilinear(18, width=4, shared=shared).build(7, jnp.float32, None)
   shapes = jax.eval_shape(network.init, jax.random.key(0), image)
   params, stats, _ = pretrained.load(
     tmp_path / "w.pth", *shapes, extractors=network.extractors, classifier=network.classifier
   )
-  linear = {"kernel": twin.fc.weight.detach().numpy().T, "bias": twin.fc.bias.detach().numpy()}
+  linear = {"kernel": reference.fc.weight.detach().numpy().T, "bias": reference.fc.bias.detach().numpy()}
   params, stats = params | {"classifier": {"linear": linear}}, stats | {"classifier": {}}
   np.testing.assert_allclose(jax.jit(network.apply)(params, stats, image)[0].logits, expected, atol=1e-4, rtol=0)
