@@ -27,7 +27,7 @@ LAYERS = {
   "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
   "fer_jax.pretrained": ("inference.model_file", "runtime.errors", "training.checkpoint"),
   # Depends on models and objectives only by their signatures.
-  "fer_jax.training.step": ("data", "models.network", "objectives.objective"),
+  "fer_jax.training.step": ("data", "losses", "models.network", "objectives.objective"),
   "fer_jax.training": ("config", "data", "models.network", "pretrained", "runtime"),
   "fer_jax.inference.model_file": ("inference.quantization", "pretrained.weights_file", "runtime.errors"),
   "fer_jax.inference": ("config", "data", "faces", "models.network", "pretrained", "runtime", "training.calibration"),
@@ -84,7 +84,7 @@ ORDERS = {
 
 # Folders that can be used without the rest of fer_jax, and the packages that they may import.
 ALLOWED_PACKAGES = {
-  "fer_jax.losses": {"jax", "numpy"},
+  "fer_jax.losses": {"jax", "numpy", "optax"},
   "fer_jax.optim": {"jax", "numpy", "optax"},
   "fer_jax.layers": {"jax", "numpy", "flax"},
   "fer_jax.models": {"jax", "numpy", "flax"},

@@ -1,13 +1,13 @@
 """Back-propagation of a loss of the logits, and optionally of the features, through all trainable layers."""
 
 import dataclasses
+import inspect
 import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from fer_jax.losses import center, focal
+from fer_jax.losses import LOSSES, center
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Outputs, Tree
 from fer_jax.objectives.objective import (
@@ -20,8 +20,8 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
+_ARRAYS = ("logits", "target")  # parameters of a loss that are no hyper-parameters
 CENTERS = "center_loss"  # key of the centres among the batch statistics; no layer has this name
-LOSSES = ("cross_entropy", "focal", "focal_one_vs_rest", "focal_sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +121,10 @@ class Backprop:
 
   def _losses(self, logits: jax.Array, target: jax.Array) -> jax.Array:
     """Returns the loss of each row, float32 [b], including its class weight."""
-    losses = self._unweighted(logits, smoothed(target, self.label_smoothing))
+    loss = LOSSES[self.loss]
+    options = {name: getattr(self, name) for name in inspect.signature(loss).parameters if name not in _ARRAYS}
+    losses = loss(logits, smoothed(target, self.label_smoothing), **options)
     if self.class_weights:
       # The unsmoothed target: label smoothing does not change the weight of a row. [b, K] * [1, K] -> [b]
       losses *= jnp.sum(target * jnp.asarray(self.class_weights, jnp.float32)[None], axis=-1)
     return losses
-
-  def _unweighted(self, logits: jax.Array, target: jax.Array) -> jax.Array:
-    match self.loss:
-      case "focal":
-        return focal.softmax_focal(logits, target, self.gamma)
-      case "focal_one_vs_rest":
-        return focal.one_vs_rest_focal(logits, target, self.gamma, self.alpha)
-      case "focal_sigmoid":
-        return focal.sigmoid_focal(logits, target, self.gamma, self.alpha)
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target)

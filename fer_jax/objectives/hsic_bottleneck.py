@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fer_jax.kernels.ordering import depend_on
-from fer_jax.losses import hsic
+from fer_jax.losses import cross_entropy, hsic
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.layer_loss import LayerLoss
@@ -291,7 +290,7 @@ class _LocalWalk:
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       logits, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
       target = smoothed(self.batch.target, self.loss.label_smoothing)
-      losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), target)
+      losses = cross_entropy(logits, target)
       return jnp.sum(losses) / rows, (logits, stats)
 
     (loss, (logits, self.new_stats[name])), self.gradients[name] = jax.value_and_grad(loss_of, has_aux=True)(

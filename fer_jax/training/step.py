@@ -15,6 +15,7 @@ from fer_jax.data.augment import Augmentation, standardize
 from fer_jax.data.batch import Batch
 from fer_jax.data.mixing import Mixing, partners
 from fer_jax.data.views import apply_view
+from fer_jax.losses import cross_entropy
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.objective import Examples, Objective, sum_over_devices
 
@@ -167,7 +168,7 @@ def make_eval_step(network: Network, axis_name: str | None = None, *, margin: in
     # Confusion matrix as a histogram of K^2 cells; padded rows are counted in an additional cell, which is cut off.
     pairs = jnp.where(batch.mask, label * classes + predicted, classes**2)
     confusion = jnp.zeros(classes**2 + 1, jnp.int32).at[pairs].add(1)[:-1].reshape(classes, classes)
-    loss = jnp.sum(jnp.where(batch.mask, optax.softmax_cross_entropy(outputs.logits.astype(jnp.float32), target), 0.0))
+    loss = jnp.sum(jnp.where(batch.mask, cross_entropy(outputs.logits, target), 0.0))
     sums = Sums(*sum_over_devices((loss, confusion), axis_name))
     probability = jax.nn.softmax(outputs.logits)
     if axis_name is not None:

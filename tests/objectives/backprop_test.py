@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax.losses import focal
+from fer_jax.losses import LOSSES, focal
 from fer_jax.objectives.backprop import Backprop
 
 
@@ -241,3 +241,12 @@ class TestCenterLoss:
   def test_rejects_values_out_of_range(self, settings, message):
     with pytest.raises(ValueError, match=message):
       Backprop(**settings)
+
+
+def test_a_registered_loss_receives_its_hyper_parameters(monkeypatch, evaluate_classifier, logits, batch):
+  def scaled(logits, target, gamma):
+    return gamma * jnp.sum(target * logits, axis=-1)
+
+  monkeypatch.setitem(LOSSES, "scaled", scaled)
+  found = evaluate_classifier(Backprop(loss="scaled", gamma=3.0), batch).metrics["loss"]
+  np.testing.assert_allclose(found, 3 * jnp.sum(batch.target * logits, axis=-1).mean(), rtol=1e-5)
