@@ -30,7 +30,16 @@ LAYERS = {
   "fer_jax.training.step": ("data", "losses", "models.network", "objectives.objective"),
   "fer_jax.training": ("config", "data", "models.network", "pretrained", "runtime"),
   "fer_jax.inference.model_file": ("inference.quantization", "pretrained.weights_file", "runtime.errors"),
-  "fer_jax.inference": ("config", "data", "faces", "models.network", "pretrained", "runtime", "training.calibration"),
+  "fer_jax.inference": (
+    "config",
+    "data",
+    "faces",
+    "models.network",
+    "pretrained",
+    "runtime",
+    "training.calibration",
+    "training.run_result",
+  ),
   "fer_jax.apps": (
     "config",
     "data",

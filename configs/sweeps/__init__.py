@@ -6,7 +6,7 @@ Each file defines `get_sweep(variant)`. All have the same three variants, the ke
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fer_jax.config.sweep import Member
+from fer_jax.config.sweep import Candidate
 
 
 class Size(NamedTuple):
@@ -22,7 +22,7 @@ class Size(NamedTuple):
   overrides: tuple[str, ...]
   seeds: tuple[int, ...]
 
-  def member(
+  def candidate(
     self,
     name: str,
     config: str = "configs/hsic.py",
@@ -31,8 +31,8 @@ class Size(NamedTuple):
     value: float | str | None = None,
     reported: Mapping[str, Any] | None = None,
     timing: str = "",
-    begins_with: str = "",
-  ) -> Member:
+    init_from: str = "",
+  ) -> Candidate:
     """Returns one configuration of a sweep at this size.
 
     Args:
@@ -43,11 +43,11 @@ class Size(NamedTuple):
       value: Value of the swept quantity.
       reported: Figures of the paper, by quantity.
       timing: Row of the sweep's benchmark file that contains the timings.
-      begins_with: Name of an earlier member whose run with the same seed provides the initial parameters.
+      init_from: Name of an earlier candidate whose run with the same seed provides the initial parameters.
     """
     variants = ",".join(part for part in (self.variant, variant) if part)
     source = f"{config}:{variants}" if variants else config
-    return Member(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing, begins_with)
+    return Candidate(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing, init_from)
 
 
 SIZES = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.ca_resnet import BEST_AUGMENTATION, FILE, TABLE1
 from configs.sweeps import size_of
-from fer_jax.config.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 # Augmentations of table 1, applied one at a time with the probability that they have together.
 SINGLE = ("flip", "crop", "rotation", "noise", "gamma", "erase")
@@ -25,22 +25,22 @@ def get_sweep(variant: str = "") -> Sweep:
   size = size_of(variant)
   network = "resnet18" if variant else "resnet34"
 
-  def member(name: str, recipe: str, augmentation: Mapping[str, Any], reported: float | None = None) -> Member:
+  def candidate(name: str, recipe: str, augmentation: Mapping[str, Any], reported: float | None = None) -> Candidate:
     overrides = tuple(f"--config.augmentation.{key}={value}" for key, value in augmentation.items())
     printed = {} if reported is None else {"validation accuracy": reported}
-    return size.member(name, FILE, network + recipe, overrides, reported=printed)
+    return size.candidate(name, FILE, network + recipe, overrides, reported=printed)
 
-  single = [member(name, ",plain", {name: TABLE1[name], "probability": TABLE1["probability"]}) for name in SINGLE]
+  single = [candidate(name, ",plain", {name: TABLE1[name], "probability": TABLE1["probability"]}) for name in SINGLE]
   return Sweep(
     title="Augmentations",
     citation="Li & Pan, section 4.2",
     claim="Without augmentation ResNet-34 stays below 60 % on the validation set; random crops and the like bring "
     "8 points, and all six methods about 68 %.",
-    members=(
-      member("none", ",plain", {}, None if variant else NO_AUGMENTATION_ACCURACY),
+    candidates=(
+      candidate("none", ",plain", {}, None if variant else NO_AUGMENTATION_ACCURACY),
       *single,
-      member("all of table 1", "", {}, None if variant else ALL_SIX_ACCURACY),
-      member("ours", ",plain", BEST_AUGMENTATION),
+      candidate("all of table 1", "", {}, None if variant else ALL_SIX_ACCURACY),
+      candidate("ours", ",plain", BEST_AUGMENTATION),
     ),
     figures=(Figure("points", "validation accuracy"), Figure("curves", "training accuracy")),
     reference="none",

@@ -49,9 +49,9 @@ def get_sweep(variant: str = "") -> Sweep:
     title="Our recipe, part by part",
     citation="ours",
     claim="Not from a paper: effect of each choice of our recipe on validation accuracy.",
-    members=(
-      size.member(recipe, FILE, "best", common_overrides),
-      *(size.member(name, FILE, "best", (*common_overrides, *overrides)) for name, overrides in ablations.items()),
+    candidates=(
+      size.candidate(recipe, FILE, "best", common_overrides),
+      *(size.candidate(name, FILE, "best", (*common_overrides, *overrides)) for name, overrides in ablations.items()),
     ),
     figures=(Figure("points", "validation accuracy"), Figure("points", "test accuracy")),
     reference=recipe,

@@ -24,9 +24,9 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Li & Pan, table 2",
     claim="On FER2013's private test set the network with coordinate and mixed attention reaches 73.7 %, 2.6 points "
     "more than the best of the others, which are trained on the same data.",
-    members=(
-      *(size.member(TITLES[name], FILE, name, reported=_printed(name)) for name in NETWORKS),
-      size.member(ours, FILE, reported=_printed("")),
+    candidates=(
+      *(size.candidate(TITLES[name], FILE, name, reported=_printed(name)) for name in NETWORKS),
+      size.candidate(ours, FILE, reported=_printed("")),
     ),
     figures=(Figure("points", "test accuracy"), Figure("curves", "validation accuracy")),
     reference=ours,

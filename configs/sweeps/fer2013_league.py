@@ -10,22 +10,22 @@ The last command measures multiply-adds and latency; the table reads them from i
 
 from configs.fer2013 import DEFAULT, FILE, NETWORKS
 from configs.sweeps import SIZES, size_of
-from fer_jax.config.sweep import COSTS, Figure, Member, Sweep
+from fer_jax.config.sweep import COSTS, Candidate, Figure, Sweep
 
 
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   variants = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
 
-  def member(name: str) -> Member:
+  def candidate(name: str) -> Candidate:
     config = f"{FILE}:{variants}" if name == DEFAULT else f"{FILE}:{variants},{name}"
-    return Member(name, config, timing=name)
+    return Candidate(name, config, timing=name)
 
   return Sweep(
     title="Networks on FER2013 at equal cost",
     citation="one recipe, 30 minutes of processor time for each network, one seed",
     claim="None: each paper uses a different recipe for its network.",
-    members=tuple(map(member, NETWORKS)),
+    candidates=tuple(map(candidate, NETWORKS)),
     figures=(
       Figure("scatter", "test accuracy", over="seconds an epoch"),
       Figure("points", "test accuracy"),

@@ -14,8 +14,8 @@ def get_sweep(variant: str = "") -> Sweep:
     title="Activation function",
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019, figure 13",
     claim="tanh and elu come out nearly equal, and below relu. No figures are printed.",
-    members=tuple(
-      size.member(name, overrides=(f"--config.model.activation={name}",), value=name)
+    candidates=tuple(
+      size.candidate(name, overrides=(f"--config.model.activation={name}",), value=name)
       for name in ("relu", "tanh", "elu")
     ),
     figures=(Figure("curves", "validation accuracy"), Figure("points", "validation accuracy")),

@@ -28,10 +28,10 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019, figure 15 (AlexNet, Inception v2, ResNet-50)",
     claim="Trained by the HSIC bottleneck, the dense network converges clearly faster than AlexNet, Inception v2 and "
     "ResNet-50 by back-propagation, all at learning rate 0.005 and batch 128, and ends near the same accuracy.",
-    members=(
-      size.member("dense network, HSIC bottleneck", reported=_printed("hsic")),
-      size.member("dense network, back-propagation", variant="backprop"),
-      *(size.member(title, "configs/baselines.py", name, reported=_printed(name)) for name, title in NAMES.items()),
+    candidates=(
+      size.candidate("dense network, HSIC bottleneck", reported=_printed("hsic")),
+      size.candidate("dense network, back-propagation", variant="backprop"),
+      *(size.candidate(title, "configs/baselines.py", name, reported=_printed(name)) for name, title in NAMES.items()),
     ),
     figures=(Figure("curves", "validation accuracy"), Figure("points", "test accuracy")),
   )

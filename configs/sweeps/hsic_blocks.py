@@ -15,8 +15,8 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019, figure 12",
     claim="Three blocks reach the highest accuracy and converge fastest; four converge more slowly. No figures are "
     "printed.",
-    members=tuple(
-      size.member("1 block" if n == 1 else f"{n} blocks", overrides=(f"--config.model.blocks={n}",), value=n)
+    candidates=tuple(
+      size.candidate("1 block" if n == 1 else f"{n} blocks", overrides=(f"--config.model.blocks={n}",), value=n)
       for n in (1, 2, 3, 4)
     ),
     figures=(Figure("curves", "validation accuracy"), Figure("points", "validation accuracy")),

@@ -17,10 +17,10 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
     claim="Without back-propagation the network reaches 0.97 on the test images and 0.9946 in training, and converges "
     "after about 2,500 steps; with back-propagation it has not converged after 10,000.",
-    members=(
-      size.member("HSIC bottleneck", overrides=("--config.phases.bottleneck.objective.unit=layer",)),
-      size.member("HSIC bottleneck, units of a block", variant="blockwise"),
-      size.member(BACKPROP, variant="backprop"),
+    candidates=(
+      size.candidate("HSIC bottleneck", overrides=("--config.phases.bottleneck.objective.unit=layer",)),
+      size.candidate("HSIC bottleneck, units of a block", variant="blockwise"),
+      size.candidate(BACKPROP, variant="backprop"),
     ),
     figures=(
       Figure("curves", "validation accuracy"),

@@ -16,10 +16,10 @@ def get_sweep(variant: str = "") -> Sweep:
     claim="The HSIC bottleneck converges after about 2,500 steps, to an accuracy of 0.9946; back-propagation of the "
     "same network has not converged after 10,000. The text does not state which images are meant; here the figures are "
     "compared with training accuracy.",
-    members=(
-      size.member("HSIC bottleneck", reported={"training accuracy": 0.9946, "steps to converge": 2500}),
-      size.member("HSIC bottleneck as printed", variant="paper"),
-      size.member("back-propagation", variant="backprop"),
+    candidates=(
+      size.candidate("HSIC bottleneck", reported={"training accuracy": 0.9946, "steps to converge": 2500}),
+      size.candidate("HSIC bottleneck as printed", variant="paper"),
+      size.candidate("back-propagation", variant="backprop"),
     ),
     figures=(
       Figure(

@@ -28,12 +28,12 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019, table 1",
     claim="The dense network trained by the HSIC bottleneck takes a step in a quarter of ResNet-50's time, with a "
     "third of its parameters, and is the most accurate.",
-    members=(
+    candidates=(
       *(
-        size.member(title, "configs/baselines.py", name, reported=printed[name], timing=f"{name}, backprop")
+        size.candidate(title, "configs/baselines.py", name, reported=printed[name], timing=f"{name}, backprop")
         for name, title in (("alexnet", "AlexNet"), ("bn_inception", "Inception v2"), ("resnet50", "ResNet-50"))
       ),
-      size.member("dense network, HSIC bottleneck", reported=printed["hsic"], timing="hsic_dense, hsic_bottleneck"),
+      size.candidate("dense network, HSIC bottleneck", reported=printed["hsic"], timing="hsic_dense, hsic_bottleneck"),
     ),
     figures=(Figure("points", "test accuracy"),),
     timings="results/table1.json",

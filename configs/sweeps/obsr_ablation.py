@@ -32,25 +32,25 @@ def get_sweep(variant: str = "") -> Sweep:
   weights = tuple(f"--config.pretrained.path={file}" for file in files)
   doubled_duration = (f"--config.duration={DOUBLED_DURATION[name]}",)
   replacement_members = (
-    size.member(VOTES_NAME, CONFIG, "votes"),
-    size.member("ResNet, twice as long", CONFIG, "resnet34", overrides=doubled_duration),
+    size.candidate(VOTES_NAME, CONFIG, "votes"),
+    size.candidate("ResNet, twice as long", CONFIG, "resnet34", overrides=doubled_duration),
   )
   return Sweep(
     title="OBSR-Net, part by part",
     citation="Lyu et al. 2024, Computer Systems & Applications 33(11), 27-37, table 5",
     claim="Every part adds accuracy, 7.1 points in all: ImageNet's weights 3.7, bilinear pooling 1.3, gradient "
     "centralization 2.0.",
-    members=(
-      size.member("ResNet", CONFIG, "resnet34", reported=_printed("resnet34")),
+    candidates=(
+      size.candidate("ResNet", CONFIG, "resnet34", reported=_printed("resnet34")),
       *(() if weights else replacement_members),
       *(
-        size.member(
+        size.candidate(
           title,
           CONFIG,
           variant_name,
           weights,
           reported=_printed(variant_name),
-          begins_with="" if weights else VOTES_NAME,
+          init_from="" if weights else VOTES_NAME,
         )
         for title, variant_name in VARIANTS.items()
       ),

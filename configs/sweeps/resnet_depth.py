@@ -10,7 +10,7 @@ performance on unseen people; the paper has no figures for these.
 
 from configs.resnet import FIG9, TABLE4, TABLE4_DEPTH
 from configs.sweeps import size_of
-from fer_jax.config.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 CONFIG = "configs/resnet.py"
 UNITS = {"images": "image folds", "subjects": "subject folds"}
@@ -21,14 +21,14 @@ def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
   depths = DEPTHS[variant]
-  members = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in UNITS}
+  candidates = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in UNITS}
   deepest = tuple(_name("residual", depths[-1], unit) for unit in UNITS)
   return Sweep(
     title="Depth, with shortcut branches and without",
     citation="Lu, Zhu, Hao & Yan, figure 9 and table 4",
     claim="With shortcut branches accuracy rises with depth, to 90.79 % at 74 layers. Without, it falls from 38 layers "
     "on, and at 20 layers the two are equal.",
-    members=tuple(member for of in members.values() for member in of),
+    candidates=tuple(candidate for of in candidates.values() for candidate in of),
     figures=(
       *(
         Figure(
@@ -36,11 +36,11 @@ def get_sweep(variant: str = "") -> Sweep:
           "test accuracy",
           title=f"Test accuracy, {title}",
           note="Split as in the paper." if unit == "images" else "No person is in both training and test.",
-          members=tuple(member.name for member in members[unit]),
+          candidates=tuple(candidate.name for candidate in candidates[unit]),
         )
         for unit, title in UNITS.items()
       ),
-      Figure("classes", "recall", "Deepest network, over the test images of all folds.", members=deepest),
+      Figure("classes", "recall", "Deepest network, over the test images of all folds.", candidates=deepest),
     ),
     swept="layers",
   )
@@ -50,11 +50,11 @@ def _name(kind: str, depth: int, unit: str) -> str:
   return f"{kind} {depth}, {UNITS[unit]}"
 
 
-def _member(variant: str, kind: str, depth: int, unit: str) -> Member:
+def _member(variant: str, kind: str, depth: int, unit: str) -> Candidate:
   printed = not variant and unit == "images"
   in_table4 = printed and (kind, depth) == ("residual", TABLE4_DEPTH)
   variants = [word for word in (variant, unit, f"depth={depth}", f"kind={kind}") if word]
-  return Member(
+  return Candidate(
     _name(kind, depth, unit),
     f"{CONFIG}:{','.join(variants)}",
     value=depth,

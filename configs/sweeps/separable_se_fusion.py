@@ -11,7 +11,7 @@ local binary patterns, 0 only those of the image.
 """
 
 from configs.sweeps import SIZES, size_of
-from fer_jax.config.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 CONFIG = "configs/separable_se.py"
 CANDIDATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -32,16 +32,16 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Li et al., an improved method of expression recognition by depthwise separable convolution, introduction",
     claim="Two channels complement each other: one for small features, one for the whole. The coefficient of their "
     "fusion is chosen by cross-validation. No figures are printed.",
-    members=tuple(_member(variant, value) for value in CANDIDATES),
+    candidates=tuple(_member(variant, value) for value in CANDIDATES),
     figures=(Figure("lines", "validation accuracy", note), Figure("lines", "test accuracy", note)),
     swept="fusion coefficient",
     choose="validation accuracy",
   )
 
 
-def _member(variant: str, value: float) -> Member:
+def _member(variant: str, value: float) -> Candidate:
   variants = [word for word in ("drawn" if variant == "demo" else "", variant, "two_channel", "honest") if word]
-  return Member(
+  return Candidate(
     f"fusion {value:g}",
     f"{CONFIG}:{','.join(variants)}",
     (*SIZE_OVERRIDES[variant], f"--config.model.fusion={value}"),

@@ -11,7 +11,7 @@ The difference between the two figures of a dataset is the effect of shared copi
 
 from configs.separable_se import FILE, TABLE4
 from configs.sweeps import SIZES, size_of
-from fer_jax.config.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 TITLES = {"ck_plus": "CK+", "jaffe": "JAFFE", "oulu_casia": "Oulu-CASIA", "drawn": "drawn people"}
 PROTOCOLS = {"paper": "as in the paper", "honest": "no person on both sides"}
@@ -25,19 +25,19 @@ def get_sweep(variant: str = "") -> Sweep:
   size_of(variant)
   datasets = ("drawn",) if variant == "demo" else tuple(TABLE4)
   return Sweep(
-    title="Expanded before the division, and after it",
+    title="Expanded before the split, and after it",
     citation="Li et al., depthwise separable convolution with squeeze and excitation, table 4",
     claim="After expansion, then splitting over images, 97.57 % on CK+, 96.24 % on JAFFE and 94.09 % on Oulu-CASIA.",
-    members=tuple(_member(variant, dataset, protocol) for dataset in datasets for protocol in PROTOCOLS),
+    candidates=tuple(_candidate(variant, dataset, protocol) for dataset in datasets for protocol in PROTOCOLS),
     figures=(Figure("points", "test accuracy", "As in the paper, test images have copies in training."),),
   )
 
 
-def _member(variant: str, dataset: str, protocol: str) -> Member:
+def _candidate(variant: str, dataset: str, protocol: str) -> Candidate:
   size = SIZES[variant]
   demo = DEMO[protocol] if variant == "demo" else ()
   printed = protocol == "paper" and dataset in TABLE4
-  return Member(
+  return Candidate(
     f"{TITLES[dataset]}, {PROTOCOLS[protocol]}",
     f"{FILE}:{','.join(word for word in (dataset, protocol, variant) if word)}",
     demo,

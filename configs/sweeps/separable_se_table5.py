@@ -15,7 +15,7 @@ only their ratios are comparable with the paper.
 from configs.separable_se import FILE, TABLE4, TABLE5
 from configs.sweeps import SIZES, size_of
 from configs.sweeps.hsic_baselines import NAMES
-from fer_jax.config.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 # Variant -> title, and figures of table 5 other than accuracy: seconds for 1,500 samples, parameters.
 NETWORKS: dict[str, tuple[str, dict[str, float]]] = {
@@ -34,20 +34,20 @@ def get_sweep(variant: str = "") -> Sweep:
     title="The separable network and known ones",
     citation="Li et al., depthwise separable convolution with squeeze and excitation, table 5",
     claim="The separable network is the most accurate on CK+, at a sixth of Xception's parameters and time.",
-    members=tuple(_member(variant, network) for network in NETWORKS),
+    candidates=tuple(_member(variant, network) for network in NETWORKS),
     figures=(Figure("points", "test accuracy"), Figure("curves", "validation accuracy")),
     timings="results/inference.json",
     reference=NETWORKS[""][0],
   )
 
 
-def _member(variant: str, network: str) -> Member:
+def _member(variant: str, network: str) -> Candidate:
   size = SIZES[variant]
   title, printed = NETWORKS[network]
   accuracy = TABLE5.get(network) if network else TABLE4["ck_plus"]
   overrides = (*size.overrides, "--config.expansion.factor=2") if variant == "demo" else ()
   variants = [word for word in ("drawn,paper" if variant == "demo" else "", network, variant) if word]
-  return Member(
+  return Candidate(
     title,
     f"{FILE}:{','.join(variants)}" if variants else FILE,
     overrides,

@@ -1,13 +1,13 @@
 """Measures the project's claims as ratios within one process: `python -m fer_jax.apps.bench --what=objectives`."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
 from fer_jax.apps.benchmarks.benchmark import Benchmark
+from fer_jax.apps.benchmarks.benchmark_result import BenchmarkResult
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
@@ -23,9 +23,8 @@ from fer_jax.apps.benchmarks.startup import startup
 from fer_jax.apps.benchmarks.strategies import strategies
 from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
 from fer_jax.apps.benchmarks.table1 import table1
-from fer_jax.runtime import errors, provenance, xla
+from fer_jax.runtime import errors, provenance, typed_json, xla
 from fer_jax.runtime.errors import UserError
-from fer_jax.training.run_files import write_text
 
 # Each function takes a config, FILE.py:VARIANT, and the number of rounds; some also take the flags of FLAGS.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -92,25 +91,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
       raise UserError(f"--{key}: only valid with --what={FLAGS[key]}; leave it out")
   xla.prepare()
   headline, rows = BENCHMARKS[options.what](options.config, options.rounds, **specific)
-  content = {
-    "what": options.what,
-    "config": options.config,
-    "device": provenance.device(jax.local_devices()[:1]),
-    "versions": provenance.versions(),
-    "commit": provenance.commit(),
-    "seeds": [0],
-    "rounds": options.rounds,
-    "headline": headline,
-    # The headline's figures are repeated at the top level, where scripts read them without searching the rows.
-    **{key: value for row in rows if row["name"] == headline for key, value in row.items() if key != "name"},
-    "rows": rows,
-  }
-  print(f"{options.what} on {content['device']}, {options.config}")
+  result = BenchmarkResult(
+    what=options.what,
+    config=options.config,
+    device=provenance.device(jax.local_devices()[:1]),
+    versions=provenance.versions(),
+    commit=provenance.commit(),
+    seeds=(0,),
+    rounds=options.rounds,
+    headline=headline,
+    rows=tuple(rows),
+  )
+  print(f"{result.what} on {result.device}, {result.config}")
   for row in rows:
     figures = "  ".join(f"{key} {value:,.4g}" for key, value in row.items() if key != "name")
     print(f"  {row['name']:<36} {figures}")
   if options.out:
-    write_text(options.out, json.dumps(content, indent=2) + "\n")
+    typed_json.write(options.out, result.to_json())
 
 
 if __name__ == "__main__":

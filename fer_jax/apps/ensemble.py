@@ -8,29 +8,26 @@ split is only reported.
 """
 
 import argparse
-import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fer_jax.apps.formatting import count, percent
 from fer_jax.data.views import PROTOCOLS
-from fer_jax.runtime import provenance
+from fer_jax.runtime import provenance, typed_json
 from fer_jax.runtime.errors import UserError, run
 from fer_jax.training.evaluate import Evaluation, averaged, deduplicated
-from fer_jax.training.metrics import per_class
-from fer_jax.training.run_files import Record, read_json, replica_folders, write_text
-from fer_jax.training.run_result import as_json
+from fer_jax.training.metrics import METRICS, per_class
+from fer_jax.training.run_files import replica_folders
+from fer_jax.training.run_result import RunResult, Validation, ViewResult, read_result
 
 ALL, BEST = "all", "best"
 _ROUNDS = 50  # rounds of the forward selection; weights are multiples of 1/50 = 2 % or coarser
-# Keys that a run's result.json must have.
-_RESULT = ("class_names", "commit", "config", "dataset", "device", "parameters", "seconds", "seeds", "steps")
+_LABELS = {"test": "label", "validation": "validation_label"}  # split -> array of predictions.npz
 # Arrays of predictions.npz that all averaged networks must share -> their name in error messages.
 _SHARED = {
   "index": "test images",
@@ -41,26 +38,64 @@ _SHARED = {
 
 
 @dataclass(frozen=True)
-class Network:
+class FinishedRun:
   """A finished training run or replica with its predictions: N test rows, M validation rows, K classes.
 
   Attributes:
     name: Name in tables.
     folder: Folder of the run or replica.
-    result: Content of its result.json.
+    result: Result of the run or replica.
     arrays: Arrays of its predictions.npz: `index`, `label`, `seen` `[N]`; `validation_index`, `validation_label` `[M]`;
       and for each TTA protocol `test_<protocol>` `[N, K]`, `validation_<protocol>` `[M, K]`.
   """
 
   name: str
   folder: Path
-  result: Record
+  result: RunResult
   arrays: Mapping[str, np.ndarray]
 
   @property
   def protocols(self) -> list[str]:
     """TTA protocols that the network was evaluated with, by increasing number of views."""
     return [each for each in PROTOCOLS if {f"test_{each}", f"validation_{each}"} <= self.arrays.keys()]
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+  """One network in the result of an ensemble.
+
+  Attributes:
+    name: Name of the run or replica.
+    weight: Weight of its probabilities; 0 if it was not chosen.
+    validation: Validation accuracy of the network alone.
+    test: Test accuracy of the network alone.
+    config: Config file and variant.
+    seeds: Random seeds.
+    commit: Commit of the package.
+  """
+
+  name: str
+  weight: float
+  validation: float
+  test: float
+  config: str
+  seeds: tuple[int, ...]
+  commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleResult(RunResult):
+  """Result of an ensemble, in the format of a run's result.
+
+  Attributes:
+    protocol: TTA protocol whose probabilities are averaged.
+    networks: All networks that were given.
+    commits: Commits of the package that the networks were trained with.
+  """
+
+  protocol: str
+  networks: tuple[NetworkResult, ...] = field(metadata={"keys": ("members",)})
+  commits: tuple[str, ...]
 
 
 def forward_selection(probabilities: Sequence[np.ndarray], label: np.ndarray, rounds: int = _ROUNDS) -> list[int]:
@@ -82,7 +117,7 @@ def forward_selection(probabilities: Sequence[np.ndarray], label: np.ndarray, ro
   total = np.zeros(probabilities[0].shape)
   for size in range(1, rounds + 1):
     # Merit of the mean [M, K] after adding each of the networks.
-    found = [_merit(_evaluated([(total + each) / size], label)) for each in probabilities]
+    found = [_merit(_evaluate_mean([(total + each) / size], label)) for each in probabilities]
     merits.append(max(found))
     taken.append(found.index(merits[-1]))
     total += probabilities[taken[-1]]
@@ -90,8 +125,8 @@ def forward_selection(probabilities: Sequence[np.ndarray], label: np.ndarray, ro
   return taken[: merits.index(max(merits)) + 1]
 
 
-def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, choose: str = ALL) -> Record:
-  """Averages finished runs and writes the ensemble's result in the format of result.json.
+def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, choose: str = ALL) -> EnsembleResult:
+  """Averages finished runs, and writes and returns the ensemble's result in the format of result.json.
 
   Args:
     runs: Workdirs of the runs.
@@ -99,9 +134,6 @@ def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, ch
     views: TTA protocol of `fer_jax.data.views`; None for the one with the most views that all networks have.
     choose: "all" for all networks; a number N for the N with the best validation accuracy; "best" for a forward
       selection.
-
-  Returns:
-    Content of the written file.
 
   Raises:
     UserError: A run is unfinished, was written by an older version or is given twice; the runs differ in dataset,
@@ -119,80 +151,66 @@ def write_ensemble(runs: Sequence[Path], out: Path, views: str | None = None, ch
     raise UserError(
       f"--choose={number}: expected at most {len(networks)}, the networks given; give more runs or a smaller number"
     )
-  validation = [each.arrays[f"validation_{protocol}"] for each in networks]
-  label = networks[0].arrays["validation_label"]
   if choose == BEST:
-    chosen = forward_selection(validation, label)
+    label = networks[0].arrays["validation_label"]
+    chosen = forward_selection([each.arrays[f"validation_{protocol}"] for each in networks], label)
   else:
-    merits = [_merit(_evaluated([each], label)) for each in validation]
+    merits = [_merit(_evaluate([each], "validation", protocol)) for each in networks]
     chosen = sorted(range(len(networks)), key=merits.__getitem__, reverse=True)[:number]
-  configs = dict.fromkeys(str(each.result["config"] or each.name) for each in networks)
   flags = [f"--views={protocol}", *([f"--choose={choose}"] if choose != ALL else [])]
-  record = _record(networks, chosen, protocol) | {
-    "config": " ".join(["apps.ensemble", *flags, *configs]),
-    "seconds": seconds,
-    # `seconds` is training time, so `device` is where the networks were trained.
-    "device": ", ".join(dict.fromkeys(str(each.result["device"]) for each in networks)),
-    "versions": provenance.versions(),
-    "commit": provenance.commit(),
-    "commits": list(dict.fromkeys(str(each.result["commit"]) for each in networks)),
-  }
-  write_text(out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-  return record
+  result = _combine(networks, chosen, protocol, flags, seconds)
+  typed_json.write(out, result)
+  return result
 
 
-def table(record: Mapping[str, Any]) -> str:
+def table(result: EnsembleResult) -> str:
   """Returns a text table of the networks and the ensemble, with the accuracy without train/test overlap below."""
   rows = [("network", "weight", "validation", "test")]
-  for member in record["members"]:
-    weight = f"{member['weight']:.2f}" if member["weight"] else "-"
-    rows.append((member["name"], weight, percent(member["validation"]), percent(member["test"])))
-  rows.append(("ensemble", "", percent(record["validation"]["accuracy"]), percent(record["accuracy"])))
+  for network in result.networks:
+    weight = f"{network.weight:.2f}" if network.weight else "-"
+    rows.append((network.name, weight, percent(network.validation), percent(network.test)))
+  rows.append(("ensemble", "", percent(result.validation.accuracy), percent(result.accuracy)))
   name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
   lines = [
     f"{first:<{name}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
     for first, *cells in rows
   ]
-  fresh = record["deduplicated"]
-  if fresh["images"] and fresh["seen"]:
+  rest = result.deduplicated
+  if rest is not None and rest.images and rest.seen:
     lines.append(
-      f"without the {count(fresh['seen'])} test images that also appear in training: {percent(fresh['accuracy'])} over "
-      f"{count(fresh['images'])}"
+      f"without the {count(rest.seen)} test images that also appear in training: {percent(rest.accuracy)} over "
+      f"{count(rest.images)}"
     )
   return "\n".join(lines)
 
 
-def _read_runs(runs: Sequence[Path]) -> tuple[list[Network], float]:
+def _read_runs(runs: Sequence[Path]) -> tuple[list[FinishedRun], float]:
   """Returns the networks of all runs, and the total seconds of the runs; replicas of one run share its time."""
   last = [folder.resolve().name for folder in runs]
-  networks: list[Network] = []
+  networks: list[FinishedRun] = []
   seconds = 0.0
   for folder, short in zip(runs, last, strict=True):
     name = short if last.count(short) == 1 else str(folder)
-    seconds += _read_result(folder)["seconds"]
+    seconds += _read_result(folder).seconds
     replicas = replica_folders(folder)
     networks += [_read(f"{name}/{each.name}", each) for each in replicas] or [_read(name, folder)]
-  places = [network.folder.resolve() for network in networks]
-  for position, place in enumerate(places):
-    if place in places[:position]:
+  resolved = [network.folder.resolve() for network in networks]
+  for position, folder in enumerate(resolved):
+    if folder in resolved[:position]:
       raise UserError(f"{networks[position].folder}: given twice; give each run once (--choose=best finds weights)")
   return networks, seconds
 
 
-def _read_result(folder: Path) -> Record:
+def _read_result(folder: Path) -> RunResult:
   path = folder / "result.json"
   if not path.is_file():
     raise UserError(
       f"{folder}: has no result.json, so no run has finished there; expected the workdir of a finished run"
     )
-  result = read_json(path)
-  missing = [key for key in _RESULT if key not in result]
-  if missing:
-    raise UserError(f"{path}: expected the result of a run, but it has no {', '.join(missing)}; give a run's workdir")
-  return result
+  return read_result(path)
 
 
-def _read(name: str, folder: Path) -> Network:
+def _read(name: str, folder: Path) -> FinishedRun:
   result, path = _read_result(folder), folder / "predictions.npz"
   rows = ("index", "label", "seen")
   try:
@@ -207,10 +225,10 @@ def _read(name: str, folder: Path) -> Network:
     raise UserError(
       f"{path}: has no {', '.join(dict.fromkeys(missing))}: written by an older version; train the run again"
     )
-  return Network(name, folder, result, arrays)
+  return FinishedRun(name, folder, result, arrays)
 
 
-def _check_shared(networks: Sequence[Network]) -> None:
+def _check_shared(networks: Sequence[FinishedRun]) -> None:
   """Raises UserError unless the networks classify the same images of one dataset."""
   first, *others = networks
   if not len(first.arrays["validation_label"]):
@@ -219,10 +237,10 @@ def _check_shared(networks: Sequence[Network]) -> None:
     )
   for other in others:
     for key in ("dataset", "class_names"):
-      if other.result[key] != first.result[key]:
+      expected, found = getattr(first.result, key), getattr(other.result, key)
+      if found != expected:
         raise UserError(
-          f"{other.folder}: expected the {key} of {first.folder}, {first.result[key]}, found {other.result[key]}; "
-          "give runs of one dataset"
+          f"{other.folder}: expected the {key} of {first.folder}, {expected}, found {found}; give runs of one dataset"
         )
     for key, what in _SHARED.items():
       if not np.array_equal(other.arrays[key], first.arrays[key]):
@@ -232,7 +250,7 @@ def _check_shared(networks: Sequence[Network]) -> None:
         )
 
 
-def _protocol(networks: Sequence[Network], views: str | None) -> str:
+def _protocol(networks: Sequence[FinishedRun], views: str | None) -> str:
   """Returns the requested TTA protocol, or the one with the most views that all networks have."""
   if views is None:
     return _common(networks)[-1]
@@ -245,7 +263,7 @@ def _protocol(networks: Sequence[Network], views: str | None) -> str:
   return views
 
 
-def _common(networks: Sequence[Network]) -> list[str]:
+def _common(networks: Sequence[FinishedRun]) -> list[str]:
   """Returns the TTA protocols that all networks have, by increasing number of views."""
   return [each for each in PROTOCOLS if all(each in network.protocols for network in networks)]
 
@@ -259,7 +277,13 @@ def _number(choose: str) -> int | None:
   return int(choose)
 
 
-def _evaluated(probabilities: Sequence[np.ndarray], label: np.ndarray) -> Evaluation:
+def _evaluate(networks: Sequence[FinishedRun], split: str, protocol: str) -> Evaluation:
+  """Evaluates the mean of the networks' probabilities on a split."""
+  probabilities = [each.arrays[f"{split}_{protocol}"] for each in networks]
+  return _evaluate_mean(probabilities, networks[0].arrays[_LABELS[split]])
+
+
+def _evaluate_mean(probabilities: Sequence[np.ndarray], label: np.ndarray) -> Evaluation:
   """Evaluates the mean of several networks' probabilities, each [N, K], against labels [N]."""
   classes = probabilities[0].shape[1]
   # `averaged` reads only the probabilities, so loss and confusion matrix are placeholders.
@@ -272,66 +296,73 @@ def _merit(evaluation: Evaluation) -> tuple[float, float]:
   return evaluation.accuracy, -evaluation.loss
 
 
-def _record(networks: Sequence[Network], chosen: Sequence[int], protocol: str) -> Record:
-  """Returns the record of the ensemble of the chosen networks, and the figures of every single network.
+def _combine(
+  networks: Sequence[FinishedRun], chosen: Sequence[int], protocol: str, flags: Sequence[str], seconds: float
+) -> EnsembleResult:
+  """Returns the result of the ensemble of the chosen networks, and the figures of every single network.
 
   Args:
     networks: All networks.
     chosen: Positions in `networks`; a repeated position has a larger weight.
     protocol: TTA protocol whose probabilities are averaged.
+    flags: Command-line flags, for the result's config.
+    seconds: Seconds of all runs.
   """
   weights = np.bincount(chosen, minlength=len(networks)) / len(chosen)
   picked = [networks[position] for position in chosen]
   used = [network for network, weight in zip(networks, weights, strict=True) if weight]
   seen = np.any([each.arrays["seen"] for each in used], axis=0)  # bool [N]: in the training set of any network used
-  names = networks[0].result["class_names"]
-  test = _test(picked, protocol)
+  label = networks[0].arrays["label"]
+  results = [each.result for each in networks]
+  names = results[0].class_names
+  test = _evaluate(picked, "test", protocol)
   common = _common(networks)
-  return {
-    "accuracy": test.accuracy,
-    "loss": test.loss,
-    "confusion_matrix": test.confusion.tolist(),
-    "class_names": names,
-    "per_class": as_json(per_class(test.confusion, names)),
-    "deduplicated": as_json(deduplicated(test, networks[0].arrays["label"], seen)),
-    "validation": {"accuracy": _validation(picked, protocol).accuracy, "step": None},
-    "protocol": protocol,
-    "views": {each: _figures(picked, each, seen) for each in common} if len(common) > 1 else {},
-    "members": [
-      {
-        "name": network.name,
-        "weight": float(weight),
-        "validation": _validation([network], protocol).accuracy,
-        "test": _test([network], protocol).accuracy,
-        **{key: network.result[key] for key in ("config", "seeds", "commit")},
-      }
-      for network, weight in zip(networks, weights, strict=True)
-    ],
-    "seeds": sorted({seed for network in used for seed in network.result["seeds"]}),
-    "steps": sum(network.result["steps"] for network in networks),
-    "parameters": sum(network.result["parameters"] for network in used),
-    "dataset": networks[0].result["dataset"],
-  }
+  return EnsembleResult(
+    accuracy=test.accuracy,
+    loss=test.loss,
+    metrics={name: metric(test.probability, label) for name, metric in METRICS.items()},
+    confusion_matrix=tuple(map(tuple, test.confusion.tolist())),
+    class_names=names,
+    per_class=per_class(test.confusion, names),
+    deduplicated=deduplicated(test, label, seen),
+    validation=Validation(_evaluate(picked, "validation", protocol).accuracy, None),
+    protocol=protocol,
+    views={each: _view_result(picked, each, seen) for each in common} if len(common) > 1 else {},
+    networks=tuple(
+      NetworkResult(
+        name=each.name,
+        weight=float(weight),
+        validation=_evaluate([each], "validation", protocol).accuracy,
+        test=_evaluate([each], "test", protocol).accuracy,
+        config=each.result.config,
+        seeds=each.result.seeds,
+        commit=each.result.commit,
+      )
+      for each, weight in zip(networks, weights, strict=True)
+    ),
+    seeds=tuple(sorted({seed for network in used for seed in network.result.seeds})),
+    steps=sum(result.steps for result in results),
+    parameters=sum(network.result.parameters for network in used),
+    dataset=results[0].dataset,
+    config=" ".join(["apps.ensemble", *flags, *dict.fromkeys(each.result.config or each.name for each in networks)]),
+    seconds=seconds,
+    # `seconds` is training time, so `device` is where the networks were trained.
+    device=", ".join(dict.fromkeys(result.device for result in results)),
+    versions=provenance.versions(),
+    commit=provenance.commit(),
+    commits=tuple(dict.fromkeys(result.commit for result in results)),
+  )
 
 
-def _test(networks: Sequence[Network], protocol: str) -> Evaluation:
-  return _evaluated([each.arrays[f"test_{protocol}"] for each in networks], networks[0].arrays["label"])
-
-
-def _validation(networks: Sequence[Network], protocol: str) -> Evaluation:
-  probabilities = [each.arrays[f"validation_{protocol}"] for each in networks]
-  return _evaluated(probabilities, networks[0].arrays["validation_label"])
-
-
-def _figures(networks: Sequence[Network], protocol: str, seen: np.ndarray) -> Record:
-  """Returns the figures of one TTA protocol, in the format of a run's result."""
-  test = _test(networks, protocol)
-  return {
-    "validation": _validation(networks, protocol).accuracy,
-    "test": test.accuracy,
-    "deduplicated": deduplicated(test, networks[0].arrays["label"], seen).accuracy,
-    "loss": test.loss,
-  }
+def _view_result(networks: Sequence[FinishedRun], protocol: str, seen: np.ndarray) -> ViewResult:
+  """Returns the result of one TTA protocol."""
+  test = _evaluate(networks, "test", protocol)
+  return ViewResult(
+    validation=_evaluate(networks, "validation", protocol).accuracy,
+    test=test.accuracy,
+    deduplicated=deduplicated(test, networks[0].arrays["label"], seen).accuracy,
+    loss=test.loss,
+  )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -350,8 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     help="number of networks, by validation accuracy; or best: forward selection with weights (default: all)",
   )
   given = parser.parse_args(arguments)
-  record = write_ensemble(given.runs, given.out, given.views, given.choose)
-  print(f"{table(record)}\nWritten: {given.out}")
+  result = write_ensemble(given.runs, given.out, given.views, given.choose)
+  print(f"{table(result)}\nWritten: {given.out}")
 
 
 if __name__ == "__main__":

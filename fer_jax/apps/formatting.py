@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_jax.training.intervals import wilson_interval
+from fer_jax.training.run_result import RunResult, parse_result
 
 NOT_MEASURED = "not yet measured"
 
@@ -24,46 +25,43 @@ class Estimate:
   meaning: str
 
 
-def accuracy_estimate(result: Mapping[str, Any]) -> Estimate | None:
-  """Returns the test accuracy of a result with its 95 % interval, or None if it was not measured.
+def _typed(result: Mapping[str, Any] | RunResult) -> RunResult:
+  return result if isinstance(result, RunResult) else parse_result(dict(result), "result.json")
+
+
+def accuracy_estimate(result: Mapping[str, Any] | RunResult) -> Estimate:
+  """Returns the test accuracy of a result with its 95 % interval.
 
   One replica has the Wilson interval over its test images. Several replicas (seeds or folds) have their mean and the
   interval that the result contains, which is over the replicas. Seeds share a test split, so the images of several
   seeds are not independent and a binomial interval over them would be wrong.
-
-  Args:
-    result: Content of a `result.json`.
   """
-  runs = result.get("runs") or []
-  if len(runs) > 1 and result.get("mean") is not None:
-    low_high = result.get("interval_95")
-    interval = (float(low_high[0]), float(low_high[1])) if low_high else None
-    spread = "" if result.get("std") is None else f", standard deviation {percent(result['std'])}"
-    return Estimate(float(result["mean"]), interval, f"mean of {trainings_of(len(runs), result)}{spread}")
-  if result.get("accuracy") is None:
-    return None
-  accuracy = float(result["accuracy"])
-  images = sum(sum(row) for row in result.get("confusion_matrix") or [])
+  result = _typed(result)
+  if result.several:
+    interval = (result.interval_95[0], result.interval_95[1]) if result.interval_95 else None
+    spread = f", standard deviation {percent(result.std)}"
+    return Estimate(result.accuracy, interval, f"mean of {runs_text(len(result.runs), result)}{spread}")
+  images = sum(sum(row) for row in result.confusion_matrix)
   if not images:
-    return Estimate(accuracy, None, "number of test images not stated")
-  correct = round(accuracy * images)
-  return Estimate(accuracy, wilson_interval(correct, images), f"Wilson, over {count(images)} test images")
+    return Estimate(result.accuracy, None, "number of test images not stated")
+  interval = wilson_interval(round(result.accuracy * images), images)
+  return Estimate(result.accuracy, interval, f"Wilson, over {count(images)} test images")
+
+
+def runs_text(number: int, result: RunResult) -> str:
+  """Returns the number of replicas of a result and what they differ in: "10 folds by subjects", "3 seeds"."""
+  folds = result.folds
+  if folds is None:
+    return f"{number} {'seeds' if len(result.seeds) == number else 'runs'}"
+  # "3 of 10 folds": a run can train a part of the folds.
+  of = f" of {folds.count}" if folds.count > number else ""
+  unit = "of one subject each" if folds.by == "one_subject_out" else f"by {folds.by}"
+  return f"{number}{of} folds {unit}"
 
 
 def trainings_of(number: int, result: Mapping[str, Any]) -> str:
-  """Returns the number of replicas of a result and what they differ in: "10 folds by subjects", "3 seeds".
-
-  Args:
-    number: Number of replicas.
-    result: Content of a `result.json`.
-  """
-  folds = result.get("folds")
-  if not folds:
-    return f"{number} {'seeds' if len(result.get('seeds') or []) == number else 'runs'}"
-  # "3 of 10 folds": a run can train a part of the folds.
-  of = f" of {folds['count']}" if folds.get("count", number) > number else ""
-  unit = "of one subject each" if folds["by"] == "one_subject_out" else f"by {folds['by']}"
-  return f"{number}{of} folds {unit}"
+  """Returns `runs_text` of the content of a result.json."""
+  return runs_text(number, _typed(result))
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -120,10 +118,11 @@ def quantity(name: str, value: object) -> str:
   return f"{value:.4g}"
 
 
-def device_of(result: Mapping[str, Any]) -> str:
+def device_of(result: Mapping[str, Any] | RunResult) -> str:
   """Returns the device of a run, and the number of processes if there are several."""
-  processes = result.get("processes") or 1
-  return str(result.get("device") or "not stated") + (f", {processes} processes" if processes > 1 else "")
+  result = _typed(result)
+  processes = result.processes or 1
+  return result.device + (f", {processes} processes" if processes > 1 else "")
 
 
 def short_commit(commit: object) -> str:

@@ -21,14 +21,19 @@ measured".
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from fer_jax.apps.result_tables.markdown import kind_of, plots, table
+from fer_jax.apps.benchmarks.benchmark_result import parse_benchmark
+from fer_jax.apps.result_tables.markdown import Result, Results, plots, table
+from fer_jax.apps.sweeps.sweep_result import parse_sweep
+from fer_jax.runtime import typed_json
 from fer_jax.runtime.errors import UserError, run
-from fer_jax.training.run_files import Record, read_json, write_text
+from fer_jax.runtime.files import read_json, write_text
+from fer_jax.training.run_result import parse_result, read_result
 
 _BLOCK = re.compile(
   r"(?P<start><!-- results:(?P<table>\S+)(?P<options>[^>]*?) -->\n).*?(?P<end><!-- /results -->)", re.DOTALL
@@ -37,28 +42,38 @@ _START, _END = "<!-- results:", "<!-- /results -->"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def load_results(folder: Path) -> dict[str, Record]:
-  """Reads every `*.json` of the results folder.
-
-  Args:
-    folder: Results folder; a folder that does not exist has no results.
+def load_results(folder: Path) -> dict[str, Result]:
+  """Reads every `*.json` of the results folder; a folder that does not exist has no results.
 
   Returns:
-    Content of each file, by file name without suffix.
+    Result of each file, by file name without suffix.
 
   Raises:
     UserError: A file is neither the result of a run, nor of a benchmark, nor of a sweep.
   """
-  results = {}
-  for path in sorted(folder.glob("*.json")):
-    result = read_json(path)
-    if kind_of(result) is None:
-      raise UserError(
-        f"{path}: expected a run's result (accuracy), a benchmark's (what, rows) or a sweep's (sweep, rows); write it "
-        "again with --add, with the benchmark or with the sweep"
-      )
-    results[path.stem] = result
-  return results
+  return {path.stem: parse(read_json(path), str(path)) for path in sorted(folder.glob("*.json"))}
+
+
+def parse(content: Mapping[str, Any], path: str) -> Result:
+  """Returns the result of a run, a benchmark or a sweep that parsed JSON describes.
+
+  Args:
+    content: Parsed JSON.
+    path: Path of the file, for error messages.
+
+  Raises:
+    UserError: The content is none of these, or a key is missing or has the wrong type.
+  """
+  if "rows" in content and "what" in content:
+    return parse_benchmark(content, path)
+  if "rows" in content and "sweep" in content:
+    return parse_sweep(content, path)
+  if "accuracy" in content:
+    return parse_result(content, path)
+  raise UserError(
+    f"{path}: expected a run's result (accuracy), a benchmark's (what, rows) or a sweep's (sweep, rows); write it "
+    "again with --add, with the benchmark or with the sweep"
+  )
 
 
 def add_result(workdir: Path, name: str, folder: Path) -> Path:
@@ -73,32 +88,31 @@ def add_result(workdir: Path, name: str, folder: Path) -> Path:
     Path of the new file.
 
   Raises:
-    UserError: The run has no test accuracy yet, or the name contains other characters than allowed.
+    UserError: The run has no result yet, or the name contains other characters than allowed.
   """
   if not _NAME.fullmatch(name):
     raise UserError(f"--name={name}: expected letters, digits, '_', '-' and '.'; give another")
   source = workdir / "result.json"
   if not source.is_file():
     raise UserError(f"{source}: expected the result of a finished run, but there is none; finish the run first")
-  result = read_json(source)
-  if result.get("accuracy") is None:
-    raise UserError(f"{source}: expected the key accuracy, but it is missing; evaluate the run on its test split")
+  result = read_result(source)
   config = workdir / "config.json"
-  if "overrides" not in result and config.is_file():
+  if result.overrides is None and config.is_file():
     overrides = read_json(config).get("overrides") or []
     # The location of the data on one machine does not affect the measurement.
-    result["overrides"] = [o for o in overrides if not re.match(r"--?config\.data\.data_dir=", o)]
+    measured = [o for o in overrides if not re.match(r"--?config\.data\.data_dir=", o)]
+    result = replace(result, overrides=tuple(measured))
   path = folder / f"{name}.json"
-  write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+  typed_json.write(path, result)
   return path
 
 
-def render(page: str, results: Mapping[str, Record], where: str = "README.md") -> str:
+def render(page: str, results: Results, where: str = "README.md") -> str:
   """Returns the text of a page with every marked table regenerated from the results.
 
   Args:
     page: Text with at least one pair of markers.
-    results: Content of each results file by name, from `load_results`.
+    results: Results by name of their file, from `load_results`.
     where: Name of the page in error messages.
 
   Raises:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
-CHOOSING = tuple(name for name in POINTS if not name.startswith("test"))  # never select on the test split
+SELECTABLE = tuple(name for name in POINTS if not name.startswith("test"))  # never select on the test split
 COSTS = ("seconds an epoch", "multiply-adds", "milliseconds for an image", "parameters")
 # Quantities that a figure can show, by the figure's kind.
 QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",), "scatter": POINTS}
 
 
 @dataclass(frozen=True)
-class Member:
+class Candidate:
   """One of the configurations that a sweep compares; trained once per seed.
 
   Attributes:
@@ -22,11 +22,11 @@ class Member:
     overrides: Overrides of config keys, as on the command line: "--config.model.blocks=2".
     seeds: Random seeds, at least one. Results are reported as mean, standard deviation and 95 % interval over the
       seeds, or over the folds if there is a single run of several folds.
-    value: Value of the swept quantity; None if members differ in more than one value.
+    value: Value of the swept quantity; None if candidates differ in more than one value.
     reported: Results reported in the paper, by quantity, e.g. {"test accuracy": 0.97}.
-    timing: Name of the member's row in the timings of the sweep.
-    begins_with: Name of an earlier member whose run with the same seed provides the initial weights.
-    series: Name of the line that this member belongs to in a figure of kind "lines".
+    timing: Name of the candidate's row in the timings of the sweep.
+    init_from: Name of an earlier candidate whose run with the same seed provides the initial parameters.
+    series: Name of the line that this candidate belongs to in a figure of kind "lines".
     by_class: Recall reported in the paper, by class name.
   """
 
@@ -37,16 +37,17 @@ class Member:
   value: float | str | None = None
   reported: Mapping[str, float] = field(default_factory=dict)
   timing: str = ""
-  begins_with: str = ""
+  init_from: str = ""
   series: str = ""
   by_class: Mapping[str, float] = field(default_factory=dict)
 
   def __post_init__(self) -> None:
+    where = f"candidate {self.name!r}"
     if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-      raise ValueError(f"member {self.name!r}: seeds {self.seeds}: expected one or more, each once")
+      raise ValueError(f"{where}: seeds {self.seeds}: expected one or more, each once")
     for override in self.overrides:
       if not re.match(r"--config\.[^=]+=", override) or override.startswith("--config.seed="):
-        raise ValueError(f"member {self.name!r}: override {override!r}: expected --config.KEY=VALUE, seeds in `seeds`")
+        raise ValueError(f"{where}: override {override!r}: expected --config.KEY=VALUE, seeds in `seeds`")
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Figure:
   """A figure on the page of a sweep.
 
   Attributes:
-    kind: Kind of the figure: "curves" (a line per member over training steps), "points" (a value per member), "lines"
-      (a line per series over the members' values), "scatter" (a point per member over a cost) or "classes" (a table
-      with a column per member).
+    kind: Kind of the figure: "curves" (a line per candidate over training steps), "points" (a value per candidate),
+      "lines" (a line per series over the candidates' values), "scatter" (a point per candidate over a cost) or
+      "classes" (a table with a column per candidate).
     quantity: Quantity to show; one of QUANTITIES[kind].
     note: Text below the title.
     title: Title of the figure; defaults to the quantity.
-    members: Names of the members to show; empty for all.
+    candidates: Names of the candidates to show; empty for all.
     over: Cost on the horizontal axis of a scatter plot; one of COSTS.
   """
 
@@ -68,7 +69,7 @@ class Figure:
   quantity: str
   note: str = ""
   title: str = ""
-  members: tuple[str, ...] = ()
+  candidates: tuple[str, ...] = field(default=(), metadata={"keys": ("candidates", "members")})
   over: str = ""
 
   def __post_init__(self) -> None:
@@ -90,23 +91,23 @@ class Sweep:
     title: Title of the page.
     citation: Citation of the paper, with the number of its figure or table.
     claim: Summary of the result that the paper reports.
-    members: Configurations, in the order in which they are trained and shown.
+    candidates: Configurations, in the order in which they are trained and shown.
     figures: Figures of the page, in order.
-    swept: Name of the swept quantity, whose values are the members' `value`.
-    timings: Path of a benchmark's JSON file. Its rows provide `seconds_a_step` of the members, or `seconds_1500`, the
-      seconds for evaluating 1,500 images, if the benchmark was given a config of the sweep. Without it, the seconds per
-      step are those measured during training.
+    swept: Name of the swept quantity, whose values are the candidates' `value`.
+    timings: Path of a benchmark's JSON file. Its rows provide `seconds_a_step` of the candidates, or `seconds_1500`,
+      the seconds for evaluating 1,500 images, if the benchmark was given a config of the sweep. Without it, the seconds
+      per step are those measured during training.
     shown: Names of additional quantities in the table, next to accuracies, parameters and seconds per step.
-    reference: Name of the member whose accuracies are subtracted from those of the others, seed by seed; empty for
+    reference: Name of the candidate whose accuracies are subtracted from those of the others, seed by seed; empty for
       none.
-    choose: Quantity of CHOOSING whose mean selects one member, if the members are candidates for one value; empty
+    choose: Quantity of SELECTABLE whose mean selects one candidate, if they are candidates for one value; empty
       otherwise.
   """
 
   title: str
   citation: str
   claim: str
-  members: tuple[Member, ...]
+  candidates: tuple[Candidate, ...]
   figures: tuple[Figure, ...]
   swept: str = ""
   timings: str = ""
@@ -115,23 +116,27 @@ class Sweep:
   choose: str = ""
 
   def __post_init__(self) -> None:
-    names = [member.name for member in self.members]
+    names = [candidate.name for candidate in self.candidates]
     if not names or len(set(names)) != len(names):
-      raise ValueError(f"members {', '.join(names) or 'absent'}: expected one or more, each name once")
-    for position, member in enumerate(self.members):
-      earlier = {other.name: other.seeds for other in self.members[:position]}
-      if member.begins_with and not set(member.seeds) <= set(earlier.get(member.begins_with, ())):
+      raise ValueError(f"candidates {', '.join(names) or 'absent'}: expected one or more, each name once")
+    earlier: dict[str, tuple[int, ...]] = {}  # name -> seeds
+    for candidate in self.candidates:
+      if candidate.init_from and not set(candidate.seeds) <= set(earlier.get(candidate.init_from, ())):
         raise ValueError(
-          f"member {member.name!r} begins with {member.begins_with!r}: expected an earlier member with the same seeds"
+          f"candidate {candidate.name!r}: init_from {candidate.init_from!r}: expected an earlier candidate with the "
+          "same seeds"
         )
+      earlier[candidate.name] = candidate.seeds
     for figure in self.figures:
-      if not set(figure.members) <= set(names):
-        raise ValueError(f"figure of {', '.join(figure.members)}: expected names of members, {', '.join(names)}")
-      for member in self.members:
-        shown = figure.kind == "lines" and member.name in (figure.members or names)
-        if shown and not (member.series and isinstance(member.value, int | float)):
-          raise ValueError(f"member {member.name!r} in a figure of lines: expected a series and a number as its value")
+      if not set(figure.candidates) <= set(names):
+        raise ValueError(f"figure of {', '.join(figure.candidates)}: expected names of candidates, {', '.join(names)}")
+      for candidate in self.candidates if figure.kind == "lines" else ():
+        has_point = candidate.series and isinstance(candidate.value, int | float)
+        if candidate.name in (figure.candidates or names) and not has_point:
+          raise ValueError(
+            f"candidate {candidate.name!r} in a figure of lines: expected a series and a number as its value"
+          )
     if self.reference and self.reference not in names:
-      raise ValueError(f"reference {self.reference!r}: expected one of the members {', '.join(names)}")
-    if self.choose and self.choose not in CHOOSING:
-      raise ValueError(f"choose={self.choose!r}: expected {' or '.join(CHOOSING)}; never select on the test split")
+      raise ValueError(f"reference {self.reference!r}: expected one of the candidates {', '.join(names)}")
+    if self.choose and self.choose not in SELECTABLE:
+      raise ValueError(f"choose={self.choose!r}: expected {' or '.join(SELECTABLE)}; never select on the test split")

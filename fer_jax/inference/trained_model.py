@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from fer_jax.models.network import Network, Tree
 from fer_jax.pretrained import run_folder
 from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import read_json
+from fer_jax.training.run_result import read_result
 
 # Default maximum batch size; more faces are classified in several calls.
 LARGEST_BATCH = 64
@@ -222,45 +223,36 @@ def _load_file(path: Path) -> TrainedModel:
 
 def _of_run(folder: Path) -> TrainedModel:
   params, stats = run_folder.read(folder)
-  result = _json(folder / run_folder.RESULT)
-  config = _json(folder / "config.json")
-  try:
-    face = result["input"]
-    height, width, channels = map(int, face["shape"])
-    names = tuple(map(str, result["class_names"]))
-    # Raises KeyError for an unknown crop.
-    MARGINS[face["crop"]]
-  except (KeyError, TypeError, ValueError):
+  result = read_result(folder / run_folder.RESULT)
+  if result.input is None or result.input.crop not in MARGINS or len(result.input.shape) != 3:
     raise UserError(
       f"{folder / run_folder.RESULT}: does not record how its images were cropped (runs of older versions do not); "
       "expected the key `input`; train again"
-    ) from None
+    )
+  height, width, channels = result.input.shape
+  config = read_json(folder / "config.json")
   try:
     settings = parse(ConfigDict(config["config"]))
   except (KeyError, TypeError, ValueError):
     raise UserError(f"{folder / 'config.json'}: not the config.json of a run; copy the whole folder again") from None
-  step = result["validation"]["step"]
+  step = result.validation.step
   return TrainedModel(
-    network=settings.model.build(len(names), jnp.dtype(settings.precision), None),
+    network=settings.model.build(len(result.class_names), jnp.dtype(settings.precision), None),
     params=params,
     stats=stats,
-    class_names=names,
+    class_names=result.class_names,
     shape=(height, width, channels),
-    crop=face["crop"],
-    temperature=result.get("calibration", {}).get("temperature", 1.0),  # absent in runs of older versions
+    crop=result.input.crop,
+    temperature=result.calibration.temperature if result.calibration is not None else 1.0,
     model_config=model_to_dict(settings.model),
     precision=settings.precision,
     origin={
-      **{key: result.get(key) for key in ("config", "dataset", "accuracy", "commit", "versions")},
-      "step": step if step >= 0 else result["steps"],
+      "config": result.config,
+      "dataset": result.dataset,
+      "accuracy": result.accuracy,
+      "commit": result.commit,
+      "versions": result.versions,
+      # The checkpoint that was read: the best on validation, or the last without a validation split.
+      "step": result.steps if step is None or step < 0 else step,
     },
   )
-
-
-def _json(path: Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"{path}: cannot be read ({error}); expected the folder of a finished run; copy the whole folder"
-    ) from None

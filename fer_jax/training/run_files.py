@@ -1,7 +1,6 @@
 """Reads the workdir of a training run."""
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import read_json as read_json  # noqa: PLC0414
+from fer_jax.runtime.files import write_text as write_text  # noqa: PLC0414
 
 Record = dict[str, Any]  # one JSON object
 
@@ -117,25 +118,6 @@ class Run:
       for record in many
     ]
     return max((int(record["step"]) for record in records), default=0)
-
-
-def read_json(path: Path) -> Record:
-  """Reads a file that contains one JSON object.
-
-  Raises:
-    UserError: The file cannot be read or contains something else.
-  """
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"{path}: expected a JSON object, cannot read it ({error}); run the program that writes it again"
-    ) from None
-  if not isinstance(value, dict):
-    raise UserError(
-      f"{path}: expected a JSON object, found {type(value).__name__}; run the program that writes it again"
-    )
-  return value
 
 
 def _parse(line: str) -> Record | None:
@@ -271,22 +253,3 @@ def _planned(workdir: Path, config: Mapping[str, Any]) -> int:
 def mapping(value: object) -> Mapping[str, Any]:
   """Returns `value` if it is a JSON object, else an empty mapping, as for an absent or null entry."""
   return value if isinstance(value, dict) else {}
-
-
-def write_text(path: Path, text: str) -> None:
-  """Writes a text file atomically; creates its folder.
-
-  Raises:
-    UserError: The folder or the file cannot be written.
-  """
-  # Written next to the target and renamed, which is atomic within a file system.
-  partial = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      partial.write_text(text, encoding="utf-8", newline="\n")
-      partial.replace(path)
-    finally:
-      partial.unlink(missing_ok=True)
-  except OSError as error:
-    raise UserError(f"{path}: cannot be written ({error}); free disk space or choose another path") from None

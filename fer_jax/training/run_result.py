@@ -1,15 +1,15 @@
 """The result of a run: its fields, and how result.json stores them."""
 
 import dataclasses
-import json
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from fer_jax.runtime.errors import UserError
+from fer_jax.runtime import typed_json
 
 VERSION = 2  # version 1 had no key "version", no `metrics`, and repeated the accuracy of several replicas as "mean"
+# Expected content of the file, and advice, in error messages.
+_MESSAGES = ("the result of a run", "finish the run again with this version of fer_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ClassMetrics:
     support: Number of test images of the class.
   """
 
-  name: str
+  name: str = dataclasses.field(metadata={"keys": ("class",)})
   precision: float
   recall: float
   f1: float
@@ -187,7 +187,7 @@ class RunResult:
   """Content of result.json.
 
   The fields after `runs` are None where they do not apply: some only exist for several replicas, others for one, and
-  results of earlier versions lack some.
+  results of earlier versions lack some. The result of an ensemble lacks those of a training run, such as `runs`.
 
   Attributes:
     version: Version of the format.
@@ -239,22 +239,22 @@ class RunResult:
   class_names: tuple[str, ...]
   per_class: tuple[ClassMetrics, ...]
   validation: Validation
-  measured: Mapping[str, float | None]
+  measured: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
   seconds: float
-  time: Mapping[str, float]
+  time: Mapping[str, float] = dataclasses.field(default_factory=dict)
   clock: str = "wall"
-  stopped: str
+  stopped: str = "finished"
   steps: float
   parameters: int
-  peak_memory_bytes: int
+  peak_memory_bytes: int = 0
   dataset: str
-  notes: tuple[str, ...]
+  notes: tuple[str, ...] = ()
   seeds: tuple[int, ...]
   config: str
   device: str
   versions: Mapping[str, str]
   commit: str
-  runs: tuple[ReplicaResult, ...]
+  runs: tuple[ReplicaResult, ...] = ()
   input: Input | None = None
   deduplicated: Deduplicated | None = None
   views: Mapping[str, ViewResult] = dataclasses.field(default_factory=dict)
@@ -278,93 +278,14 @@ class RunResult:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the content of result.json, without the fields that do not apply."""
-    return as_json(self)
+    return typed_json.as_json(self)
 
 
 def read_result(path: Path) -> RunResult:
-  """Reads a result.json of this or an earlier version.
-
-  Raises:
-    UserError: The file cannot be read, is not the result of a run, or was written by a newer version.
-  """
-  try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: expected the result of a run, cannot read it ({error}); finish the run again") from None
-  return parse_result(content, str(path))
+  """Reads a result.json of this or an earlier version; see `typed_json.read`, also for the errors."""
+  return typed_json.read(RunResult, path, *_MESSAGES)
 
 
 def parse_result(content: Any, path: str) -> RunResult:
-  """Returns the result that the content of a result.json describes.
-
-  Args:
-    content: Parsed JSON.
-    path: Path of the file, for error messages.
-
-  Raises:
-    UserError: A key is missing or has the wrong type, or the file was written by a newer version.
-  """
-  if not isinstance(content, dict):
-    raise UserError(f"{path}: expected the result of a run, found {type(content).__name__}; finish the run again")
-  version = content.get("version", 1)
-  if not isinstance(version, int) or version > VERSION:
-    raise UserError(f"{path}: version {version!r} of the result is newer than {VERSION}; update fer_jax")
-  try:
-    return _read(RunResult, {**content, "version": VERSION}, "")
-  except ValueError as error:
-    raise UserError(f"{path}: {error}; finish the run again, with this version of fer_jax") from None
-
-
-def _key(cls: type, name: str) -> str:
-  return "class" if cls is ClassMetrics and name == "name" else name
-
-
-def as_json(value: Any) -> Any:
-  """Returns a value in the form of result.json: dataclasses as dicts, and tuples as lists.
-
-  Fields whose default is None are left out if they are None.
-  """
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    return {
-      _key(type(value), field.name): as_json(getattr(value, field.name))
-      for field in dataclasses.fields(value)
-      if field.default is not None or getattr(value, field.name) is not None
-    }
-  if isinstance(value, Mapping):
-    return {key: as_json(item) for key, item in value.items()}
-  return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _read(kind: Any, value: Any, key: str) -> Any:
-  """Converts parsed JSON to a type of this module; raises ValueError with the key if it does not fit."""
-  if kind is Any:
-    return value
-  arguments = get_args(kind)
-  if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
-    return None if value is None else _read(next(each for each in arguments if each is not type(None)), value, key)
-  origin = get_origin(kind) or kind
-  if dataclasses.is_dataclass(origin):
-    return _read_dataclass(origin, value, key)
-  if origin is tuple and isinstance(value, list):
-    return tuple(_read(arguments[0], item, f"{key}[{i}]") for i, item in enumerate(value))
-  if origin is Mapping and isinstance(value, dict):
-    return {name: _read(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
-  # JSON does not distinguish 1.0 from 1; a bool is an int in Python.
-  accepted = (int, float) if origin is float else origin
-  if origin not in (tuple, Mapping) and isinstance(value, accepted) and not isinstance(value, bool):
-    return value
-  raise ValueError(f"{key}: expected {getattr(origin, '__name__', origin)}, found {value!r:.60}")
-
-
-def _read_dataclass(cls: Any, value: Any, key: str) -> Any:
-  if not isinstance(value, dict):
-    raise ValueError(f"{key}: expected an object, found {value!r:.60}")
-  hints = get_type_hints(cls)
-  found = {}
-  for field in dataclasses.fields(cls):
-    name = _key(cls, field.name)
-    if name in value:
-      found[field.name] = _read(hints[field.name], value[name], f"{key}.{name}".lstrip("."))
-    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-      raise ValueError(f"{key}.{name}: missing".lstrip("."))
-  return cls(**found)
+  """Returns the result that the content of a result.json describes; see `typed_json.parse`, also for the errors."""
+  return typed_json.parse(RunResult, content, path, *_MESSAGES)

@@ -124,7 +124,7 @@ def test_next_phase_starts_from_the_averaged_parameters(tmp_path, monkeypatch):
 
 def test_ensemble_of_one_run_equals_the_run(complete, tmp_path):
   folder, result = complete
-  record = write_ensemble([folder], tmp_path / "out.json", "ten_crop")
+  record = write_ensemble([folder], tmp_path / "out.json", "ten_crop").to_json()
   assert record["accuracy"] == result["views"]["ten_crop"]["test"]
   assert record["views"] == {protocol: pytest.approx(figures) for protocol, figures in result["views"].items()}
 

@@ -1,4 +1,4 @@
-"""Sweeps of configs/sweeps and the baselines: the config of every member parses and builds; figures of the papers."""
+"""Sweeps of configs/sweeps and the baselines: the configs of all candidates parse and build; figures of the papers."""
 
 from pathlib import Path
 
@@ -79,12 +79,12 @@ def test_sweeps_share_the_default_network() -> None:
     ("hsic_learning_rate", "phases.bottleneck.optimizer.learning_rate", [0.0005, 0.001, 0.005]),
   ],
 )
-def test_members_differ_in_the_swept_key(name: str, key: str, values: list[object]) -> None:
+def test_candidates_differ_in_the_swept_key(name: str, key: str, values: list[object]) -> None:
   sweep = planned(name).sweep
-  assert [member.value for member in sweep.members] == values
+  assert [candidate.value for candidate in sweep.candidates] == values
   found = []
-  for member in sweep.members:
-    command = command_line.parse(["sweep", f"--config={member.config}", *member.overrides])
+  for candidate in sweep.candidates:
+    command = command_line.parse(["sweep", f"--config={candidate.config}", *candidate.overrides])
     assert command is not None
     value = command.config
     for part in key.split("."):
@@ -96,20 +96,20 @@ def test_members_differ_in_the_swept_key(name: str, key: str, values: list[objec
 class TestAblation:
   def test_rows_start_from_the_votes_run_with_the_same_seed(self) -> None:
     plan = planned("obsr_ablation")
-    votes = {run.seed: run.workdir for run in plan.runs if run.member == obsr_ablation.VOTES}
+    votes = {run.seed: run.workdir for run in plan.runs if run.candidate == obsr_ablation.VOTES}
     assert len(votes) == 3
     for row in obsr_ablation.ROWS:
-      for run in (run for run in plan.runs if run.member == row):
+      for run in (run for run in plan.runs if run.candidate == row):
         assert f"--config.pretrained.path={votes[run.seed]}" in run.arguments
 
   def test_weights_file_replaces_pretraining(self) -> None:
     plan = planned("obsr_ablation", "small,imagenet=some/weights.pth")
-    assert [member.name for member in plan.sweep.members] == ["ResNet", *obsr_ablation.ROWS]
+    assert [candidate.name for candidate in plan.sweep.candidates] == ["ResNet", *obsr_ablation.ROWS]
     pretrained = ["--config.pretrained.path=some/weights.pth" in run.arguments for run in plan.runs]
-    assert pretrained == [run.member != "ResNet" for run in plan.runs]
+    assert pretrained == [run.candidate != "ResNet" for run in plan.runs]
 
   def test_rows_have_the_figures_of_the_paper(self) -> None:
-    reported = {member.name: dict(member.reported) for member in planned("obsr_ablation").sweep.members}
+    reported = {candidate.name: dict(candidate.reported) for candidate in planned("obsr_ablation").sweep.candidates}
     assert [reported[name]["test accuracy"] for name in ("ResNet", *obsr_ablation.ROWS)] == pytest.approx(
       [0.7055, 0.7429, 0.7561, 0.7765]
     )
@@ -117,10 +117,10 @@ class TestAblation:
 
   def test_resnet_row_takes_half_the_steps_of_the_long_one(self) -> None:
     for size in ("", "small", "demo"):
-      members = {member.name: member for member in planned("obsr_ablation", size).sweep.members}
+      candidates = {candidate.name: candidate for candidate in planned("obsr_ablation", size).sweep.candidates}
       steps = [
-        plan_steps((f"--config={member.config}", *member.overrides))
-        for member in (members["ResNet"], members["ResNet, twice as long"])
+        plan_steps((f"--config={candidate.config}", *candidate.overrides))
+        for candidate in (candidates["ResNet"], candidates["ResNet, twice as long"])
       ]
       assert 2 * steps[0] == pytest.approx(steps[1], abs=1)
 
@@ -131,42 +131,42 @@ class TestDepth:
     for run in planned("resnet_depth").runs:
       settings = settings_of(run.arguments)
       assert (settings.folds.count, settings.replicas, settings.data.image_size) == (10, 0, 128)
-      found[run.member] = (settings.model.kind, settings.model.depth, settings.folds.by)
+      found[run.candidate] = (settings.model.kind, settings.model.depth, settings.folds.by)
     assert len(found) == len(set(found.values())) == 16
     assert found["plain 38, image folds"] == ("plain", 38, "images")
     assert found["residual 74, subject folds"] == ("residual", 74, "subjects")
 
   def test_figure_9_applies_to_image_folds_and_table_4_to_74_layers(self) -> None:
-    members = {member.name: member for member in planned("resnet_depth").sweep.members}
-    assert members["residual 74, image folds"].reported == {"test accuracy": 0.9079}
-    assert members["plain 74, image folds"].reported == {"test accuracy": 0.8623}
-    assert members["residual 74, image folds"].by_class["fear"] == 0.8222
-    for name, member in members.items():
-      assert bool(member.reported) == name.endswith("image folds")
-      assert bool(member.by_class) == (name == "residual 74, image folds")
+    candidates = {candidate.name: candidate for candidate in planned("resnet_depth").sweep.candidates}
+    assert candidates["residual 74, image folds"].reported == {"test accuracy": 0.9079}
+    assert candidates["plain 74, image folds"].reported == {"test accuracy": 0.8623}
+    assert candidates["residual 74, image folds"].by_class["fear"] == 0.8222
+    for name, candidate in candidates.items():
+      assert bool(candidate.reported) == name.endswith("image folds")
+      assert bool(candidate.by_class) == (name == "residual 74, image folds")
 
   @pytest.mark.parametrize(("size", "depths"), [("small", [8, 14, 20]), ("demo", [8, 14])])
   def test_small_networks_have_no_figures_of_the_paper(self, size: str, depths: list[int]) -> None:
-    members = planned("resnet_depth", size).sweep.members
-    assert sorted({member.value for member in members}) == depths
-    assert all(not member.reported and not member.by_class for member in members)
+    candidates = planned("resnet_depth", size).sweep.candidates
+    assert sorted({candidate.value for candidate in candidates}) == depths
+    assert all(not candidate.reported and not candidate.by_class for candidate in candidates)
 
   def test_each_figure_shows_one_kind_of_folds(self) -> None:
     lines = [figure for figure in planned("resnet_depth").sweep.figures if figure.kind == "lines"]
-    assert [{name.partition(", ")[2] for name in figure.members} for figure in lines] == [
+    assert [{name.partition(", ")[2] for name in figure.candidates} for figure in lines] == [
       {"image folds"},
       {"subject folds"},
     ]
 
 
 def test_table_1_has_the_figures_of_the_paper() -> None:
-  reported = {member.name: member.reported for member in planned("hsic_table1").sweep.members}
+  reported = {candidate.name: candidate.reported for candidate in planned("hsic_table1").sweep.candidates}
   assert reported["ResNet-50"] == {"seconds a step": 0.180212, "parameters": 24e6, "test accuracy": 0.95}
   assert reported["dense network, HSIC bottleneck"]["test accuracy"] == 0.97
 
 
-def test_members_of_table_1_name_rows_of_the_benchmark() -> None:
-  timings = {member.timing for member in planned("hsic_table1").sweep.members}
+def test_candidates_of_table_1_name_rows_of_the_benchmark() -> None:
+  timings = {candidate.timing for candidate in planned("hsic_table1").sweep.candidates}
   assert timings == {table1.OURS, *(f"{name}, backprop" for name in table1.PRINTED)}
 
 
@@ -201,7 +201,7 @@ class TestBaselines:
 
 
 def test_sweep_and_benchmark_agree_on_table_5() -> None:
-  sweep = {member.timing: member.reported for member in planned("separable_se_table5").sweep.members}
+  sweep = {candidate.timing: candidate.reported for candidate in planned("separable_se_table5").sweep.candidates}
   for name, printed in inference.PRINTED.items():
     assert sweep[name] == {
       "test accuracy": printed.accuracy,

@@ -214,7 +214,7 @@ class TestRejectedFolders:
   def test_rejects_damaged_configs(self, finished_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)
-    for text, message in (("{", "config.json: cannot be read"), ("{}", "not the config.json of a run")):
+    for text, message in (("{", "config.json: expected a JSON object"), ("{}", "not the config.json of a run")):
       (folder / "config.json").write_text(text)
       with pytest.raises(UserError, match=message):
         trained_model.load(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fer_jax.apps.sweeps.executors import Executor, Local
 from fer_jax.apps.sweeps.k8s import Kubernetes
 from fer_jax.apps.sweeps.launcher import Launcher
-from fer_jax.apps.sweeps.plan import Plan, plan
+from fer_jax.apps.sweeps.plan import SweepPlan, plan_sweep
 from fer_jax.apps.sweeps.queues import Queue
 from fer_jax.apps.sweeps.slurm import Slurm
 from fer_jax.runtime.errors import UserError
@@ -42,25 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
       )
   _check(given)
   overrides = [re.sub("^--?", "--", other) for other in others]
-  planned = plan(given.sweep, given.workdir, overrides, _seeds(given.seeds, overrides))
-  executor = _executor(given, planned)
+  plan = plan_sweep(given.sweep, given.workdir, overrides, _seeds(given.seeds, overrides))
+  executor = _executor(given, plan)
   if given.dry_run:
-    _show(planned, executor)
+    _show(plan, executor)
     return 0
-  launcher = Launcher(planned, executor, wait=not given.no_wait)
+  launcher = Launcher(plan, executor, wait=not given.no_wait)
   status = launcher.run()
   if given.name and status < 128:  # from 128 on the sweep was stopped by a signal
     launcher.keep(given.results / f"{given.name}.json")
-  print(f"page: {planned.folder / 'index.html'}")
+  print(f"page: {plan.folder / 'index.html'}")
   return status
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python launch/sweep.py",
-    description="Train the members of a sweep and gather the results in a table and a page. Finished runs are skipped, "
-    "interrupted runs are resumed, and a failed run does not stop the others.",
-    epilog="--config.KEY=VALUE overrides a key of every member's config. "
+    description="Train the candidates of a sweep and gather the results in a table and a page. Finished runs are "
+    "skipped, interrupted runs are resumed, and a failed run does not stop the others.",
+    epilog="--config.KEY=VALUE overrides a key of every candidate's config. "
     "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal number when stopped by a signal.",
     allow_abbrev=False,
   )
@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     default=Path("workdir/sweeps"),
     help="folder of all sweeps, which share their runs (default: %(default)s)",
   )
-  parser.add_argument("--seeds", default="", help="seeds of every member, such as 0,1,2 (default: those of the sweep)")
+  parser.add_argument(
+    "--seeds", default="", help="seeds of every candidate, such as 0,1,2 (default: those of the sweep)"
+  )
   parser.add_argument(
     "--backend",
     default="local",
@@ -114,12 +116,12 @@ def _check(given: argparse.Namespace) -> None:
     raise UserError(f"--name={given.name}: expected letters, digits, '_', '-' and '.'; choose another name")
 
 
-def _executor(given: argparse.Namespace, planned: Plan) -> Executor:
+def _executor(given: argparse.Namespace, plan: SweepPlan) -> Executor:
   jobs = given.workdir / "jobs"
   if given.backend == "slurm":
-    return Queue(Slurm(_words("sbatch", given.sbatch), jobs), jobs, planned.distinct)
+    return Queue(Slurm(_words("sbatch", given.sbatch), jobs), jobs, plan.distinct)
   if given.backend == "k8s":
-    return Queue(Kubernetes(_words("k8s", given.k8s), given.workdir), jobs, planned.distinct)
+    return Queue(Kubernetes(_words("k8s", given.k8s), given.workdir), jobs, plan.distinct)
   if not (given.processes or given.devices):
     return Local()
   if not Path(SCRIPT).is_file():
@@ -127,14 +129,14 @@ def _executor(given: argparse.Namespace, planned: Plan) -> Executor:
   return Local(["bash", SCRIPT, f"--processes={given.processes or 1}", f"--devices={given.devices or 1}", "--"])
 
 
-def _show(planned: Plan, executor: Executor) -> None:
-  """Prints the state of each run, and the command of each run that is neither finished nor in a queue."""
-  titles = {run.workdir: run.title for run in planned.runs}
-  for run in planned.distinct:
-    on = "" if run.finished else executor.state(run)
-    after = f"; after {titles[run.after]}" if run.after is not None and not run.finished else ""
-    print(f"# {run.title}: {run.state}{f', {on}' * bool(on)}{after}")
-    if not (run.finished or on):
+def _show(plan: SweepPlan, executor: Executor) -> None:
+  """Prints the status of each run, and the command of each run that is neither finished nor in a queue."""
+  titles = {run.workdir: run.title for run in plan.runs}
+  for run in plan.distinct:
+    state = "" if run.finished else executor.state(run)
+    after = f"; after {titles[run.init_from]}" if run.init_from is not None and not run.finished else ""
+    print(f"# {run.title}: {run.status}{f', {state}' * bool(state)}{after}")
+    if not (run.finished or state):
       print(shlex.join(executor.command(run)))
 
 
@@ -147,7 +149,7 @@ def _words(flag: str, text: str) -> list[str]:
 
 def _seeds(text: str, overrides: Sequence[str]) -> list[int]:
   if any(override.startswith("--config.seed=") for override in overrides):
-    raise UserError("--config.seed: a sweep sets the seeds of its members; write --seeds=0,1,2 instead")
+    raise UserError("--config.seed: a sweep sets the seeds of its candidates; write --seeds=0,1,2 instead")
   if not re.fullmatch(r"(\d+(,\d+)*)?", text):
     raise UserError(f"--seeds={text}: expected whole numbers separated by commas, such as 0,1,2")
   seeds = [int(seed) for seed in text.split(",") if seed]

@@ -1,5 +1,6 @@
-"""Executors of a sweep's runs: the protocol that the launcher uses, and local execution, one run at a time."""
+"""Executors of a sweep's runs: the interface that the launcher uses, and local execution, one run at a time."""
 
+import abc
 import contextlib
 import re
 import signal
@@ -8,9 +9,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from fer_jax.apps.sweeps.plan import Run
+from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
 
 # Error line of the programs of this package (fer_jax.runtime.errors); launch/local.sh prefixes the lines of all
@@ -41,27 +41,33 @@ class NoResponse(NotReady):
   """A command of a cluster did not respond as expected; the failure may be temporary."""
 
 
-class Executor(Protocol):
+class Executor(abc.ABC):
   """Executes runs.
 
   Attributes:
-    several: Whether a run can be started while others are active.
-    chains: Whether a run can be submitted that depends on an active run; the executor then starts it after that run.
+    concurrent: Whether a run can be started while others are active.
+    dependencies: Whether a run that depends on an active run can be submitted; the executor then orders the two.
   """
 
-  several: bool
-  chains: bool
+  concurrent = False
+  dependencies = False
 
-  def command(self, run: Run) -> list[str]:
+  @abc.abstractmethod
+  def command(self, run: PlannedRun) -> list[str]:
     """Returns the command that `start` executes, for display."""
 
-  def state(self, run: Run) -> str:
+  def state(self, run: PlannedRun) -> str:
     """Returns the state of a run that an earlier sweep started and that is still active; empty otherwise."""
+    del run
+    return ""
 
-  def find(self, run: Run) -> str:
+  def adopt(self, run: PlannedRun) -> str:
     """Adopts a run that an earlier sweep started and that is still active; returns its state, or empty without one."""
+    del run
+    return ""
 
-  def start(self, run: Run) -> str:
+  @abc.abstractmethod
+  def start(self, run: PlannedRun) -> str:
     """Starts a run, or adopts it if it is already active; returns a message, possibly empty.
 
     Raises:
@@ -69,6 +75,7 @@ class Executor(Protocol):
       UserError: Neither this run nor any other can be started.
     """
 
+  @abc.abstractmethod
   def wait(self) -> Mapping[Path, Outcome]:
     """Blocks until a started run has ended, a time limit has passed, or `stop` is called.
 
@@ -76,15 +83,17 @@ class Executor(Protocol):
       Outcomes, by workdir, of the runs that have ended since the last call.
     """
 
+  @abc.abstractmethod
   def stop(self, signum: int) -> None:
     """Forwards a signal to the active run and to one that is being started; called from a signal handler."""
 
-  def left(self) -> str:
+  def remaining(self) -> str:
     """Returns what stays active after the sweep exits, and how to cancel it; empty if nothing does."""
+    return ""
 
 
-class Local:
-  """Executes runs as processes of this machine, one at a time.
+class Local(Executor):
+  """Executes runs as processes of this machine, one at a time; none outlives its sweep.
 
   A run has its own process group. Ctrl-C in a terminal therefore reaches only the sweep, which forwards it once; a
   second signal would end the run before it has saved its state.
@@ -93,30 +102,17 @@ class Local:
     program: Command to which the arguments of a run are appended.
   """
 
-  several = False
-  chains = False
-
   def __init__(self, program: Sequence[str] = (sys.executable, "-m", "fer_jax.main")):
     self._program = program
-    self._run: Run | None = None
+    self._run: PlannedRun | None = None
     self._process: subprocess.Popen[str] | None = None
     self._signum: int | None = None
 
-  def command(self, run: Run) -> list[str]:
+  def command(self, run: PlannedRun) -> list[str]:
     """Returns the run's command, with the current interpreter written as `python`."""
     return ["python" if word == sys.executable else word for word in (*self._program, *run.arguments)]
 
-  def state(self, run: Run) -> str:
-    """Returns an empty string: a local run does not outlive its sweep."""
-    del run
-    return ""
-
-  def find(self, run: Run) -> str:
-    """Returns an empty string: a local run does not outlive its sweep."""
-    del run
-    return ""
-
-  def start(self, run: Run) -> str:
+  def start(self, run: PlannedRun) -> str:
     """Starts the program in a new process group; returns an empty string."""
     self._process = subprocess.Popen(
       [*self._program, *run.arguments],
@@ -138,15 +134,15 @@ class Local:
       try:
         if self._signum is not None:  # the signal arrived while the process was being created
           self.stop(self._signum)
-        said = last_error(self._passed_on(process))
+        error = last_error(self._forwarded(process))
         status = process.wait()
       finally:
         self._process = None
         if process.poll() is None:  # the sweep itself failed: do not leave the process running
           process.terminate()
     if status < 0:  # ended by a signal: the exit status as a shell reports it
-      status, said = 128 - status, f"ended by {signal.Signals(-status).name}"
-    return {run.workdir: Outcome(status, said if status else "")}
+      status, error = 128 - status, f"ended by {signal.Signals(-status).name}"
+    return {run.workdir: Outcome(status, error if status else "")}
 
   def stop(self, signum: int) -> None:
     """Sends the signal to the process; SIGHUP is sent as SIGTERM, on which a training run saves its state."""
@@ -155,11 +151,7 @@ class Local:
       with contextlib.suppress(ProcessLookupError):
         self._process.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
 
-  def left(self) -> str:
-    """Returns an empty string: the active run saves its state and ends."""
-    return ""
-
-  def _passed_on(self, process: subprocess.Popen[str]) -> Iterable[str]:
+  def _forwarded(self, process: subprocess.Popen[str]) -> Iterable[str]:
     """Yields the lines of the process's stderr and writes them to the sweep's stderr."""
     assert process.stderr is not None
     for line in process.stderr:

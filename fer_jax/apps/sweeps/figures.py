@@ -1,4 +1,4 @@
-"""The figures of a sweep's page: curves over steps, points by member, lines over the swept value, and scatter plots."""
+"""The figures of a sweep's page: curves over steps, points by candidate, lines over the swept value, scatter plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,19 +11,20 @@ from fer_jax.apps.formatting import percent
 from fer_jax.apps.report_page.curves import OTHER_COLOURS, other_colour
 from fer_jax.apps.report_page.figures import Chart, Curve, Line, Point, draw_scatter, mean_line
 from fer_jax.apps.report_page.markup import chart_figure, said
+from fer_jax.apps.sweeps.sweep_result import CandidateResult
 from fer_jax.config.sweep import Figure
 from fer_jax.training.run_files import Metrics, Record
 
 
-def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
-  """Returns a chart of a quantity over the steps, one line for each member; empty if no member logged it.
+def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> str:
+  """Returns a chart of a quantity over the steps, one line for each candidate; empty if none logged it.
 
   Args:
     figure: Figure of kind "curves".
-    members: Logs of each member, by name; one log for each seed or fold. A line is their mean.
+    candidates: Logs of each candidate, by name; one log for each seed or fold. A line is their mean.
   """
   lines = []
-  for position, (name, runs) in enumerate(members.items()):
+  for position, (name, runs) in enumerate(candidates.items()):
     known = [curve for curve in (_curve(metrics, figure.quantity) for metrics in runs) if len(curve[0])]
     if known:
       lines.append(_line(name, position, known))
@@ -32,7 +33,7 @@ def curves(figure: Figure, members: Mapping[str, Sequence[Metrics]]) -> str:
   if len(lines) > OTHER_COLOURS + 1:  # bands of more lines hide one another
     lines = [replace(line, bands=()) for line in lines]
   band = "; band: one standard deviation" if any(line.bands for line in lines) else ""
-  several = any(len(runs) > 1 for runs in members.values())
+  several = any(len(runs) > 1 for runs in candidates.values())
   mean = [f"Line: mean of the replicas{band}."] if several else []
   note = " ".join([*([figure.note] if figure.note else []), *mean])
   chart = Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity)
@@ -69,14 +70,14 @@ def _colour(hue: int) -> str:
   return "var(--accent)" if hue == 0 else other_colour(hue - 1)
 
 
-def points(figure: Figure, rows: Sequence[Record]) -> str:
-  """Returns a dot plot of a share in [0, 1] by member, with 95 % intervals and the paper's figures.
+def points(figure: Figure, rows: Sequence[CandidateResult]) -> str:
+  """Returns a dot plot of a share in [0, 1] by candidate, with 95 % intervals and the paper's figures.
 
   The plot consists of HTML elements that adapt to the page's width, not of an SVG. It is empty without values.
 
   Args:
     figure: Figure of kind "points".
-    rows: Rows of a sweep.json.
+    rows: Candidates to show.
   """
   name = figure.quantity
   known = [value for row in rows for value in _numbers(row, name)]
@@ -91,15 +92,15 @@ def points(figure: Figure, rows: Sequence[Record]) -> str:
 
   lines = []
   for row in rows:
-    mean, interval, printed = row["measured"].get(name), row["interval_95"].get(name), row["reported"].get(name)
+    mean, interval, reported = row.measured.get(name), row.interval_95.get(name), row.reported.get(name)
     marks = ""
     if interval:
       long = 100 * (interval[1] - interval[0]) / (high - low)
       marks += f'<i class="span" style="{at(interval[0])}; --long: {long:.2f}%"></i>'
-    marks += f'<i class="print" style="{at(printed)}"></i>' if printed is not None else ""
+    marks += f'<i class="print" style="{at(reported)}"></i>' if reported is not None else ""
     marks += f'<i class="dot" style="{at(mean)}"></i>' if mean is not None else ""
     lines.append(
-      f'<div><span>{escape(row["name"])}</span><span class="track">{marks}</span>'
+      f'<div><span>{escape(row.name)}</span><span class="track">{marks}</span>'
       f'<span class="value">{said(percent(mean))}</span></div>'
     )
   axis = "".join(f'<span style="{at(tick)}">{100 * tick:g} %</span>' for tick in ticks)
@@ -111,45 +112,51 @@ def points(figure: Figure, rows: Sequence[Record]) -> str:
   )
 
 
-def lines(figure: Figure, rows: Sequence[Record], swept: str) -> str:
-  """Returns a chart of a share in [0, 1] over the members' values, one line for each series; empty without values.
+def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> str:
+  """Returns a chart of a share in [0, 1] over the candidates' values, one line for each series; empty without values.
 
   The paper's figures of a series are a dashed line of the same colour.
 
   Args:
     figure: Figure of kind "lines".
-    rows: Rows of a sweep.json.
+    rows: Candidates to show.
     swept: Name of the swept quantity, the label of the horizontal axis.
   """
-  series: dict[str, list[Record]] = {}
-  for row in sorted(rows, key=lambda row: row["value"]):
-    series.setdefault(row["series"], []).append(row)
-  at = sorted({float(row["value"]) for row in rows})
-  apart = 0.006 * (at[-1] - at[0])  # horizontal offset, so that whiskers at the same value do not overlap
+  series: dict[str, list[tuple[float, CandidateResult]]] = {}  # name -> (value, candidate)
+  for row in sorted(rows, key=_value_of):
+    series.setdefault(row.series, []).append((_value_of(row), row))
+  at = sorted({_value_of(row) for row in rows})
+  offset = 0.006 * (at[-1] - at[0])  # horizontal, so that whiskers at the same value do not overlap
   drawn = []
   for position, (name, of) in enumerate(series.items()):
-    colour, aside = _colour(position % (OTHER_COLOURS + 1)), apart * (2 * position - len(series) + 1)
-    measured = [(row["value"] + aside, row["measured"].get(figure.quantity)) for row in of]
-    printed = [(row["value"], row["reported"].get(figure.quantity)) for row in of]
-    drawn.append(replace(_through(name, colour, measured), whiskers=_whiskers(of, figure.quantity, aside)))
-    drawn.append(replace(_through(f"{name}, paper", colour, printed), dashed=True))
+    colour, shift = _colour(position % (OTHER_COLOURS + 1)), offset * (2 * position - len(series) + 1)
+    measured = [(value + shift, row.measured.get(figure.quantity)) for value, row in of]
+    reported = [(value, row.reported.get(figure.quantity)) for value, row in of]
+    intervals = [(value + shift, row.interval_95.get(figure.quantity)) for value, row in of]
+    whiskers = [(x, *interval) for x, interval in intervals if interval]
+    drawn.append(replace(_through(name, colour, measured), whiskers=whiskers))
+    drawn.append(replace(_through(f"{name}, paper", colour, reported), dashed=True))
   drawn = [line for line in drawn if line.drawable]
   if not drawn:
     return ""
-  whiskers = ["Whiskers: 95 % interval."] if any(line.whiskers for line in drawn) else []
-  note = " ".join([*([figure.note] if figure.note else []), *whiskers])
+  note = " ".join([*filter(None, [figure.note]), *["Whiskers: 95 % interval."] * any(line.whiskers for line in drawn)])
   chart = Chart(_title(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
   return chart_figure(chart, phases=())
 
 
-def scatter(figure: Figure, rows: Sequence[Record]) -> str:
-  """Returns a scatter plot of a share in [0, 1] over a cost, with one named point for each member that has both.
+def _value_of(row: CandidateResult) -> float:
+  assert isinstance(row.value, int | float)  # checked by `Sweep` for figures of lines
+  return float(row.value)
+
+
+def scatter(figure: Figure, rows: Sequence[CandidateResult]) -> str:
+  """Returns a scatter plot of a share in [0, 1] over a cost, with one named point for each candidate that has both.
 
   Args:
     figure: Figure of kind "scatter".
-    rows: Rows of a sweep.json.
+    rows: Candidates to show.
   """
-  points = points_of(figure.quantity, figure.over, rows)
+  points = points_of(figure, rows)
   if not points:
     return ""
   note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
@@ -157,9 +164,9 @@ def scatter(figure: Figure, rows: Sequence[Record]) -> str:
   return f'<figure class="chart"><figcaption>{escape(_title(figure))}{note}</figcaption>{drawn}</figure>'
 
 
-def points_of(quantity: str, over: str, rows: Sequence[Record]) -> list[Point]:
-  """Returns the members of a sweep.json as points (name, cost, share); members that lack one of them are left out."""
-  known = [(row["name"], row["measured"].get(over), row["measured"].get(quantity)) for row in rows]
+def points_of(figure: Figure, rows: Sequence[CandidateResult]) -> list[Point]:
+  """Returns the candidates as points (name, cost, share); candidates that lack one of them are left out."""
+  known = [(row.name, row.measured.get(figure.over), row.measured.get(figure.quantity)) for row in rows]
   return [Point(name, float(x), float(y)) for name, x, y in known if x is not None and y is not None]
 
 
@@ -169,21 +176,16 @@ def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]
   return Line(name, colour, [(np.array(x, float), np.array(y, float))])
 
 
-def _whiskers(rows: Sequence[Record], name: str, aside: float) -> list[tuple[float, float, float]]:
-  found = [(row["value"] + aside, row["interval_95"].get(name)) for row in rows]
-  return [(x, interval[0], interval[1]) for x, interval in found if interval]
-
-
-def _numbers(row: Record, name: str) -> list[float]:
+def _numbers(row: CandidateResult, name: str) -> list[float]:
   """Returns all values of a row that the axis has to include: measured, reported, and the ends of the interval."""
-  found = [row["measured"].get(name), row["reported"].get(name), *(row["interval_95"].get(name) or [])]
+  found = [row.measured.get(name), row.reported.get(name), *row.interval_95.get(name, ())]
   return [value for value in found if value is not None]
 
 
-def _legend(rows: Sequence[Record], name: str) -> str:
-  means = any(len(row["seeds"]) > 1 for row in rows)
+def _legend(rows: Sequence[CandidateResult], name: str) -> str:
+  means = any(len(row.seeds) > 1 for row in rows)
   entries = [("dot", "mean of the seeds" if means else "measured")]
-  entries += [("span", "95 % interval")] * any(row["interval_95"].get(name) for row in rows)
-  entries += [("print", "paper")] * any(name in row["reported"] for row in rows)
+  entries += [("span", "95 % interval")] * any(row.interval_95.get(name) for row in rows)
+  entries += [("print", "paper")] * any(name in row.reported for row in rows)
   items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in entries)
   return f'<ul class="legend">{items}</ul>'

@@ -1,30 +1,34 @@
-"""Gathers the results of a sweep's runs: one row for each member, with statistics over its seeds or folds."""
+"""Gathers the results of a sweep's runs: one row for each candidate, with statistics over its seeds or folds."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TypeVar
 
-from fer_jax.apps.formatting import accuracy_estimate, trainings_of
-from fer_jax.apps.sweeps.executors import Outcome
-from fer_jax.apps.sweeps.plan import Plan, Run, measured_overrides
-from fer_jax.config.sweep import Member
-from fer_jax.runtime.errors import UserError
-from fer_jax.training.intervals import student_interval, wilson_interval
-from fer_jax.training.run_files import Metrics, Record, mapping, read_json, read_metrics, replica_folders
-
-QUANTITIES = (
-  "test accuracy",
-  "validation accuracy",
-  "training accuracy",
-  "steps to converge",
-  "parameters",
-  "seconds a step",
-  "seconds an epoch",
+from fer_jax.apps.benchmarks.benchmark_result import parse_benchmark
+from fer_jax.apps.formatting import accuracy_estimate, runs_text
+from fer_jax.apps.sweeps.outputs import MEASURES, RunOutput, known_accuracy, mean
+from fer_jax.apps.sweeps.plan import SweepPlan, measured_overrides
+from fer_jax.apps.sweeps.sweep_result import (
+  CandidateResult,
+  ClassRecall,
+  FoldChoices,
+  Gap,
+  Interval,
+  SeedResult,
+  SweepResult,
 )
+from fer_jax.config.sweep import POINTS, Candidate
+from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import read_json
+from fer_jax.training.intervals import student_interval, wilson_interval
+from fer_jax.training.run_result import ReplicaResult, RunResult
+
+T = TypeVar("T")
+Timings = Mapping[str, Mapping[str, float]]  # row of a benchmark -> quantity -> value
 # Quantities that a benchmark can measure, with their keys in the rows of its JSON file.
 TIMED = {
   "seconds a step": "seconds_a_step",
@@ -32,346 +36,250 @@ TIMED = {
   "multiply-adds": "multiply_adds",
   "milliseconds for an image": "latency_ms",
 }
-CONVERGED = 0.99  # share of the best validation accuracy at which a run counts as converged
-LAST_BATCHES = 10  # number of logged batches over which training accuracy is averaged
 
 
-@dataclass(frozen=True)
-class Training:
-  """A planned run and its output.
-
-  Attributes:
-    run: Run of the plan.
-    logs: Records of metrics.jsonl; one log for each replica if the run has several.
-    result: Content of result.json; None until the run has finished.
-    error: Error message of a failed run; empty otherwise.
-  """
-
-  run: Run
-  logs: tuple[Metrics, ...] = ()
-  result: Record | None = None
-  error: str = ""
-
-  @property
-  def status(self) -> str:
-    """State of the run: "finished", "failed", "unfinished" or "not yet run"."""
-    if self.error:
-      return "failed"
-    if self.result is not None:
-      return "finished"
-    return "unfinished" if self.run.begun else "not yet run"
-
-
-def read_trainings(plan: Plan, outcomes: Mapping[Path, Outcome]) -> list[Training]:
-  """Reads the output of a sweep's runs as far as it exists.
+def gather(plan: SweepPlan, outputs: Sequence[RunOutput]) -> SweepResult:
+  """Returns the result of a sweep, the content of its sweep.json.
 
   Args:
     plan: Plan of the sweep.
-    outcomes: Outcomes of the runs that have just ended, by workdir.
-  """
-  return [_read(run, outcomes.get(run.workdir, Outcome(0))) for run in plan.runs]
-
-
-def _read(run: Run, outcome: Outcome) -> Training:
-  log, result = run.workdir / "metrics.jsonl", run.workdir / "result.json"
-  try:
-    # A run with replicas logs their metrics in their folders; its own log has only events.
-    folders = replica_folders(run.workdir) or [run.workdir] * log.is_file()
-    logs = tuple(read_metrics(folder / "metrics.jsonl") for folder in folders)
-    return Training(run, logs, read_json(result) if result.is_file() else None, outcome.error)
-  except UserError as error:
-    return Training(run, error=str(error))
-
-
-def gather(plan: Plan, trainings: Sequence[Training]) -> Record:
-  """Returns the summary of a sweep, the content of its sweep.json.
-
-  Args:
-    plan: Plan of the sweep.
-    trainings: Runs of the plan with their output.
+    outputs: Runs of the plan with their output.
 
   Raises:
     UserError: The file of timings exists and is damaged.
   """
   sweep = plan.sweep
-  timings, timed_on = _timings(Path(sweep.timings), {member.config for member in sweep.members})
-  rows = [_row(member, [t for t in trainings if t.run.member == member.name], timings) for member in sweep.members]
-  for reference in [row for row in rows if row["name"] == sweep.reference]:
-    for row in rows:
-      row["gap"] = None if row is reference else _gap(row, reference)
-  # Members can share a run; it is counted once.
-  finished = [t.result for t in {t.run.workdir: t for t in trainings}.values() if t.result is not None]
-  states = {row["status"] for row in rows}
-  chosen = _chosen(rows, sweep.choose) if sweep.choose else None
-  return {
-    "sweep": plan.source,
-    "title": sweep.title,
-    "citation": sweep.citation,
-    "claim": sweep.claim,
-    "swept": sweep.swept,
-    "reference": sweep.reference,
-    "choose": sweep.choose,
-    "chosen": chosen,
-    "chosen_by_fold": _chosen_by_fold(trainings) if chosen else None,
-    "overrides": measured_overrides(plan.overrides),
-    "status": _together(states),
-    "timings": sweep.timings,
-    "shown": list(sweep.shown),
-    "timed_on": timed_on,
-    "timed": sorted({name for of in timings.values() for name in of}),
-    "datasets": _distinct(result.get("dataset") for result in finished),
-    "devices": _distinct(result.get("device") for result in finished),
-    "versions": _versions(finished),
-    "commits": _distinct(result.get("commit") for result in finished),
-    "seeds": _distinct(seed for member in sweep.members for seed in member.seeds),
-    "seconds": sum(result.get("seconds") or 0.0 for result in finished),
-    "figures": [asdict(figure) for figure in sweep.figures],
-    "rows": rows,
-  }
+  timings, timed_on = _read_timings(Path(sweep.timings), {candidate.config for candidate in sweep.candidates})
+  rows = [_row(each, [o for o in outputs if o.run.candidate == each.name], timings) for each in sweep.candidates]
+  for reference in [row for row in rows if row.name == sweep.reference]:
+    rows = [row if row is reference else replace(row, gap=_gap(row, reference)) for row in rows]
+  # Candidates can share a run; it is counted once.
+  finished = [o.result for o in {o.run.workdir: o for o in outputs}.values() if o.result is not None]
+  chosen = _choose(rows, sweep.choose) if sweep.choose else None
+  return SweepResult(
+    sweep=plan.source,
+    title=sweep.title,
+    citation=sweep.citation,
+    claim=sweep.claim,
+    swept=sweep.swept,
+    reference=sweep.reference,
+    choose=sweep.choose,
+    chosen=chosen,
+    chosen_by_fold=_choose_by_fold(outputs) if chosen else None,
+    overrides=measured_overrides(plan.overrides),
+    status=_combined({row.status for row in rows}),
+    timings=sweep.timings,
+    shown=sweep.shown,
+    timed_on=timed_on,
+    timed=tuple(sorted({name for of in timings.values() for name in of})),
+    datasets=_distinct(result.dataset for result in finished),
+    devices=_distinct(result.device for result in finished),
+    versions=_versions(finished),
+    commits=_distinct(result.commit for result in finished),
+    seeds=_distinct(seed for candidate in sweep.candidates for seed in candidate.seeds),
+    seconds=sum(result.seconds for result in finished),
+    figures=sweep.figures,
+    rows=tuple(rows),
+  )
 
 
-def _row(member: Member, trainings: Sequence[Training], timings: Mapping[str, Mapping[str, float]]) -> Record:
-  finished = [t for t in trainings if t.result is not None]
-  measured = [_quantities(t) for t in finished]
-  means = {name: _mean(m[name] for m in measured) for name in QUANTITIES}
+def _row(candidate: Candidate, outputs: Sequence[RunOutput], timings: Timings) -> CandidateResult:
+  finished = [(output.result, output.logs) for output in outputs if output.result is not None]
+  results = [result for result, _ in finished]
+  values = {name: [measure(result, logs) for result, logs in finished] for name, measure in MEASURES.items()}
   # Timings of the benchmark replace those of the runs.
-  for name in {name for of in timings.values() for name in of}:
-    means[name] = timings.get(member.timing, {}).get(name)
-  states = {t.status for t in trainings}
-  return {
-    "name": member.name,
-    "value": member.value,
-    "series": member.series,
-    "config": member.config,
-    "overrides": measured_overrides(member.overrides),
-    "begins_with": member.begins_with,
-    "seeds": list(member.seeds),
-    "status": states.pop() if len(states) == 1 else _together(states),
-    "error": _errors(trainings),
-    "measured": means,
-    "reported": dict(member.reported),
-    **_spread(finished, measured),
-    "classes": _classes(member, finished),
-    "steps": _mean(t.result["steps"] for t in finished if t.result),
-    "seconds": sum(t.result.get("seconds") or 0.0 for t in finished if t.result),
-    "runs": [_run(t) for t in trainings],
-  }
+  timed = {name: timings.get(candidate.timing, {}).get(name) for of in timings.values() for name in of}
+  std, intervals, meaning = _spread(results, values)
+  statuses = {output.status for output in outputs}
+  return CandidateResult(
+    name=candidate.name,
+    value=candidate.value,
+    series=candidate.series,
+    config=candidate.config,
+    overrides=measured_overrides(candidate.overrides),
+    init_from=candidate.init_from,
+    seeds=candidate.seeds,
+    reported=candidate.reported,
+    status=statuses.pop() if len(statuses) == 1 else _combined(statuses),
+    error=_errors(outputs),
+    measured={name: mean(of) for name, of in values.items()} | timed,
+    std=std,
+    interval_95=intervals,
+    interval=meaning,
+    classes=_classes(candidate, results),
+    steps=mean([result.steps for result in results]),
+    seconds=sum(result.seconds for result in results),
+    runs=tuple(map(_seed_result, outputs)),
+  )
 
 
-def _chosen(rows: Sequence[Record], quantity: str) -> str | None:
-  """Returns the name of the member with the highest mean of `quantity`; None until all members have finished.
+def _seed_result(output: RunOutput) -> SeedResult:
+  run, result = output.run, output.result
+  unfinished = SeedResult(seed=run.seed, run=run.workdir.name, status=output.status, error=output.error)
+  if result is None:
+    return unfinished
+  return replace(
+    unfinished,
+    accuracy=result.accuracy,
+    validation_accuracy=known_accuracy(result.validation.accuracy),
+    steps=result.steps,
+    seconds=result.seconds,
+    stopped=result.stopped,
+    device=result.device,
+    commit=result.commit,
+    replicas=runs_text(len(result.runs), result) if result.several else None,
+  )
 
-  Ties go to the smaller standard deviation, then to the first member.
+
+def _choose(rows: Sequence[CandidateResult], quantity: str) -> str | None:
+  """Returns the name of the candidate with the highest mean of `quantity`; None until all candidates have finished.
+
+  Ties go to the smaller standard deviation, then to the first candidate.
   """
-  if any(row["status"] != "finished" or row["measured"][quantity] is None for row in rows):
-    return None
-
-  def merit(row: Record) -> tuple[float, float]:
+  merits = {}
+  for row in rows:
+    value = row.measured[quantity]
+    if row.status != "finished" or value is None:
+      return None
     # Rounded, because equal accuracies summed in a different order differ in the last bits.
-    return round(row["measured"][quantity], 9), -round(row["std"].get(quantity, math.inf), 9)
+    merits[row.name] = round(value, 9), -round(row.std.get(quantity, math.inf), 9)
+  return max(merits, key=merits.__getitem__)
 
-  return str(max(rows, key=merit)["name"])
 
-
-def _chosen_by_fold(trainings: Sequence[Training]) -> Record | None:
-  """Returns the test accuracy when each fold chooses its own member; None if the runs have no folds.
+def _choose_by_fold(outputs: Sequence[RunOutput]) -> FoldChoices | None:
+  """Returns the test accuracy when each fold chooses its own candidate; None if the runs have no folds.
 
   The validation images of one fold are test images of others, so a choice by the mean over all folds has used every
-  test image. Within a fold, validation and test images are disjoint.
-
-  Returns:
-    Mean test accuracy of the chosen replicas, its 95 % interval, and how often each member was chosen; None also while
-    a member lacks a fold.
+  test image. Within a fold, validation and test images are disjoint. None also while a candidate lacks a fold.
   """
-  candidates: dict[tuple[int, str], list[tuple[str, Record]]] = {}  # by (seed, fold): (member, entry of the fold)
-  for training in trainings:
-    result = mapping(training.result)
-    for fold in (result.get("runs") or []) if result.get("folds") else []:
-      candidates.setdefault((training.run.seed, fold["name"]), []).append((training.run.member, fold))
-  everyone = list(dict.fromkeys(training.run.member for training in trainings))
-  if not candidates or any([name for name, _ in of] != everyone for of in candidates.values()):
+  by_fold: dict[tuple[int, str | None], dict[str, ReplicaResult]] = {}  # (seed, fold) -> candidate -> its result
+  for output in outputs:
+    for fold in output.result.runs if output.result is not None and output.result.folds is not None else ():
+      by_fold.setdefault((output.run.seed, fold.name), {})[output.run.candidate] = fold
+  candidates = {output.run.candidate for output in outputs}
+  if not by_fold or any(of.keys() != candidates for of in by_fold.values()):
     return None
-  picks = [max(of, key=lambda one: one[1]["validation_accuracy"]) for of in candidates.values()]
-  accuracies = [fold["accuracy"] for _, fold in picks]
-  return {
-    "test accuracy": _mean(accuracies),
-    "interval_95": list(student_interval(accuracies)) if len(accuracies) > 1 else None,
-    "picks": dict(Counter(name for name, _ in picks)),
-  }
+  picks = [max(of, key=lambda name: of[name].validation_accuracy or 0.0) for of in by_fold.values()]
+  accuracies = [of[name].accuracy for of, name in zip(by_fold.values(), picks, strict=True)]
+  return FoldChoices(fmean(accuracies), _interval(accuracies), Counter(picks))
 
 
-def _together(states: Set[str]) -> str:
-  """Returns the combined state of runs that have these states."""
-  return "failed" if "failed" in states else "finished" if states == {"finished"} else "unfinished"
+def _combined(statuses: Set[str]) -> str:
+  """Returns the combined status of runs that have these."""
+  return "failed" if "failed" in statuses else "finished" if statuses == {"finished"} else "unfinished"
 
 
-def _errors(trainings: Sequence[Training]) -> str:
+def _errors(outputs: Sequence[RunOutput]) -> str:
   """Returns the distinct errors of the runs, each with the seeds that it occurred with."""
   seeds: dict[str, list[str]] = {}
-  for training in trainings:
-    if training.error:
-      seeds.setdefault(training.error, []).append(str(training.run.seed))
+  for output in outputs:
+    if output.error:
+      seeds.setdefault(output.error, []).append(str(output.run.seed))
   return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {error}" for error, of in seeds.items())
 
 
-def _quantities(training: Training) -> dict[str, float | None]:
-  """Returns the QUANTITIES of a run; None for those not measured. Logged quantities are means over its replicas."""
-  result = mapping(training.result)
-  return {
-    "test accuracy": result.get("accuracy"),
-    "validation accuracy": mapping(result.get("validation")).get("accuracy"),
-    "training accuracy": _mean(map(_training_accuracy, training.logs)),
-    "steps to converge": _mean(map(_steps_to_converge, training.logs)),
-    "parameters": result.get("parameters"),
-    "seconds a step": mapping(result.get("measured")).get("seconds a step"),
-    "seconds an epoch": mapping(result.get("measured")).get("seconds an epoch"),
-  }
-
-
-def _training_accuracy(log: Metrics) -> float | None:
-  """Returns the mean training accuracy of the last LAST_BATCHES logged batches; None if none was logged."""
-  return _mean([record["accuracy"] for record in log.train if "accuracy" in record][-LAST_BATCHES:])
-
-
-def _steps_to_converge(log: Metrics) -> int | None:
-  """Returns the first step whose validation accuracy is at least CONVERGED times the best one of the run."""
-  validation = log.evaluations.get("validation", [])
-  best = max((record["accuracy"] for record in validation), default=math.inf)
-  return next((record["step"] for record in validation if record["accuracy"] >= CONVERGED * best), None)
-
-
-def _spread(finished: Sequence[Training], measured: Sequence[Mapping[str, float | None]]) -> Record:
-  """Returns standard deviations and 95 % intervals, over seeds, folds or test images.
+def _spread(
+  results: Sequence[RunResult], values: Mapping[str, Sequence[float | None]]
+) -> tuple[dict[str, float], dict[str, Interval], str]:
+  """Returns standard deviations and 95 % intervals by quantity, over seeds, folds or test images, and what they are.
 
   Several runs: over seeds. One run with several replicas: over its folds or seeds. One run with a single replica: the
   Wilson interval over its test images, without a standard deviation.
+
+  Args:
+    results: Results of the finished runs.
+    values: Values of each run, by quantity.
   """
-  spread: Record = {"std": {}, "interval_95": {}, "interval": ""}
-  if not finished:
-    return spread
-  result = mapping(finished[0].result)
-  runs = result.get("runs") or []
-  if len(finished) > 1:
-    over = f"{len(finished)} seeds"
-    values = {name: [m[name] for m in measured] for name in ("test accuracy", "validation accuracy")}
-  elif len(runs) > 1:
-    over = trainings_of(len(runs), result)
+  if not results:
+    return {}, {}, ""
+  result = results[0]
+  if len(results) > 1:
+    over = f"{len(results)} seeds"
+  elif result.several:
+    over = runs_text(len(result.runs), result)
     values = {
-      "test accuracy": [run["accuracy"] for run in runs],
-      "validation accuracy": [run.get("validation_accuracy") for run in runs],
+      "test accuracy": [run.accuracy for run in result.runs],
+      "validation accuracy": [known_accuracy(run.validation_accuracy) for run in result.runs],
     }
   else:
     estimate = accuracy_estimate(result)
-    if estimate is not None and estimate.interval is not None:
-      spread |= {"interval_95": {"test accuracy": list(estimate.interval)}, "interval": estimate.meaning}
-    return spread
-  spread["interval"] = f"Student t, over {over}"
-  for name, of in values.items():
-    known = [value for value in of if value is not None]
-    if len(known) == len(of):  # no statistics over a part of the runs
-      spread["std"][name] = stdev(known)
-      spread["interval_95"][name] = list(student_interval(known))
-  return spread
+    return {}, {} if estimate.interval is None else {"test accuracy": estimate.interval}, estimate.meaning
+  # No statistics over a part of the runs.
+  known = {name: [v for v in values[name] if v is not None] for name in POINTS if None not in values[name]}
+  deviations = {name: stdev(of) for name, of in known.items()}
+  return deviations, {name: student_interval(of) for name, of in known.items()}, f"Student t, over {over}"
 
 
-def _classes(member: Member, finished: Sequence[Training]) -> list[Record]:
-  """Returns the recall of each class, pooled over all runs, with its Wilson interval and the paper's figure.
-
-  There is no interval if several seeds are tested on the same images, because these are not independent.
-  """
-  results = [mapping(training.result) for training in finished]
+def _classes(candidate: Candidate, results: Sequence[RunResult]) -> tuple[ClassRecall, ...]:
+  """Returns the recall of each class, pooled over all runs, with its Wilson interval and the paper's figure."""
   right, images = Counter[str](), Counter[str]()
   for result in results:
-    for position, name in enumerate(result["class_names"]):
-      row = result["confusion_matrix"][position]
+    for position, (name, row) in enumerate(zip(result.class_names, result.confusion_matrix, strict=True)):
       right[name] += row[position]
       images[name] += sum(row)
   # Each image is tested once: a single replica, or the folds of a single run.
-  once = len(results) == 1 and (results[0].get("folds") or len(results[0].get("runs") or []) < 2)
-  return [
-    {
-      "class": name,
-      "recall": right[name] / images[name] if images[name] else None,
-      "interval_95": list(wilson_interval(right[name], images[name])) if once and images[name] else None,
-      "images": images[name],
-      "printed": member.by_class.get(name),
-    }
-    for name in images or member.by_class
-  ]
+  once = len(results) == 1 and (results[0].folds is not None or not results[0].several)
+  return tuple(
+    ClassRecall(
+      name=name,
+      recall=right[name] / images[name] if images[name] else None,
+      interval_95=wilson_interval(right[name], images[name]) if once and images[name] else None,
+      images=images[name],
+      reported=candidate.by_class.get(name),
+    )
+    for name in images or candidate.by_class
+  )
 
 
-def _gap(row: Record, reference: Record) -> Record:
-  """Returns the reference's test accuracy minus the member's, over the seeds that both have finished.
+def _gap(row: CandidateResult, reference: CandidateResult) -> Gap:
+  """Returns the reference's test accuracy minus the candidate's, over the seeds that both have finished.
 
   The difference is computed for each seed, because runs with the same seed share the initial parameters and the order
   of the data. Its interval is that of paired observations.
   """
-  finished = [[run for run in member["runs"] if run["accuracy"] is not None] for member in (row, reference)]
-  own, other = ({run["seed"]: run["accuracy"] for run in runs} for runs in finished)
-  differences = [other[seed] - own[seed] for seed in own if seed in other]
-  return {
-    "mean": _mean(differences),
-    "interval_95": list(student_interval(differences, within=(-1.0, 1.0))) if len(differences) > 1 else None,
-    "seeds": len(differences),
-  }
+  own, other = ({run.seed: run.accuracy for run in each.runs if run.accuracy is not None} for each in (row, reference))
+  differences = [other[seed] - accuracy for seed, accuracy in own.items() if seed in other]
+  return Gap(mean(differences), _interval(differences, (-1.0, 1.0)), len(differences))
 
 
-def _run(training: Training) -> Record:
-  result = mapping(training.result)
-  runs = result.get("runs") or []
-  return {
-    "seed": training.run.seed,
-    "run": training.run.workdir.name,
-    "status": training.status,
-    "error": training.error,
-    **{key: result.get(key) for key in ("accuracy", "steps", "seconds", "stopped", "device", "commit")},
-    "validation_accuracy": mapping(result.get("validation")).get("accuracy"),
-    "trainings": trainings_of(len(runs), result) if len(runs) > 1 else None,
-  }
-
-
-def _timings(path: Path, configs: Set[str]) -> tuple[dict[str, dict[str, float]], str]:
+def _read_timings(path: Path, configs: Set[str]) -> tuple[Timings, str]:
   """Returns the timings of a benchmark by row, and its device.
 
   Args:
     path: JSON file of the benchmark; both results are empty if it does not exist.
-    configs: Configs of the sweep's members; both results are empty if the benchmark's config is not one of them.
+    configs: Configs of the sweep's candidates; both results are empty if the benchmark's config is not one of them.
 
   Raises:
     UserError: The file lacks a key.
   """
   if not path.is_file():
     return {}, ""
-  bench = read_json(path)
-  try:
-    if bench["config"] not in configs:
-      return {}, ""
-    timed = {row["name"]: {name: float(row[key]) for name, key in TIMED.items() if key in row} for row in bench["rows"]}
-    if not all(timed.values()):  # a row without any of the TIMED keys
-      raise KeyError
-    return timed, str(bench["device"])
-  except (KeyError, TypeError, ValueError):
+  benchmark = parse_benchmark(read_json(path), str(path))
+  if benchmark.config is not None and benchmark.config not in configs:
+    return {}, ""
+  timings = {
+    str(row.get("name")): {name: row[key] for name, key in TIMED.items() if key in row} for row in benchmark.rows
+  }
+  if benchmark.config is None or not all(timings.values()):
     raise UserError(
-      f"{path}: expected a benchmark's config, device and rows with name and {' or '.join(TIMED.values())}; "
-      "run the benchmark again"
-    ) from None
+      f"{path}: expected a config, and rows with name and {' or '.join(TIMED.values())}; run the benchmark again"
+    )
+  return timings, benchmark.device
 
 
-def _versions(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def _versions(results: Iterable[RunResult]) -> dict[str, str]:
   """Returns the version of each package; several, separated by commas, if the runs differ."""
   known: dict[str, list[str]] = {}
   for result in results:
-    for package, version in mapping(result.get("versions")).items():
-      known[package] = _distinct([*known.get(package, []), version])
-  return {package: ", ".join(versions) for package, versions in known.items()}
+    for package, version in result.versions.items():
+      known.setdefault(package, []).append(version)
+  return {package: ", ".join(_distinct(versions)) for package, versions in known.items()}
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
-  return list(dict.fromkeys(value for value in values if value is not None))
+def _distinct(values: Iterable[T]) -> tuple[T, ...]:
+  return tuple(dict.fromkeys(values))
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-  """Returns the mean of the values that are not None, as an int if it is whole and all values are ints."""
-  known = [value for value in values if value is not None]
-  mean = fmean(known) if known else None
-  return int(mean) if mean is not None and mean == int(mean) and all(isinstance(v, int) for v in known) else mean
+def _interval(values: Sequence[float], within: tuple[float, float] = (0.0, 1.0)) -> Interval | None:
+  """Returns the Student t interval of the mean; None for less than two values."""
+  return student_interval(values, within=within) if len(values) > 1 else None

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_jax.apps.sweeps.cluster import JobState, call, digest, error_of
 from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
-from fer_jax.apps.sweeps.plan import Run
-from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
+from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
 
 SCRIPT = "launch/k8s/train.sh"
 STORAGE = Path("/storage")  # mount path of the volume in the pods
 _MISSING = "install it and configure it for the cluster"
-_OURS = ("--name", "--dry-run", "--")
+_RESERVED = ("--name", "--dry-run", "--")  # flags that the sweep sets
 _NAME_LENGTH = 40  # a pod's host name has at most 63 characters, and JobSet appends the job's name and two numbers
 
 
@@ -29,7 +29,7 @@ class Kubernetes:
     UserError: A flag is one that the sweep sets itself, or the pods would not share a volume.
   """
 
-  chains = False
+  dependencies = False
 
   def __init__(self, flags: Sequence[str], workdir: Path):
     if STORAGE not in workdir.parents:
@@ -42,19 +42,19 @@ class Kubernetes:
         "--k8s: expected --claim=CLAIM among its flags, because without it each run would get its own volume; add it"
       )
     for flag in flags:
-      if flag.partition("=")[0] in _OURS:
+      if flag.partition("=")[0] in _RESERVED:
         raise UserError(f"--k8s: {flag}: a sweep sets the names and the arguments of its jobs; leave it out")
     self._flags = flags
     namespaces = [flag for flag in flags if flag.startswith("--namespace=")]
     self._kubectl = ["kubectl", *namespaces[-1:]]
-    self.place = " ".join(["k8s", *namespaces[-1:]])
+    self.name = " ".join(["k8s", *namespaces[-1:]])
 
-  def command(self, run: Run, after: str | None) -> list[str]:
+  def command(self, run: PlannedRun, after: str | None) -> list[str]:
     """Returns the command line of the script; `after` is unused: the launcher starts a run after its dependency."""
     del after
     return ["bash", SCRIPT, f"--name={job_name(run)}", *self._flags, "--", *run.arguments]
 
-  def submit(self, run: Run, after: str | None) -> str:
+  def submit(self, run: PlannedRun, after: str | None) -> str:
     """Creates the JobSet of a run, replacing one that has ended, and returns its name.
 
     Raises:
@@ -70,11 +70,11 @@ class Kubernetes:
     for command in (delete, self.command(run, after)):
       done = call(command, _MISSING)
       if done.returncode:
-        said = complaint(done).removeprefix("error: ")
-        raise NotReady(f"{run.title} cannot be submitted: {said} (fix the cause, or the flags in --k8s)")
+        error = error_of(done).removeprefix("error: ")
+        raise NotReady(f"{run.title} cannot be submitted: {error} (fix the cause, or the flags in --k8s)")
     return name
 
-  def on(self, run: Run) -> tuple[str, JobState] | None:
+  def active_job(self, run: PlannedRun) -> tuple[str, JobState] | None:
     """Returns the name and the state of a run's active JobSet, or None; raises NoResponse if kubectl fails."""
     name = job_name(run)
     state = self.states([name]).get(name)
@@ -90,11 +90,11 @@ class Kubernetes:
       found = json.loads(done.stdout or '{"items": []}')
       return {item["metadata"]["name"]: _state(item) for item in found.get("items", [found])}
     except (ValueError, KeyError, TypeError, AttributeError):
-      raise NoResponse(f"kubectl get jobset: {complaint(done).removeprefix('error: ')}") from None
+      raise NoResponse(f"kubectl get jobset: {error_of(done).removeprefix('error: ')}") from None
 
-  def last_words(self, job: str, run: Run, word: str) -> str:
+  def last_message(self, job: str, run: PlannedRun, state: str) -> str:
     """Returns the last error message in the logs of the JobSet's pods, or their last line; empty without logs."""
-    del run, word
+    del run, state
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
     try:
       done = call([*self._kubectl, "logs", selector, "--tail=100"], _MISSING)
@@ -107,7 +107,7 @@ class Kubernetes:
     return [*self._kubectl, "delete", "jobset", "--cascade=foreground", *jobs]
 
 
-def job_name(run: Run) -> str:
+def job_name(run: PlannedRun) -> str:
   """Returns a DNS label of at most 40 characters that is unique to the run's folder."""
   unique = f"-s{run.seed}-{digest(run)}"
   words = re.sub(r"[^a-z0-9]+", "-", run.workdir.name.lower()).lstrip("-0123456789")

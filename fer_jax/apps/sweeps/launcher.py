@@ -1,6 +1,5 @@
 """Runs the unfinished runs of a sweep with an executor, and gathers the results."""
 
-import json
 import signal
 import sys
 import time
@@ -11,33 +10,35 @@ from pathlib import Path
 
 from fer_jax.apps.formatting import duration
 from fer_jax.apps.sweeps.executors import Executor, NoResponse, NotReady, Outcome
-from fer_jax.apps.sweeps.gather import gather, read_trainings
+from fer_jax.apps.sweeps.gather import gather
+from fer_jax.apps.sweeps.outputs import read_outputs
 from fer_jax.apps.sweeps.page import sweep_page
-from fer_jax.apps.sweeps.plan import Plan, Run
-from fer_jax.runtime import locks
+from fer_jax.apps.sweeps.plan import PlannedRun, SweepPlan
+from fer_jax.apps.sweeps.sweep_result import SweepResult
+from fer_jax.runtime import locks, typed_json
 from fer_jax.runtime.errors import UserError
-from fer_jax.training.run_files import Record, write_text
+from fer_jax.runtime.files import write_text
 
 
 class Launcher:
   """Runs the unfinished runs of a plan.
 
   Args:
-    planned: Plan of the sweep.
+    plan: Plan of the sweep.
     executor: Executor of its runs.
     wait: Whether to block until all runs have ended. If false, only the runs that can be started now are started.
   """
 
-  def __init__(self, planned: Plan, executor: Executor, *, wait: bool = True):
-    self.plan = planned
+  def __init__(self, plan: SweepPlan, executor: Executor, *, wait: bool = True):
+    self._plan = plan
     self._executor = executor
     self._wait = wait
-    runs = planned.distinct
+    runs = plan.distinct
     self._number = {run.workdir: f"[{position}/{len(runs)}]" for position, run in enumerate(runs, start=1)}
     self._waiting = list(runs)
-    self._on: dict[Path, tuple[Run, float]] = {}  # active runs, by workdir, each with its start time
-    self._outcomes: dict[Path, Outcome] = {}  # of the failed runs, by workdir
-    self._held = ""  # why the next run cannot be started yet
+    self._active: dict[Path, tuple[PlannedRun, float]] = {}  # by workdir, each with its start time
+    self._failed: dict[Path, Outcome] = {}  # by workdir
+    self._postponed = ""  # why the next run cannot be started yet
     self._signum: int | None = None
 
   def run(self) -> int:
@@ -55,149 +56,156 @@ class Launcher:
     Raises:
       UserError: Another process is running this sweep, or the executor cannot start any run. Active jobs continue.
     """
-    with locks.acquire(self.plan.folder / "lock"), self._signals():
+    with locks.acquire(self._plan.folder / "lock"), self._signals():
       try:
-        self._find()
+        self._adopt()
         self._start()
-        if self._executor.several:
+        if self._executor.concurrent:
           self._gather()
-        while self._wait and (self._on or self._held) and self._signum is None:
+        while self._wait and (self._active or self._postponed) and self._signum is None:
           ended = self._executor.wait()
           for workdir, outcome in ended.items():
-            self._end(*self._on.pop(workdir), outcome)
+            self._end(*self._active.pop(workdir), outcome)
           # Gathering here keeps the page up to date while other runs train. The end is gathered below.
-          if ended and (self._executor.several or self._waiting):
+          if ended and (self._executor.concurrent or self._waiting):
             self._gather()
           self._start()
       except UserError as error:
         self._gather()
-        left = "; ".join(filter(None, (str(error), self._executor.left())))
-        raise type(error)(f"{left}; run the same command to go on") from None
-      content = self._gather()
-    return self._conclude(content)
+        message = "; ".join(filter(None, (str(error), self._executor.remaining())))
+        raise type(error)(f"{message}; run the same command to continue") from None
+      result = self._gather()
+    return self._conclude(result)
 
   def keep(self, path: Path) -> None:
     """Copies the gathered results to another file."""
-    write_text(path, (self.plan.folder / "sweep.json").read_text(encoding="utf-8"))
+    write_text(path, (self._plan.folder / "sweep.json").read_text(encoding="utf-8"))
 
-  def _find(self) -> None:
+  def _adopt(self) -> None:
     """Adopts the runs that are already active, before any run is started: later runs can depend on them."""
     for run in list(self._waiting):
-      if self._signum is None and not run.finished and (said := self._executor.find(run)):
-        self._on[run.workdir] = run, time.monotonic()
+      if self._signum is None and not run.finished and (state := self._executor.adopt(run)):
+        self._active[run.workdir] = run, time.monotonic()
         self._waiting.remove(run)
-        self._say(run, said)
+        self._print(run, state)
 
   def _start(self) -> None:
     """Starts the runs that can be started, and reports those that are finished or depend on a failed run."""
-    held, self._held = self._held, ""
+    before, self._postponed = self._postponed, ""
     for run in list(self._waiting):
-      if self._signum is not None or (self._on and not self._executor.several):
+      if self._signum is not None or (self._active and not self._executor.concurrent):
         return
-      # A run is ready if it depends on no other, if that one has finished, or if the executor orders the two itself.
       if run.finished:
-        self._say(run, "finished before")
-      elif run.after in self._outcomes:
+        self._print(run, "finished before")
+      elif run.init_from in self._failed:
         self._fail(run, Outcome(1), "")
-      elif run.after is None or (run.after / "result.json").is_file() or self._chained(run.after):
+      elif self._ready(run):
         try:
-          self._begin(run)
+          self._start_run(run)
         except NotReady as error:
-          self._hold(error, held)
+          self._postpone(error, before)
           return
       else:
         continue  # stays in self._waiting until the run that it depends on has ended
       self._waiting.remove(run)
 
-  def _chained(self, source: Path) -> bool:
-    return self._executor.chains and source in self._on
+  def _ready(self, run: PlannedRun) -> bool:
+    """Returns whether a run depends on no other, that one has finished, or the executor itself orders the two."""
+    source = run.init_from
+    if source is None or (source / "result.json").is_file():
+      return True
+    return self._executor.dependencies and source in self._active
 
-  def _begin(self, run: Run) -> None:
-    if not self._executor.several:  # the only active run: announce it with an estimate of the time left
-      print(f"{self._number[run.workdir]} {run.title}{', goes on' * run.begun}{self._left()}", flush=True)
+  def _start_run(self, run: PlannedRun) -> None:
+    if not self._executor.concurrent:  # the only active run: announce it with an estimate of the time left
+      print(f"{self._number[run.workdir]} {run.title}{', resumes' * run.started}{self._time_left()}", flush=True)
     start = time.monotonic()
-    said = self._executor.start(run)
-    self._on[run.workdir] = run, start
-    if said:
-      self._say(run, said)
+    message = self._executor.start(run)
+    self._active[run.workdir] = run, start
+    if message:
+      self._print(run, message)
 
-  def _hold(self, error: NotReady, before: str) -> None:
+  def _postpone(self, error: NotReady, before: str) -> None:
     """Postpones a run and all after it, with one warning for each reason; raises the error if retrying is pointless.
 
     Retrying makes sense while other runs are active, or if the cluster did not respond.
     """
-    if not (self._wait and (self._on or isinstance(error, NoResponse))):
+    if not (self._wait and (self._active or isinstance(error, NoResponse))):
       raise error
-    self._held = str(error)
-    if self._held != before:
-      print(f"warning: {self._held}; trying again", file=sys.stderr, flush=True)
+    self._postponed = str(error)
+    if self._postponed != before:
+      print(f"warning: {self._postponed}; trying again", file=sys.stderr, flush=True)
 
-  def _end(self, run: Run, start: float, outcome: Outcome) -> None:
+  def _end(self, run: PlannedRun, start: float, outcome: Outcome) -> None:
     # The duration of a job is unknown: it may have been queued, or have started before this sweep.
-    spent = "" if self._executor.several else duration(time.monotonic() - start)
+    spent = "" if self._executor.concurrent else duration(time.monotonic() - start)
     if outcome.status == 0 and not run.finished:
       outcome = Outcome(1, outcome.error or "ended without a result.json")
     if outcome.status == 0:
-      self._say(run, f"finished{f' in {spent}' * bool(spent)}")
+      self._print(run, f"finished{f' in {spent}' * bool(spent)}")
     elif self._signum is not None:  # stopped by a signal, which is not a failure, whatever the exit status
-      self._say(run, f"stopped{f' after {spent}' * bool(spent)}")
+      self._print(run, f"stopped{f' after {spent}' * bool(spent)}")
     else:
       self._fail(run, outcome, spent)
 
-  def _fail(self, run: Run, outcome: Outcome, spent: str) -> None:
+  def _fail(self, run: PlannedRun, outcome: Outcome, spent: str) -> None:
     error = outcome.error or f"exit status {outcome.status}"
-    if run.after in self._outcomes:
-      source = next(other for other in self.plan.runs if other.workdir == run.after)
+    if run.init_from in self._failed:
+      source = next(other for other in self._plan.runs if other.workdir == run.init_from)
       error = f"it depends on {source.title}, which failed"
-    self._outcomes[run.workdir] = Outcome(outcome.status, error)
-    self._say(run, f"failed{f' after {spent}' * bool(spent)}: {error}")
+    self._failed[run.workdir] = Outcome(outcome.status, error)
+    self._print(run, f"failed{f' after {spent}' * bool(spent)}: {error}")
 
-  def _say(self, run: Run, text: str) -> None:
+  def _print(self, run: PlannedRun, text: str) -> None:
     print(f"{self._number[run.workdir]} {run.title}: {text}", flush=True)
 
-  def _conclude(self, content: Record) -> int:
-    left = self._executor.left()
+  def _conclude(self, result: SweepResult) -> int:
+    """Prints what remains to be done, and returns the exit status."""
+    remaining = self._executor.remaining()
     if self._signum is not None:
-      waiting = f"; {left}; run the same command to keep waiting" if left else "; run the same command to go on"
-      print(f"{'waiting ' * bool(left)}stopped by {signal.Signals(self._signum).name}{waiting}")
+      stopped = f"stopped by {signal.Signals(self._signum).name}"
+      if remaining:
+        print(f"waiting {stopped}; {remaining}; run the same command to keep waiting")
+      else:
+        print(f"{stopped}; run the same command to continue")
       return 128 + self._signum
     if self._wait:
-      return int(content["status"] != "finished")
-    held = f"{len(self._waiting)} to be started when the runs that they depend on have ended" if self._waiting else ""
-    if left or held:
-      print(f"{'; '.join(filter(None, (left, held)))}; run the same command to gather")
-    return int(content["status"] == "failed")
+      return int(result.status != "finished")
+    later = f"{len(self._waiting)} to be started when the runs that they depend on have ended" * bool(self._waiting)
+    if remaining or later:
+      print(f"{'; '.join(filter(None, (remaining, later)))}; run the same command to gather")
+    return int(result.status == "failed")
 
-  def _gather(self) -> Record:
-    """Writes sweep.json and index.html from what exists so far; returns the content of sweep.json."""
-    trainings = read_trainings(self.plan, self._outcomes)
-    content = gather(self.plan, trainings)
-    write_text(self.plan.folder / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    write_text(self.plan.folder / "index.html", sweep_page(content, trainings))
-    return content
+  def _gather(self) -> SweepResult:
+    """Writes sweep.json and index.html from what exists so far."""
+    outputs = read_outputs(self._plan, self._failed)
+    result = gather(self._plan, outputs)
+    typed_json.write(self._plan.folder / "sweep.json", result)
+    write_text(self._plan.folder / "index.html", sweep_page(result, outputs))
+    return result
 
-  def _left(self) -> str:
+  def _time_left(self) -> str:
     """Returns an estimate of the remaining time; empty before the first run has finished.
 
-    A run is estimated by the mean time of its member's other seeds, or of all runs if no other seed has finished.
+    A run is estimated by the mean time of its candidate's other seeds, or of all runs if no other seed has finished.
     """
     known: dict[str, list[float]] = {}
-    for training in read_trainings(self.plan, {}):
-      if training.result is not None and training.result.get("seconds"):
-        known.setdefault(training.run.member, []).append(training.result["seconds"])
+    for output in read_outputs(self._plan, {}):
+      if output.result is not None:
+        known.setdefault(output.run.candidate, []).append(output.result.seconds)
     everything = [seconds for of in known.values() for seconds in of]
     if not everything:
       return ""
-    guesses = [known.get(run.member, everything) for run in self._waiting if not run.finished]
-    return f" (about {duration(sum(sum(of) / len(of) for of in guesses))} left)"
+    estimates = [known.get(run.candidate, everything) for run in self._waiting if not run.finished]
+    return f" (about {duration(sum(sum(of) / len(of) for of in estimates))} left)"
 
   @contextmanager
   def _signals(self) -> Iterator[None]:
     """Forwards signals to the executor within the context; SIGHUP is left ignored under nohup."""
-    passed_on = [signal.SIGINT, signal.SIGTERM]
+    forwarded = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-      passed_on.append(signal.SIGHUP)
-    before = {signum: signal.signal(signum, self._stop) for signum in passed_on}
+      forwarded.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, self._stop) for signum in forwarded}
     try:
       yield
     finally:

@@ -1,58 +1,57 @@
-"""The page of a sweep: figures, members compared with the paper, runs, and provenance."""
+"""The page of a sweep: figures, candidates compared with the paper, runs, and provenance."""
 
 import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from urllib.parse import quote
 
-from fer_jax.apps.formatting import NOT_MEASURED, count, duration, percent, percent_range, short_commit
+from fer_jax.apps.formatting import NOT_MEASURED, count, duration, percent, short_commit
 from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
 from fer_jax.apps.report_page.trainings import SHARED
 from fer_jax.apps.sweeps.figures import curves, lines, points, scatter
-from fer_jax.apps.sweeps.gather import CONVERGED, LAST_BATCHES, Training
-from fer_jax.apps.sweeps.table import class_table, member_table, quantities_of
-from fer_jax.config.sweep import Figure
-from fer_jax.training.run_files import Metrics, Record
+from fer_jax.apps.sweeps.outputs import CONVERGED, LAST_BATCHES, RunOutput
+from fer_jax.apps.sweeps.sweep_result import CandidateResult, SweepResult
+from fer_jax.apps.sweeps.table import candidate_table, class_table, quantities_of, with_interval
+from fer_jax.training.run_files import Metrics
 
 _BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus", "drawn_jaffe"}
 
 
-def sweep_page(content: Record, trainings: Sequence[Training]) -> str:
+def sweep_page(sweep: SweepResult, outputs: Sequence[RunOutput]) -> str:
   """Returns the self-contained HTML page of a sweep, with relative links to the reports of its runs.
 
   Args:
-    content: Content of sweep.json, next to which the page is written.
-    trainings: Runs that the content was gathered from.
+    sweep: Result of the sweep; the page is written next to its sweep.json.
+    outputs: Runs that the result was gathered from, with their output.
   """
   parts = [
-    _figures(content, trainings),
-    _members(content),
-    _classes(content),
-    _runs(content, trainings),
-    _provenance(content),
+    _figures(sweep, outputs),
+    _candidates(sweep),
+    _classes(sweep),
+    _runs(sweep, outputs),
+    _provenance(sweep),
   ]
-  return document(content["title"], _header(content), [part for part in parts if part is not None])
+  return document(sweep.title, _header(sweep), [part for part in parts if part is not None])
 
 
-def _header(content: Record) -> str:
-  rows = content["rows"]
-  runs = [run for row in rows for run in row["runs"]]
-  finished = sum(run["status"] == "finished" for run in runs)
+def _header(sweep: SweepResult) -> str:
+  runs = [run for row in sweep.rows for run in row.runs]
+  finished = sum(run.status == "finished" for run in runs)
   listed = facts(
     [
-      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(rows)} members"),
-      ("Seeds", ", ".join(map(str, content["seeds"])), "of each member"),
-      ("Steps", " \N{EN DASH} ".join(_ends(row["steps"] for row in rows)), "of each run"),
-      ("Time", duration(content["seconds"]) if finished else NOT_MEASURED, "all runs together"),
-      ("Dataset", ", ".join(content["datasets"]) or "not stated", ""),
-      ("Device", "; ".join(content["devices"]) or "not stated", ""),
+      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(sweep.rows)} candidates"),
+      ("Seeds", ", ".join(map(str, sweep.seeds)), "of each candidate"),
+      ("Steps", " \N{EN DASH} ".join(_ends(row.steps for row in sweep.rows)), "of each run"),
+      ("Time", duration(sweep.seconds) if finished else NOT_MEASURED, "all runs together"),
+      ("Dataset", ", ".join(sweep.datasets) or "not stated", ""),
+      ("Device", "; ".join(sweep.devices) or "not stated", ""),
     ]
   )
-  warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(content))
+  warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(sweep))
   return (
-    f'<header><div class="eyebrow">{escape(content["sweep"])}</div><h1>{escape(content["title"])}</h1>'
-    f'<div class="muted">{escape(content["citation"])}</div>{warned}'
-    f'<div class="headline"><div><h3>The paper\'s finding</h3><p>{escape(content["claim"])}</p></div>'
+    f'<header><div class="eyebrow">{escape(sweep.sweep)}</div><h1>{escape(sweep.title)}</h1>'
+    f'<div class="muted">{escape(sweep.citation)}</div>{warned}'
+    f'<div class="headline"><div><h3>The paper\'s finding</h3><p>{escape(sweep.claim)}</p></div>'
     f"{listed}</div></header>"
   )
 
@@ -63,51 +62,52 @@ def _ends(values: Iterable[float | None]) -> list[str]:
   return [count(value) for value in dict.fromkeys([known[0], known[-1]])] if known else [NOT_MEASURED]
 
 
-def notices(content: Record) -> list[str]:
+def notices(sweep: SweepResult) -> list[str]:
   """Returns warnings that limit what the page shows, as plain sentences."""
-  rows, found = content["rows"], []
-  for row in rows:
-    if row["status"] == "failed":
-      found.append(f"{row['name']} failed ({row['error']}); the page shows only its finished runs.")
-  waiting = [row["name"] for row in rows if row["status"] in ("unfinished", "not yet run")]
+  found = [
+    f"{row.name} failed ({row.error}); the page shows only its finished runs."
+    for row in sweep.rows
+    if row.status == "failed"
+  ]
+  waiting = [row.name for row in sweep.rows if row.status in ("unfinished", "not yet run")]
   if waiting:
     found.append(f"Not yet finished: {', '.join(waiting)}. Run the same command again to continue.")
-  if _BUILT_IN & set(content["datasets"]):
+  if _BUILT_IN & set(sweep.datasets):
     found.append("Built-in faces are for trials and tests: the results on this page do not apply to real faces.")
-  folded = any(run["trainings"] for row in rows for run in row["runs"])
-  if not folded and any(len(row["seeds"]) == 1 for row in rows):
+  folded = any(run.replicas for row in sweep.rows for run in row.runs)
+  if not folded and any(len(row.seeds) == 1 for row in sweep.rows):
     found.append(
       "With one seed, an interval is over the test images; it does not include the variation between training runs."
     )
-  for what in ("devices", "commits"):
-    if len(content[what]) > 1:
+  for what, values in (("devices", sweep.devices), ("commits", sweep.commits)):
+    if len(values) > 1:
       found.append(f"The runs have different {what}; see the table of runs.")
   return found
 
 
-def _figures(content: Record, trainings: Sequence[Training]) -> Section | None:
-  logged: dict[str, list[Metrics]] = {row["name"]: [] for row in content["rows"]}
-  for training in trainings:
-    logged[training.run.member] += training.logs
+def _figures(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section | None:
+  logged: dict[str, list[Metrics]] = {row.name: [] for row in sweep.rows}
+  for output in outputs:
+    logged[output.run.candidate] += output.logs
   drawn = []
-  for figure in (Figure(**each) for each in content["figures"]):
-    rows = [row for row in content["rows"] if row["name"] in (figure.members or logged)]
+  for figure in sweep.figures:
+    rows = sweep.rows_of(figure)
     if figure.kind == "curves":
-      drawn.append(curves(figure, {row["name"]: logged[row["name"]] for row in rows}))
+      drawn.append(curves(figure, {row.name: logged[row.name] for row in rows}))
     elif figure.kind == "points":
       drawn.append(points(figure, rows))
     elif figure.kind == "scatter":
       drawn.append(scatter(figure, rows))
     elif figure.kind == "lines":
-      drawn.append(lines(figure, rows, content["swept"]))
+      drawn.append(lines(figure, rows, sweep.swept))
   drawn = [each for each in drawn if each]
   return Section("figures", "Figures", f'<div class="columns">{"".join(drawn)}</div>') if drawn else None
 
 
-def _classes(content: Record) -> Section | None:
+def _classes(sweep: SweepResult) -> Section | None:
   parts = []
-  for figure in (Figure(**each) for each in content["figures"] if each["kind"] == "classes"):
-    head, rows = class_table(content, figure.members)
+  for figure in sweep.figures_of("classes"):
+    head, rows = class_table(sweep, figure)
     if rows:
       cells = [[escape(name), *map(said, others)] for name, *others in rows]
       note = f'<p class="lead">{escape(figure.note)}</p>' if figure.note else ""
@@ -115,19 +115,19 @@ def _classes(content: Record) -> Section | None:
   return Section("classes", "Classes", f'<div class="members">{"".join(parts)}</div>') if parts else None
 
 
-def _members(content: Record) -> Section:
-  head, rows = member_table(content)
+def _candidates(sweep: SweepResult) -> Section:
+  head, rows = candidate_table(sweep)
   cells = [[f'<span class="member">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
   notes = [
     "Each run is tested once, with the parameters that were best on validation.",
-    choice(content) if content["choose"] else "To choose among the members, use validation accuracy.",
+    choice(sweep) if sweep.choose else "To choose among the candidates, use validation accuracy.",
   ]
-  intervals = dict.fromkeys(row["interval"] for row in content["rows"] if row["interval"])
+  intervals = dict.fromkeys(row.interval for row in sweep.rows if row.interval)
   if intervals:
     notes.append(f"95 % interval: {'; '.join(intervals)}.")
   if any("folds" in interval for interval in intervals):
     notes.append(SHARED)
-  named = quantities_of(content)
+  named = quantities_of(sweep)
   if "training accuracy" in named:
     notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} logged batches.")
   if "steps to converge" in named:
@@ -135,8 +135,8 @@ def _members(content: Record) -> Section:
       f"Steps to converge: first step at which validation accuracy is at least {percent(CONVERGED, 0)} of its maximum "
       "in the run."
     )
-  notes += [f"{name.capitalize()}: {content['timings']}, on {content['timed_on']}." for name in content["timed"]]
-  if "seconds a step" not in content["timed"]:
+  notes += [f"{name.capitalize()}: {sweep.timings}, on {sweep.timed_on}." for name in sweep.timed]
+  if "seconds a step" not in sweep.timed:
     notes.append("Seconds a step: medians of the runs.")
   lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
   return Section(
@@ -144,79 +144,76 @@ def _members(content: Record) -> Section:
   )
 
 
-def choice(content: Record) -> str:
-  """Returns sentences on which member is chosen and by what; with folds, also on a separate choice in each fold."""
-  ground = f"{content['choose']}, mean over the {_spread_over(content['rows'])}"
-  if content["chosen"] is None:
-    return f"One member will be chosen, by {ground}, when all have finished."
-  chosen = next(row for row in content["rows"] if row["name"] == content["chosen"])
-  said = (
-    f"Chosen by {ground}: {chosen['name']}. Its test accuracy, {percent(chosen['measured']['test accuracy'])}, is "
+def choice(sweep: SweepResult) -> str:
+  """Returns sentences on which candidate is chosen and why; with folds, also on a separate choice in each fold."""
+  ground = f"{sweep.choose}, mean over the {_spread_over(sweep.rows)}"
+  chosen = next((row for row in sweep.rows if row.name == sweep.chosen), None)
+  if chosen is None:
+    return f"One candidate will be chosen, by {ground}, when all have finished."
+  text = (
+    f"Chosen by {ground}: {chosen.name}. Its test accuracy, {percent(chosen.measured['test accuracy'])}, is "
     "unbiased by the choice, which used no test accuracy; the highest value of the column would be too optimistic."
   )
-  own = content["chosen_by_fold"]
-  if own is None:
-    return said
-  interval = f" ({percent_range(*own['interval_95'])})" if own["interval_95"] else ""
-  picks = ", ".join(f"{name} {count(folds)} \N{MULTIPLICATION SIGN}" for name, folds in own["picks"].items())
+  by_fold = sweep.chosen_by_fold
+  if by_fold is None:
+    return text
+  picks = ", ".join(f"{name} {count(folds)} \N{MULTIPLICATION SIGN}" for name, folds in by_fold.picks.items())
   return (
-    f"{said} However, the validation images of one fold are test images of others. With a separate choice in each "
+    f"{text} However, the validation images of one fold are test images of others. With a separate choice in each "
     "fold, by its own validation part "
-    f"({picks}), test accuracy is {percent(own['test accuracy'])}{interval}."
+    f"({picks}), test accuracy is {with_interval(percent(by_fold.accuracy), by_fold.interval_95)}."
   )
 
 
-def _spread_over(rows: Sequence[Record]) -> str:
-  """Returns what the runs of a member differ in: "folds", "seeds", "folds and seeds", or "runs"."""
-  trainings = {run["trainings"] or "" for row in rows for run in row["runs"]}
-  folds = any("folds" in of for of in trainings)
-  seeds = any(len(row["seeds"]) > 1 for row in rows) or any("seeds" in of for of in trainings)
+def _spread_over(rows: Sequence[CandidateResult]) -> str:
+  """Returns what the runs of a candidate differ in: "folds", "seeds", "folds and seeds", or "runs"."""
+  replicas = {run.replicas or "" for row in rows for run in row.runs}
+  folds = any("folds" in of for of in replicas)
+  seeds = any(len(row.seeds) > 1 for row in rows) or any("seeds" in of for of in replicas)
   return " and ".join(["folds"] * folds + ["seeds"] * seeds) or "runs"
 
 
-def _runs(content: Record, trainings: Sequence[Training]) -> Section:
-  reports = {t.run.workdir.name for t in trainings if (t.run.workdir / "report" / "index.html").is_file()}
-  several = len(content["devices"]) > 1
+def _runs(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section:
+  reports = {o.run.workdir.name for o in outputs if (o.run.workdir / "report" / "index.html").is_file()}
+  several = len(sweep.devices) > 1
   cells = []
-  for row in content["rows"]:
-    for run in row["runs"]:
-      name = f"{escape(row['name'])}, seed {run['seed']}"
-      if run["run"] in reports:
-        name = f'<a href="../runs/{quote(run["run"])}/report/index.html">{name}</a>'
-      ended = run["stopped"] if run["status"] == "finished" else run["status"]
+  for row in sweep.rows:
+    for run in row.runs:
+      name = f"{escape(row.name)}, seed {run.seed}"
+      if run.run in reports:
+        name = f'<a href="../runs/{quote(run.run)}/report/index.html">{name}</a>'
       cells.append(
         [
           f'<span class="nowrap">{name}</span>',
-          said(percent(run["accuracy"])),
-          said(percent(run["validation_accuracy"])),
-          said(count(run["steps"])),
-          said(duration(run["seconds"])),
-          escape(str(ended)),
-          f"<code>{escape(short_commit(run['commit']))}</code>" if run["commit"] else "",
-          *([escape(run["device"] or "")] * several),
+          said(percent(run.accuracy)),
+          said(percent(run.validation_accuracy)),
+          said(count(run.steps)),
+          said(duration(run.seconds)),
+          escape(str(run.stopped if run.status == "finished" else run.status)),
+          f"<code>{escape(short_commit(run.commit))}</code>" if run.commit else "",
+          *([escape(run.device or "")] * several),
         ]
       )
   head = ["run", "test accuracy", "validation accuracy", "steps", "time", "ended", "commit", *(["device"] * several)]
   return Section("runs", "Each run", table(head, cells))
 
 
-def _provenance(content: Record) -> Section:
-  commits = ", ".join(map(short_commit, content["commits"])) or "unknown"
+def _provenance(sweep: SweepResult) -> Section:
   known = facts(
     [
-      ("Sweep", content["sweep"], ""),
-      ("Commit" if len(content["commits"]) < 2 else "Commits", commits, ""),
-      ("Seeds", ", ".join(map(str, content["seeds"])), ""),
+      ("Sweep", sweep.sweep, ""),
+      ("Commit" if len(sweep.commits) < 2 else "Commits", ", ".join(map(short_commit, sweep.commits)) or "unknown", ""),
+      ("Seeds", ", ".join(map(str, sweep.seeds)), ""),
     ]
   )
-  overrides = bullets(content["overrides"]) if content["overrides"] else "<p>none</p>"
+  overrides = bullets(list(sweep.overrides)) if sweep.overrides else "<p>none</p>"
   commands = "".join(
-    f"<p>{escape(row['name'])}<br><code>{escape(shlex.join([row['config'], *row['overrides']]))}</code></p>"
-    for row in content["rows"]
+    f"<p>{escape(row.name)}<br><code>{escape(shlex.join([row.config, *row.overrides]))}</code></p>"
+    for row in sweep.rows
   )
-  versions = [[escape(name), f"<code>{escape(version)}</code>"] for name, version in content["versions"].items()]
+  versions = [[escape(name), f"<code>{escape(version)}</code>"] for name, version in sweep.versions.items()]
   parts = f"<h3>Configs</h3>{commands}"
   if versions:
     listed = table(["package", "version"], versions)
     parts += f'<figure class="narrow apart"><figcaption>Versions</figcaption>{listed}</figure>'
-  return Section("provenance", "How it was made", f"{known}<h3>Overrides of all members</h3>{overrides}{parts}")
+  return Section("provenance", "How it was made", f"{known}<h3>Overrides of all candidates</h3>{overrides}{parts}")

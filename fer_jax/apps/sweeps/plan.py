@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fer_jax.config import command_line, parsing
-from fer_jax.config.sweep import Member, Sweep
+from fer_jax.config.sweep import Candidate, Sweep
 from fer_jax.runtime.errors import UserError
 
 # The location of the data on a machine does not change what is measured, so it is not part of a run's identity.
@@ -21,70 +21,66 @@ _VALUE_LENGTH = 24  # maximum number of characters of an overridden value in a f
 
 
 @dataclass(frozen=True)
-class Run:
-  """A training run: a member with one seed.
+class PlannedRun:
+  """A training run of a sweep: a candidate with one seed.
 
   Attributes:
-    member: Name of the member.
+    candidate: Name of the candidate.
     seed: Random seed of the training run.
     workdir: Folder of the run, named after the whole config, so that sweeps with a common run share its folder.
     arguments: Arguments of `python -m fer_jax.main`.
-    after: Folder of the run that provides the initial parameters and must finish first; None without one.
+    init_from: Folder of the run that provides the initial parameters and must finish first; None without one.
   """
 
-  member: str
+  candidate: str
   seed: int
   workdir: Path
   arguments: tuple[str, ...]
-  after: Path | None = None
+  init_from: Path | None = None
 
   @property
   def title(self) -> str:
     """Name of the run in messages and on pages."""
-    return f"{self.member}, seed {self.seed}"
+    return f"{self.candidate}, seed {self.seed}"
 
   @property
   def finished(self) -> bool:
-    """True if the run's folder contains its result."""
+    """Whether the run's folder contains its result."""
     return (self.workdir / "result.json").is_file()
 
   @property
-  def begun(self) -> bool:
-    """True if the run has started, now or earlier."""
+  def started(self) -> bool:
+    """Whether the run has started, now or earlier."""
     return (self.workdir / "config.json").is_file()
 
   @property
-  def state(self) -> str:
-    """State of the run: "finished", "begun" or "not yet run"."""
-    return "finished" if self.finished else "begun" if self.begun else "not yet run"
+  def status(self) -> str:
+    """Status of the run: "finished", "unfinished" or "not yet run"."""
+    return "finished" if self.finished else "unfinished" if self.started else "not yet run"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
   """A sweep and its runs.
 
   Attributes:
     source: Source of the sweep, FILE.py or FILE.py:VARIANT.
-    sweep: Sweep, with the overrides and the seeds of the command line applied to its members.
-    overrides: Overrides of all members, from the command line.
-    runs: Runs in order, one for each member and seed; runs with equal configs share a folder.
+    sweep: Sweep, with the overrides and the seeds of the command line applied to its candidates.
+    overrides: Overrides of all candidates, from the command line.
+    runs: Runs in order, one for each candidate and seed; runs with equal configs share a folder.
     folder: Folder for the gathered results.
   """
 
   source: str
   sweep: Sweep
   overrides: tuple[str, ...]
-  runs: tuple[Run, ...]
+  runs: tuple[PlannedRun, ...]
   folder: Path
 
   @property
-  def distinct(self) -> list[Run]:
+  def distinct(self) -> list[PlannedRun]:
     """Runs with distinct folders, in order; of those that share a folder, the first."""
     return list({run.workdir: run for run in reversed(self.runs)}.values())[::-1]
-
-  def runs_of(self, member: Member) -> list[Run]:
-    """Returns the runs of one member, one for each seed."""
-    return [run for run in self.runs if run.member == member.name]
 
 
 def load_sweep(source: str) -> Sweep:
@@ -103,59 +99,59 @@ def load_sweep(source: str) -> Sweep:
   return sweep
 
 
-def plan(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> Plan:
-  """Plans the runs of a sweep: reads and validates the config of every member, and writes nothing.
+def plan_sweep(source: str, workdir: Path, overrides: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepPlan:
+  """Plans the runs of a sweep: reads and validates the config of every candidate, and writes nothing.
 
   Args:
     source: Source of the sweep, FILE.py or FILE.py:VARIANT.
     workdir: Folder of all sweeps.
-    overrides: Overrides of every member's config, such as "--config.batch_size=64".
-    seeds: Seeds of every member, instead of its own; empty keeps the sweep's seeds.
+    overrides: Overrides of every candidate's config, such as "--config.batch_size=64".
+    seeds: Seeds of every candidate, instead of its own; empty keeps the sweep's seeds.
 
   Raises:
-    UserError: The sweep, its variant, a member's config or an override is invalid.
+    UserError: The sweep, its variant, a candidate's config or an override is invalid.
   """
   sweep = load_sweep(source)
-  members = tuple(
-    replace(member, overrides=(*member.overrides, *overrides), seeds=tuple(seeds) or member.seeds)
-    for member in sweep.members
+  candidates = tuple(
+    replace(each, overrides=(*each.overrides, *overrides), seeds=tuple(seeds) or each.seeds)
+    for each in sweep.candidates
   )
-  runs: list[Run] = []
-  for member in members:
-    # A member that starts from an earlier member takes, for each seed, the run with the same seed.
-    sources = {run.seed: run.workdir for run in runs if run.member == member.begins_with}
-    runs += [_run(member, seed, workdir / "runs", sources.get(seed)) for seed in member.seeds]
+  runs: list[PlannedRun] = []
+  for candidate in candidates:
+    # For each seed, the run of the earlier candidate with the same seed.
+    sources = {run.seed: run.workdir for run in runs if run.candidate == candidate.init_from}
+    runs += [_plan_run(candidate, seed, workdir / "runs", sources.get(seed)) for seed in candidate.seeds]
   changed = [_word(*o.removeprefix("--config.").split("=", 1)) for o in measured_overrides(overrides)]
   if seeds:
     changed.append(_word("seeds", "+".join(map(str, seeds))))
   folder = workdir / "_".join([_stem(source), *changed])
-  return Plan(source, replace(sweep, members=members), tuple(overrides), tuple(runs), folder)
+  return SweepPlan(source, replace(sweep, candidates=candidates), tuple(overrides), tuple(runs), folder)
 
 
-def measured_overrides(overrides: Sequence[str]) -> list[str]:
+def measured_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
   """Returns the overrides that affect the measurement: all but the location of the data."""
-  return [override for override in overrides if not override.startswith(f"--config.{_DATA_DIR}=")]
+  return tuple(override for override in overrides if not override.startswith(f"--config.{_DATA_DIR}="))
 
 
-def _run(member: Member, seed: int, folder: Path, weights: Path | None) -> Run:
-  begins = () if weights is None else (f"--config.{_WEIGHTS}={weights}",)
-  arguments = (f"--config={member.config}", *member.overrides, *begins, f"--config.seed={seed}")
+def _plan_run(candidate: Candidate, seed: int, folder: Path, init_from: Path | None) -> PlannedRun:
+  weights = () if init_from is None else (f"--config.{_WEIGHTS}={init_from}",)
+  arguments = (f"--config={candidate.config}", *candidate.overrides, *weights, f"--config.seed={seed}")
   try:
     command = command_line.parse(["sweep", *arguments])
     assert command is not None  # None is returned only for --help
     parsing.parse(command.config)
-    name = _run_name(member.config, command_line.load_config(member.config), command.config)
+    name = _run_name(candidate.config, command_line.load_config(candidate.config), command.config)
   except UserError as error:
-    raise UserError(f"member {member.name}: {error}") from None
+    raise UserError(f"candidate {candidate.name}: {error}") from None
   workdir = folder / name
-  return Run(member.name, seed, workdir, (arguments[0], f"--workdir={workdir}", *arguments[1:]), weights)
+  return PlannedRun(candidate.name, seed, workdir, (arguments[0], f"--workdir={workdir}", *arguments[1:]), init_from)
 
 
 def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:
   """Returns the name of a run's folder: its overridden values, for readers, and a digest of the config, for uniqueness.
 
   Args:
-    source: Source of the member's config.
+    source: Source of the candidate's config.
     base: Config without overrides.
     changed: Config with overrides and seed.
   """
@@ -167,8 +163,7 @@ def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:
     for key, value in after.items()
     if before.get(key) != value and key not in ("seed", _DATA_DIR, _WEIGHTS)
   ]
-  whole = json.dumps(content, sort_keys=True)
-  digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
   return "_".join([_stem(source), *words, f"seed={after['seed']}", digest])
 
 

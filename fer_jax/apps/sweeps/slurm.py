@@ -4,24 +4,41 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fer_jax.apps.sweeps.cluster import JobState, call, digest, error_of
 from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
-from fer_jax.apps.sweeps.plan import Run
-from fer_jax.apps.sweeps.queues import JobState, call, complaint, digest
+from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
 
 SCRIPT = "launch/slurm.sbatch"
 _MISSING = "expected the commands of SLURM; run the sweep on a login node"
-_OURS = (
-  *("--parsable", "--job-name", "--output", "--error", "--dependency", "--kill-on-invalid-dep", "--array", "--wait"),
-  *("--chdir", "--wrap"),
+# Flags that the sweep sets.
+_RESERVED = (
+  "--parsable",
+  "--job-name",
+  "--output",
+  "--error",
+  "--dependency",
+  "--kill-on-invalid-dep",
+  "--array",
+  "--wait",
+  "--chdir",
+  "--wrap",
 )
 # A short flag that the sweep sets, such as -J, possibly after short flags without a value and followed by its value.
-_OURS_SHORT = re.compile(r"-[HIkOQsvV]*[JoedaWD]")
+_RESERVED_SHORT = re.compile(r"-[HIkOQsvV]*[JoedaWD]")
 # First line of launch/slurm.sbatch when a job restarts; the lines before it in the log are from an earlier start.
-_AGAIN = re.compile(r"begins again \(.*")
-_OF_SLURM = "slurmstepd: "
+_RESTART = re.compile(r"begins again \(.*")
+_SLURM_PREFIX = "slurmstepd: "  # of the lines that SLURM itself prints
 _ENDED = (
-  *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED"),
+  "BOOT_FAIL",
+  "CANCELLED",
+  "COMPLETED",
+  "DEADLINE",
+  "FAILED",
+  "NODE_FAIL",
+  "OUT_OF_MEMORY",
+  "PREEMPTED",
+  "REVOKED",
   "TIMEOUT",
 )
 _QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
@@ -38,7 +55,7 @@ class Slurm:
     UserError: A flag is one that the sweep sets itself, or it is not written as expected.
   """
 
-  chains = True
+  dependencies = True
 
   def __init__(self, flags: Sequence[str], folder: Path):
     split = [*flags, "--"].index("--")
@@ -47,8 +64,8 @@ class Slurm:
     for flag in self._flags:
       name = flag.partition("=")[0]
       # sbatch accepts unambiguous abbreviations of long flags.
-      abbreviates = len(name) > 2 and any(ours.startswith(name) for ours in _OURS)
-      if abbreviates or _OURS_SHORT.match(flag):
+      abbreviates = len(name) > 2 and any(reserved.startswith(name) for reserved in _RESERVED)
+      if abbreviates or _RESERVED_SHORT.match(flag):
         raise UserError(f"--sbatch: {flag}: a sweep sets the names, output and order of its jobs; leave it out")
       if not flag.startswith("-"):
         raise UserError(f"--sbatch: {flag!r}: expected flags of sbatch written --FLAG=VALUE")
@@ -56,9 +73,9 @@ class Slurm:
         raise UserError(f"--sbatch: {flag}: expected the clusters written --clusters=NAME")
     # squeue, sacct and scancel need the cluster, too. Of repeated flags sbatch uses the last.
     self._clusters = [flag for flag in self._flags if flag.startswith("--clusters=")][-1:]
-    self.place = " ".join(["slurm", *self._clusters])
+    self.name = " ".join(["slurm", *self._clusters])
 
-  def command(self, run: Run, after: str | None) -> list[str]:
+  def command(self, run: PlannedRun, after: str | None) -> list[str]:
     """Returns the command line of sbatch."""
     # %j is the job's id; any other percent sign of the path is escaped.
     output = str(self._folder / f"{run.workdir.name}.").replace("%", "%%") + "%j.log"
@@ -66,7 +83,7 @@ class Slurm:
     named = [f"--job-name={job_name(run)}", f"--output={output}", *depends]
     return ["sbatch", "--parsable", *self._flags, *named, SCRIPT, *self._script_flags, "--", *run.arguments]
 
-  def submit(self, run: Run, after: str | None) -> str:
+  def submit(self, run: PlannedRun, after: str | None) -> str:
     """Submits a run and returns the job's id.
 
     Raises:
@@ -81,14 +98,14 @@ class Slurm:
     words = done.stdout.split()
     job = words[-1].partition(";")[0] if words else ""  # with several clusters the output is ID;CLUSTER
     if done.returncode or not re.fullmatch(r"\d+", job):
-      raise NotReady(f"{run.title} cannot be submitted: {complaint(done)} (fix the cause, or the flags in --sbatch)")
+      raise NotReady(f"{run.title} cannot be submitted: {error_of(done)} (fix the cause, or the flags in --sbatch)")
     return job
 
-  def on(self, run: Run) -> tuple[str, JobState] | None:
+  def active_job(self, run: PlannedRun) -> tuple[str, JobState] | None:
     """Returns the id and state of a queued or running job with the run's name; raises NoResponse if squeue fails."""
     asked = call([*self._squeue(), f"--name={job_name(run)}"], _MISSING)
     if asked.returncode:
-      raise NoResponse(f"squeue: {complaint(asked)}")
+      raise NoResponse(f"squeue: {error_of(asked)}")
     found = _read(asked.stdout)
     return next(((job, state) for job, state in found.items() if not state.ended), None)
 
@@ -102,22 +119,22 @@ class Slurm:
     """
     queue = call([*self._squeue(), "--states=all"], _MISSING)
     if queue.returncode:
-      raise NoResponse(f"squeue: {complaint(queue)}")
+      raise NoResponse(f"squeue: {error_of(queue)}")
     found = {job: state for job, state in _read(queue.stdout).items() if job in jobs}
     if others := [job for job in jobs if job not in found]:
       command = ["sacct", "--noheader", "--parsable2", "--allocations", *self._clusters, "--format=JobIDRaw,State"]
       try:
-        books = call([*command, f"--jobs={','.join(others)}"], _MISSING)
+        accounted = call([*command, f"--jobs={','.join(others)}"], _MISSING)
       except UserError:  # no sacct: the cluster has no accounting
         return found
       # A job that has left the queue is not active. If sacct still lists it as active, its record is not updated yet.
-      found |= {job: state for job, state in _read(books.stdout).items() if job in others and state.ended}
+      found |= {job: state for job, state in _read(accounted.stdout).items() if job in others and state.ended}
     return found
 
-  def last_words(self, job: str, run: Run, word: str) -> str:
+  def last_message(self, job: str, run: PlannedRun, state: str) -> str:
     """Returns the last error message in the job's log since its last start, or the last line.
 
-    For a job that SLURM itself ended (any `word` but "FAILED"), the job's own output does not explain the end; then
+    For a job that SLURM itself ended (any `state` but "FAILED"), the job's own output does not explain the end; then
     the last line printed by SLURM is returned, or an empty string.
     """
     try:
@@ -125,17 +142,17 @@ class Slurm:
     except OSError:
       return ""
     lines = text.splitlines()
-    begin = max((number for number, line in enumerate(lines, start=1) if _AGAIN.fullmatch(line)), default=0)
-    if word in ("", "FAILED"):
-      return last_error(lines[begin:])
-    return last_error(line.removeprefix(_OF_SLURM) for line in lines[begin:] if line.startswith(_OF_SLURM))
+    start = max((number for number, line in enumerate(lines, start=1) if _RESTART.fullmatch(line)), default=0)
+    if state in ("", "FAILED"):
+      return last_error(lines[start:])
+    return last_error(line.removeprefix(_SLURM_PREFIX) for line in lines[start:] if line.startswith(_SLURM_PREFIX))
 
   def cancel(self, jobs: Sequence[str]) -> list[str]:
     """Returns the command line of scancel."""
     return ["scancel", *self._clusters, *jobs]
 
 
-def job_name(run: Run) -> str:
+def job_name(run: PlannedRun) -> str:
   """Returns a job name that is unique to the run's folder."""
   return f"{run.workdir.name}-{digest(run)}"
 
@@ -146,7 +163,7 @@ def _read(text: str) -> dict[str, JobState]:
   return {row[0]: _state(row[1].split()[0].rstrip("+")) for row in rows if row[1].split()}
 
 
-def _state(word: str) -> JobState:
-  if word == "COMPLETED":
-    return JobState(word, ended=True, status=0)
-  return JobState(word, ended=True) if word in _ENDED else JobState("queued" if word in _QUEUED else "running")
+def _state(name: str) -> JobState:
+  if name == "COMPLETED":
+    return JobState(name, ended=True, status=0)
+  return JobState(name, ended=True) if name in _ENDED else JobState("queued" if name in _QUEUED else "running")

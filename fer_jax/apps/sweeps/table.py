@@ -1,107 +1,96 @@
-"""The tables of a sweep's members for its page and for the README: measured values and the paper's."""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""The tables of a sweep's candidates for its page and for the README: measured values and the paper's."""
 
 from fer_jax.apps.formatting import count, percent, percent_range, quantity
-from fer_jax.training.run_files import Record
+from fer_jax.apps.sweeps.sweep_result import CandidateResult, ClassRecall, Gap, Interval, SweepResult
+from fer_jax.config.sweep import Figure
 
 _ALWAYS = ("test accuracy", "validation accuracy", "parameters", "seconds a step")
 
 
-def quantities_of(content: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the quantities to show: the defaults, those of the sweep, and those that the paper reports.
-
-  Args:
-    content: Content of a sweep.json.
-  """
-  reported = (name for row in content["rows"] for name in row["reported"])
-  return list(dict.fromkeys([*_ALWAYS, *content.get("shown", ()), *reported]))
+def quantities_of(sweep: SweepResult) -> list[str]:
+  """Returns the names of the quantities to show: the defaults, those of the sweep, and those that the paper reports."""
+  return list(dict.fromkeys([*_ALWAYS, *sweep.shown, *(name for row in sweep.rows for name in row.reported)]))
 
 
-def member_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-  """Returns the header and the rows of the table of members, as plain text; the chosen member is marked "(chosen)".
-
-  Args:
-    content: Content of a sweep.json.
-  """
-  names = quantities_of(content)
+def candidate_table(sweep: SweepResult) -> tuple[list[str], list[list[str]]]:
+  """Returns the header and the rows of the table of candidates, as plain text; the chosen one is marked "(chosen)"."""
+  names = quantities_of(sweep)
   # Optional columns: the paper's figures, the gap to the reference, and the standard deviation.
-  printed = {name for name in names for row in content["rows"] if name in row["reported"]}
-  gaps = bool(content.get("reference"))
-  spread = any("test accuracy" in row["std"] for row in content["rows"])
-  head = ["member" if any(row.get("series") for row in content["rows"]) else content["swept"] or "member"]
+  reported = {name for row in sweep.rows for name in row.reported}
+  spread = any("test accuracy" in row.std for row in sweep.rows)
+  head = ["candidate" if any(row.series for row in sweep.rows) else sweep.swept or "candidate"]
   for name in names:
     head += [f"{name} (95 % interval)" if name == "test accuracy" else name]
     head += ["standard deviation"] * (spread and name == "test accuracy")
-    head += [f"paper: {name}"] * (name in printed)
-    head += [f"gap to {content.get('reference')} (95 % interval)"] * (gaps and name == "test accuracy")
-  several = any(_trainings(row) for row in content["rows"])
+    head += [f"paper: {name}"] * (name in reported)
+    head += [f"gap to {sweep.reference} (95 % interval)"] * (bool(sweep.reference) and name == "test accuracy")
   rows = []
-  for row in content["rows"]:
-    cells = [f"{row['name']} (chosen)" if row["name"] == content.get("chosen") else row["name"]]
+  for row in sweep.rows:
+    cells = [f"{row.name} (chosen)" if row.name == sweep.chosen else row.name]
     for name in names:
       cells.append(_measured(row, name))
       if spread and name == "test accuracy":
-        cells.append(percent(row["std"].get(name)))
-      if name in printed:
-        reported = row["reported"].get(name)
-        cells.append("" if reported is None else quantity(name, reported))
-      if gaps and name == "test accuracy":
-        cells.append(_gap(row.get("gap")))
-    rows.append([*cells, count(row["steps"]), _trainings(row) or _seeds(row)])
-  return [*head, "steps", "trainings" if several else "seeds"], rows
+        cells.append(percent(row.std.get(name)))
+      if name in reported:
+        cells.append(quantity(name, row.reported[name]) if name in row.reported else "")
+      if sweep.reference and name == "test accuracy":
+        cells.append(_gap(row.gap))
+    rows.append([*cells, count(row.steps), _replicas(row) or _seeds(row)])
+  return [*head, "steps", "replicas" if any(map(_replicas, sweep.rows)) else "seeds"], rows
 
 
-def class_table(content: Mapping[str, Any], members: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def class_table(sweep: SweepResult, figure: Figure) -> tuple[list[str], list[list[str]]]:
   """Returns the header and the rows of the table of recall by class, as plain text.
 
-  The paper's figures are in a column before their member. Without figures for any class there are no rows.
+  The paper's figures are in a column before their candidate. Without figures for any class there are no rows.
 
   Args:
-    content: Content of a sweep.json.
-    members: Names of the members to show; all if empty.
+    sweep: Result of the sweep.
+    figure: Figure of kind "classes", with the candidates to show.
   """
-  chosen = [row for row in content["rows"] if row["name"] in (members or [row["name"]])]
-  printed = [row for row in chosen if any(one["printed"] is not None for one in row["classes"])]
+  shown = sweep.rows_of(figure)
+  reported = [row for row in shown if any(each.reported is not None for each in row.classes)]
   head = ["recall"]
-  for row in chosen:
-    head += [f"paper: {row['name']}"] * (row in printed) + [f"{row['name']} (95 % interval)"]
-  classes = dict.fromkeys(one["class"] for row in chosen for one in row["classes"])
+  for row in shown:
+    head += [f"paper: {row.name}"] * (row in reported) + [f"{row.name} (95 % interval)"]
   rows = []
-  for name in classes:
+  for name in dict.fromkeys(each.name for row in shown for each in row.classes):
     cells = [name]
-    for row in chosen:
-      one = next((one for one in row["classes"] if one["class"] == name), {"recall": None, "printed": None})
-      if row in printed:
-        cells.append("" if one["printed"] is None else percent(one["printed"]))
-      interval = one.get("interval_95")
-      cells.append(percent(one["recall"]) + (f" ({percent_range(*interval)})" if interval else ""))
+    for row in shown:
+      absent = ClassRecall(name, None, None, 0, None)
+      recall = next((each for each in row.classes if each.name == name), absent)
+      if row in reported:
+        cells.append("" if recall.reported is None else percent(recall.reported))
+      cells.append(with_interval(percent(recall.recall), recall.interval_95))
     rows.append(cells)
   return head, rows
 
 
-def _trainings(row: Record) -> str:
-  """Returns the number of folds or seeds in a member's finished runs; empty if each run is a single replica."""
-  runs = [run for run in row["runs"] if run.get("trainings")]
-  if not runs or row["status"] != "finished":
-    return ""
-  return f"{len(runs)} \N{MULTIPLICATION SIGN} {runs[0]['trainings']}" if len(runs) > 1 else str(runs[0]["trainings"])
-
-
-def _measured(row: Record, name: str) -> str:
-  value = quantity(name, row["measured"].get(name))
-  interval = row["interval_95"].get(name) if name == "test accuracy" else None
+def with_interval(value: str, interval: Interval | None) -> str:
+  """Returns a formatted value, followed by its 95 % interval if there is one."""
   return f"{value} ({percent_range(*interval)})" if interval else value
 
 
-def _gap(gap: Record | None) -> str:
-  if gap is None or gap["mean"] is None:
+def _replicas(row: CandidateResult) -> str:
+  """Returns the number of folds or seeds in a candidate's finished runs; empty if each run is a single replica."""
+  runs = [run.replicas for run in row.runs if run.replicas]
+  if not runs or row.status != "finished":
     return ""
-  interval = " ({:.2f} to {:.2f})".format(*(100 * end for end in gap["interval_95"])) if gap["interval_95"] else ""
-  return f"{100 * gap['mean']:.2f} points{interval}"
+  return f"{len(runs)} \N{MULTIPLICATION SIGN} {runs[0]}" if len(runs) > 1 else runs[0]
 
 
-def _seeds(row: Record) -> str:
-  finished = sum(run["status"] == "finished" for run in row["runs"])
-  return str(finished) if row["status"] == "finished" else f"{finished} of {len(row['runs'])}, {row['status']}"
+def _measured(row: CandidateResult, name: str) -> str:
+  interval = row.interval_95.get(name) if name == "test accuracy" else None
+  return with_interval(quantity(name, row.measured.get(name)), interval)
+
+
+def _gap(gap: Gap | None) -> str:
+  if gap is None or gap.mean is None:
+    return ""
+  interval = " ({:.2f} to {:.2f})".format(*(100 * end for end in gap.interval_95)) if gap.interval_95 else ""
+  return f"{100 * gap.mean:.2f} points{interval}"
+
+
+def _seeds(row: CandidateResult) -> str:
+  finished = sum(run.status == "finished" for run in row.runs)
+  return str(finished) if row.status == "finished" else f"{finished} of {len(row.runs)}, {row.status}"

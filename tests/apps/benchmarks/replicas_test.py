@@ -11,6 +11,8 @@ import pytest
 from fer_jax.apps.benchmarks import replicas as benchmark
 from fer_jax.data import arrays as arrays_lib
 from fer_jax.runtime.errors import Failure, UserError
+from fer_jax.training.run_result import Strategy
+from tests.fake_results import run_result
 from tests.tiny_run import tiny_arrays
 
 CONFIG = "configs/hsic.py:demo"
@@ -35,11 +37,11 @@ class FakeProcesses:
     flags = dict(re.match(r"--(?:config\.)?([^=]+)=(.*)", each).groups() for each in command[3:])
     workdir = Path(flags["workdir"])
     workdir.mkdir(parents=True)
-    one = "replicas" not in flags
-    content = (
-      {"accuracy": 0.5, "strategy": {"together": 4}} if one else {"accuracy": 0.4 + int(flags["folds.number"]) / 10}
-    )
-    (workdir / "result.json").write_text(json.dumps(content))
+    if "replicas" in flags:
+      result = run_result(accuracy=0.4 + int(flags["folds.number"]) / 10)
+    else:
+      result = run_result(accuracy=0.5, std=0.1, strategy=Strategy("vmap", 4, "as configured"))
+    (workdir / "result.json").write_text(json.dumps(result.to_json()))
     time.sleep(0.02)
     return subprocess.CompletedProcess(command, self.status, "", "first\nerror: it broke\n")
 
@@ -70,7 +72,7 @@ def test_trains_all_folds_in_one_process_and_each_in_a_separate_one(processes, c
   assert len({command[1] for command in processes.commands}) == 5  # folders
   one, sequence = rows
   assert (one["name"], sequence["name"]) == ("one program", headline)
-  assert (one["time_ratio"], one["trained_together"], one["trainings"]) == (1.0, 4, 4)
+  assert (one["time_ratio"], one["trained_together"], one["runs"]) == (1.0, 4, 4)
   assert sequence["time_ratio"] == sequence["seconds"] / one["seconds"] > 2
   assert (one["accuracy"], sequence["accuracy"]) == (0.5, pytest.approx(0.55))
 

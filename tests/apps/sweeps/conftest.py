@@ -1,4 +1,4 @@
-"""A little sweep in a file, a launcher of it whose runs are those of fake_main.py, and a cluster for these."""
+"""A small sweep in a file, a launcher of it whose runs are those of fake_main.py, and clusters that run them."""
 
 import json
 import os
@@ -12,12 +12,12 @@ import pytest
 from fer_jax.apps.sweeps import k8s, slurm
 from fer_jax.apps.sweeps.executors import Executor, Local
 from fer_jax.apps.sweeps.launcher import Launcher
-from fer_jax.apps.sweeps.plan import Plan, plan
+from fer_jax.apps.sweeps.plan import PlannedRun, SweepPlan, plan_sweep
 from fer_jax.apps.sweeps.queues import Queue
 
 ROOT = Path(__file__).resolve().parents[3]
 SWEEP = """
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 def get_sweep(variant=""):
   if variant not in ("", "three", "drawn", "against", "choose", "lines"):
@@ -29,7 +29,7 @@ def get_sweep(variant=""):
   )
   lines = (
     Figure("lines", "test accuracy", title="By depth"),
-    Figure("classes", "recall", members=("2 blocks", "3 blocks")),
+    Figure("classes", "recall", candidates=("2 blocks", "3 blocks")),
   )
   points = (*(curves if variant == "drawn" else ()), Figure("points", "test accuracy"))
   return Sweep(
@@ -37,8 +37,8 @@ def get_sweep(variant=""):
     citation="A. Author 2023, figure 1",
     claim="More is <b>better</b>.",
     swept="blocks",
-    members=tuple(
-      Member(
+    candidates=tuple(
+      Candidate(
         f"{n} blocks", "configs/hsic.py:demo", (f"--config.model.blocks={n}",), seeds, n, reported,
         series=("even" if n == 2 else "odd") if variant == "lines" else "", by_class={"happy": 0.9} if n == 2 else {},
       )
@@ -49,46 +49,66 @@ def get_sweep(variant=""):
     choose="validation accuracy" if variant == "choose" else "",
   )
 """
+# Two candidates, of which the second starts from the parameters of the first.
+DEPENDENT_SWEEP = """
+from fer_jax.config.sweep import Candidate, Sweep
+
+def get_sweep(variant=""):
+  first = Candidate("first", "configs/hsic.py:demo", ("--config.model.blocks=1",))
+  second = Candidate("second", "configs/hsic.py:demo", ("--config.model.blocks=2",), init_from="first")
+  return Sweep("title", "citation", "claim", (first, second), ())
+"""
 
 
 class Launch:
-  """Runs the sweep; `calls` are the runs that were taken since the last look, as members' numbers of blocks."""
+  """Plans and runs the sweep.
+
+  Attributes:
+    workdir: Folder of all sweeps.
+    source: File of the sweep.
+  """
 
   def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
     self.workdir = folder / "sweeps"
     self.source = str(folder / "blocks.py")
     self._calls = folder / "calls"
     self._monkeypatch = monkeypatch
-    self._plans: dict[tuple[str, ...], Plan] = {}
+    self._plans: dict[tuple[str, ...], SweepPlan] = {}
     Path(self.source).write_text(SWEEP)
     monkeypatch.setenv("FAKE_CALLS", str(self._calls))
 
-  def plan(self, *overrides: str, variant: str = "") -> Plan:
+  def plan(self, *overrides: str, variant: str = "") -> SweepPlan:
     source = f"{self.source}:{variant}" if variant else self.source
     key = (source, Path(self.source).read_text(), *overrides)
-    if key not in self._plans:  # to read the configs takes a while; what has been run is looked up on the disk
-      self._plans[key] = plan(source, self.workdir, overrides)
+    if key not in self._plans:  # reading the configs is slow; a plan reads the state of its runs from the disk
+      self._plans[key] = plan_sweep(source, self.workdir, overrides)
     return self._plans[key]
 
-  def run(self, variant: str = "", executor: Executor | None = None, wait: bool = True, **does: str) -> int:
-    """Runs what is left, on this machine if nowhere else; `blocks2="fail"` is what the run of two blocks does."""
-    told = {part.replace("blocks", "blocks="): what for part, what in does.items()}
-    self._monkeypatch.setenv("FAKE_RUNS", json.dumps(told))
+  def run(self, variant: str = "", executor: Executor | None = None, wait: bool = True, **behaviours: str) -> int:
+    """Runs the unfinished runs, locally by default; `blocks2="fail"` is the behaviour of the run with two blocks."""
+    by_part = {part.replace("blocks", "blocks="): behaviour for part, behaviour in behaviours.items()}
+    self._monkeypatch.setenv("FAKE_RUNS", json.dumps(by_part))
     program = [sys.executable, "-S", str(Path(__file__).with_name("fake_main.py"))]
     return Launcher(self.plan(variant=variant), executor or Local(program), wait=wait).run()
 
-  def measure(self, variant: str, blocks: int, validation: Sequence[float | None], test: float) -> None:
-    """Gives the runs of so many blocks, one for each seed, other accuracies."""
-    runs = [run for run in self.plan(variant=variant).runs if run.member == f"{blocks} blocks"]
-    for run, accuracy in zip(runs, validation, strict=True):
-      path = run.workdir / "result.json"
-      result = json.loads(path.read_text())
-      path.write_text(json.dumps({**result, "accuracy": test, "validation": {"accuracy": accuracy, "step": 20}}))
+  def runs_of(self, candidate: str, variant: str = "") -> list[PlannedRun]:
+    return [run for run in self.plan(variant=variant).runs if run.candidate == candidate]
+
+  def change_result(self, run: PlannedRun, **changes: Any) -> None:
+    """Changes values in the result.json of a run."""
+    path = run.workdir / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+  def measure(self, variant: str, blocks: int, validation: Sequence[float], test: float) -> None:
+    """Changes the accuracies of the runs with this number of blocks, one validation accuracy for each seed."""
+    for run, accuracy in zip(self.runs_of(f"{blocks} blocks", variant), validation, strict=True):
+      self.change_result(run, accuracy=test, validation={"accuracy": accuracy, "step": 20})
 
   def calls(self) -> list[str]:
+    """Returns the numbers of blocks of the runs that were started since the last call, in order."""
     names = self._calls.read_text().split() if self._calls.exists() else []
     self._calls.unlink(missing_ok=True)
-    # The demo has three blocks: a folder's name says what differs.
+    # The demo has three blocks, so its folder name has no override.
     return [name.split("blocks=")[1][0] if "blocks=" in name else "3" for name in names]
 
 
@@ -99,12 +119,12 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
 
 
 class Cluster:
-  """A cluster on PATH, SLURM's or Kubernetes', for the runs of a launch; see fake_cluster.py.
+  """Stand-ins on PATH for the commands of SLURM or Kubernetes, for the runs of a launch; see fake_cluster.py.
 
   Attributes:
     kind: "slurm" or "k8s".
-    submit: the name of the command that submits.
-    listing: that of the command that tells the jobs' states.
+    submit: Name of the command that submits.
+    listing: Name of the command that lists the states of jobs.
   """
 
   def __init__(self, launch: Launch, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -125,47 +145,48 @@ class Cluster:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
   def remove(self, name: str) -> None:
-    """Takes a command away."""
+    """Removes a command from PATH."""
     (self._folder / "bin" / name).unlink()
     self._monkeypatch.setenv("PATH", f"{self._folder / 'bin'}")
 
   def kubernetes(self, *flags: str) -> k8s.Kubernetes:
     return k8s.Kubernetes(["--claim=faces", *flags], self.launch.workdir)
 
-  def queue(self, plan: Plan, flags: Sequence[str] = ()) -> Queue:
+  def queue(self, plan: SweepPlan, flags: Sequence[str] = ()) -> Queue:
     cluster = slurm.Slurm(flags, self.jobs) if self.kind == "slurm" else self.kubernetes(*flags)
     return Queue(cluster, self.jobs, plan.distinct, poll_seconds=0.01, grace_seconds=0.05)
 
-  def run(self, *how: str, variant: str = "", wait: bool = True, flags: Sequence[str] = (), **does: str) -> int:
-    """Runs what is left in the cluster, which is well, or is as `how` says (see fake_cluster.py)."""
-    self.be(*how)
-    return self.launch.run(variant, self.queue(self.launch.plan(variant=variant), flags), wait, **does)
+  def run(
+    self, *conditions: str, variant: str = "", wait: bool = True, flags: Sequence[str] = (), **behaviours: str
+  ) -> int:
+    """Runs the unfinished runs on the cluster under the conditions that fake_cluster.py lists."""
+    self.set_conditions(*conditions)
+    return self.launch.run(variant, self.queue(self.launch.plan(variant=variant), flags), wait, **behaviours)
 
-  def be(self, *how: str) -> None:
-    """Makes the cluster as `how` says; well, where it says nothing."""
-    self._monkeypatch.setenv("FAKE_HOW", " ".join(how))
+  def set_conditions(self, *conditions: str) -> None:
+    self._monkeypatch.setenv("FAKE_CONDITIONS", " ".join(conditions))
 
   def commands(self, name: str) -> list[list[str]]:
-    """Returns the arguments of the calls of a command so far, or of those that begin with a word: "kubectl logs"."""
+    """Returns the arguments of all calls of a command that begin with these words: "sbatch", "kubectl logs"."""
     path = self._folder / "commands"
     calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     words = name.split()
     return [call[len(words) :] for call in calls if call[: len(words)] == words]
 
-  def known(self) -> dict[str, dict[str, Any]]:
-    """Returns the jobs that it remembers, by id."""
+  def known_jobs(self) -> dict[str, dict[str, Any]]:
+    """Returns the jobs that the cluster knows, by id."""
     known: dict[str, dict[str, Any]] = json.loads((self._folder / "jobs.json").read_text())
     return known
 
-  def mark(self, job: str, state: str) -> None:
-    """Gives a job another state."""
-    known = self.known()
+  def set_state(self, job: str, state: str) -> None:
+    """Changes the state of a job."""
+    known = self.known_jobs()
     known[job]["state"] = state
     (self._folder / "jobs.json").write_text(json.dumps(known))
 
-  def forget(self, *, keep: int = 0) -> None:
-    """Forgets its jobs, but for the first few."""
-    kept = dict(list(self.known().items())[:keep])
+  def forget_jobs(self, *, keep: int = 0) -> None:
+    """Makes the cluster forget all jobs but the first few."""
+    kept = dict(list(self.known_jobs().items())[:keep])
     (self._folder / "jobs.json").write_text(json.dumps(kept))
 
 

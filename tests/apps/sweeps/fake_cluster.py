@@ -1,21 +1,21 @@
-"""Stands in for the commands of SLURM and Kubernetes: `fake_cluster.py COMMAND ARGUMENTS`, for fake_main.py's runs.
+"""Stand-in for the commands of SLURM and Kubernetes: `fake_cluster.py COMMAND ARGUMENTS`, for the runs of fake_main.py.
 
-Its jobs are in the file jobs.json of the folder FAKE_CLUSTER, where every call is written down in the file commands.
-Time passes whenever the jobs' states are asked for: all that can run do, to their end. FAKE_HOW has words that say what
-is otherwise:
-  held        no time passes
-  interrupt   nor does it, and whoever asks for states has Ctrl-C
-  mute        there is never an answer where states are asked for
-  deaf        the first time states are asked for there is no answer
-  short       jobs that have ended are shown no more by squeue
-  unbooked    there are no accounts for sacct
-  refuse      nothing can be submitted
-  limit       nothing but the first job can be
-  busy        nothing can be while a job is not over
-  slow        the first submission is taken, and its command says so too late
-  hangup      whoever submits loses his terminal then
-  timeout     runs are ended by the cluster
-  lose        jobs are forgotten as soon as they run
+Jobs are stored in the file jobs.json of the folder FAKE_CLUSTER, and every call is appended to its file `commands`.
+Whenever the states of jobs are queried, all jobs that can run do so, to their end. FAKE_CONDITIONS contains words that
+change this:
+  held        No job runs.
+  interrupt   No job runs, and a query of states sends SIGINT to the caller.
+  mute        Queries of states are never answered.
+  deaf        The first query of states is not answered.
+  short       squeue no longer lists jobs that have ended.
+  unbooked    sacct has no accounting.
+  refuse      All submissions are rejected.
+  limit       All submissions but the first are rejected.
+  busy        Submissions are rejected while a job is queued.
+  slow        The first submission is accepted, but its command returns too late.
+  hangup      A submission sends SIGHUP to the caller.
+  timeout     The cluster ends all runs.
+  lose        Jobs disappear as soon as they run.
 """
 
 import json
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(os.environ["FAKE_CLUSTER"])
-HOW = os.environ.get("FAKE_HOW", "").split()
+CONDITIONS = os.environ.get("FAKE_CONDITIONS", "").split()
 JOBS = FOLDER / "jobs.json"
 COUNT = FOLDER / "count"
 Job = dict[str, Any]
@@ -36,95 +36,95 @@ Job = dict[str, Any]
 
 def main(command: str, arguments: list[str]) -> None:
   if os.getpgid(0) == os.getpgid(os.getppid()):
-    sys.exit("a terminal's Ctrl-C would end a submission half-way")
+    sys.exit("a terminal's Ctrl-C would interrupt a submission")
   with (FOLDER / "commands").open("a") as file:
     file.write(json.dumps([command, *arguments]) + "\n")
   jobs = json.loads(JOBS.read_text()) if JOBS.exists() else {}
   if command in ("sbatch", "train.sh"):
     submit(command, arguments, jobs)
   elif command == "squeue" or "get" in arguments[:2]:
-    listing(command, arguments, jobs)
+    list_states(command, arguments, jobs)
   elif command == "sacct":
-    if "unbooked" in HOW:
+    if "unbooked" in CONDITIONS:
       sys.exit("Slurm accounting storage is disabled")
-    asked = flag(arguments, "--jobs").split(",")
-    print("".join(f"{job}|{state(one)}\n" for job, one in jobs.items() if job in asked), end="")
+    wanted = flag(arguments, "--jobs").split(",")
+    print("".join(f"{name}|{accounted_state(job)}\n" for name, job in jobs.items() if name in wanted), end="")
   elif "delete" in arguments[:2]:
-    job = arguments[arguments.index("jobset") + 1]
-    jobs.pop(job, None)
-    (FOLDER / f"{job}.log").unlink(missing_ok=True)
+    name = arguments[arguments.index("jobset") + 1]
+    jobs.pop(name, None)
+    (FOLDER / f"{name}.log").unlink(missing_ok=True)
   elif "logs" in arguments[:2]:
     print((FOLDER / f"{flag(arguments, '--selector').rpartition('=')[2]}.log").read_text(), end="")
   JOBS.write_text(json.dumps(jobs))
 
 
 def flag(arguments: list[str], name: str) -> str:
-  return next((one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")), "")
+  return next((word.partition("=")[2] for word in arguments if word.startswith(f"{name}=")), "")
 
 
 def submit(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
-  busy = "busy" in HOW and any(one["state"] == "PENDING" for one in jobs.values())
-  if "refuse" in HOW or ("limit" in HOW and jobs) or busy:
-    sys.exit(f"{command}: what was asked for\nerror: no partition moon")
+  busy = "busy" in CONDITIONS and any(job["state"] == "PENDING" for job in jobs.values())
+  if "refuse" in CONDITIONS or ("limit" in CONDITIONS and jobs) or busy:
+    sys.exit(f"{command}: an explanation\nerror: no partition moon")
   number = int(COUNT.read_text()) + 1 if COUNT.exists() else 1
   COUNT.write_text(str(number))
-  job = str(number) if command == "sbatch" else flag(arguments, "--name")
-  if job in jobs:
-    sys.exit(f"{job}: there already")
-  jobs[job] = {
+  name = str(number) if command == "sbatch" else flag(arguments, "--name")
+  if name in jobs:
+    sys.exit(f"{name}: exists already")
+  jobs[name] = {
     "state": "PENDING",
     "name": flag(arguments, "--job-name"),
-    "log": flag(arguments, "--output").replace("%%", "%").replace("%j", job) or str(FOLDER / f"{job}.log"),
+    "log": flag(arguments, "--output").replace("%%", "%").replace("%j", name) or str(FOLDER / f"{name}.log"),
     "after": flag(arguments, "--dependency").removeprefix("afterok:"),
     "arguments": arguments[arguments.index("--") + 1 :],
   }
-  if "hangup" in HOW:
+  if "hangup" in CONDITIONS:
     os.kill(os.getppid(), signal.SIGHUP)
-  if "slow" in HOW and number == 1:
+  if "slow" in CONDITIONS and number == 1:
     JOBS.write_text(json.dumps(jobs))
     time.sleep(60)
-  print(f"{job};far" if command == "sbatch" else f"jobset {job} made")
+  print(f"{name};far" if command == "sbatch" else f"jobset {name} created")
 
 
-def listing(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
-  name = flag(arguments, "--name")  # asked for before a submission: no time passes
-  if "mute" in HOW or ("deaf" in HOW and not name and not (FOLDER / "heard").exists()):
-    (FOLDER / "heard").touch()
+def list_states(command: str, arguments: list[str], jobs: dict[str, Job]) -> None:
+  name = flag(arguments, "--name")  # given before a submission, when no job runs
+  if "mute" in CONDITIONS or ("deaf" in CONDITIONS and not name and not (FOLDER / "queried").exists()):
+    (FOLDER / "queried").touch()
     sys.exit("error: no answer from the controller")
-  if "interrupt" in HOW and not name:
+  if "interrupt" in CONDITIONS and not name:
     os.kill(os.getppid(), signal.SIGINT)
-  elif "held" not in HOW and not name:
+  elif "held" not in CONDITIONS and not name:
     for job in list(jobs):
       run(jobs, job)
   if command == "squeue":
-    all_states = "--states=all" in arguments and "short" not in HOW
-    shown = {job: one for job, one in jobs.items() if all_states or one["state"] in ("PENDING", "RUNNING")}
-    shown = {job: one for job, one in shown.items() if name in ("", one["name"])}
-    print("".join(f"{job}|{one['state']}\n" for job, one in shown.items()) + "999|RUNNING" * (not name))
+    all_states = "--states=all" in arguments and "short" not in CONDITIONS
+    shown = {key: job for key, job in jobs.items() if all_states or job["state"] in ("PENDING", "RUNNING")}
+    shown = {key: job for key, job in shown.items() if name in ("", job["name"])}
+    print("".join(f"{key}|{job['state']}\n" for key, job in shown.items()) + "999|RUNNING" * (not name))
     return
-  asked = [jobset(job, one["state"]) for job, one in jobs.items() if job in arguments]
-  if asked:
-    print(json.dumps(asked[0] if len(asked) == 1 else {"kind": "List", "items": asked}))
+  found = [jobset(key, job["state"]) for key, job in jobs.items() if key in arguments]
+  if found:
+    print(json.dumps(found[0] if len(found) == 1 else {"kind": "List", "items": found}))
 
 
-def run(jobs: dict[str, Job], job: str) -> None:
-  one = jobs[job]
-  if one["state"] != "PENDING":
+def run(jobs: dict[str, Job], name: str) -> None:
+  job = jobs[name]
+  if job["state"] != "PENDING":
     return
-  if one["after"] and jobs.get(one["after"], {}).get("state") != "COMPLETED":
-    one["state"] = "CANCELLED"
+  if job["after"] and jobs.get(job["after"], {}).get("state") != "COMPLETED":
+    job["state"] = "CANCELLED"
     return
-  if "lose" in HOW:
-    del jobs[job]
+  if "lose" in CONDITIONS:
+    del jobs[name]
     return
-  program = [sys.executable, "-S", str(Path(__file__).with_name("fake_main.py")), *one["arguments"]]
-  with open(one["log"], "w") as log:
-    status = 1 if "timeout" in HOW else subprocess.call(program, stdout=log, stderr=log)
-  one["state"] = "TIMEOUT" if "timeout" in HOW else "FAILED" if status else "COMPLETED"
+  program = [sys.executable, "-S", str(Path(__file__).with_name("fake_main.py")), *job["arguments"]]
+  with open(job["log"], "w") as log:
+    status = 1 if "timeout" in CONDITIONS else subprocess.call(program, stdout=log, stderr=log)
+  job["state"] = "TIMEOUT" if "timeout" in CONDITIONS else "FAILED" if status else "COMPLETED"
 
 
-def state(one: Job) -> str:
-  return str(one["state"]) + " by 1000" * (one["state"] == "CANCELLED")
+def accounted_state(job: Job) -> str:
+  return str(job["state"]) + " by 1000" * (job["state"] == "CANCELLED")
 
 
 def jobset(name: str, state: str) -> Job:

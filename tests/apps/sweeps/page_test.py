@@ -1,10 +1,16 @@
-"""The page of a sweep, read back as a browser would."""
+"""The page of a sweep, parsed as a browser would."""
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from fer_jax.apps.sweeps import figures
+from fer_jax.config.sweep import Figure
+from fer_jax.training.run_files import Metrics
 from tests.apps.report_test import Page
 
 from .conftest import Launch
@@ -17,12 +23,20 @@ def page_of(launch: Launch, variant: str = "") -> Page:
 @pytest.fixture
 def drawn(launch: Launch) -> Page:
   launch.run(variant="three")
-  launch.run(variant="drawn")  # the same runs: nothing is trained, and the page is drawn once
+  launch.run(variant="drawn")  # the same runs: only the page is drawn
   return page_of(launch, "drawn")
 
 
+@pytest.fixture
+def charts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+  """Charts that are drawn, whose values cannot be read from the SVG."""
+  drawn: list[Any] = []
+  monkeypatch.setattr(figures, "chart_figure", lambda chart, phases: drawn.append(chart) or "")
+  return drawn
+
+
 class TestFigures:
-  def test_each_has_a_line_for_each_member_and_a_band_over_seeds(self, drawn: Page) -> None:
+  def test_curves_have_a_line_for_each_candidate_and_a_band_over_seeds(self, drawn: Page) -> None:
     captions = drawn.captions()
     assert captions[:3] == ["Validation accuracy", "Training loss", "Training accuracy"]
     assert captions[3] == "Test accuracy"
@@ -32,24 +46,13 @@ class TestFigures:
     assert "1 blocks, 2 blocks, 3 blocks" in first
     assert "Line: mean of the replicas; band: one standard deviation." in drawn.text
 
-  def test_the_band_is_one_deviation_around_the_mean(self, launch: Launch) -> None:
-    # Drawn values cannot be read off a picture; the lines that are drawn can.
-    import numpy as np
-
-    from fer_jax.apps.sweeps import figures
-    from fer_jax.config.sweep import Figure
-    from fer_jax.training.run_files import Metrics
-
+  def test_the_band_is_one_deviation_around_the_mean(self, charts: list[Any]) -> None:
     def logged(*values: float) -> Metrics:
       return Metrics(evaluations={"validation": [{"step": s, "accuracy": a} for s, a in enumerate(values)]})
 
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(figures, "chart_figure", lambda chart, phases: seen.append(chart) or "")
-      # The second run has not come as far as the first.
-      runs = {"a": [logged(0.5, 0.6, 0.7), logged(0.7, 0.8)]}
-      figures.curves(Figure("curves", "validation accuracy"), runs)
-    (line,) = seen[0].lines
+    # The second run has fewer steps than the first.
+    figures.curves(Figure("curves", "validation accuracy"), {"a": [logged(0.5, 0.6, 0.7), logged(0.7, 0.8)]})
+    (line,) = charts[0].lines
     ((steps, mean),) = line.pieces
     ((_, low, high),) = line.bands
     assert steps.tolist() == [0, 1, 2]
@@ -57,7 +60,7 @@ class TestFigures:
     np.testing.assert_allclose(mean - low, [0.02**0.5, 0.02**0.5, 0])
     np.testing.assert_allclose(high - mean, mean - low)
 
-  def test_points_stand_at_their_values(self, drawn: Page) -> None:
+  def test_points_are_at_their_values(self, drawn: Page) -> None:
     rows = re.findall(r"<div><span>(\d) blocks</span>(.*?)</div>", drawn.source)
     assert [name for name, _ in rows] == ["1", "2", "3"]
     ticks = re.findall(r'style="--at: ([\d.]+)%">([\d.]+) %', drawn.source.split('class="axis"')[1])
@@ -67,26 +70,21 @@ class TestFigures:
     assert low + at["dot"] / 100 * (high - low) == pytest.approx(63, abs=0.01)
     assert low + at["print"] / 100 * (high - low) == pytest.approx(97, abs=0.01)
     assert low + at["span"] / 100 * (high - low) == pytest.approx(54.04, abs=0.02)
-    assert 'class="print"' not in rows[0][1]  # nothing printed of one block
+    assert 'class="print"' not in rows[0][1]  # the paper reports nothing for one block
 
-  def test_training_loss_is_cross_entropy_alone(self) -> None:
-    import numpy as np
-
-    from fer_jax.apps.sweeps.figures import _curve
-    from fer_jax.training.run_files import Metrics
-
+  def test_training_loss_is_only_cross_entropy(self) -> None:
     records = [
       {"step": 1, "loss": -200.0},
       {"step": 2, "loss": -200.0, "accuracy": 0.5, "cross_entropy": 1.5},
       {"step": 3, "loss": 1.25, "accuracy": 0.5},
     ]
-    steps, values = _curve(Metrics(train=records), "training loss")
+    steps, values = figures._curve(Metrics(train=records), "training loss")
     np.testing.assert_array_equal(steps, [2, 3])
     np.testing.assert_array_equal(values, [1.5, 1.25])
 
 
 class TestLines:
-  def test_there_is_one_for_each_series_and_one_for_what_the_paper_prints(self, launch: Launch) -> None:
+  def test_lines_are_one_for_each_series_and_one_for_its_reported_values(self, launch: Launch) -> None:
     launch.run(variant="lines", blocks1="folds")
     page = page_of(launch, "lines")
     assert page.captions()[:1] == ["By depth"]
@@ -97,30 +95,23 @@ class TestLines:
     assert "Whiskers: 95 % interval." in page.text
     assert "With one seed" not in page.text
 
-  def test_they_go_through_the_members_values(self) -> None:
-    import numpy as np
-
-    from fer_jax.apps.sweeps import figures
-    from fer_jax.config.sweep import Figure
-
+  def test_lines_pass_through_the_values_of_the_candidates(self, charts: list[Any]) -> None:
     rows = [
-      {"value": n, "series": s, "measured": {"test accuracy": n / 100}, "reported": {"test accuracy": 0.9}, **intervals}
-      for n, s, intervals in (
-        (74, "plain", {"interval_95": {}}),
-        (20, "deep", {"interval_95": {"test accuracy": [0.1, 0.3]}}),
-        (20, "plain", {"interval_95": {}}),
+      SimpleNamespace(
+        value=n,
+        series=series,
+        measured={"test accuracy": n / 100},
+        reported={"test accuracy": 0.9} if n == 20 else {},
+        interval_95={"test accuracy": (0.1, 0.3)} if series == "deep" else {},
       )
+      for n, series in ((74, "plain"), (20, "deep"), (20, "plain"))
     ]
-    rows[0]["reported"] = {}
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(figures, "chart_figure", lambda chart, phases: seen.append(chart) or "")
-      figures.lines(Figure("lines", "test accuracy"), rows, "layers")
-    lines = {line.name: line for line in seen[0].lines}
+    figures.lines(Figure("lines", "test accuracy"), rows, "layers")
+    lines = {line.name: line for line in charts[0].lines}
     assert list(lines) == ["deep", "deep, paper", "plain", "plain, paper"]
-    assert seen[0].at == [20, 74]
+    assert charts[0].at == [20, 74]
     ((values, shares),) = lines["plain"].pieces
-    np.testing.assert_allclose(values, [20, 74], atol=0.5)  # beside one another, so that whiskers do not meet
+    np.testing.assert_allclose(values, [20, 74], atol=0.5)  # next to one another, so that whiskers do not overlap
     assert shares.tolist() == [0.20, 0.74]
     assert lines["plain, paper"].pieces[0][0].tolist() == [20]
     ((x, *ends),) = lines["deep"].whiskers
@@ -129,7 +120,7 @@ class TestLines:
     assert lines["plain"].colour == lines["plain, paper"].colour != lines["deep"].colour
 
 
-def test_recall_by_class_stands_beside_what_the_paper_prints(launch: Launch) -> None:
+def test_recall_by_class_is_next_to_the_reported_values(launch: Launch) -> None:
   launch.run(variant="lines", blocks2="folds")
   page = page_of(launch, "lines")
   head = next(row for row in page.rows if row[0] == "recall")
@@ -141,7 +132,7 @@ def test_recall_by_class_stands_beside_what_the_paper_prints(launch: Launch) -> 
 
 
 class TestTable:
-  def test_measured_beside_the_paper(self, launch: Launch) -> None:
+  def test_measured_values_are_next_to_reported_ones(self, launch: Launch) -> None:
     launch.run(variant="three")
     page = page_of(launch, "three")
     head = next(row for row in page.rows if row[0] == "blocks")
@@ -154,7 +145,7 @@ class TestTable:
     other = dict(zip(head, next(row for row in page.rows if row[0] == "1 blocks"), strict=True))
     assert other["paper: test accuracy"] == ""
 
-  def test_folds_are_named(self, launch: Launch) -> None:
+  def test_folds_are_described(self, launch: Launch) -> None:
     launch.run(blocks1="folds")
     page = page_of(launch)
     head = next(row for row in page.rows if row[0] == "blocks")
@@ -162,11 +153,11 @@ class TestTable:
       dict(zip(head, next(row for row in page.rows if row[0] == f"{n} blocks"), strict=True)) for n in (1, 2)
     )
     assert row["standard deviation"] == "3.61 %"
-    assert (row["trainings"], other["trainings"]) == ("3 folds by subjects", "1")
+    assert (row["replicas"], other["replicas"]) == ("3 folds by subjects", "1")
     assert "Student t, over 3 folds by subjects" in page.text
     assert "the interval over folds is too narrow" in page.text
 
-  def test_the_chosen_member_is_called_so(self, launch: Launch) -> None:
+  def test_the_chosen_candidate_is_marked(self, launch: Launch) -> None:
     launch.run(variant="three")
     launch.measure("three", 2, (0.8, 0.8, 0.81), test=0.5)
     launch.run(variant="choose")  # the same runs
@@ -175,20 +166,20 @@ class TestTable:
     assert names.count("2 blocks (chosen)") == 1
     assert "1 blocks (chosen)" not in names
     assert "Chosen by validation accuracy, mean over the seeds: 2 blocks. Its test accuracy, 50.00 %, is" in page.text
-    assert "To choose among the members" not in page.text
+    assert "To choose among the candidates" not in page.text
 
-  def test_what_folds_choose_for_themselves_is_said(self, launch: Launch) -> None:
+  def test_choices_of_single_folds_are_described(self, launch: Launch) -> None:
     launch.run(variant="choose", blocks1="folds", blocks2="folds", demo="folds")
     page = page_of(launch, "choose")
     assert "Chosen by validation accuracy, mean over the folds and seeds: 1 blocks." in page.text
-    # Nine folds of 60, 62 and 67 %, validation the same for all members: the first in each.
+    # Nine folds of 60, 62 and 67 %, with the same validation accuracies for all candidates: the first is chosen.
     assert "own validation part (1 blocks 9 \N{MULTIPLICATION SIGN}), test accuracy is 63.00 % (" in page.text
 
-  def test_of_candidates_none_is_chosen_before_all_have_finished(self, launch: Launch) -> None:
+  def test_no_candidate_is_chosen_before_all_have_finished(self, launch: Launch) -> None:
     launch.run(variant="choose", blocks1="fail", blocks2="folds")
     page = page_of(launch, "choose")
     expected = (
-      "One member will be chosen, by validation accuracy, mean over the folds and seeds, when all have finished."
+      "One candidate will be chosen, by validation accuracy, mean over the folds and seeds, when all have finished."
     )
     assert expected in page.text
     assert "(chosen)" not in page.text
@@ -217,7 +208,7 @@ def test_provenance(launch: Launch) -> None:
   assert "With one seed" not in page.text
 
 
-def test_text_from_outside_is_escaped_and_the_page_stands_alone(drawn: Page) -> None:
+def test_text_is_escaped_and_the_page_is_self_contained(drawn: Page) -> None:
   assert "Blocks & <seeds>" in drawn.text
   assert "More is <b>better</b>." in drawn.text
   assert drawn.all("b") == []
@@ -227,7 +218,7 @@ def test_text_from_outside_is_escaped_and_the_page_stands_alone(drawn: Page) -> 
   assert not re.search(r"url\((?!#)|@import", drawn.source)
 
 
-def test_what_a_reader_must_know_comes_first(launch: Launch) -> None:
+def test_warnings_are_shown_first(launch: Launch) -> None:
   launch.run(blocks1="fail", blocks2="SIGTERM")
   page = page_of(launch)
   assert "1 blocks failed (seed 0: training diverged: loss is nan)" in page.text

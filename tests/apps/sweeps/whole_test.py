@@ -1,4 +1,4 @@
-"""A sweep of real trainings, by its script: to the end, and told to stop."""
+"""Sweeps of real training runs, started by the script: to the end, and interrupted."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from fer_jax.data.builders.synthetic_faces import layouts
 from .conftest import ROOT
 
 SWEEP = """
-from fer_jax.sweep import Figure, Member, Sweep
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 
 TINY = tuple(f"--config.{key}" for key in (
   "model.blocks=1", "model.convs=1", "model.growth=8", "model.stem=8", "model.pyramid=8", "batch_size=16",
@@ -26,7 +26,9 @@ TINY = tuple(f"--config.{key}" for key in (
 def get_sweep():
   return Sweep(
     title="Two", citation="none", claim="none", figures=(Figure("curves", "validation accuracy"),),
-    members=(Member("local", "configs/hsic.py:demo", TINY), Member("twin", "configs/hsic.py:demo,backprop", TINY)),
+    candidates=(
+      Candidate("local", "configs/hsic.py:demo", TINY), Candidate("twin", "configs/hsic.py:demo,backprop", TINY),
+    ),
   )
 """
 
@@ -43,31 +45,33 @@ def command(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-  """One device, as most users have, and compilations shared between the runs."""
+  """Returns an environment with one device, and with a compilation cache that the runs share."""
   cache = str(tmp_path_factory.mktemp("compiled"))
-  of_jax = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-  return os.environ | {"XLA_FLAGS": "", **of_jax}
+  cache_settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+  return os.environ | {"XLA_FLAGS": "", **cache_settings}
 
 
 @pytest.mark.slow
-def test_two_members_of_two_steps(command: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+def test_sweep_of_two_candidates_with_two_steps(
+  command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
   command += ["--config.duration=2 steps", "--name=two", f"--results={tmp_path / 'results'}"]
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
   assert done.returncode == 0, done.stderr
   page = tmp_path / "sweeps" / "two_duration=2-steps" / "index.html"
   assert done.stdout.splitlines()[-1] == f"page: {page}"
   content = json.loads((tmp_path / "results" / "two.json").read_text())
-  assert [row["steps"] for row in content["rows"]] == [3, 2]  # of two phases, 90 and 10 % of two steps are 2 and 1
+  assert [row["steps"] for row in content["rows"]] == [3, 2]  # two phases with 90 and 10 % of two steps take 2 and 1
   assert [row["name"] for row in content["rows"]] == ["local", "twin"]
   for row in content["rows"]:
     report = tmp_path / "sweeps" / "runs" / row["runs"][0]["run"] / "report" / "index.html"
     assert f"{100 * row['measured']['test accuracy']:.1f}" in report.read_text()
     assert f"{100 * row['measured']['test accuracy']:.2f} %" in page.read_text()
-  assert "data_dir" not in json.dumps(content)  # where a machine keeps its data is no part of what was measured
+  assert "data_dir" not in json.dumps(content)  # the location of the data is not part of the measurement
 
 
 @pytest.mark.slow
-def test_told_to_stop_the_training_saves_and_the_same_command_goes_on(
+def test_an_interrupted_run_is_resumed_by_the_same_command(
   command: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
   command += ["--config.duration=100 steps", "--config.evaluate_every=1000 steps"]
@@ -76,11 +80,11 @@ def test_told_to_stop_the_training_saves_and_the_same_command_goes_on(
     while not list(tmp_path.glob("sweeps/runs/*/metrics.jsonl")) and time.monotonic() < deadline:
       time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
   assert process.returncode == 128 + signal.SIGINT
-  assert "stopped by SIGINT at step" in said
+  assert "stopped by SIGINT at step" in output
   assert len(list(tmp_path.glob("sweeps/runs/*"))) == 1
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
   assert done.returncode == 0, done.stderr
-  assert "local, seed 0, goes on" in done.stdout
+  assert "local, seed 0, resumes" in done.stdout
   assert "resumed from step" in done.stdout
