@@ -21,7 +21,7 @@ import jax
 
 from fer_jax.runtime import provenance
 from fer_jax.runtime.errors import Failure, run
-from fer_jax.training.run_files import write_text
+from fer_jax.runtime.files import write_text
 
 ROOT = Path(__file__).parent.parent
 LOWEST, BELOW = (0, 10), (0, 13)

@@ -21,7 +21,8 @@ from fer_jax.data.duplicates import BITS, NEAR, find_duplicates
 from fer_jax.data.splits import load_folds
 from fer_jax.runtime import provenance
 from fer_jax.runtime.errors import UserError, run
-from fer_jax.training.run_files import Record, write_text
+from fer_jax.runtime.files import write_text
+from fer_jax.training.run_files import Record
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

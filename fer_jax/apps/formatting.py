@@ -1,11 +1,11 @@
-"""Formats measured quantities for the report page and for the tables of the README."""
+"""Formats measured quantities for the HTML pages and for the tables of the README."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean, stdev
 
 from fer_jax.training.intervals import wilson_interval
-from fer_jax.training.run_result import RunResult, parse_result
+from fer_jax.training.run_result import RunResult
 
 NOT_MEASURED = "not yet measured"
 
@@ -25,23 +25,21 @@ class Estimate:
   meaning: str
 
 
-def _typed(result: Mapping[str, Any] | RunResult) -> RunResult:
-  return result if isinstance(result, RunResult) else parse_result(dict(result), "result.json")
-
-
-def accuracy_estimate(result: Mapping[str, Any] | RunResult) -> Estimate:
-  """Returns the test accuracy of a result with its 95 % interval.
+def accuracy_estimate(result: RunResult) -> Estimate:
+  """Returns the test accuracy of a run with its 95 % interval.
 
   One replica has the Wilson interval over its test images. Several replicas (seeds or folds) have their mean and the
   interval that the result contains, which is over the replicas. Seeds share a test split, so the images of several
   seeds are not independent and a binomial interval over them would be wrong.
+
+  Args:
+    result: Result of the run.
   """
-  result = _typed(result)
   if result.several:
-    interval = (result.interval_95[0], result.interval_95[1]) if result.interval_95 else None
-    spread = f", standard deviation {percent(result.std)}"
-    return Estimate(result.accuracy, interval, f"mean of {runs_text(len(result.runs), result)}{spread}")
-  images = sum(sum(row) for row in result.confusion_matrix)
+    interval = None if result.interval_95 is None else (result.interval_95[0], result.interval_95[1])
+    meaning = f"mean of {runs_text(len(result.runs), result)}, standard deviation {percent(result.std)}"
+    return Estimate(result.accuracy, interval, meaning)
+  images = sum(map(sum, result.confusion_matrix))
   if not images:
     return Estimate(result.accuracy, None, "number of test images not stated")
   interval = wilson_interval(round(result.accuracy * images), images)
@@ -49,19 +47,19 @@ def accuracy_estimate(result: Mapping[str, Any] | RunResult) -> Estimate:
 
 
 def runs_text(number: int, result: RunResult) -> str:
-  """Returns the number of replicas of a result and what they differ in: "10 folds by subjects", "3 seeds"."""
+  """Returns the number of replicas of a run and what they differ in: "10 folds by subjects", "3 seeds".
+
+  Args:
+    number: Number of replicas.
+    result: Result of the run.
+  """
   folds = result.folds
   if folds is None:
     return f"{number} {'seeds' if len(result.seeds) == number else 'runs'}"
   # "3 of 10 folds": a run can train a part of the folds.
-  of = f" of {folds.count}" if folds.count > number else ""
+  part = f" of {folds.count}" if folds.count > number else ""
   unit = "of one subject each" if folds.by == "one_subject_out" else f"by {folds.by}"
-  return f"{number}{of} folds {unit}"
-
-
-def trainings_of(number: int, result: Mapping[str, Any]) -> str:
-  """Returns `runs_text` of the content of a result.json."""
-  return runs_text(number, _typed(result))
+  return f"{number}{part} folds {unit}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -72,6 +70,21 @@ def percent(share: float | None, digits: int = 2) -> str:
 def percent_range(low: float, high: float) -> str:
   """Formats an interval of shares, with an en dash: "69.74 \N{EN DASH} 72.70 %"."""
   return f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f} %"
+
+
+def spread(values: Iterable[float | None], as_percent: bool = False) -> str:
+  """Formats the mean and the standard deviation of the values that are not None; the mean alone if they are equal.
+
+  Args:
+    values: Whole numbers, or shares in [0, 1].
+    as_percent: Whether the values are shares.
+  """
+  known = [100 * value if as_percent else value for value in values if value is not None]
+  if not known:
+    return ""
+  form, unit = ("{:.2f}", " %") if as_percent else ("{:,.0f}", "")
+  mean = form.format(fmean(known))
+  return f"{mean}{unit}" if len(set(known)) == 1 else f"{mean} \N{PLUS-MINUS SIGN} {form.format(stdev(known))}{unit}"
 
 
 def count(number: float | None) -> str:
@@ -118,9 +131,8 @@ def quantity(name: str, value: object) -> str:
   return f"{value:.4g}"
 
 
-def device_of(result: Mapping[str, Any] | RunResult) -> str:
+def device_of(result: RunResult) -> str:
   """Returns the device of a run, and the number of processes if there are several."""
-  result = _typed(result)
   processes = result.processes or 1
   return result.device + (f", {processes} processes" if processes > 1 else "")
 

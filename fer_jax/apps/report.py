@@ -8,36 +8,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fer_jax.apps.formatting import accuracy_estimate, percent
-from fer_jax.apps.report_page.classes import Explanation, classes, mistakes, samples
-from fer_jax.apps.report_page.curves import curves
-from fer_jax.apps.report_page.markup import Section, document
-from fer_jax.apps.report_page.provenance import provenance
-from fer_jax.apps.report_page.summary import beside_table, headline, names_of, paper_table
-from fer_jax.apps.report_page.trainings import trainings
-from fer_jax.apps.report_page.views import views
+from fer_jax.apps.report_page.classes import Explanation
+from fer_jax.apps.report_page.page import report_page
 from fer_jax.runtime.errors import run
-from fer_jax.training.run_files import Run, mapping, read_run, write_text
-
-
-def _page(
-  of: Run, beside: Sequence[tuple[str, Run]], explained: Mapping[Path, Explanation], whole: Run | None = None
-) -> str:
-  estimate = accuracy_estimate(mapping(of.result))
-  title = of.source if estimate is None else f"{of.source}: {percent(estimate.value)}"
-  parts = [
-    paper_table(of),
-    beside_table(of, beside),
-    trainings(of),
-    views(of),
-    curves(of, beside),
-    classes(of),
-    mistakes(of, explained.get(of.workdir)),
-    samples(of),
-    provenance(of),
-  ]
-  sections: list[Section] = [part for part in parts if part is not None]
-  return document(title, headline(of, whole), sections)
+from fer_jax.runtime.files import write_text
+from fer_jax.training.run_files import read_run
 
 
 def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = False) -> Path:
@@ -65,8 +40,8 @@ def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = F
 
     explanations = explain(whole)
   for replica in whole.replicas:
-    write_text(_path(replica.workdir), _page(replica, (), explanations, whole))
-  write_text(_path(workdir), _page(whole, list(zip(names_of(others), others, strict=True)), explanations))
+    write_text(_path(replica.workdir), report_page(replica, (), explanations.get(replica.workdir), whole))
+  write_text(_path(workdir), report_page(whole, others, explanations.get(workdir)))
   return _path(workdir)
 
 

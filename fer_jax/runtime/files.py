@@ -1,4 +1,4 @@
-"""Text and JSON files."""
+"""Reads JSON files, and writes text files atomically."""
 
 import json
 import os

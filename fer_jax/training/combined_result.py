@@ -14,7 +14,6 @@ from fer_jax.training.run import Run
 from fer_jax.training.run_result import (
   Deduplicated,
   FoldsResult,
-  ReplicaResult,
   RunResult,
   Strategy,
   Validation,
@@ -82,7 +81,7 @@ def combine(
     },
     pretrained=first.pretrained,
     seeds=tuple(sorted({seed for result in results for seed in result.seeds})),
-    runs=tuple(_replica(name, result) for name, result in found.items()),
+    runs=tuple(result.as_replica(name) for name, result in found.items()),
     seconds=seconds,
     time=time,
     strategy=strategy,
@@ -141,24 +140,6 @@ def unequal_steps(found: Mapping[str, RunResult], planned: int) -> str:
   late = any(result.stopped == "time budget" and result.steps < planned for result in results)
   why = f"; {planned} were planned, but steps became slower than measured at the start, and the clock ended runs" * late
   return f"the runs took different numbers of steps: {taken}{why}"
-
-
-def _replica(name: str, result: RunResult) -> ReplicaResult:
-  return ReplicaResult(
-    name=name,
-    seed=result.seeds[0],
-    fold=result.fold,
-    accuracy=result.accuracy,
-    validation_accuracy=result.validation.accuracy,
-    best_step=result.validation.step,
-    images=int(np.sum(result.confusion_matrix)),
-    loss=result.loss,
-    steps=int(result.steps),
-    stopped=result.stopped,
-    seconds=result.seconds,
-    deduplicated=result.deduplicated,
-    views=result.views,
-  )
 
 
 def _mean_views(found: Sequence[Mapping[str, ViewResult]]) -> dict[str, ViewResult]:

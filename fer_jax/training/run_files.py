@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fer_jax.runtime.errors import UserError
-from fer_jax.runtime.files import read_json as read_json  # noqa: PLC0414
-from fer_jax.runtime.files import write_text as write_text  # noqa: PLC0414
+from fer_jax.runtime.files import read_json
+from fer_jax.training.run_result import RunResult, Validation, read_result
 
 Record = dict[str, Any]  # one JSON object
 
@@ -57,8 +57,8 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Run:
-  """A training run and the files of its workdir.
+class RunFiles:
+  """A run and the files of its workdir.
 
   Attributes:
     workdir: Folder of the run.
@@ -66,16 +66,16 @@ class Run:
     metrics: Records of metrics.jsonl; a run with several replicas logs only events in this file.
     result: Content of result.json; None until the run has finished.
     predictions: Content of predictions.npz; None until the run has finished.
-    replicas: Runs of the replicas that have started; empty for a run of a single replica.
+    replicas: Files of the replicas that have started; empty for a run of a single replica.
     planned: Number of replicas that the run is configured for.
   """
 
   workdir: Path
   config: Record
   metrics: Metrics
-  result: Record | None
+  result: RunResult | None
   predictions: Predictions | None
-  replicas: "tuple[Run, ...]" = ()
+  replicas: "tuple[RunFiles, ...]" = ()
   planned: int = 1
 
   @property
@@ -94,14 +94,19 @@ class Run:
     return mapping(self.config.get("config"))
 
   @property
-  def trainings(self) -> "tuple[Run, ...]":
+  def paper(self) -> Mapping[str, Any]:
+    """Entry of the config on the paper of the system; empty without one."""
+    return mapping(self.settings.get("paper"))
+
+  @property
+  def replicas_or_self(self) -> "tuple[RunFiles, ...]":
     """Replicas of the run, or the run itself if it has none."""
     return self.replicas or (self,)
 
   @property
-  def finished(self) -> "list[Run]":
+  def finished(self) -> "list[RunFiles]":
     """Replicas that have a result."""
-    return [training for training in self.trainings if training.result is not None]
+    return [replica for replica in self.replicas_or_self if replica.result is not None]
 
   @property
   def validation(self) -> list[Record]:
@@ -109,12 +114,28 @@ class Run:
     return self.metrics.evaluations.get("validation", [])
 
   @property
+  def best_validation(self) -> Validation | None:
+    """Selected evaluation, or the best one so far, the first of equals; None without an evaluation."""
+    if self.result is not None:
+      return self.result.validation
+    known = [Validation(each["accuracy"], each["step"]) for each in self.validation if each.get("accuracy") is not None]
+    return max(known, key=lambda each: each.accuracy, default=None)
+
+  @property
+  def seconds(self) -> float | None:
+    """Seconds of the run, or until the last record before it has finished; None if not logged."""
+    if self.result is not None:
+      return self.result.seconds
+    logged = [*self.metrics.train, *self.validation]
+    return max((record["seconds"] for record in logged if record.get("seconds") is not None), default=None)
+
+  @property
   def last_step(self) -> int:
     """Last step of all training and evaluation records; 0 without records."""
     records = [
       record
-      for training in self.trainings
-      for many in (training.metrics.train, *training.metrics.evaluations.values())
+      for replica in self.replicas_or_self
+      for many in (replica.metrics.train, *replica.metrics.evaluations.values())
       for record in many
     ]
     return max((int(record["step"]) for record in records), default=0)
@@ -164,12 +185,12 @@ def read_metrics(path: Path) -> Metrics:
   )
 
 
-def read_predictions(path: Path, trainings: int) -> Predictions:
+def read_predictions(path: Path, replicas: int) -> Predictions:
   """Reads a `predictions.npz`.
 
   Args:
     path: Path of the file.
-    trainings: Number of replicas that the run's result lists; `replica` must be below it.
+    replicas: Number of replicas that the run's result lists; `replica` must be below it.
 
   Raises:
     UserError: The file is damaged or lacks an array, or an index in an array is out of range.
@@ -186,7 +207,7 @@ def read_predictions(path: Path, trainings: int) -> Predictions:
         sample_image=arrays.get("sample_image"),
         replica=arrays.get("replica"),
       )
-    _check(found, trainings)
+    _check(found, replicas)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
     reason = " ".join(str(error).split())  # on one line
     raise UserError(
@@ -196,15 +217,15 @@ def read_predictions(path: Path, trainings: int) -> Predictions:
   return found
 
 
-def _check(of: Predictions, trainings: int) -> None:
+def _check(found: Predictions, replicas: int) -> None:
   """Raises ValueError if `worst` or `replica` has the wrong length or an index out of range."""
-  rows = len(of.label)
-  if len(of.worst) != len(of.worst_image) or ((of.worst < 0) | (of.worst >= rows)).any():
-    raise ValueError(f"worst: {len(of.worst)} indices into {rows} rows, with {len(of.worst_image)} images")
-  if of.replica is None:
+  rows = len(found.label)
+  if len(found.worst) != len(found.worst_image) or ((found.worst < 0) | (found.worst >= rows)).any():
+    raise ValueError(f"worst: {len(found.worst)} indices into {rows} rows, with {len(found.worst_image)} images")
+  if found.replica is None:
     return
-  if len(of.replica) != rows or ((of.replica < 0) | (of.replica >= trainings)).any():
-    raise ValueError(f"replica: expected one index for each row, into the {trainings} replicas of result.json")
+  if len(found.replica) != rows or ((found.replica < 0) | (found.replica >= replicas)).any():
+    raise ValueError(f"replica: expected one index for each row, into the {replicas} replicas of result.json")
 
 
 def replica_folders(workdir: Path) -> list[Path]:
@@ -212,7 +233,7 @@ def replica_folders(workdir: Path) -> list[Path]:
   return sorted(path.parent for path in workdir.glob("replicas/*/metrics.jsonl"))
 
 
-def read_run(workdir: Path) -> Run:
+def read_run(workdir: Path) -> RunFiles:
   """Reads the workdir of a run and of its replicas; files that an unfinished run has not written yet are None.
 
   Args:
@@ -229,14 +250,13 @@ def read_run(workdir: Path) -> Run:
       )
   predictions = workdir / "predictions.npz"
   config = read_json(workdir / "config.json")
-  result = read_json(workdir / "result.json") if (workdir / "result.json").is_file() else None
-  listed = len(mapping(result).get("runs") or [])
-  return Run(
+  result = read_result(workdir / "result.json") if (workdir / "result.json").is_file() else None
+  return RunFiles(
     workdir=workdir,
     config=config,
     metrics=read_metrics(workdir / "metrics.jsonl"),
     result=result,
-    predictions=read_predictions(predictions, listed) if predictions.is_file() else None,
+    predictions=read_predictions(predictions, len(result.runs) if result else 0) if predictions.is_file() else None,
     replicas=tuple(read_run(folder) for folder in replica_folders(workdir)),
     planned=_planned(workdir, mapping(config.get("config"))),
   )

@@ -276,6 +276,28 @@ class RunResult:
     """Whether the run had several replicas."""
     return self.std is not None
 
+  def as_replica(self, name: str) -> ReplicaResult:
+    """Returns the entry of this result, of a single replica, in the result of the run that the replica is part of.
+
+    Args:
+      name: Name of the replica's folder.
+    """
+    return ReplicaResult(
+      name=name,
+      seed=self.seeds[0],
+      fold=self.fold,
+      accuracy=self.accuracy,
+      validation_accuracy=self.validation.accuracy,
+      best_step=self.validation.step,
+      images=sum(map(sum, self.confusion_matrix)),
+      loss=self.loss,
+      steps=int(self.steps),
+      stopped=self.stopped,
+      seconds=self.seconds,
+      deduplicated=self.deduplicated,
+      views=self.views,
+    )
+
   def to_json(self) -> dict[str, Any]:
     """Returns the content of result.json, without the fields that do not apply."""
     return typed_json.as_json(self)

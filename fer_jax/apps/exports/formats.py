@@ -15,7 +15,7 @@ from fer_jax.apps.exports import loader
 from fer_jax.inference import model_file, trained_model
 from fer_jax.inference.trained_model import TrainedModel, classify
 from fer_jax.runtime.errors import Failure, UserError
-from fer_jax.training.run_files import write_text
+from fer_jax.runtime.files import write_text
 
 INPUT, OUTPUT = "faces", "probabilities"
 TOLERANCE = 1e-4  # maximum difference of a probability

@@ -12,10 +12,10 @@ from fer_jax.apps.report_page.classes import Explanation
 from fer_jax.inference import trained_model
 from fer_jax.inference.saliency import REFERENCE, Explainer, overlay
 from fer_jax.runtime.errors import UserError
-from fer_jax.training.run_files import Predictions, Run, mapping
+from fer_jax.training.run_files import Predictions, RunFiles
 
 
-def explain(whole: Run) -> Mapping[Path, Explanation]:
+def explain(whole: RunFiles) -> Mapping[Path, Explanation]:
   """Computes heat maps of the worst mistakes of a run, each with the network that made the mistake.
 
   Args:
@@ -37,17 +37,17 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
   makers = _makers(whole)
   pooled: list[np.ndarray | None] = [None] * len(makers)  # by mistake of the whole run: [2, H, W, 3] once explained
   explainer: Explainer | None = None
-  for training in whole.finished or [whole]:
-    loaded = trained_model.load(training.workdir)
+  for replica in whole.finished or [whole]:
+    loaded = trained_model.load(replica.workdir)
     # All replicas of a run have the same network, so it is compiled once.
     explainer = Explainer(loaded) if explainer is None else explainer.with_model(loaded)
-    if training.predictions is not None and len(training.predictions.worst):
-      every = np.arange(len(training.predictions.worst))
-      found[training.workdir] = _explanation(*_painted(explainer, training, training.predictions, every))
+    if replica.predictions is not None and len(replica.predictions.worst):
+      every = np.arange(len(replica.predictions.worst))
+      found[replica.workdir] = _explanation(*_painted(explainer, replica, replica.predictions, every))
     # The mistakes of the whole run that this replica made.
-    own = np.array([row for row, maker in enumerate(makers) if maker == training.name], np.int64)
+    own = np.array([row for row, maker in enumerate(makers) if maker == replica.name], np.int64)
     if whole.replicas and whole.predictions is not None and len(own):
-      for row, *pair in zip(own, *_painted(explainer, training, whole.predictions, own), strict=True):
+      for row, *pair in zip(own, *_painted(explainer, replica, whole.predictions, own), strict=True):
         pooled[row] = np.stack(pair)
   if pooled:
     images = [pair for pair in pooled if pair is not None]
@@ -62,13 +62,12 @@ def explain(whole: Run) -> Mapping[Path, Explanation]:
   return found
 
 
-def _makers(whole: Run) -> Sequence[str]:
+def _makers(whole: RunFiles) -> Sequence[str]:
   """Returns the name of the replica that made each of the run's worst mistakes; empty for a run without replicas."""
-  of = whole.predictions
-  if not whole.replicas or of is None or of.replica is None:
+  predictions, result = whole.predictions, whole.result
+  if not whole.replicas or predictions is None or predictions.replica is None or result is None:
     return []
-  names = [str(one.get("name", "")) for one in mapping(whole.result).get("runs") or []]
-  return [names[number] for number in of.replica[of.worst].tolist()]
+  return [result.runs[number].name or "" for number in predictions.replica[predictions.worst].tolist()]
 
 
 def _explanation(predicted: np.ndarray, true: np.ndarray) -> Explanation:
@@ -77,30 +76,19 @@ def _explanation(predicted: np.ndarray, true: np.ndarray) -> Explanation:
   return Explanation(predicted, true, scale=overlay(grey, ramp), reference=REFERENCE)
 
 
-def _painted(explainer: Explainer, training: Run, of: Predictions, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the worst mistakes `rows` with their heat maps painted over them.
-
-  Args:
-    explainer: Explainer of the network that made the mistakes.
-    training: Run of that network; its workdir is named in an error.
-    of: Predictions that contain the mistakes.
-    rows: Rows of the worst mistakes, int64 [R].
-
-  Returns:
-    Images with the heat maps of the predicted and of the true class, two uint8 arrays of shape [R, H, W, 3].
-
-  Raises:
-    UserError: The images do not fit the network.
-  """
-  faces, places = of.worst_image[rows], of.worst[rows]
-  classes = of.probability[places].argmax(axis=-1), of.label[places]
+def _painted(
+  explainer: Explainer, run: RunFiles, predictions: Predictions, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns R worst mistakes with heat maps of the predicted and of the true class, uint8 [R, H, W, 3] each."""
+  faces, mistakes = predictions.worst_image[rows], predictions.worst[rows]
+  classes = predictions.probability[mistakes].argmax(axis=-1), predictions.label[mistakes]
   try:
     predicted, true = (
       np.stack([overlay(*one) for one in zip(faces, explainer.explain(faces, asked), strict=True)]) for asked in classes
     )
   except ValueError as error:
     raise UserError(
-      f"{training.workdir}: the checkpoint and predictions.npz are not from the same run ({error}); copy the whole "
+      f"{run.workdir}: the checkpoint and predictions.npz are not from the same run ({error}); copy the whole "
       "workdir again"
     ) from None
   return predicted, true

@@ -14,7 +14,7 @@ from fer_jax.apps.formatting import (
   quantity,
   short_commit,
 )
-from fer_jax.apps.report_page.figures import scatter_file
+from fer_jax.apps.pages.plots import scatter_file
 from fer_jax.apps.sweeps.figures import points_of
 from fer_jax.apps.sweeps.sweep_result import SweepResult
 from fer_jax.apps.sweeps.table import candidate_table, class_table, with_interval

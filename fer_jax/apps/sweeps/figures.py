@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from fer_jax.apps.formatting import percent
-from fer_jax.apps.report_page.curves import OTHER_COLOURS, other_colour
-from fer_jax.apps.report_page.figures import Chart, Curve, Line, Point, draw_scatter, mean_line
-from fer_jax.apps.report_page.markup import chart_figure, said
+from fer_jax.apps.pages.charts import OTHER_COLOURS, Chart, Curve, Line, mean_line, other_colour
+from fer_jax.apps.pages.plots import Point, draw_scatter
+from fer_jax.apps.sweeps.markup import chart_figure, said
 from fer_jax.apps.sweeps.sweep_result import CandidateResult
 from fer_jax.config.sweep import Figure
 from fer_jax.training.run_files import Metrics, Record

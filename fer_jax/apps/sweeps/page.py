@@ -6,9 +6,9 @@ from html import escape
 from urllib.parse import quote
 
 from fer_jax.apps.formatting import NOT_MEASURED, count, duration, percent, short_commit
-from fer_jax.apps.report_page.markup import Section, bullets, document, facts, said, table
-from fer_jax.apps.report_page.trainings import SHARED
+from fer_jax.apps.report_page.replicas import SHARED
 from fer_jax.apps.sweeps.figures import curves, lines, points, scatter
+from fer_jax.apps.sweeps.markup import Section, bullets, document, facts, said, table
 from fer_jax.apps.sweeps.outputs import CONVERGED, LAST_BATCHES, RunOutput
 from fer_jax.apps.sweeps.sweep_result import CandidateResult, SweepResult
 from fer_jax.apps.sweeps.table import candidate_table, class_table, quantities_of, with_interval

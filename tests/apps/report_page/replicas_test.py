@@ -12,7 +12,7 @@ import pytest
 
 from fer_jax.apps.report import write_report
 from tests.apps.fake_run import NAMES, write_folds, write_run
-from tests.apps.report_test import Page
+from tests.apps.report_test import Page, facts
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def test_each_is_listed_and_its_own_page_is_linked_there_and_back(folds: Folds) 
       *(f"fold {number}", str(number), *shares, "1,900", "2,000", "3,589", "6 min 03 s", "finished")
     ]
   last = rows["mean \N{PLUS-MINUS SIGN} standard deviation"]
-  assert last[2] == f"{100 * result['mean']:.2f} \N{PLUS-MINUS SIGN} {100 * result['std']:.2f} %"
+  assert last[2] == f"{100 * result['accuracy']:.2f} \N{PLUS-MINUS SIGN} {100 * result['std']:.2f} %"
   for link in (link["href"] or "" for link in page.all("a") if "replicas" in (link["href"] or "")):
     own = Page(path.parent / link)
     assert "Test splitfold" in own.text
@@ -84,6 +84,14 @@ def test_the_curves_are_of_each_and_their_mean(folds: Folds) -> None:
   assert len(re.findall(r"<path[^>]*stroke-opacity: 0.55", first)) == 3
   assert "each of 3 replicas" in page.text
   assert "mean of the replicas" in page.text
+
+
+def test_metrics_are_means_over_the_replicas(folds: Folds) -> None:
+  mean = folds.result["metrics"]
+  shown = facts(folds.page, "classes")
+  # The calibration error of several replicas is not at the top of the page.
+  for name, key in (("Balanced accuracy", "balanced_accuracy"), ("Calibration error", "expected_calibration_error")):
+    assert shown[name] == f"{100 * mean[key]:.2f} %<small>mean of the replicas</small>"
 
 
 def test_confusions_and_mistakes_are_pooled(folds: Folds) -> None:

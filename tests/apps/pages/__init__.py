@@ -1,0 +1,1 @@
+"""Tests of the HTML templates and of the charts."""
