@@ -9,7 +9,7 @@ import pytest
 from configs import baselines, ca_resnet
 from configs.sweeps import SIZES, hsic_baselines, obsr_ablation, separable_se_table5
 from fer_jax.apps.benchmarks import inference, table1
-from fer_jax.apps.sweeps.plan import Plan, plan
+from fer_jax.apps.sweeps.plan import SweepPlan, plan_sweep
 from fer_jax.config import command_line, parsing
 from fer_jax.config.command_line import load_config
 from fer_jax.config.settings import Settings
@@ -33,8 +33,8 @@ def run_in_root(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.chdir(ROOT)
 
 
-def planned(name: str, variant: str = "") -> Plan:
-  return plan(f"configs/sweeps/{name}.py" + (f":{variant}" if variant else ""), WORKDIR)
+def planned(name: str, variant: str = "") -> SweepPlan:
+  return plan_sweep(f"configs/sweeps/{name}.py" + (f":{variant}" if variant else ""), WORKDIR)
 
 
 def settings_of(arguments: tuple[str, ...]) -> Settings:
