@@ -18,15 +18,29 @@ ENTRY = re.compile(r"( *)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?: (\S+)")
 FORBIDDEN = {"of", "that", "what", "which", "whose", "from", "how", "as", "likewise", "in", "by", "with", "on"}
 # Expressions to avoid, with the term to write instead.
 TERMS = {
-  r"trainings\b(?!:)": "runs or replicas",
-  r"\breckon": "compute",
+  r"\bpictures?\b": "image",
+  r"\btrainings\b(?!:)": "runs or replicas",
+  r"\bmembers?\b": "replica or candidate",
+  r"(?<!in )(?<!in-)(?<!its )\bplaces?\b(?! (the|them|it|all)\b)": "position, location or region",
+  r"\bbeginnings?\b": "start, or initial parameters",
+  r"\bbehind\b": "after",
+  r"\bbeside\b": "next to",
   r"\bmend(s|ed|ing)?\b": "fix or repair",
+  r"\breckon": "compute",
   r"\bwhoever\b": "a user, or the subject itself",
   r"\b(nobody|everybody|everyone)\b": "no one, all, or the subject itself",
   r"\bleft alone\b": "unchanged or skipped",
-  r"\bdealt (over|out)\b": "distributed over",
-  r"\bstands? still\b": "does not improve",
+  r"\bdealt\b": "split or distributed",
+  r"\bdivision\b(?! by)": "split",
+  r"\bparted\b": "split",
+  r"\blaid (behind|beside)\b": "concatenated",
+  r"\bstands? (still|in training)\b": "does not improve, or also appears in training",
+  r"\bbit for bit as (it|they)\b": "frozen",
+  r"\bis cut to this\b": "maximum gradient norm",
+  r"\bhave not met\b": "timed out after",
 }
+# Parts of names that the package does not use.
+NAMES = {"picture", "pictures", "trainings", "member", "members", "beginning", "whoever", "everyone", "worse"}
 
 
 def entries(docstring: str) -> Iterator[tuple[str, str]]:
@@ -75,15 +89,38 @@ def test_entries_begin_with_a_noun_phrase(path: Path) -> None:
   assert not wrong, f"expected noun phrases that begin with a capital letter: {wrong}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def pages() -> Iterator[tuple[Path, list[tuple[int, str]]]]:
+  """Yields the README and the docs with their lines outside code blocks and tables that are generated from results."""
+  for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    text = path.read_text(encoding="utf-8")
+    for block in (r"<!-- results:.*?<!-- /results -->", r"^```.*?^```"):
+      # Blank lines in their place keep the line numbers.
+      text = re.sub(block, lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    yield path, list(enumerate(text.splitlines(), start=1))
+
+
+TEXTS = {
+  **{path: list(prose(path)) for path in [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))] if path != Path(__file__)},
+  **dict(pages()),
+}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_terms_of_the_field_are_used(path: Path) -> None:
   wrong = [
     f"line {line}: {found[0]!r}: write {instead}"
-    for line, text in prose(path)
+    for line, text in TEXTS[path]
     for pattern, instead in TERMS.items()
     if (found := re.search(pattern, text, re.IGNORECASE))
   ]
   assert not wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_are_terms_of_the_field(path: Path) -> None:
+  tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+  names = {token.string for token in tokens if token.type == tokenize.NAME}
+  assert not {name for name in names if NAMES & set(name.lower().split("_"))}
 
 
 def test_entries_are_found() -> None:

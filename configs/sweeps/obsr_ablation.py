@@ -31,7 +31,7 @@ def get_sweep(variant: str = "") -> Sweep:
     size = size._replace(overrides=(), seeds=(0, 1, 2))  # the duration of configs/obsr.py
   weights = tuple(f"--config.pretrained.path={file}" for file in files)
   doubled_duration = (f"--config.duration={DOUBLED_DURATION[name]}",)
-  replacement_members = (
+  replacement_candidates = (
     size.candidate(VOTES_NAME, CONFIG, "votes"),
     size.candidate("ResNet, twice as long", CONFIG, "resnet34", overrides=doubled_duration),
   )
@@ -42,7 +42,7 @@ def get_sweep(variant: str = "") -> Sweep:
     "centralization 2.0.",
     candidates=(
       size.candidate("ResNet", CONFIG, "resnet34", reported=_printed("resnet34")),
-      *(() if weights else replacement_members),
+      *(() if weights else replacement_candidates),
       *(
         size.candidate(
           title,

@@ -21,7 +21,7 @@ def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`; each run trains all folds."""
   size_of(variant)
   depths = DEPTHS[variant]
-  candidates = {unit: [_member(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in UNITS}
+  candidates = {unit: [_candidate(variant, kind, depth, unit) for kind in FIG9 for depth in depths] for unit in UNITS}
   deepest = tuple(_name("residual", depths[-1], unit) for unit in UNITS)
   return Sweep(
     title="Depth, with shortcut branches and without",
@@ -50,7 +50,7 @@ def _name(kind: str, depth: int, unit: str) -> str:
   return f"{kind} {depth}, {UNITS[unit]}"
 
 
-def _member(variant: str, kind: str, depth: int, unit: str) -> Candidate:
+def _candidate(variant: str, kind: str, depth: int, unit: str) -> Candidate:
   printed = not variant and unit == "images"
   in_table4 = printed and (kind, depth) == ("residual", TABLE4_DEPTH)
   variants = [word for word in (variant, unit, f"depth={depth}", f"kind={kind}") if word]

@@ -32,14 +32,14 @@ def get_sweep(variant: str = "") -> Sweep:
     citation="Li et al., an improved method of expression recognition by depthwise separable convolution, introduction",
     claim="Two channels complement each other: one for small features, one for the whole. The coefficient of their "
     "fusion is chosen by cross-validation. No figures are printed.",
-    candidates=tuple(_member(variant, value) for value in CANDIDATES),
+    candidates=tuple(_candidate(variant, value) for value in CANDIDATES),
     figures=(Figure("lines", "validation accuracy", note), Figure("lines", "test accuracy", note)),
     swept="fusion coefficient",
     choose="validation accuracy",
   )
 
 
-def _member(variant: str, value: float) -> Candidate:
+def _candidate(variant: str, value: float) -> Candidate:
   variants = [word for word in ("drawn" if variant == "demo" else "", variant, "two_channel", "honest") if word]
   return Candidate(
     f"fusion {value:g}",

@@ -34,14 +34,14 @@ def get_sweep(variant: str = "") -> Sweep:
     title="The separable network and known ones",
     citation="Li et al., depthwise separable convolution with squeeze and excitation, table 5",
     claim="The separable network is the most accurate on CK+, at a sixth of Xception's parameters and time.",
-    candidates=tuple(_member(variant, network) for network in NETWORKS),
+    candidates=tuple(_candidate(variant, network) for network in NETWORKS),
     figures=(Figure("points", "test accuracy"), Figure("curves", "validation accuracy")),
     timings="results/inference.json",
     reference=NETWORKS[""][0],
   )
 
 
-def _member(variant: str, network: str) -> Candidate:
+def _candidate(variant: str, network: str) -> Candidate:
   size = SIZES[variant]
   title, printed = NETWORKS[network]
   accuracy = TABLE5.get(network) if network else TABLE4["ck_plus"]

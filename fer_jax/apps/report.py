@@ -1,7 +1,7 @@
 """Writes the report of a training run: one self-contained HTML page.
 
 Usage:
-  python -m fer_jax.apps.report --workdir=W [--beside=W2 ...] [--explain]
+  python -m fer_jax.apps.report --workdir=W [--compare=W2 ...] [--explain]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from fer_jax.runtime.files import write_text
 from fer_jax.training.run_files import read_run
 
 
-def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = False) -> Path:
+def write_report(workdir: Path, others: Sequence[Path] = (), explained: bool = False) -> Path:
   """Writes `workdir/report/index.html` atomically and returns its path.
 
   The page of an interrupted run shows what it logged, under a notice. In a run with several replicas, each replica that
@@ -23,7 +23,7 @@ def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = F
 
   Args:
     workdir: Workdir of a training run, with at least `config.json` and `metrics.jsonl`.
-    beside: Workdirs of runs to compare with; their validation accuracy is added to the curves.
+    others: Workdirs of runs to compare with; their validation accuracy is added to the curves.
     explained: Whether to load the trained network and add Grad-CAM heat maps to the worst mistakes.
 
   Raises:
@@ -31,7 +31,7 @@ def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = F
       `explained` is set and the run has not finished or lacks files. All inputs are checked before the first page is
       written.
   """
-  others = [read_run(other) for other in beside]
+  compared = [read_run(other) for other in others]
   whole = read_run(workdir)
   explanations: Mapping[Path, Explanation] = {}
   if explained:
@@ -41,12 +41,16 @@ def write_report(workdir: Path, beside: Sequence[Path] = (), explained: bool = F
     explanations = explain(whole)
   for replica in whole.replicas:
     write_text(_path(replica.workdir), report_page(replica, (), explanations.get(replica.workdir), whole))
-  write_text(_path(workdir), report_page(whole, others, explanations.get(workdir)))
+  write_text(_path(workdir), report_page(whole, compared, explanations.get(workdir)))
   return _path(workdir)
 
 
 def _path(workdir: Path) -> Path:
   return workdir / "report" / "index.html"
+
+
+def _renamed(value: str) -> str:
+  raise argparse.ArgumentTypeError(f"the flag is now --compare={value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,19 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of the run")
   parser.add_argument(
-    "--beside",
+    "--compare",
     type=Path,
     action="append",
     default=[],
     help="workdir of a run to compare with; may be repeated",
   )
+  parser.add_argument("--beside", type=_renamed, help=argparse.SUPPRESS)
   parser.add_argument(
     "--explain",
     action="store_true",
     help="load the trained network and add Grad-CAM heat maps to the worst mistakes",
   )
   given = parser.parse_args(arguments)
-  print(write_report(given.workdir, given.beside, given.explain))
+  print(write_report(given.workdir, given.compare, given.explain))
 
 
 if __name__ == "__main__":

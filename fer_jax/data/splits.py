@@ -316,9 +316,9 @@ def _place(units: np.ndarray, weight: np.ndarray, share: np.ndarray, part: np.nd
 
 def _hold_out(label: np.ndarray, unit: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
   """Chooses whole units with about a share of each class, bool [N]; all False if no class can spare a unit."""
-  names, member = np.unique(unit, return_inverse=True)
+  names, unit_index = np.unique(unit, return_inverse=True)
   shuffle = rng.permutation(len(names))
-  counts = _class_counts(label, shuffle[member])
+  counts = _class_counts(label, shuffle[unit_index])
   # The largest unit of each class is fixed in training, so every class has training examples.
   largest = np.unique(counts.argmax(axis=0)) if len(counts) else np.empty(0, int)
   chosen = _balance(counts, np.array([1 - share, share]), rng, fixed=largest.tolist()) == 1
@@ -331,7 +331,7 @@ def _hold_out(label: np.ndarray, unit: np.ndarray, share: float, rng: np.random.
     candidates = [u for u in holders if spare[counts[u] > 0].all()]
     if candidates:
       chosen[min(candidates, key=lambda u: counts[u].sum())] = True
-  return chosen[shuffle[member]]
+  return chosen[shuffle[unit_index]]
 
 
 def _fold_splits(arrays: Arrays, folds: Folds, number: int, share: float, seed: int) -> np.ndarray:

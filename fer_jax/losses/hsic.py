@@ -174,15 +174,15 @@ def grouped_deviation(activations: jax.Array, groups: int, power: float = 0.5) -
   size = channels // groups
   # If C is not a multiple of `groups`, the last group takes the remaining channels.
   starts = np.minimum(np.arange(channels) // size, groups - 1)
-  member = (starts[:, None] == np.arange(groups)).astype(np.float32)
+  in_group = (starts[:, None] == np.arange(groups)).astype(np.float32)
   # [B, ..., C] -> [B, pixels, C]
   maps = activations.reshape(batch, -1, channels).astype(jnp.float32)
   # Membership matrix [C, groups]; its normalised columns average the channels of each group.
-  average = member / member.sum(0)
+  average = in_group / in_group.sum(0)
   # [B, C] @ [C, groups] -> [B, groups]
   mean = jnp.mean(maps, axis=1) @ average
   # Subtract the group mean from each of its channels: [B, pixels, C]
-  deviations = maps - (mean @ member.T)[:, None, :]
+  deviations = maps - (mean @ in_group.T)[:, None, :]
   variance = jnp.mean(deviations**2, axis=1) @ average
   # The derivative of x^p is infinite at 0 for p < 1. The inner `where` keeps it out of the gradient.
   alive = variance > _TINY

@@ -25,7 +25,7 @@ _VERSION = 1001
 _LENGTH_BYTES = 8
 _MAX_AXES = 32
 _MAX_NUMBER = 2**63
-# RuntimeError covers encrypted members and NotImplementedError (an unsupported compression method).
+# RuntimeError covers encrypted entries and NotImplementedError (an unsupported compression method).
 _ZIP_ERRORS = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, struct.error)
 # Keys under which training checkpoints store the state_dict.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
@@ -78,35 +78,35 @@ def _read_zip(data: bytes, path: Path) -> tuple[Any, _StorageReader]:
     archive = zipfile.ZipFile(io.BytesIO(data))
   except _ZIP_ERRORS as error:
     raise _DamagedError(f"incomplete zip archive ({str(error)[:100]})") from None
-  members = {info.filename: info for info in archive.infolist()}
-  if any(name.endswith("/constants.pkl") for name in members):
+  entries = {info.filename: info for info in archive.infolist()}
+  if any(name.endswith("/constants.pkl") for name in entries):
     raise UserError(f"{path}: is a TorchScript program, {torch_pickle.HOLDS_CODE}")
-  if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+  if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
     raise _DamagedError("its zip archive is compressed, which torch.save never does")
-  # Members are stored uncompressed, so their sizes cannot exceed the file's; this bounds the memory used.
-  if sum(info.file_size for info in members.values()) > len(data):
+  # Entries are stored uncompressed, so their sizes cannot exceed the file's; this bounds the memory used.
+  if sum(info.file_size for info in entries.values()) > len(data):
     raise _DamagedError("its zip archive declares more bytes than the file has")
-  roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+  roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
   if len(roots) != 1:
     raise _DamagedError("its zip archive has no data.pkl, which torch.save writes")
 
-  def member(name: str) -> bytes:
-    if f"{roots[0]}{name}" not in members:
+  def read_entry(name: str) -> bytes:
+    if f"{roots[0]}{name}" not in entries:
       raise _DamagedError(f"its zip archive has no {ascii(name)[:60]}")
     try:
-      return archive.read(members[f"{roots[0]}{name}"])
+      return archive.read(entries[f"{roots[0]}{name}"])
     except _ZIP_ERRORS as error:
       raise _DamagedError(f"{ascii(name)[:60]} in its zip archive cannot be read ({str(error)[:100]})") from None
 
-  if f"{roots[0]}byteorder" in members and member("byteorder") != b"little":
+  if f"{roots[0]}byteorder" in entries and read_entry("byteorder") != b"little":
     raise _big_endian(path)
-  content, _ = torch_pickle.load(io.BytesIO(member("data.pkl")), path)
+  content, _ = torch_pickle.load(io.BytesIO(read_entry("data.pkl")), path)
   # Tensors can share a storage: read each once.
   cache: dict[str, memoryview] = {}
 
   def read_storage(storage: Storage) -> memoryview:
     if storage.key not in cache:
-      cache[storage.key] = memoryview(member(f"data/{storage.key}"))
+      cache[storage.key] = memoryview(read_entry(f"data/{storage.key}"))
     return cache[storage.key]
 
   return content, read_storage

@@ -71,8 +71,8 @@ class TestSource:
     assert ": no file" in error_message(f"--config={tmp_path}")
 
   def test_rejects_unknown_variants(self):
-    message = error_message(f"--config={HSIC}:nobody")
-    assert "no variant 'nobody': expected any of paper, small, demo, blockwise, backprop" in message
+    message = error_message(f"--config={HSIC}:unknown")
+    assert "no variant 'unknown': expected any of paper, small, demo, blockwise, backprop" in message
 
   @pytest.mark.parametrize(
     ("text", "part"),

@@ -242,7 +242,7 @@ class TestWrongValues:
         },
         "config.data.drop='train_duplicates' removes the copies of test images that config.expansion.protocol='paper'",
       ),
-      ({"model": {"name": "nobody"}}, "config.model.name='nobody': expected one of hsic_dense"),
+      ({"model": {"name": "unknown"}}, "config.model.name='unknown': expected one of hsic_dense"),
       ({"model": {"blocks": 3}}, "config.model.name is missing: expected one of hsic_dense"),
       ({"paper": {"reported": {"accuracy": "high"}}}, "config.paper.reported.accuracy='high': expected float, not str"),
       ({"paper": {"reported": 1.0}}, "config.paper.reported=1.0: expected a section"),
@@ -258,10 +258,10 @@ class TestWrongValues:
   @pytest.mark.parametrize(
     ("phase", "start"),
     [
-      ({"objective": {"name": "nobody"}}, "config.phases.only.objective.name='nobody': expected one of backprop, "),
+      ({"objective": {"name": "unknown"}}, "config.phases.only.objective.name='unknown': expected one of backprop, "),
       ({"objective": {}}, "config.phases.only.objective.name is missing"),
       ({}, "config.phases.only.objective is missing"),
-      ({"objective": {"name": "backprop"}, "optimizer": {"name": "nobody"}}, "config.phases.only.optimizer: "),
+      ({"objective": {"name": "backprop"}, "optimizer": {"name": "unknown"}}, "config.phases.only.optimizer: "),
       ({"objective": {"name": "backprop"}, "patience": 0.5}, "config.phases.only.patience=0.5: expected int"),
       ({"objective": {"name": "backprop"}, "duration": 1.5}, "config.phases.only.duration=1.5: expected steps"),
     ],
@@ -305,10 +305,10 @@ class TestHsicConfig:
   def test_the_order_of_variants_does_not_matter(self):
     assert hsic.get_config("demo,backprop") == hsic.get_config("backprop,demo")
 
-  @pytest.mark.parametrize("variant", ["nobody", "demo,nobody", "Demo"])
+  @pytest.mark.parametrize("variant", ["unknown", "demo,unknown", "Demo"])
   def test_rejects_unknown_variants(self, variant):
     with pytest.raises(
-      ValueError, match=r"no variant '(nobody|Demo)': expected any of paper, small, demo, blockwise, backprop"
+      ValueError, match=r"no variant '(unknown|Demo)': expected any of paper, small, demo, blockwise, backprop"
     ):
       hsic.get_config(variant)
 

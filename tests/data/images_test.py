@@ -166,7 +166,7 @@ def test_rejects_truncated_images(kind, share, capfd):
 def test_reads_compressed_tiff_and_rejects_it_if_damaged(compression):
   data = encoded(COLOUR, "TIFF", compression=compression)
   assert np.abs(decode(data).astype(int) - COLOUR).mean() < 5
-  # The pixels are at the beginning of the file. libtiff prints its own message about them to the terminal.
+  # The pixels are at the start of the file. libtiff prints its own message about them to the terminal.
   assert error_message(data[:8] + bytes(60) + data[68:]) == "not a readable image: damaged or truncated"
 
 

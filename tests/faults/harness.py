@@ -228,7 +228,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def resumed_from(done: ProcessResult) -> int:
-  """Returns the step from which a run reports that it resumed; 0 if it started from the beginning."""
+  """Returns the step from which a run reports that it resumed; 0 if it started at step 0."""
   steps = [line.split()[3] for line in done.out.splitlines() if line.startswith("resumed from step ")]
   return int(steps[-1]) if steps else 0
 

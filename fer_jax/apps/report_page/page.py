@@ -18,8 +18,8 @@ from fer_jax.training.run_files import RunFiles
 
 _SECTIONS = {
   "paper": "Paper and measured",
-  "beside": "Compared runs",
-  "trainings": "Trainings",
+  "compared": "Compared runs",
+  "replicas": "Replicas",
   "views": "Views",
   "curves": "Curves",
   "classes": "Classes",
@@ -46,8 +46,8 @@ def report_page(
   # One value for each section; a section without one is left out.
   contents = {
     "paper": run.paper.get("reported"),
-    "beside": [("this run", run, "", ""), *_compared(run, compared)] if others else [],
-    "trainings": replicas_of(run),
+    "compared": [("this run", run, "", ""), *_compared(run, compared)] if others else [],
+    "replicas": replicas_of(run),
     "views": result and result.views,
     "curves": [(chart, draw(chart, phases)) for chart in charts_of(run, compared)],
     "classes": result and result.per_class,

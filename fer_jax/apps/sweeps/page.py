@@ -112,12 +112,12 @@ def _classes(sweep: SweepResult) -> Section | None:
       cells = [[escape(name), *map(said, others)] for name, *others in rows]
       note = f'<p class="lead">{escape(figure.note)}</p>' if figure.note else ""
       parts.append(f"{note}{table(head, cells)}")
-  return Section("classes", "Classes", f'<div class="members">{"".join(parts)}</div>') if parts else None
+  return Section("classes", "Classes", f'<div class="candidates">{"".join(parts)}</div>') if parts else None
 
 
 def _candidates(sweep: SweepResult) -> Section:
   head, rows = candidate_table(sweep)
-  cells = [[f'<span class="member">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
+  cells = [[f'<span class="candidate">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
   notes = [
     "Each run is tested once, with the parameters that were best on validation.",
     choice(sweep) if sweep.choose else "To choose among the candidates, use validation accuracy.",
@@ -140,7 +140,9 @@ def _candidates(sweep: SweepResult) -> Section:
     notes.append("Seconds a step: medians of the runs.")
   lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
   return Section(
-    "members", "Paper and measured", f'<div class="members">{table(head, cells)}</div><div class="apart">{lead}</div>'
+    "candidates",
+    "Paper and measured",
+    f'<div class="candidates">{table(head, cells)}</div><div class="apart">{lead}</div>',
   )
 
 
