@@ -29,7 +29,7 @@ def test_gradients_equal_jax_grad(network, variables, batch):
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_the_cross_entropy_is_computed_in_float32(network, variables, batch, dtype, scale):
+def test_cross_entropy_is_computed_in_float32(network, variables, batch, dtype, scale):
   logits = jnp.clip(scale * network.apply(*variables, batch.image)[0].logits, -6e4, 6e4).astype(dtype)
 
   def walk(apply, image):
@@ -243,7 +243,7 @@ class TestCenterLoss:
       Backprop(**settings)
 
 
-def test_a_registered_loss_receives_its_hyper_parameters(monkeypatch, evaluate_classifier, logits, batch):
+def test_registered_loss_receives_its_hyper_parameters(monkeypatch, evaluate_classifier, logits, batch):
   def scaled(logits, target, gamma):
     return gamma * jnp.sum(target * logits, axis=-1)
 
