@@ -62,7 +62,18 @@ LAYERS = {
 ORDERS = {
   "fer_jax.config": ("settings", "sweep", "parsing", "command_line"),
   "fer_jax.inference": ("quantization", "model_file", "trained_model", "predictor", "saliency"),
-  "fer_jax.runtime": ("errors", "programs", "provenance", "locks", "parallel", "processes", "xla", "interruption"),
+  "fer_jax.runtime": (
+    "errors",
+    "files",
+    "typed_json",
+    "programs",
+    "provenance",
+    "locks",
+    "parallel",
+    "processes",
+    "xla",
+    "interruption",
+  ),
   "fer_jax.training": (
     "calibration",
     "intervals",
