@@ -3,7 +3,6 @@
 Each file defines `get_sweep(variant)`. All have the same three variants, the keys of SIZES.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fer_jax.config.sweep import Candidate
@@ -23,15 +22,7 @@ class Size(NamedTuple):
   seeds: tuple[int, ...]
 
   def candidate(
-    self,
-    name: str,
-    config: str = "configs/hsic.py",
-    variant: str = "",
-    overrides: tuple[str, ...] = (),
-    value: float | str | None = None,
-    reported: Mapping[str, Any] | None = None,
-    timing: str = "",
-    init_from: str = "",
+    self, name: str, config: str = "configs/hsic.py", variant: str = "", overrides: tuple[str, ...] = (), **fields: Any
   ) -> Candidate:
     """Returns one configuration of a sweep at this size.
 
@@ -40,14 +31,11 @@ class Size(NamedTuple):
       config: Path of the config.
       variant: Variants of the config, in addition to that of the size.
       overrides: Command-line overrides, in addition to those of the size.
-      value: Value of the swept quantity.
-      reported: Figures of the paper, by quantity.
-      timing: Row of the sweep's benchmark file that contains the timings.
-      init_from: Name of an earlier candidate whose run with the same seed provides the initial parameters.
+      **fields: Further fields of the `Candidate`, such as `value` and `reported`.
     """
     variants = ",".join(part for part in (self.variant, variant) if part)
     source = f"{config}:{variants}" if variants else config
-    return Candidate(name, source, (*self.overrides, *overrides), self.seeds, value, reported or {}, timing, init_from)
+    return Candidate(name, source, (*self.overrides, *overrides), self.seeds, **fields)
 
 
 SIZES = {

@@ -16,16 +16,12 @@ from fer_jax.config.sweep import COSTS, Candidate, Figure, Sweep
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`."""
   variants = "league,demo" if size_of(variant) == SIZES["demo"] else "league"
-
-  def candidate(name: str) -> Candidate:
-    config = f"{FILE}:{variants}" if name == DEFAULT else f"{FILE}:{variants},{name}"
-    return Candidate(name, config, timing=name)
-
+  configs = {name: f"{FILE}:{variants}" if name == DEFAULT else f"{FILE}:{variants},{name}" for name in NETWORKS}
   return Sweep(
     title="Networks on FER2013 at equal cost",
     citation="one recipe, 30 minutes of processor time for each network, one seed",
     claim="None: each paper uses a different recipe for its network.",
-    candidates=tuple(map(candidate, NETWORKS)),
+    candidates=tuple(Candidate(name, config, timing=name) for name, config in configs.items()),
     figures=(
       Figure("scatter", "test accuracy", over="seconds an epoch"),
       Figure("points", "test accuracy"),

@@ -1,7 +1,4 @@
-"""Three activation functions: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 13.
-
-python launch/sweep.py configs/sweeps/hsic_activation.py
-"""
+"""Three activation functions: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 13."""
 
 from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep

@@ -1,7 +1,4 @@
-"""Dense network against standard networks: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 15, and five more.
-
-python launch/sweep.py configs/sweeps/hsic_baselines.py
-"""
+"""Dense network against standard networks: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 15, and five more."""
 
 from configs.sweeps import size_of
 from configs.sweeps.hsic_table1 import PRINTED

@@ -1,7 +1,4 @@
-"""One to four dense blocks: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 12.
-
-python launch/sweep.py configs/sweeps/hsic_blocks.py
-"""
+"""One to four dense blocks: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 12."""
 
 from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep

@@ -1,7 +1,4 @@
-"""Accuracy gap between HSIC bottleneck and back-propagation: same network, epochs and augmentation, three seeds.
-
-python launch/sweep.py configs/sweeps/hsic_gap.py
-"""
+"""Accuracy gap between HSIC bottleneck and back-propagation: same network, epochs and augmentation, three seeds."""
 
 from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep

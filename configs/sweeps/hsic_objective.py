@@ -1,7 +1,4 @@
-"""The HSIC bottleneck and back-propagation on one network: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 10-11.
-
-python launch/sweep.py configs/sweeps/hsic_objective.py
-"""
+"""HSIC bottleneck and back-propagation on one network: Han et al. 2023 (doi:10.12677/sea.2023.122019), fig. 10-11."""
 
 from configs.sweeps import size_of
 from fer_jax.config.sweep import Figure, Sweep

@@ -69,9 +69,7 @@ class NetworkResult:
     weight: Weight of its probabilities; 0 if it was not chosen.
     validation: Validation accuracy of the network alone.
     test: Test accuracy of the network alone.
-    config: Config file and variant.
-    seeds: Random seeds.
-    commit: Commit of the package.
+    config, seeds, commit: Fields of its run's result.
   """
 
   name: str

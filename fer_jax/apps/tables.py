@@ -51,19 +51,10 @@ def load_results(folder: Path) -> dict[str, Result]:
   Raises:
     UserError: A file is neither the result of a run, nor of a benchmark, nor of a sweep.
   """
-  return {path.stem: parse(read_json(path), str(path)) for path in sorted(folder.glob("*.json"))}
+  return {path.stem: _parse(read_json(path), str(path)) for path in sorted(folder.glob("*.json"))}
 
 
-def parse(content: Mapping[str, Any], path: str) -> Result:
-  """Returns the result of a run, a benchmark or a sweep that parsed JSON describes.
-
-  Args:
-    content: Parsed JSON.
-    path: Path of the file, for error messages.
-
-  Raises:
-    UserError: The content is none of these, or a key is missing or has the wrong type.
-  """
+def _parse(content: Mapping[str, Any], path: str) -> Result:
   if "rows" in content and "what" in content:
     return parse_benchmark(content, path)
   if "rows" in content and "sweep" in content:

@@ -37,7 +37,7 @@ class Candidate:
   value: float | str | None = None
   reported: Mapping[str, float] = field(default_factory=dict)
   timing: str = ""
-  init_from: str = ""
+  init_from: str = field(default="", metadata={"keys": ("init_from", "begins_with")})
   series: str = ""
   by_class: Mapping[str, float] = field(default_factory=dict)
 
@@ -78,9 +78,8 @@ class Figure:
     if self.quantity not in QUANTITIES[self.kind]:
       raise ValueError(f"{self.kind} of {self.quantity!r}: expected one of {', '.join(QUANTITIES[self.kind])}")
     if (self.kind == "scatter") != (self.over in COSTS):
-      raise ValueError(
-        f"{self.kind} over {self.over!r}: expected one of {', '.join(COSTS)} for a scatter, else nothing"
-      )
+      costs = ", ".join(COSTS)
+      raise ValueError(f"{self.kind} over {self.over!r}: expected one of {costs} for a scatter, else nothing")
 
 
 @dataclass(frozen=True)
@@ -120,22 +119,18 @@ class Sweep:
     if not names or len(set(names)) != len(names):
       raise ValueError(f"candidates {', '.join(names) or 'absent'}: expected one or more, each name once")
     earlier: dict[str, tuple[int, ...]] = {}  # name -> seeds
-    for candidate in self.candidates:
-      if candidate.init_from and not set(candidate.seeds) <= set(earlier.get(candidate.init_from, ())):
-        raise ValueError(
-          f"candidate {candidate.name!r}: init_from {candidate.init_from!r}: expected an earlier candidate with the "
-          "same seeds"
-        )
-      earlier[candidate.name] = candidate.seeds
+    for each in self.candidates:
+      if each.init_from and not set(each.seeds) <= set(earlier.get(each.init_from, ())):
+        where = f"candidate {each.name!r}: init_from {each.init_from!r}"
+        raise ValueError(f"{where}: expected an earlier candidate with the same seeds")
+      earlier[each.name] = each.seeds
     for figure in self.figures:
       if not set(figure.candidates) <= set(names):
         raise ValueError(f"figure of {', '.join(figure.candidates)}: expected names of candidates, {', '.join(names)}")
-      for candidate in self.candidates if figure.kind == "lines" else ():
-        has_point = candidate.series and isinstance(candidate.value, int | float)
-        if candidate.name in (figure.candidates or names) and not has_point:
-          raise ValueError(
-            f"candidate {candidate.name!r} in a figure of lines: expected a series and a number as its value"
-          )
+      for each in self.candidates if figure.kind == "lines" else ():
+        has_point = each.series and isinstance(each.value, int | float)
+        if each.name in (figure.candidates or names) and not has_point:
+          raise ValueError(f"candidate {each.name!r} in a figure of lines: expected a series and a number as its value")
     if self.reference and self.reference not in names:
       raise ValueError(f"reference {self.reference!r}: expected one of the candidates {', '.join(names)}")
     if self.choose and self.choose not in SELECTABLE:

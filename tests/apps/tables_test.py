@@ -70,7 +70,7 @@ SWEEP = SweepResult(
   seeds=(0, 1, 2),
   seconds=60.0,
   figures=(),
-  rows=(FINISHED, FAILED),
+  candidates=(FINISHED, FAILED),
 )
 README = """# Title
 <!-- results:accuracy rows=small,large -->
@@ -306,7 +306,7 @@ def test_a_sweep_has_a_row_for_each_candidate_with_the_values_of_the_paper() -> 
 def test_a_scatter_plot_is_written_next_to_the_page_that_shows_it(docs: Path) -> None:
   rows = (replace(FINISHED, measured={**FINISHED.measured, "parameters": 1e6}), FAILED)
   figures = (Figure("scatter", "test accuracy", over="parameters"),)
-  content = json.dumps(as_json(replace(SWEEP, rows=rows, figures=figures, shown=("parameters",))))
+  content = json.dumps(as_json(replace(SWEEP, candidates=rows, figures=figures, shown=("parameters",))))
   (docs.parent / "results" / "plotted.json").write_text(content)
   page_path = docs / "plots.md"
   page_path.write_text(page("sweep", " rows=plotted"))
@@ -336,7 +336,7 @@ def test_a_sweep_of_folds_describes_them_and_shows_classes() -> None:
   runs = (replace(FINISHED.runs[0], replicas="10 folds by images"),)
   rows = (replace(FINISHED, runs=runs, classes=(ClassRecall("sad", 0.8, (0.7, 0.9), 100, 0.8639),)), FAILED)
   figures = (Figure("points", "test accuracy"), Figure("classes", "recall", candidates=("3 blocks",)))
-  text = render(page("sweep"), {"a": replace(SWEEP, rows=rows, figures=figures)})
+  text = render(page("sweep"), {"a": replace(SWEEP, candidates=rows, figures=figures)})
   assert "| steps | replicas |" in text
   assert "| 10,000 | 10 folds by images |" in text
   assert "| 0 of 1, failed |" in text

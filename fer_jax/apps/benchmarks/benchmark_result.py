@@ -16,10 +16,7 @@ class BenchmarkResult:
   Attributes:
     version: Version of the format.
     what: Name of the benchmark.
-    device: Kind and number of devices.
-    versions: Versions of the packages, by name.
-    commit: Commit of the package.
-    seeds: Random seeds.
+    device, versions, commit, seeds: Provenance, as in the result of a run.
     config: Config file and variant; None if there is none.
     rounds: Repetitions of each measurement; None if not applicable.
     headline: Name of the most important row; None if there is none.

@@ -166,8 +166,8 @@ def _sweep_table(name: str, sweep: SweepResult | None) -> str:
   command = " ".join([sweep.sweep, *sweep.overrides])
   about = f"**{sweep.title}** (`{command}`; {', '.join(sweep.datasets) or NOT_MEASURED}; {sweep.citation})"
   parts = [about, _markdown(*candidate_table(sweep), texts=(0,))]
-  for figure in sweep.figures_of("classes"):
-    head, rows = class_table(sweep, figure)
+  for figure in sweep.figures:
+    head, rows = class_table(sweep, figure) if figure.kind == "classes" else ([], [])
     parts += [_markdown(head, rows, texts=(0,))] if rows else []
   parts += [f"![{_plot_title(figure)}]({name}.svg)" for figure in _scatters(sweep)]
   parts += [_made(sweep.devices, sweep.versions, sweep.commits)] if sweep.devices else []
@@ -176,7 +176,8 @@ def _sweep_table(name: str, sweep: SweepResult | None) -> str:
 
 def _scatters(sweep: SweepResult) -> list[Figure]:
   """Returns a list with the scatter plot of a sweep; empty if the plot has no points yet."""
-  return [figure for figure in sweep.figures_of("scatter")[:1] if points_of(figure, sweep.rows)]
+  figures = [figure for figure in sweep.figures if figure.kind == "scatter"]
+  return [figure for figure in figures[:1] if points_of(figure, sweep.candidates)]
 
 
 def _plot_title(figure: Figure) -> str:
@@ -189,7 +190,7 @@ def plots(page: str, results: Results) -> dict[str, str]:
   for name, result in results.items():
     if isinstance(result, SweepResult) and f"]({name}.svg)" in page:
       for figure in _scatters(result):
-        found[f"{name}.svg"] = scatter_file(_plot_title(figure), points_of(figure, result.rows), figure.over)
+        found[f"{name}.svg"] = scatter_file(_plot_title(figure), points_of(figure, result.candidates), figure.over)
   return found
 
 

@@ -29,7 +29,7 @@ class JobState:
 
 
 class Cluster(Protocol):
-  """Interface of a cluster.
+  """Interface of a cluster. All methods that execute a command can raise UserError, and NoResponse if it times out.
 
   Attributes:
     name: Identifier of the cluster, because other clusters can have jobs with the same ids.
@@ -37,7 +37,7 @@ class Cluster(Protocol):
   """
 
   name: str
-  dependencies: bool
+  dependencies: bool = False
 
   def command(self, run: PlannedRun, after: str | None) -> list[str]:
     """Returns the command that submits a run; if `after` is given, the run depends on the success of that job."""
@@ -48,10 +48,11 @@ class Cluster(Protocol):
     Raises:
       NoResponse: The cluster did not respond; the run may have been submitted.
       NotReady: The cluster rejected the run.
+      UserError: The script of the runs does not exist.
     """
 
-  def active_job(self, run: PlannedRun) -> tuple[str, JobState] | None:
-    """Returns the id and the state of a run's queued or running job, also of another sweep; raises NoResponse."""
+  def jobs_of(self, run: PlannedRun) -> dict[str, JobState]:
+    """Returns the states of a run's jobs by id, also of those that another sweep submitted; raises NoResponse."""
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
     """Returns the states of jobs by id, without jobs that the cluster no longer lists; raises NoResponse."""
@@ -98,7 +99,15 @@ def call(command: Sequence[str], missing: str) -> subprocess.CompletedProcess[st
     raise NoResponse(f"{command[0]}: timed out after {_TIMEOUT_SECONDS:.0f} s; is the cluster reachable?") from None
 
 
+def query(command: Sequence[str], missing: str) -> str:
+  """Returns the output of a command of a cluster; raises NoResponse if it fails, and the errors of `call`."""
+  done = call(command, missing)
+  if done.returncode:
+    raise NoResponse(f"{command[0]}: {error_of(done)}")
+  return done.stdout
+
+
 def error_of(done: subprocess.CompletedProcess[str]) -> str:
   """Returns the last line that a failed command printed, or its exit status if it printed nothing."""
   lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-  return lines[-1] if lines else f"exit status {done.returncode}"
+  return lines[-1].removeprefix("error: ") if lines else f"exit status {done.returncode}"

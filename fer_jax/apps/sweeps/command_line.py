@@ -13,17 +13,12 @@ from fer_jax.apps.sweeps.plan import SweepPlan, plan_sweep
 from fer_jax.apps.sweeps.queues import Queue
 from fer_jax.apps.sweeps.slurm import Slurm
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import write_text
 
 BACKENDS = ("local", "slurm", "k8s")
 SCRIPT = "launch/local.sh"
-# Flags that only some backends accept, with these backends.
-_FLAGS: dict[str, tuple[str, ...]] = {
-  "processes": ("local",),
-  "devices": ("local",),
-  "sbatch": ("slurm",),
-  "k8s": ("k8s",),
-  "no_wait": ("slurm", "k8s"),
-}
+# Flags that only some backends accept -> these backends.
+_FLAGS = {"processes": "local", "devices": "local", "sbatch": "slurm", "k8s": "k8s", "no_wait": "slurm k8s"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -37,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   given, others = _parser().parse_known_args(arguments)
   for other in others:
     if not re.match(r"--?config\.[^=]+=", other):
-      raise UserError(
-        f"{other!r}: unexpected argument; overrides are written --config.KEY=VALUE (--help shows the usage)"
-      )
+      raise UserError(f"{other!r}: unexpected argument; overrides are written --config.KEY=VALUE (usage: --help)")
   _check(given)
   overrides = [re.sub("^--?", "--", other) for other in others]
   plan = plan_sweep(given.sweep, given.workdir, overrides, _seeds(given.seeds, overrides))
@@ -47,10 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if given.dry_run:
     _show(plan, executor)
     return 0
-  launcher = Launcher(plan, executor, wait=not given.no_wait)
-  status = launcher.run()
+  status = Launcher(plan, executor, wait=not given.no_wait).run()
   if given.name and status < 128:  # from 128 on the sweep was stopped by a signal
-    launcher.keep(given.results / f"{given.name}.json")
+    write_text(given.results / f"{given.name}.json", (plan.folder / "sweep.json").read_text(encoding="utf-8"))
   print(f"page: {plan.folder / 'index.html'}")
   return status
 
@@ -63,41 +55,32 @@ def _parser() -> argparse.ArgumentParser:
     epilog="--config.KEY=VALUE overrides a key of every candidate's config. "
     "Exit status: 0 done, 1 a run failed, 2 wrong use, 128 + signal number when stopped by a signal.",
     allow_abbrev=False,
+    argument_default="",
   )
   parser.add_argument("sweep", help="FILE.py or FILE.py:VARIANT, for example configs/sweeps/hsic_blocks.py:small")
   parser.add_argument(
-    "--workdir",
-    type=Path,
-    default=Path("workdir/sweeps"),
-    help="folder of all sweeps, which share their runs (default: %(default)s)",
+    "--workdir", type=Path, default=Path("workdir/sweeps"), help="folder of all sweeps and runs (default: %(default)s)"
   )
-  parser.add_argument(
-    "--seeds", default="", help="seeds of every candidate, such as 0,1,2 (default: those of the sweep)"
-  )
+  parser.add_argument("--seeds", help="seeds of every candidate, such as 0,1,2 (default: those of the sweep)")
   parser.add_argument(
     "--backend",
     default="local",
     help="local: one run after another on this machine; slurm: one job for each run; k8s: one JobSet for each run "
     "(default: %(default)s)",
   )
-  parser.add_argument("--processes", default="", help=f"number of processes of a run, started by {SCRIPT} (default: 1)")
+  parser.add_argument("--processes", help=f"number of processes of a run, started by {SCRIPT} (default: 1)")
   parser.add_argument(
-    "--devices",
-    default="",
-    help=f"number of devices of a process, set by {SCRIPT} (default: all, or 1 with --processes)",
+    "--devices", help=f"number of devices of a process, set by {SCRIPT} (default: all, or 1 with --processes)"
   )
   parser.add_argument(
     "--sbatch",
-    default="",
     help='flags of sbatch: --sbatch="--nodes=1 --gpus-per-node=1 --time=2:00:00"; flags of launch/slurm.sbatch follow '
     "after --",
   )
-  parser.add_argument(
-    "--k8s", default="", help='flags of launch/k8s/train.sh: --k8s="--image=IMAGE --claim=CLAIM --gpus=1"'
-  )
+  parser.add_argument("--k8s", help='flags of launch/k8s/train.sh: --k8s="--image=IMAGE --claim=CLAIM --gpus=1"')
   parser.add_argument("--no_wait", action="store_true", help="submit the jobs and exit; run the same command to gather")
   parser.add_argument("--dry_run", action="store_true", help="print the states and the commands of the runs and exit")
-  parser.add_argument("--name", default="", help="also write the gathered results to results/NAME.json")
+  parser.add_argument("--name", help="also write the gathered results to results/NAME.json")
   parser.add_argument("--results", type=Path, default=Path("results"), help="folder for --name (default: %(default)s)")
   return parser
 
@@ -106,8 +89,8 @@ def _check(given: argparse.Namespace) -> None:
   if given.backend not in BACKENDS:
     raise UserError(f"--backend={given.backend}: expected one of {', '.join(BACKENDS)}")
   for flag, backends in _FLAGS.items():
-    if getattr(given, flag) and given.backend not in backends:
-      known = " or ".join(f"--backend={backend}" for backend in backends)
+    if getattr(given, flag) and given.backend not in backends.split():
+      known = " or ".join(f"--backend={backend}" for backend in backends.split())
       raise UserError(f"--{flag}: expected only with {known}, not with --backend={given.backend}; leave it out")
   for flag in ("processes", "devices"):
     if not re.fullmatch(r"([1-9]\d*)?", getattr(given, flag)):
@@ -133,7 +116,10 @@ def _show(plan: SweepPlan, executor: Executor) -> None:
   """Prints the status of each run, and the command of each run that is neither finished nor in a queue."""
   titles = {run.workdir: run.title for run in plan.runs}
   for run in plan.distinct:
-    state = "" if run.finished else executor.state(run)
+    try:
+      state = "" if run.finished else executor.adopt(run)
+    except UserError as error:
+      state = f"state unknown: {error}"
     after = f"; after {titles[run.init_from]}" if run.init_from is not None and not run.finished else ""
     print(f"# {run.title}: {run.status}{f', {state}' * bool(state)}{after}")
     if not (run.finished or state):

@@ -1,6 +1,5 @@
 """Executors of a sweep's runs: the interface that the launcher uses, and local execution, one run at a time."""
 
-import abc
 import contextlib
 import re
 import signal
@@ -9,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
@@ -41,7 +41,7 @@ class NoResponse(NotReady):
   """A command of a cluster did not respond as expected; the failure may be temporary."""
 
 
-class Executor(abc.ABC):
+class Executor(Protocol):
   """Executes runs.
 
   Attributes:
@@ -49,24 +49,16 @@ class Executor(abc.ABC):
     dependencies: Whether a run that depends on an active run can be submitted; the executor then orders the two.
   """
 
-  concurrent = False
-  dependencies = False
+  concurrent: bool = False
+  dependencies: bool = False
 
-  @abc.abstractmethod
   def command(self, run: PlannedRun) -> list[str]:
     """Returns the command that `start` executes, for display."""
 
-  def state(self, run: PlannedRun) -> str:
-    """Returns the state of a run that an earlier sweep started and that is still active; empty otherwise."""
-    del run
-    return ""
-
   def adopt(self, run: PlannedRun) -> str:
     """Adopts a run that an earlier sweep started and that is still active; returns its state, or empty without one."""
-    del run
     return ""
 
-  @abc.abstractmethod
   def start(self, run: PlannedRun) -> str:
     """Starts a run, or adopts it if it is already active; returns a message, possibly empty.
 
@@ -75,7 +67,6 @@ class Executor(abc.ABC):
       UserError: Neither this run nor any other can be started.
     """
 
-  @abc.abstractmethod
   def wait(self) -> Mapping[Path, Outcome]:
     """Blocks until a started run has ended, a time limit has passed, or `stop` is called.
 
@@ -83,7 +74,6 @@ class Executor(abc.ABC):
       Outcomes, by workdir, of the runs that have ended since the last call.
     """
 
-  @abc.abstractmethod
   def stop(self, signum: int) -> None:
     """Forwards a signal to the active run and to one that is being started; called from a signal handler."""
 
@@ -128,8 +118,7 @@ class Local(Executor):
   def wait(self) -> Mapping[Path, Outcome]:
     """Blocks until the program has ended; forwards its output and keeps its last error message."""
     run, process = self._run, self._process
-    assert run is not None
-    assert process is not None
+    assert run is not None and process is not None
     with process:
       try:
         if self._signum is not None:  # the signal arrived while the process was being created

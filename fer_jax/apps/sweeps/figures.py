@@ -25,19 +25,16 @@ def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> str:
   """
   lines = []
   for position, (name, runs) in enumerate(candidates.items()):
-    known = [curve for curve in (_curve(metrics, figure.quantity) for metrics in runs) if len(curve[0])]
-    if known:
+    if known := [curve for curve in (_curve(metrics, figure.quantity) for metrics in runs) if len(curve[0])]:
       lines.append(_line(name, position, known))
   if not lines:
     return ""
   if len(lines) > OTHER_COLOURS + 1:  # bands of more lines hide one another
     lines = [replace(line, bands=()) for line in lines]
   band = "; band: one standard deviation" if any(line.bands for line in lines) else ""
-  several = any(len(runs) > 1 for runs in candidates.values())
-  mean = [f"Line: mean of the replicas{band}."] if several else []
-  note = " ".join([*([figure.note] if figure.note else []), *mean])
-  chart = Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity)
-  return chart_figure(chart, phases=())
+  mean = f"Line: mean of the replicas{band}." if any(len(runs) > 1 for runs in candidates.values()) else ""
+  note = " ".join(filter(None, [figure.note, mean]))
+  return chart_figure(Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity), phases=())
 
 
 def _title(figure: Figure) -> str:
@@ -80,7 +77,9 @@ def points(figure: Figure, rows: Sequence[CandidateResult]) -> str:
     rows: Candidates to show.
   """
   name = figure.quantity
-  known = [value for row in rows for value in _numbers(row, name)]
+  # The axis includes measured and reported values, and the ends of the intervals.
+  values = [(row.measured.get(name), row.reported.get(name), *row.interval_95.get(name, ())) for row in rows]
+  known = [value for of in values for value in of if value is not None]
   if not known:
     return ""
   ticks = [float(tick) for tick in MaxNLocator(nbins=3, steps=[1, 2, 5, 10]).tick_values(min(known), max(known))]
@@ -105,11 +104,12 @@ def points(figure: Figure, rows: Sequence[CandidateResult]) -> str:
     )
   axis = "".join(f'<span style="{at(tick)}">{100 * tick:g} %</span>' for tick in ticks)
   lines.append(f'<div class="axis"><span></span><span class="track">{axis}</span><span></span></div>')
+  return f'<figure>{_caption(figure)}<div class="points">{"".join(lines)}</div>{_legend(rows, name)}</figure>'
+
+
+def _caption(figure: Figure) -> str:
   note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
-  return (
-    f"<figure><figcaption>{escape(_title(figure))}{note}</figcaption>"
-    f'<div class="points">{"".join(lines)}</div>{_legend(rows, name)}</figure>'
-  )
+  return f"<figcaption>{escape(_title(figure))}{note}</figcaption>"
 
 
 def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> str:
@@ -133,13 +133,14 @@ def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> str:
     measured = [(value + shift, row.measured.get(figure.quantity)) for value, row in of]
     reported = [(value, row.reported.get(figure.quantity)) for value, row in of]
     intervals = [(value + shift, row.interval_95.get(figure.quantity)) for value, row in of]
-    whiskers = [(x, *interval) for x, interval in intervals if interval]
-    drawn.append(replace(_through(name, colour, measured), whiskers=whiskers))
+    bars = [(x, *interval) for x, interval in intervals if interval]
+    drawn.append(replace(_through(name, colour, measured), whiskers=bars))
     drawn.append(replace(_through(f"{name}, paper", colour, reported), dashed=True))
   drawn = [line for line in drawn if line.drawable]
   if not drawn:
     return ""
-  note = " ".join([*filter(None, [figure.note]), *["Whiskers: 95 % interval."] * any(line.whiskers for line in drawn)])
+  whiskers = "Whiskers: 95 % interval." if any(line.whiskers for line in drawn) else ""
+  note = " ".join(filter(None, [figure.note, whiskers]))
   chart = Chart(_title(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
   return chart_figure(chart, phases=())
 
@@ -159,9 +160,7 @@ def scatter(figure: Figure, rows: Sequence[CandidateResult]) -> str:
   points = points_of(figure, rows)
   if not points:
     return ""
-  note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
-  drawn = draw_scatter(_title(figure), points, figure.over)
-  return f'<figure class="chart"><figcaption>{escape(_title(figure))}{note}</figcaption>{drawn}</figure>'
+  return f'<figure class="chart">{_caption(figure)}{draw_scatter(_title(figure), points, figure.over)}</figure>'
 
 
 def points_of(figure: Figure, rows: Sequence[CandidateResult]) -> list[Point]:
@@ -174,12 +173,6 @@ def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]
   known = [(x, y) for x, y in points if y is not None]
   x, y = zip(*known, strict=True) if known else ((), ())
   return Line(name, colour, [(np.array(x, float), np.array(y, float))])
-
-
-def _numbers(row: CandidateResult, name: str) -> list[float]:
-  """Returns all values of a row that the axis has to include: measured, reported, and the ends of the interval."""
-  found = [row.measured.get(name), row.reported.get(name), *row.interval_95.get(name, ())]
-  return [value for value in found if value is not None]
 
 
 def _legend(rows: Sequence[CandidateResult], name: str) -> str:

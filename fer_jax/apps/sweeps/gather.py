@@ -55,31 +55,25 @@ def gather(plan: SweepPlan, outputs: Sequence[RunOutput]) -> SweepResult:
     rows = [row if row is reference else replace(row, gap=_gap(row, reference)) for row in rows]
   # Candidates can share a run; it is counted once.
   finished = [o.result for o in {o.run.workdir: o for o in outputs}.values() if o.result is not None]
+  packages = _distinct(package for result in finished for package in result.versions)
   chosen = _choose(rows, sweep.choose) if sweep.choose else None
   return SweepResult(
+    **vars(sweep) | {"candidates": tuple(rows)},
     sweep=plan.source,
-    title=sweep.title,
-    citation=sweep.citation,
-    claim=sweep.claim,
-    swept=sweep.swept,
-    reference=sweep.reference,
-    choose=sweep.choose,
     chosen=chosen,
     chosen_by_fold=_choose_by_fold(outputs) if chosen else None,
     overrides=measured_overrides(plan.overrides),
     status=_combined({row.status for row in rows}),
-    timings=sweep.timings,
-    shown=sweep.shown,
     timed_on=timed_on,
     timed=tuple(sorted({name for of in timings.values() for name in of})),
     datasets=_distinct(result.dataset for result in finished),
     devices=_distinct(result.device for result in finished),
-    versions=_versions(finished),
+    versions={
+      name: ", ".join(_distinct(r.versions[name] for r in finished if name in r.versions)) for name in packages
+    },
     commits=_distinct(result.commit for result in finished),
     seeds=_distinct(seed for candidate in sweep.candidates for seed in candidate.seeds),
     seconds=sum(result.seconds for result in finished),
-    figures=sweep.figures,
-    rows=tuple(rows),
   )
 
 
@@ -92,14 +86,7 @@ def _row(candidate: Candidate, outputs: Sequence[RunOutput], timings: Timings) -
   std, intervals, meaning = _spread(results, values)
   statuses = {output.status for output in outputs}
   return CandidateResult(
-    name=candidate.name,
-    value=candidate.value,
-    series=candidate.series,
-    config=candidate.config,
-    overrides=measured_overrides(candidate.overrides),
-    init_from=candidate.init_from,
-    seeds=candidate.seeds,
-    reported=candidate.reported,
+    **vars(candidate) | {"overrides": measured_overrides(candidate.overrides)},
     status=statuses.pop() if len(statuses) == 1 else _combined(statuses),
     error=_errors(outputs),
     measured={name: mean(of) for name, of in values.items()} | timed,
@@ -265,15 +252,6 @@ def _read_timings(path: Path, configs: Set[str]) -> tuple[Timings, str]:
       f"{path}: expected a config, and rows with name and {' or '.join(TIMED.values())}; run the benchmark again"
     )
   return timings, benchmark.device
-
-
-def _versions(results: Iterable[RunResult]) -> dict[str, str]:
-  """Returns the version of each package; several, separated by commas, if the runs differ."""
-  known: dict[str, list[str]] = {}
-  for result in results:
-    for package, version in result.versions.items():
-      known.setdefault(package, []).append(version)
-  return {package: ", ".join(_distinct(versions)) for package, versions in known.items()}
 
 
 def _distinct(values: Iterable[T]) -> tuple[T, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_jax.apps.sweeps.cluster import JobState, call, digest, error_of
+from fer_jax.apps.sweeps.cluster import Cluster, JobState, call, digest, error_of, query
 from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
 from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
@@ -18,7 +18,7 @@ _RESERVED = ("--name", "--dry-run", "--")  # flags that the sweep sets
 _NAME_LENGTH = 40  # a pod's host name has at most 63 characters, and JobSet appends the job's name and two numbers
 
 
-class Kubernetes:
+class Kubernetes(Cluster):
   """Submits runs as JobSets.
 
   Args:
@@ -28,8 +28,6 @@ class Kubernetes:
   Raises:
     UserError: A flag is one that the sweep sets itself, or the pods would not share a volume.
   """
-
-  dependencies = False
 
   def __init__(self, flags: Sequence[str], workdir: Path):
     if STORAGE not in workdir.parents:
@@ -51,16 +49,10 @@ class Kubernetes:
 
   def command(self, run: PlannedRun, after: str | None) -> list[str]:
     """Returns the command line of the script; `after` is unused: the launcher starts a run after its dependency."""
-    del after
     return ["bash", SCRIPT, f"--name={job_name(run)}", *self._flags, "--", *run.arguments]
 
   def submit(self, run: PlannedRun, after: str | None) -> str:
-    """Creates the JobSet of a run, replacing one that has ended, and returns its name.
-
-    Raises:
-      NotReady: The cluster rejected a command.
-      UserError: The script does not exist.
-    """
+    """Creates the JobSet of a run, replacing one that has ended, and returns its name."""
     if not Path(SCRIPT).is_file():
       raise UserError(f"{SCRIPT}: not found; run the sweep from the repository's root")
     name = job_name(run)
@@ -70,31 +62,25 @@ class Kubernetes:
     for command in (delete, self.command(run, after)):
       done = call(command, _MISSING)
       if done.returncode:
-        error = error_of(done).removeprefix("error: ")
-        raise NotReady(f"{run.title} cannot be submitted: {error} (fix the cause, or the flags in --k8s)")
+        raise NotReady(f"{run.title} cannot be submitted: {error_of(done)} (fix the cause, or the flags in --k8s)")
     return name
 
-  def active_job(self, run: PlannedRun) -> tuple[str, JobState] | None:
-    """Returns the name and the state of a run's active JobSet, or None; raises NoResponse if kubectl fails."""
-    name = job_name(run)
-    state = self.states([name]).get(name)
-    return (name, state) if state is not None and not state.ended else None
+  def jobs_of(self, run: PlannedRun) -> dict[str, JobState]:
+    """Returns the state of the run's JobSet."""
+    return self.states([job_name(run)])
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of JobSets by name, without those that do not exist; raises NoResponse if kubectl fails."""
-    done = call([*self._kubectl, "get", "jobset", *jobs, "--ignore-not-found", "--output=json"], _MISSING)
+    """Returns the states of JobSets by name, without those that do not exist."""
+    output = query([*self._kubectl, "get", "jobset", *jobs, "--ignore-not-found", "--output=json"], _MISSING)
     try:
-      if done.returncode:
-        raise ValueError
       # kubectl prints nothing for no object, the object itself for one, and a list with "items" for several.
-      found = json.loads(done.stdout or '{"items": []}')
+      found = json.loads(output or '{"items": []}')
       return {item["metadata"]["name"]: _state(item) for item in found.get("items", [found])}
     except (ValueError, KeyError, TypeError, AttributeError):
-      raise NoResponse(f"kubectl get jobset: {error_of(done).removeprefix('error: ')}") from None
+      raise NoResponse(f"kubectl get jobset: expected JobSets as JSON, found {output[:60]!r}") from None
 
   def last_message(self, job: str, run: PlannedRun, state: str) -> str:
     """Returns the last error message in the logs of the JobSet's pods, or their last line; empty without logs."""
-    del run, state
     selector = f"--selector=jobset.sigs.k8s.io/jobset-name={job}"
     try:
       done = call([*self._kubectl, "logs", selector, "--tail=100"], _MISSING)

@@ -1,12 +1,13 @@
 """Runs the unfinished runs of a sweep with an executor, and gathers the results."""
 
+import contextlib
 import signal
 import sys
 import time
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 from fer_jax.apps.formatting import duration
 from fer_jax.apps.sweeps.executors import Executor, NoResponse, NotReady, Outcome
@@ -77,17 +78,14 @@ class Launcher:
       result = self._gather()
     return self._conclude(result)
 
-  def keep(self, path: Path) -> None:
-    """Copies the gathered results to another file."""
-    write_text(path, (self._plan.folder / "sweep.json").read_text(encoding="utf-8"))
-
   def _adopt(self) -> None:
     """Adopts the runs that are already active, before any run is started: later runs can depend on them."""
     for run in list(self._waiting):
-      if self._signum is None and not run.finished and (state := self._executor.adopt(run)):
-        self._active[run.workdir] = run, time.monotonic()
-        self._waiting.remove(run)
-        self._print(run, state)
+      with contextlib.suppress(NoResponse):  # the executor asks again before it starts a run
+        if self._signum is None and not run.finished and (state := self._executor.adopt(run)):
+          self._active[run.workdir] = run, time.monotonic()
+          self._waiting.remove(run)
+          self._print(run, state)
 
   def _start(self) -> None:
     """Starts the runs that can be started, and reports those that are finished or depend on a failed run."""
@@ -112,9 +110,8 @@ class Launcher:
   def _ready(self, run: PlannedRun) -> bool:
     """Returns whether a run depends on no other, that one has finished, or the executor itself orders the two."""
     source = run.init_from
-    if source is None or (source / "result.json").is_file():
-      return True
-    return self._executor.dependencies and source in self._active
+    finished = source is None or (source / "result.json").is_file()
+    return finished or (self._executor.dependencies and source in self._active)
 
   def _start_run(self, run: PlannedRun) -> None:
     if not self._executor.concurrent:  # the only active run: announce it with an estimate of the time left
@@ -138,13 +135,13 @@ class Launcher:
 
   def _end(self, run: PlannedRun, start: float, outcome: Outcome) -> None:
     # The duration of a job is unknown: it may have been queued, or have started before this sweep.
-    spent = "" if self._executor.concurrent else duration(time.monotonic() - start)
+    spent = "" if self._executor.concurrent else f" after {duration(time.monotonic() - start)}"
     if outcome.status == 0 and not run.finished:
       outcome = Outcome(1, outcome.error or "ended without a result.json")
     if outcome.status == 0:
-      self._print(run, f"finished{f' in {spent}' * bool(spent)}")
+      self._print(run, f"finished{spent}")
     elif self._signum is not None:  # stopped by a signal, which is not a failure, whatever the exit status
-      self._print(run, f"stopped{f' after {spent}' * bool(spent)}")
+      self._print(run, f"stopped{spent}")
     else:
       self._fail(run, outcome, spent)
 
@@ -154,7 +151,7 @@ class Launcher:
       source = next(other for other in self._plan.runs if other.workdir == run.init_from)
       error = f"it depends on {source.title}, which failed"
     self._failed[run.workdir] = Outcome(outcome.status, error)
-    self._print(run, f"failed{f' after {spent}' * bool(spent)}: {error}")
+    self._print(run, f"failed{spent}: {error}")
 
   def _print(self, run: PlannedRun, text: str) -> None:
     print(f"{self._number[run.workdir]} {run.title}: {text}", flush=True)
@@ -163,11 +160,10 @@ class Launcher:
     """Prints what remains to be done, and returns the exit status."""
     remaining = self._executor.remaining()
     if self._signum is not None:
-      stopped = f"stopped by {signal.Signals(self._signum).name}"
-      if remaining:
-        print(f"waiting {stopped}; {remaining}; run the same command to keep waiting")
-      else:
-        print(f"{stopped}; run the same command to continue")
+      end = (
+        f"; {remaining}; run the same command to keep waiting" if remaining else "; run the same command to continue"
+      )
+      print(f"{'waiting ' * bool(remaining)}stopped by {signal.Signals(self._signum).name}{end}")
       return 128 + self._signum
     if self._wait:
       return int(result.status != "finished")
@@ -194,12 +190,10 @@ class Launcher:
       if output.result is not None:
         known.setdefault(output.run.candidate, []).append(output.result.seconds)
     everything = [seconds for of in known.values() for seconds in of]
-    if not everything:
-      return ""
     estimates = [known.get(run.candidate, everything) for run in self._waiting if not run.finished]
-    return f" (about {duration(sum(sum(of) / len(of) for of in estimates))} left)"
+    return f" (about {duration(sum(map(fmean, estimates)))} left)" if everything else ""
 
-  @contextmanager
+  @contextlib.contextmanager
   def _signals(self) -> Iterator[None]:
     """Forwards signals to the executor within the context; SIGHUP is left ignored under nohup."""
     forwarded = [signal.SIGINT, signal.SIGTERM]
@@ -213,6 +207,5 @@ class Launcher:
         signal.signal(signum, handler)
 
   def _stop(self, signum: int, frame: types.FrameType | None) -> None:
-    del frame
     self._signum = signum
     self._executor.stop(signum)

@@ -1,7 +1,7 @@
 """The page of a sweep: figures, candidates compared with the paper, runs, and provenance."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
@@ -24,24 +24,20 @@ def sweep_page(sweep: SweepResult, outputs: Sequence[RunOutput]) -> str:
     sweep: Result of the sweep; the page is written next to its sweep.json.
     outputs: Runs that the result was gathered from, with their output.
   """
-  parts = [
-    _figures(sweep, outputs),
-    _candidates(sweep),
-    _classes(sweep),
-    _runs(sweep, outputs),
-    _provenance(sweep),
-  ]
+  parts = [_figures(sweep, outputs), _candidates(sweep), _classes(sweep), _runs(sweep, outputs), _provenance(sweep)]
   return document(sweep.title, _header(sweep), [part for part in parts if part is not None])
 
 
 def _header(sweep: SweepResult) -> str:
-  runs = [run for row in sweep.rows for run in row.runs]
+  runs = [run for row in sweep.candidates for run in row.runs]
   finished = sum(run.status == "finished" for run in runs)
+  steps = sorted({row.steps for row in sweep.candidates if row.steps is not None})
+  ends = dict.fromkeys(steps[:1] + steps[-1:])  # the smallest and the largest, once if they are equal
   listed = facts(
     [
-      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(sweep.rows)} candidates"),
+      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(sweep.candidates)} candidates"),
       ("Seeds", ", ".join(map(str, sweep.seeds)), "of each candidate"),
-      ("Steps", " \N{EN DASH} ".join(_ends(row.steps for row in sweep.rows)), "of each run"),
+      ("Steps", " \N{EN DASH} ".join(map(count, ends)) or NOT_MEASURED, "of each run"),
       ("Time", duration(sweep.seconds) if finished else NOT_MEASURED, "all runs together"),
       ("Dataset", ", ".join(sweep.datasets) or "not stated", ""),
       ("Device", "; ".join(sweep.devices) or "not stated", ""),
@@ -56,26 +52,17 @@ def _header(sweep: SweepResult) -> str:
   )
 
 
-def _ends(values: Iterable[float | None]) -> list[str]:
-  """Returns the smallest and the largest of the values as text; a single text if they are equal."""
-  known = sorted({value for value in values if value is not None})
-  return [count(value) for value in dict.fromkeys([known[0], known[-1]])] if known else [NOT_MEASURED]
-
-
 def notices(sweep: SweepResult) -> list[str]:
   """Returns warnings that limit what the page shows, as plain sentences."""
-  found = [
-    f"{row.name} failed ({row.error}); the page shows only its finished runs."
-    for row in sweep.rows
-    if row.status == "failed"
-  ]
-  waiting = [row.name for row in sweep.rows if row.status in ("unfinished", "not yet run")]
+  failed = [row for row in sweep.candidates if row.status == "failed"]
+  found = [f"{row.name} failed ({row.error}); the page shows only its finished runs." for row in failed]
+  waiting = [row.name for row in sweep.candidates if row.status in ("unfinished", "not yet run")]
   if waiting:
     found.append(f"Not yet finished: {', '.join(waiting)}. Run the same command again to continue.")
   if _BUILT_IN & set(sweep.datasets):
     found.append("Built-in faces are for trials and tests: the results on this page do not apply to real faces.")
-  folded = any(run.replicas for row in sweep.rows for run in row.runs)
-  if not folded and any(len(row.seeds) == 1 for row in sweep.rows):
+  folded = any(run.replicas for row in sweep.candidates for run in row.runs)
+  if not folded and any(len(row.seeds) == 1 for row in sweep.candidates):
     found.append(
       "With one seed, an interval is over the test images; it does not include the variation between training runs."
     )
@@ -86,12 +73,12 @@ def notices(sweep: SweepResult) -> list[str]:
 
 
 def _figures(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section | None:
-  logged: dict[str, list[Metrics]] = {row.name: [] for row in sweep.rows}
+  logged: dict[str, list[Metrics]] = {row.name: [] for row in sweep.candidates}
   for output in outputs:
     logged[output.run.candidate] += output.logs
   drawn = []
   for figure in sweep.figures:
-    rows = sweep.rows_of(figure)
+    rows = sweep.shown_in(figure)
     if figure.kind == "curves":
       drawn.append(curves(figure, {row.name: logged[row.name] for row in rows}))
     elif figure.kind == "points":
@@ -106,8 +93,8 @@ def _figures(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section | None
 
 def _classes(sweep: SweepResult) -> Section | None:
   parts = []
-  for figure in sweep.figures_of("classes"):
-    head, rows = class_table(sweep, figure)
+  for figure in sweep.figures:
+    head, rows = class_table(sweep, figure) if figure.kind == "classes" else ([], [])
     if rows:
       cells = [[escape(name), *map(said, others)] for name, *others in rows]
       note = f'<p class="lead">{escape(figure.note)}</p>' if figure.note else ""
@@ -122,7 +109,7 @@ def _candidates(sweep: SweepResult) -> Section:
     "Each run is tested once, with the parameters that were best on validation.",
     choice(sweep) if sweep.choose else "To choose among the candidates, use validation accuracy.",
   ]
-  intervals = dict.fromkeys(row.interval for row in sweep.rows if row.interval)
+  intervals = dict.fromkeys(row.interval for row in sweep.candidates if row.interval)
   if intervals:
     notes.append(f"95 % interval: {'; '.join(intervals)}.")
   if any("folds" in interval for interval in intervals):
@@ -131,25 +118,20 @@ def _candidates(sweep: SweepResult) -> Section:
   if "training accuracy" in named:
     notes.append(f"Training accuracy: mean over the last {LAST_BATCHES} logged batches.")
   if "steps to converge" in named:
-    notes.append(
-      f"Steps to converge: first step at which validation accuracy is at least {percent(CONVERGED, 0)} of its maximum "
-      "in the run."
-    )
+    share = f"{percent(CONVERGED, 0)} of its maximum in the run"
+    notes.append(f"Steps to converge: first step at which validation accuracy is at least {share}.")
   notes += [f"{name.capitalize()}: {sweep.timings}, on {sweep.timed_on}." for name in sweep.timed]
   if "seconds a step" not in sweep.timed:
     notes.append("Seconds a step: medians of the runs.")
   lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
-  return Section(
-    "candidates",
-    "Paper and measured",
-    f'<div class="candidates">{table(head, cells)}</div><div class="apart">{lead}</div>',
-  )
+  body = f'<div class="candidates">{table(head, cells)}</div><div class="apart">{lead}</div>'
+  return Section("candidates", "Paper and measured", body)
 
 
 def choice(sweep: SweepResult) -> str:
   """Returns sentences on which candidate is chosen and why; with folds, also on a separate choice in each fold."""
-  ground = f"{sweep.choose}, mean over the {_spread_over(sweep.rows)}"
-  chosen = next((row for row in sweep.rows if row.name == sweep.chosen), None)
+  ground = f"{sweep.choose}, mean over the {_spread_over(sweep.candidates)}"
+  chosen = next((row for row in sweep.candidates if row.name == sweep.chosen), None)
   if chosen is None:
     return f"One candidate will be chosen, by {ground}, when all have finished."
   text = (
@@ -179,7 +161,7 @@ def _runs(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section:
   reports = {o.run.workdir.name for o in outputs if (o.run.workdir / "report" / "index.html").is_file()}
   several = len(sweep.devices) > 1
   cells = []
-  for row in sweep.rows:
+  for row in sweep.candidates:
     for run in row.runs:
       name = f"{escape(row.name)}, seed {run.seed}"
       if run.run in reports:
@@ -211,7 +193,7 @@ def _provenance(sweep: SweepResult) -> Section:
   overrides = bullets(list(sweep.overrides)) if sweep.overrides else "<p>none</p>"
   commands = "".join(
     f"<p>{escape(row.name)}<br><code>{escape(shlex.join([row.config, *row.overrides]))}</code></p>"
-    for row in sweep.rows
+    for row in sweep.candidates
   )
   versions = [[escape(name), f"<code>{escape(version)}</code>"] for name, version in sweep.versions.items()]
   parts = f"<h3>Configs</h3>{commands}"

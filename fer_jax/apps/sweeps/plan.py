@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from fer_jax.config import command_line, parsing
@@ -157,7 +158,7 @@ def _run_name(source: str, base: ConfigDict, changed: ConfigDict) -> str:
   """
   content = changed.to_dict()
   content["pretrained"]["path"] = Path(content["pretrained"]["path"]).name
-  before, after = dict(_leaves(base.to_dict())), dict(_leaves(content))
+  before, after = (flatten_dict(each, sep=".") for each in (base.to_dict(), content))
   words = [
     _word(key, value)
     for key, value in after.items()
@@ -176,11 +177,3 @@ def _word(key: str, value: Any) -> str:
   """Returns a key such as "model.blocks" and its value as a part of a folder's name: "blocks=2"."""
   plain = re.sub(r"[^\w.+-]+", "-", str(value)).strip("-")
   return f"{key.rpartition('.')[2]}={plain[:_VALUE_LENGTH]}"
-
-
-def _leaves(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-  for key, value in section.items():
-    if isinstance(value, dict):
-      yield from _leaves(value, f"{path}{key}.")
-    else:
-      yield f"{path}{key}", value

@@ -3,19 +3,38 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 from fer_jax.apps.sweeps.cluster import Cluster, JobState
 from fer_jax.apps.sweeps.executors import Executor, NoResponse, Outcome
-from fer_jax.apps.sweeps.job_records import JobRecord, JobRecords
 from fer_jax.apps.sweeps.plan import PlannedRun
+from fer_jax.runtime import locks, typed_json
 from fer_jax.runtime.errors import UserError
 
 POLL_SECONDS = 15.0
 # Time for a job's files to appear on a shared disk, and for a job that has left the queue to appear in the accounting.
 GRACE_SECONDS = 60.0
 _SLICE_SECONDS = 0.2  # maximum delay until a signal ends the waiting
+
+
+@dataclass(frozen=True)
+class JobRecord:
+  """Stored record of a run's last job.
+
+  Attributes:
+    job: Id of the job.
+    cluster: Name of the cluster that the id belongs to; see `Cluster.name`.
+    since: Time at which the job was submitted or found, in seconds since 1970; distinguishes jobs with the same id.
+    ended: Whether the job is known to have ended.
+  """
+
+  job: str
+  cluster: str = field(metadata={"keys": ("cluster", "place")})
+  since: float
+  ended: bool = False
 
 
 class Queue(Executor):
@@ -46,7 +65,7 @@ class Queue(Executor):
   ):
     self.dependencies = cluster.dependencies
     self._cluster = cluster
-    self._records = JobRecords(folder, cluster.name)
+    self._folder = folder
     self._runs = runs
     self._poll_seconds = poll_seconds
     self._grace_seconds = grace_seconds
@@ -59,34 +78,20 @@ class Queue(Executor):
     after = None
     source = next((other for other in self._runs if other.workdir == run.init_from), None)
     if self.dependencies and source is not None and not source.finished:
-      job = self._records.own_job(source)
-      after = job if self._was_active(job) else "ID"
+      record = self._record(source)
+      after = record.job if record and self._first_state(record.job) else "ID"
     return self._cluster.command(run, after)
 
-  def state(self, run: PlannedRun) -> str:
-    """Returns the state and the id of the run's job if it is queued or running; empty otherwise."""
-    record, job = self._records.read(run), self._records.own_job(run)
-    if record and not (job or record.ended):  # a job of another cluster, whose state cannot be queried here
-      return f"as job {record.job} of {record.cluster}"
-    try:
-      state = self._was_active(job)
-    except UserError as error:
-      return f"as job {job} ({error})"
-    return f"{state.name} as job {job}" if state else ""
-
   def adopt(self, run: PlannedRun) -> str:
-    """Adopts the recorded job of a run if it was queued or running at the first query."""
-    record = self._records.read_own(run)
-    try:
-      state = self._was_active(record.job) if record else None
-    except NoResponse:  # start() queries again before it submits anything
-      return ""
+    """Adopts the recorded job of a run if it was queued or running at the first query; returns its state and id."""
+    record = self._record(run)
+    state = self._first_state(record.job) if record else None
     return self._take(run, record, state) if record and state else ""
 
   def start(self, run: PlannedRun) -> str:
     """Submits a run, unless a job of it is queued or running, possibly of another sweep; that job is then adopted."""
-    with self._records.lock():
-      record = self._records.read_own(run)
+    with self._lock():
+      record = self._record(run)
       # The state is queried under the lock: another sweep may have submitted the run since adopt().
       state = self._cluster.states([record.job]).get(record.job) if record else None
       if record and state and not state.ended:
@@ -94,12 +99,13 @@ class Queue(Executor):
       if run.finished and record:  # finished since the launcher checked
         self._active[record.job] = run, record
         return f"job {record.job} has ended"
-      if found := self._cluster.active_job(run):
-        return self._take(run, self._records.write(run, found[0]), found[1])
+      for job, found in self._cluster.jobs_of(run).items():
+        if not found.ended:
+          return self._take(run, self._write(run, job), found)
       after = next((job for job, (other, _) in self._active.items() if other.workdir == run.init_from), None)
       # The outcome of the last job is read first: submitting again can delete its log.
       earlier = f"{self._outcome(record.job, run, state).error}; " if record else ""
-      submitted = self._records.write(run, self._cluster.submit(run, after))
+      submitted = self._write(run, self._cluster.submit(run, after))
     self._active[submitted.job] = run, submitted
     return f"{earlier}submitted {'again ' * bool(record)}as job {submitted.job}{', resumes' * run.started}"
 
@@ -114,7 +120,6 @@ class Queue(Executor):
 
   def stop(self, signum: int) -> None:
     """Ends the waiting; the jobs continue."""
-    del signum
     self._stopped = True
 
   def remaining(self) -> str:
@@ -150,7 +155,9 @@ class Queue(Executor):
       del self._active[job]
       ended[run.workdir] = outcome
       if state:
-        self._records.mark_ended(run, record)
+        with self._lock():
+          if self._any_record(run) == record:  # not replaced by the record of a later job
+            typed_json.write(self._path(run), replace(record, ended=True))
     return ended
 
   def _in_grace(self, job: str) -> bool:
@@ -167,15 +174,43 @@ class Queue(Executor):
   @cached_property
   def _first_states(self) -> dict[str, JobState | None]:
     """States of the recorded jobs of all unfinished runs, queried once; None for jobs that are no longer listed."""
-    jobs = [job for run in self._runs if not run.finished and (job := self._records.own_job(run))]
+    records = [self._any_record(run) for run in self._runs if not run.finished]
+    jobs = [record.job for record in records if record and record.cluster == self._cluster.name]
     known = self._cluster.states(jobs) if jobs else {}
     return {job: known.get(job) for job in jobs}
 
-  def _was_active(self, job: str) -> JobState | None:
+  def _first_state(self, job: str) -> JobState | None:
     """Returns the state of a job that was queued or running at the first query; None otherwise."""
-    if not job:
-      return None
     if job not in self._first_states:  # another sweep submitted it since
       self._first_states[job] = self._cluster.states([job]).get(job)
     state = self._first_states[job]
     return None if state is None or state.ended else state
+
+  def _path(self, run: PlannedRun) -> Path:
+    return self._folder / f"{run.workdir.name}.json"
+
+  def _lock(self) -> TextIO:
+    """Blocks until no other sweep changes the records; closing the returned file releases the lock."""
+    return locks.acquire(self._folder / "lock", wait=True)
+
+  def _record(self, run: PlannedRun) -> JobRecord | None:
+    """Returns the record of a run's last job; None without one, or if another cluster ran it and it has ended."""
+    record, cluster = self._any_record(run), self._cluster.name
+    if record and record.cluster != cluster and not record.ended:
+      raise UserError(
+        f"{self._path(run)}: job {record.job} of {record.cluster} may still be active, and this is {cluster}; "
+        "continue there, or check that the job has ended and remove the file"
+      )
+    return record if record and record.cluster == cluster else None
+
+  def _any_record(self, run: PlannedRun) -> JobRecord | None:
+    """Returns the record of a run's last job on any cluster."""
+    advice = "check that no job of this run is queued or running, then remove the file"
+    path = self._path(run)
+    return typed_json.read(JobRecord, path, "the id of a job", advice) if path.is_file() else None
+
+  def _write(self, run: PlannedRun, job: str) -> JobRecord:
+    """Records a job that was submitted or found now."""
+    record = JobRecord(job, self._cluster.name, time.time())
+    typed_json.write(self._path(run), record)
+    return record

@@ -4,47 +4,25 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax.apps.sweeps.cluster import JobState, call, digest, error_of
-from fer_jax.apps.sweeps.executors import NoResponse, NotReady, last_error
+from fer_jax.apps.sweeps.cluster import Cluster, JobState, call, digest, error_of, query
+from fer_jax.apps.sweeps.executors import NotReady, last_error
 from fer_jax.apps.sweeps.plan import PlannedRun
 from fer_jax.runtime.errors import UserError
 
 SCRIPT = "launch/slurm.sbatch"
 _MISSING = "expected the commands of SLURM; run the sweep on a login node"
-# Flags that the sweep sets.
-_RESERVED = (
-  "--parsable",
-  "--job-name",
-  "--output",
-  "--error",
-  "--dependency",
-  "--kill-on-invalid-dep",
-  "--array",
-  "--wait",
-  "--chdir",
-  "--wrap",
-)
+# Flags that the sweep sets, each after a space.
+_RESERVED = " --parsable --job-name --output --error --dependency --kill-on-invalid-dep --array --wait --chdir --wrap"
 # A short flag that the sweep sets, such as -J, possibly after short flags without a value and followed by its value.
 _RESERVED_SHORT = re.compile(r"-[HIkOQsvV]*[JoedaWD]")
 # First line of launch/slurm.sbatch when a job restarts; the lines before it in the log are from an earlier start.
 _RESTART = re.compile(r"begins again \(.*")
 _SLURM_PREFIX = "slurmstepd: "  # of the lines that SLURM itself prints
-_ENDED = (
-  "BOOT_FAIL",
-  "CANCELLED",
-  "COMPLETED",
-  "DEADLINE",
-  "FAILED",
-  "NODE_FAIL",
-  "OUT_OF_MEMORY",
-  "PREEMPTED",
-  "REVOKED",
-  "TIMEOUT",
-)
-_QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+_ENDED = re.compile("BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REVOKED|TIMEOUT")
+_QUEUED = re.compile("PENDING|CONFIGURING|REQUEUED|REQUEUE_FED|REQUEUE_HOLD|RESV_DEL_HOLD|SPECIAL_EXIT")
 
 
-class Slurm:
+class Slurm(Cluster):
   """Submits runs with sbatch.
 
   Args:
@@ -64,8 +42,7 @@ class Slurm:
     for flag in self._flags:
       name = flag.partition("=")[0]
       # sbatch accepts unambiguous abbreviations of long flags.
-      abbreviates = len(name) > 2 and any(reserved.startswith(name) for reserved in _RESERVED)
-      if abbreviates or _RESERVED_SHORT.match(flag):
+      if (len(name) > 2 and f" {name}" in _RESERVED) or _RESERVED_SHORT.match(flag):
         raise UserError(f"--sbatch: {flag}: a sweep sets the names, output and order of its jobs; leave it out")
       if not flag.startswith("-"):
         raise UserError(f"--sbatch: {flag!r}: expected flags of sbatch written --FLAG=VALUE")
@@ -84,13 +61,7 @@ class Slurm:
     return ["sbatch", "--parsable", *self._flags, *named, SCRIPT, *self._script_flags, "--", *run.arguments]
 
   def submit(self, run: PlannedRun, after: str | None) -> str:
-    """Submits a run and returns the job's id.
-
-    Raises:
-      NotReady: sbatch rejected the run.
-      NoResponse: sbatch timed out.
-      UserError: The script or sbatch does not exist.
-    """
+    """Submits a run with sbatch and returns the job's id."""
     if not Path(SCRIPT).is_file():
       raise UserError(f"{SCRIPT}: not found; run the sweep from the repository's root")
     self._folder.mkdir(parents=True, exist_ok=True)
@@ -101,26 +72,17 @@ class Slurm:
       raise NotReady(f"{run.title} cannot be submitted: {error_of(done)} (fix the cause, or the flags in --sbatch)")
     return job
 
-  def active_job(self, run: PlannedRun) -> tuple[str, JobState] | None:
-    """Returns the id and state of a queued or running job with the run's name; raises NoResponse if squeue fails."""
-    asked = call([*self._squeue(), f"--name={job_name(run)}"], _MISSING)
-    if asked.returncode:
-      raise NoResponse(f"squeue: {error_of(asked)}")
-    found = _read(asked.stdout)
-    return next(((job, state) for job, state in found.items() if not state.ended), None)
+  def jobs_of(self, run: PlannedRun) -> dict[str, JobState]:
+    """Returns the states of the queued and running jobs with the run's name."""
+    return self._squeue(f"--name={job_name(run)}")
 
-  def _squeue(self) -> list[str]:
-    return ["squeue", "--noheader", "--me", *self._clusters, "--format=%i|%T"]
+  def _squeue(self, selection: str) -> dict[str, JobState]:
+    return _read(query(["squeue", "--noheader", "--me", *self._clusters, "--format=%i|%T", selection], _MISSING))
 
   def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-    """Returns the states of jobs by id; raises NoResponse if squeue fails.
-
-    squeue lists a job for some minutes after its end. Later states are read from sacct, on clusters with accounting.
-    """
-    queue = call([*self._squeue(), "--states=all"], _MISSING)
-    if queue.returncode:
-      raise NoResponse(f"squeue: {error_of(queue)}")
-    found = {job: state for job, state in _read(queue.stdout).items() if job in jobs}
+    """Returns the states of jobs by id."""
+    found = {job: state for job, state in self._squeue("--states=all").items() if job in jobs}
+    # squeue lists a job for some minutes after its end. Later its state is read from sacct, if there is accounting.
     if others := [job for job in jobs if job not in found]:
       command = ["sacct", "--noheader", "--parsable2", "--allocations", *self._clusters, "--format=JobIDRaw,State"]
       try:
@@ -164,6 +126,6 @@ def _read(text: str) -> dict[str, JobState]:
 
 
 def _state(name: str) -> JobState:
-  if name == "COMPLETED":
-    return JobState(name, ended=True, status=0)
-  return JobState(name, ended=True) if name in _ENDED else JobState("queued" if name in _QUEUED else "running")
+  if _ENDED.fullmatch(name):
+    return JobState(name, ended=True, status=0 if name == "COMPLETED" else None)
+  return JobState("queued" if _QUEUED.fullmatch(name) else "running")

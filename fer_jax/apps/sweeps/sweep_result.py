@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_jax.config.sweep import Figure
+from fer_jax.config.sweep import Candidate, Figure, Sweep
 from fer_jax.runtime import typed_json
 
 VERSION = 2  # version 1 had no key "version" and other names for some keys
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SeedResult:
-  """Run of a candidate with one seed. Measured values are None until the run has finished.
+  """Run of a candidate with one seed; values are None until it has finished.
 
   Attributes:
     seed: Random seed.
@@ -21,7 +21,7 @@ class SeedResult:
     status: Status of the run: "finished", "failed", "unfinished" or "not yet run".
     error: Error message of a failed run; empty otherwise.
     accuracy: Test accuracy; the mean over the replicas if there are several.
-    validation_accuracy: Best validation accuracy.
+    validation_accuracy: Best validation accuracy; None without a validation split.
     steps: Number of steps taken.
     seconds: Seconds of the run.
     stopped: Reason for the end of training.
@@ -94,11 +94,10 @@ class FoldChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateResult:
-  """Results of one candidate, with statistics over its seeds or folds.
+class CandidateResult(Candidate):
+  """A candidate with its results, and statistics over its seeds or folds.
 
   Attributes:
-    name, value, series, config, overrides, init_from, seeds, reported: Fields of the `Candidate`.
     status: Status of its runs together: "finished", "failed", "unfinished" or "not yet run".
     error: Distinct error messages of its runs, each with the seeds; empty without errors.
     measured: Means by quantity; None where not measured.
@@ -112,14 +111,6 @@ class CandidateResult:
     gap: Gap to the sweep's reference; None without a reference, and for the reference itself.
   """
 
-  name: str
-  value: float | str | None = None
-  series: str = ""
-  config: str
-  overrides: tuple[str, ...]
-  init_from: str = field(default="", metadata={"keys": ("init_from", "begins_with")})
-  seeds: tuple[int, ...]
-  reported: Mapping[str, float]
   status: str
   error: str = ""
   measured: Mapping[str, float | None]
@@ -134,13 +125,13 @@ class CandidateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepResult:
-  """Content of sweep.json.
+class SweepResult(Sweep):
+  """A sweep with the results of its candidates, the content of sweep.json.
 
   Attributes:
     version: Version of the format.
+    candidates: Candidates with their results.
     sweep: Source of the sweep, FILE.py or FILE.py:VARIANT.
-    title, citation, claim, swept, reference, choose, timings, shown, figures: Fields of the `Sweep`.
     chosen: Name of the chosen candidate; None if the sweep chooses none, and until all have finished.
     chosen_by_fold: Choice of each fold; None without a choice or folds.
     overrides: Overrides of all candidates.
@@ -151,41 +142,27 @@ class SweepResult:
     versions: Versions of the packages, by name; several of one package are separated by commas.
     seeds: Distinct seeds of all candidates.
     seconds: Seconds of all finished runs; a run that candidates share counts once.
-    rows: Results of the candidates.
   """
 
   version: int = VERSION
+  candidates: tuple[CandidateResult, ...] = field(metadata={"keys": ("rows",)})
   sweep: str
-  title: str
-  citation: str
-  claim: str
-  swept: str
-  reference: str = ""
-  choose: str = ""
   chosen: str | None = None
   chosen_by_fold: FoldChoices | None = None
   overrides: tuple[str, ...]
   status: str
-  timings: str = ""
-  shown: tuple[str, ...] = ()
   timed_on: str = ""
   timed: tuple[str, ...] = ()
   datasets: tuple[str, ...]
   devices: tuple[str, ...]
-  versions: Mapping[str, str]
   commits: tuple[str, ...]
+  versions: Mapping[str, str]
   seeds: tuple[int, ...]
   seconds: float
-  figures: tuple[Figure, ...]
-  rows: tuple[CandidateResult, ...]
 
-  def figures_of(self, kind: str) -> list[Figure]:
-    """Returns the figures of one kind."""
-    return [figure for figure in self.figures if figure.kind == kind]
-
-  def rows_of(self, figure: Figure) -> list[CandidateResult]:
-    """Returns the rows that a figure shows."""
-    return [row for row in self.rows if not figure.candidates or row.name in figure.candidates]
+  def shown_in(self, figure: Figure) -> list[CandidateResult]:
+    """Returns the candidates that a figure shows."""
+    return [each for each in self.candidates if not figure.candidates or each.name in figure.candidates]
 
 
 def parse_sweep(content: Any, path: str) -> SweepResult:

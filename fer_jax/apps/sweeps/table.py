@@ -9,23 +9,23 @@ _ALWAYS = ("test accuracy", "validation accuracy", "parameters", "seconds a step
 
 def quantities_of(sweep: SweepResult) -> list[str]:
   """Returns the names of the quantities to show: the defaults, those of the sweep, and those that the paper reports."""
-  return list(dict.fromkeys([*_ALWAYS, *sweep.shown, *(name for row in sweep.rows for name in row.reported)]))
+  return list(dict.fromkeys([*_ALWAYS, *sweep.shown, *(name for row in sweep.candidates for name in row.reported)]))
 
 
 def candidate_table(sweep: SweepResult) -> tuple[list[str], list[list[str]]]:
   """Returns the header and the rows of the table of candidates, as plain text; the chosen one is marked "(chosen)"."""
   names = quantities_of(sweep)
   # Optional columns: the paper's figures, the gap to the reference, and the standard deviation.
-  reported = {name for row in sweep.rows for name in row.reported}
-  spread = any("test accuracy" in row.std for row in sweep.rows)
-  head = ["candidate" if any(row.series for row in sweep.rows) else sweep.swept or "candidate"]
+  reported = {name for row in sweep.candidates for name in row.reported}
+  spread = any("test accuracy" in row.std for row in sweep.candidates)
+  head = ["candidate" if any(row.series for row in sweep.candidates) else sweep.swept or "candidate"]
   for name in names:
     head += [f"{name} (95 % interval)" if name == "test accuracy" else name]
     head += ["standard deviation"] * (spread and name == "test accuracy")
     head += [f"paper: {name}"] * (name in reported)
     head += [f"gap to {sweep.reference} (95 % interval)"] * (bool(sweep.reference) and name == "test accuracy")
   rows = []
-  for row in sweep.rows:
+  for row in sweep.candidates:
     cells = [f"{row.name} (chosen)" if row.name == sweep.chosen else row.name]
     for name in names:
       cells.append(_measured(row, name))
@@ -36,7 +36,7 @@ def candidate_table(sweep: SweepResult) -> tuple[list[str], list[list[str]]]:
       if sweep.reference and name == "test accuracy":
         cells.append(_gap(row.gap))
     rows.append([*cells, count(row.steps), _replicas(row) or _seeds(row)])
-  return [*head, "steps", "replicas" if any(map(_replicas, sweep.rows)) else "seeds"], rows
+  return [*head, "steps", "replicas" if any(map(_replicas, sweep.candidates)) else "seeds"], rows
 
 
 def class_table(sweep: SweepResult, figure: Figure) -> tuple[list[str], list[list[str]]]:
@@ -48,7 +48,7 @@ def class_table(sweep: SweepResult, figure: Figure) -> tuple[list[str], list[lis
     sweep: Result of the sweep.
     figure: Figure of kind "classes", with the candidates to show.
   """
-  shown = sweep.rows_of(figure)
+  shown = sweep.shown_in(figure)
   reported = [row for row in shown if any(each.reported is not None for each in row.classes)]
   head = ["recall"]
   for row in shown:

@@ -46,7 +46,7 @@ def gathered(launch: Launch, variant: str = "") -> SweepResult:
 class TestSeeds:
   def test_mean_deviation_and_interval_over_three_seeds(self, launch: Launch) -> None:
     launch.run(variant="three")
-    row = gathered(launch, "three").rows[0]
+    row = gathered(launch, "three").candidates[0]
     # 60, 62 and 67 %: mean 63, deviations -3, -1 and 4, so the variance is 26 / 2. Tables of Student's t have
     # 4.303 for 95 % and two degrees of freedom.
     assert row.measured["test accuracy"] == pytest.approx(0.63)
@@ -60,7 +60,7 @@ class TestSeeds:
 
   def test_interval_of_one_seed_is_over_its_test_images(self, launch: Launch) -> None:
     launch.run()
-    row = gathered(launch).rows[0]
+    row = gathered(launch).candidates[0]
     # Wilson's interval of 60 in 100, by hand: centre (0.6 + 0.019207) / 1.038415, half width 0.094333.
     assert row.interval_95["test accuracy"] == pytest.approx((0.50200, 0.69060), abs=1e-4)
     assert row.std == {}
@@ -70,7 +70,7 @@ class TestSeeds:
   def test_statistics_are_over_the_finished_seeds(self, launch: Launch) -> None:
     launch.run(variant="three")
     (launch.plan(variant="three").runs[2].workdir / "result.json").unlink()
-    row = gathered(launch, "three").rows[0]
+    row = gathered(launch, "three").candidates[0]
     assert row.status == "unfinished"
     assert row.measured["test accuracy"] == pytest.approx(0.61)
     assert row.interval == "Student t, over 2 seeds"
@@ -79,7 +79,7 @@ class TestSeeds:
 class TestFolds:
   def test_mean_deviation_and_interval_are_over_the_folds(self, launch: Launch) -> None:
     launch.run(blocks1="folds")
-    row, single, _ = gathered(launch).rows
+    row, single, _ = gathered(launch).candidates
     # As for three seeds with these accuracies.
     half = 4.303 * (0.13**0.5 / 10) / 3**0.5
     assert row.measured["test accuracy"] == pytest.approx(0.63)
@@ -96,13 +96,13 @@ class TestFolds:
     record = {"kind": "train", "step": 1, "phase": "p", "loss": 1.0, "accuracy": 0.8}
     log = folder / "metrics.jsonl"
     log.write_text(json.dumps(record) + "\n" + "".join(log.read_text().splitlines(True)[1:2]))
-    measured = gathered(launch).rows[0].measured
+    measured = gathered(launch).candidates[0].measured
     assert measured["training accuracy"] == pytest.approx(0.6)  # of 0.5, 0.8 and 0.5
     assert measured["steps to converge"] == pytest.approx(50 / 3)  # of 20, 10 and 20
 
   def test_recall_of_a_class_is_over_the_sum_of_the_confusion_matrices(self, launch: Launch) -> None:
     launch.run(blocks2="folds")
-    happy, sad = gathered(launch).rows[1].classes
+    happy, sad = gathered(launch).candidates[1].classes
     # Wilson's interval of 80 in 100, by hand: centre (0.8 + 0.019207) / 1.038415, half width 0.077731.
     assert happy.interval_95 == pytest.approx((0.71117, 0.86663), abs=1e-4)
     assert happy == ClassRecall("happy", 0.8, happy.interval_95, 100, 0.9)
@@ -110,7 +110,7 @@ class TestFolds:
 
   def test_recall_has_no_interval_over_several_seeds(self, launch: Launch) -> None:
     launch.run(variant="three")
-    happy, sad = gathered(launch, "three").rows[0].classes
+    happy, sad = gathered(launch, "three").candidates[0].classes
     assert (happy.recall, happy.images, happy.interval_95) == (0.63, 300, None)
     assert (sad.recall, sad.interval_95) == (None, None)  # no test images
 
@@ -122,7 +122,7 @@ class TestGap:
     for candidate, accuracies in (("1 blocks", (0.55, 0.61, 0.64)), ("2 blocks", (0.60, 0.62, 0.67))):
       for run, accuracy in zip(launch.runs_of(candidate, "against"), accuracies, strict=True):
         launch.change_result(run, accuracy=accuracy)
-    lower, reference, equal = gathered(launch, "against").rows
+    lower, reference, equal = gathered(launch, "against").candidates
     assert lower.gap.mean == pytest.approx(0.03)
     half = 4.303 * 0.02 / 3**0.5  # the standard deviation of the differences is 2 points
     assert lower.gap.interval_95 == pytest.approx((0.03 - half, 0.03 + half), abs=1e-5)
@@ -134,7 +134,7 @@ class TestGap:
     for run in launch.plan(variant="against").runs:
       if run.seed:
         (run.workdir / "result.json").unlink()
-    lower = gathered(launch, "against").rows[0]
+    lower = gathered(launch, "against").candidates[0]
     assert (lower.gap.seeds, lower.gap.interval_95) == (1, None)
 
 
@@ -199,7 +199,7 @@ def test_measured_quantities_of_a_run(launch: Launch) -> None:
   evaluations = [(5, 0.5), (10, 0.594), (15, 0.6), (20, 0.595)]
   records = train + [{"kind": "eval", "split": "validation", "step": s, "accuracy": a} for s, a in evaluations]
   log.write_text("".join(json.dumps(record) + "\n" for record in records))
-  assert gathered(launch).rows[0].measured == {
+  assert gathered(launch).candidates[0].measured == {
     "test accuracy": 0.60,
     "validation accuracy": 0.60,
     "training accuracy": pytest.approx(0.155),  # of the last ten batches
@@ -212,9 +212,9 @@ def test_measured_quantities_of_a_run(launch: Launch) -> None:
 
 def test_nothing_is_measured_before_a_run_has_started(launch: Launch) -> None:
   result = gathered(launch)
-  assert {row.status for row in result.rows} == {"not yet run"}
+  assert {row.status for row in result.candidates} == {"not yet run"}
   assert result.status == "unfinished"
-  assert set(result.rows[0].measured.values()) == {None}
+  assert set(result.candidates[0].measured.values()) == {None}
   assert result.devices == result.commits == ()
 
 
@@ -227,8 +227,8 @@ def test_provenance_lists_the_distinct_values_of_the_runs(launch: Launch) -> Non
   assert result.commits == ("0123456789ab", "ffffffffffff")
   assert result.versions == {"jax": "0.10.2, 0.12.0"}
   assert (result.seeds, result.datasets, result.seconds) == ((0,), ("synthetic_faces",), 180)
-  assert result.rows[1].reported == {"test accuracy": 0.97, "steps to converge": 2500}
-  assert result.rows[1].value == 2
+  assert result.candidates[1].reported == {"test accuracy": 0.97, "steps to converge": 2500}
+  assert result.candidates[1].value == 2
 
 
 @pytest.mark.parametrize("variant", ["against", "choose", "lines"])
@@ -262,7 +262,7 @@ class TestTimings:
     if benchmark is not None:
       (timed.workdir.parent / "table1.json").write_text(json.dumps(benchmark))
     result = gathered(timed)
-    return [row.measured["seconds a step"] for row in result.rows], result.timed_on
+    return [row.measured["seconds a step"] for row in result.candidates], result.timed_on
 
   def test_seconds_come_from_the_benchmark(self, timed: Launch) -> None:
     assert self.seconds(timed, BENCHMARK) == ([0.125, None, None], "gpu: H200")
@@ -272,7 +272,7 @@ class TestTimings:
     assert self.seconds(timed, evaluated) == ([0.5, 0.5, 0.5], "gpu: H200")
     result = gathered(timed)
     assert result.timed == ("seconds for 1,500 images",)
-    assert [row.measured["seconds for 1,500 images"] for row in result.rows] == [19.5, None, None]
+    assert [row.measured["seconds for 1,500 images"] for row in result.candidates] == [19.5, None, None]
 
   def test_rejects_a_row_without_seconds(self, timed: Launch) -> None:
     with pytest.raises(UserError, match="name and seconds_a_step or seconds_1500"):

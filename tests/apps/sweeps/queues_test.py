@@ -285,7 +285,7 @@ class TestRejections:
     assert slurm_cluster.run("busy") == 0
     assert launch.calls() == ["1", "2", "3"]
     output = capfd.readouterr().err
-    assert "warning: 2 blocks, seed 0 cannot be submitted: error: no partition moon" in output
+    assert "warning: 2 blocks, seed 0 cannot be submitted: no partition moon" in output
     assert output.count("warning") == 2
 
   def test_names_the_jobs_that_were_submitted_before_a_rejection(self, slurm_cluster: Cluster, launch: Launch) -> None:
@@ -365,10 +365,18 @@ class TestDryRun:
     cluster.run("held", wait=False)
     ids = list(cluster.known_jobs())
     assert self.printed(launch, capfd, *flags) == [
-      f"# {n} blocks, seed 0: not yet run, queued as job {ids[n - 1]}" for n in (1, 2, 3)
+      f"# {n} blocks, seed 0: not yet run, queued as job {ids[n - 1]}, submitted earlier" for n in (1, 2, 3)
     ]
     cluster.run()
     assert self.printed(launch, capfd, *flags) == [f"# {n} blocks, seed 0: finished" for n in (1, 2, 3)]
+
+  def test_prints_why_a_state_is_unknown(
+    self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
+  ) -> None:
+    slurm_cluster.run("held", wait=False)
+    slurm_cluster.set_conditions("mute")
+    expected = "# 1 blocks, seed 0: not yet run, state unknown: squeue: no answer from the controller"
+    assert self.printed(launch, capfd, "--backend=slurm")[0] == expected
 
   def test_prints_the_dependencies_of_a_run(
     self, slurm_cluster: Cluster, launch: Launch, capfd: pytest.CaptureFixture[str]
