@@ -1,4 +1,4 @@
-"""Tests the audit program: its output, audit.json, and its page, which is parsed with html.parser."""
+"""Tests of the audit program: its output, audit.json, and its page, which is parsed with html.parser."""
 
 import base64
 import json
@@ -17,20 +17,21 @@ from fer_jax.data import arrays, builders
 from fer_jax.data.duplicates import find_duplicates
 from fer_jax.data.splits import make_folds
 from fer_jax.runtime.errors import UserError
-from tests.apps.report_test import Page
+from tests.apps.html_page import Page
 from tests.data.audit_test import dataset, photographs, toned
 
 USAGES = ("Training", "PublicTest", "PrivateTest")
 
 
 def write_csv(path, image, label, usage):
+  """Writes images in the format of fer2013.csv."""
   rows = [f"{k},{' '.join(map(str, one.ravel().tolist()))},{u}" for one, k, u in zip(image, label, usage, strict=True)]
   path.write_text("\n".join(["emotion,pixels,Usage", *rows]) + "\n")
 
 
 @pytest.fixture
 def data_dir(tmp_path):
-  """Prepared FER2013 of 12 rows: 0, 4, 8 are identical, and 1, 5 with two labels; 9 is similar to 2; 3 is constant."""
+  """Prepared FER2013 of 12 rows: 0, 4, 8 are identical; 1, 5 too, with different labels; 9 is near 2; 3 is constant."""
   image = photographs(12)
   image[4] = image[8] = image[0]
   image[5] = image[1]
@@ -44,17 +45,19 @@ def data_dir(tmp_path):
 
 
 @pytest.fixture
-def written(data_dir, tmp_path):
+def audit_folder(data_dir, tmp_path):
   """Output folder of an audit."""
   main(["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}"])
   return tmp_path / "out"
 
 
 def content_of(folder):
+  """Returns the content of audit.json."""
   return json.loads((folder / "audit.json").read_text())
 
 
 def section(source, anchor):
+  """Returns the HTML of a section of a page."""
   return source.split(f'<section id="{anchor}">')[1].split("</section>")[0]
 
 
@@ -74,20 +77,17 @@ def test_prints_findings(data_dir, tmp_path, capsys):
   ]
 
 
-def test_json_lists_the_rows_of_all_findings(written, data_dir):
-  content = content_of(written)
+def test_json_lists_the_rows_of_all_findings(audit_folder, data_dir):
+  content = content_of(audit_folder)
   assert content["duplicates"] == [
     {"rows": [0, 4, 8], "labels": ["angry"] * 3, "splits": ["train", "validation", "test"]},
     {"rows": [1, 5], "labels": ["disgust", "neutral"], "splits": ["train", "validation"]},
   ]
-  (pair,) = content["near"]["pairs"]
+  near = content["near"]
+  (pair,) = near["pairs"]
   assert [each["rows"] for each in pair["images"]] == [[2], [9]]
   assert [each["labels"] for each in pair["images"]] == [["fear"], ["disgust"]]
-  assert (content["near"]["groups"], content["near"]["conflicting_groups"], content["near"]["largest_group"]) == (
-    1,
-    1,
-    2,
-  )
+  assert (near["groups"], near["conflicting_groups"], near["largest_group"]) == (1, 1, 2)
   assert [each["rows"] for each in content["constant"]] == [[3]]
   assert (content["examples"], content["images"], content["conflicting_duplicates"]) == (12, 9, 1)
   assert content["class_counts"]["train"] == [1, 1, 1, 1, 0, 0, 0]
@@ -99,8 +99,8 @@ def test_json_lists_the_rows_of_all_findings(written, data_dir):
   assert any("not the original" in note for note in content["notes"])
 
 
-def test_page_shows_counts_and_is_self_contained(written):
-  page = Page(written / "index.html")
+def test_page_shows_counts_and_is_self_contained(audit_folder):
+  page = Page(audit_folder / "index.html")
   assert "2 of the 4 validation images also appear in the training split, pixel for pixel." in page.text
   assert ["test in train", "4", "1", "1", "not stated", "1"] in page.rows
   assert ["total", "4", "4", "4", "12"] in page.rows
@@ -112,8 +112,8 @@ def test_page_shows_counts_and_is_self_contained(written):
   assert not re.search(r"url\((?!#)|@import", page.source)
 
 
-def test_page_shows_images(written, data_dir):
-  source = (written / "index.html").read_text()
+def test_page_shows_images(audit_folder, data_dir):
+  source = (audit_folder / "index.html").read_text()
   image = arrays.load("fer2013", str(data_dir)).image
 
   def embedded_images(text):
@@ -183,8 +183,8 @@ def test_conflicting_labels_of_identical_images_are_not_counted_for_near_duplica
   assert (content["near"]["groups"], content["near"]["conflicting_groups"]) == (1, 0)
 
 
-def test_page_names_subjects_in_several_splits_and_escapes_text(written):
-  content = content_of(written)
+def test_page_names_subjects_in_several_splits_and_escapes_text(audit_folder):
+  content = content_of(audit_folder)
   content["subjects"], content["subjects_in_several_splits"] = 5, {"<ann>": ["train", "test"]}
   for each in content["overlaps"]:
     each["subject"] = 2
@@ -214,9 +214,9 @@ def test_page_shrinks_large_images():
   ],
 )
 def test_invalid_flags_raise_before_anything_is_written(data_dir, tmp_path, flags, message):
-  given = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", *flags]
+  arguments = ["--dataset=fer2013", f"--data_dir={data_dir}", f"--out={tmp_path / 'out'}", *flags]
   with pytest.raises(UserError, match=re.escape(message)):
-    main(given)
+    main(arguments)
   assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,6 @@
-"""Fixtures shared by the tests of the programs: configs of tiny networks."""
+"""Fixtures shared by the tests of the programs: configs of tiny networks and a workdir."""
+
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,9 @@ def write_config(tmp_path):
 def config(write_config):
   """Path of the HSIC config with a network of four channels."""
   return write_config(TINY)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+  """Path of a run's workdir, which does not exist yet."""
+  return tmp_path / "run"

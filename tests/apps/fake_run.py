@@ -1,4 +1,4 @@
-"""A workdir as a training leaves it, made up."""
+"""Fake workdirs with the files of finished and unfinished runs, and a fake trained model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,28 +22,28 @@ def _curves(steps: int, best: float) -> list[dict[str, Any]]:
   random = np.random.default_rng(0)
   records: list[dict[str, Any]] = []
   for step in range(10, steps + 1, 10):
-    done = step / steps
-    phase = "bottleneck" if done <= 0.7 else "classifier"
+    progress = step / steps
+    phase = "bottleneck" if progress <= 0.7 else "classifier"
     record = {
       "kind": "train",
       "step": step,
       "epoch": step / 112,
       "phase": phase,
-      "loss": (1.2 - done if phase == "bottleneck" else 2.4 - done) + 0.05 * random.normal(),
-      "learning_rate": 1e-3 * (1 + np.cos(np.pi * done)),
+      "loss": (1.2 - progress if phase == "bottleneck" else 2.4 - progress) + 0.05 * random.normal(),
+      "learning_rate": 1e-3 * (1 + np.cos(np.pi * progress)),
       "seconds": 0.1 * step,
       "images_per_second": 1200 + 40 * random.normal(),
     }
     if phase == "classifier":
-      record["accuracy"] = best * (1 - np.exp(-12 * (done - 0.65))) + 0.03 + 0.01 * random.normal()
+      record["accuracy"] = best * (1 - np.exp(-12 * (progress - 0.65))) + 0.03 + 0.01 * random.normal()
     else:
       for layer in range(12):
         name = f"block{layer // 4 + 1}_conv{layer % 4 + 1}"
-        record[f"hsic_label/{name}"] = (0.1 + 0.03 * layer) * (1 - np.exp(-4 * done)) + 0.004 * random.normal()
-        record[f"hsic_input/{name}"] = 0.6 - 0.03 * layer - 0.2 * done + 0.004 * random.normal()
+        record[f"hsic_label/{name}"] = (0.1 + 0.03 * layer) * (1 - np.exp(-4 * progress)) + 0.004 * random.normal()
+        record[f"hsic_input/{name}"] = 0.6 - 0.03 * layer - 0.2 * progress + 0.004 * random.normal()
     records.append(record)
     if step % 100 == 0:
-      accuracy = best * (1 - np.exp(-9 * max(0.02, done - 0.68)))
+      accuracy = best * (1 - np.exp(-9 * max(0.02, progress - 0.68)))
       records.append(
         {
           "kind": "eval",
@@ -59,8 +59,8 @@ def _curves(steps: int, best: float) -> list[dict[str, Any]]:
 
 
 def _views(accuracy: float, best: float) -> dict[str, Any]:
-  """The figures by protocol: validation prefers the mirror image, test the ten crops."""
-  gains = {"single": (0.0, 0.0), "flip": (0.02, 0.004), "ten_crop": (0.01, 0.007)}
+  """Returns the metrics of each protocol: flip is best on validation, ten_crop on test."""
+  offsets = {"single": (0.0, 0.0), "flip": (0.02, 0.004), "ten_crop": (0.01, 0.007)}
   return {
     protocol: {
       "validation": best * 0.93 + on_validation,
@@ -68,17 +68,17 @@ def _views(accuracy: float, best: float) -> dict[str, Any]:
       "deduplicated": accuracy + on_test - 0.011,
       "loss": 1.3 - on_test,
     }
-    for protocol, (on_validation, on_test) in gains.items()
+    for protocol, (on_validation, on_test) in offsets.items()
   }
 
 
 def _result(best: float, steps: int, names: list[str], seed: int, views: bool) -> dict[str, Any]:
   random = np.random.default_rng(seed + 1)
   support = [491, 55, 528, 879, 594, 416, 626]
-  others = (1 - best) * random.dirichlet(np.ones(7), size=7)
+  errors = (1 - best) * random.dirichlet(np.ones(7), size=7)
   matrix = [
     random.multinomial(support[k], (row + best * np.eye(7)[k]) / (row + best * np.eye(7)[k]).sum()).tolist()
-    for k, row in enumerate(others)
+    for k, row in enumerate(errors)
   ]
   counts = np.array(matrix)
   precision, recall = counts.diagonal() / counts.sum(0), counts.diagonal() / counts.sum(1)
@@ -136,13 +136,11 @@ def _save_predictions(path: Path, result: dict[str, Any], channels: int) -> None
   wrong = np.flatnonzero(probability.argmax(1) != label)
   worst = wrong[np.argsort(-probability[wrong].max(1))][:24]
   rows, columns = np.mgrid[-1:1:48j, -1:1:48j]
-  faces = (
-    60 + 150 * (rows**2 + 1.4 * columns**2 < 0.8) - 90 * ((columns.__abs__() - 0.3) ** 2 + (rows + 0.2) ** 2 < 0.02)
-  )
+  faces = 60 + 150 * (rows**2 + 1.4 * columns**2 < 0.8) - 90 * ((abs(columns) - 0.3) ** 2 + (rows + 0.2) ** 2 < 0.02)
   faces = np.clip(faces + random.normal(0, 12, size=(40, 48, 48)), 0, 255).astype(np.uint8)
   images = np.repeat(faces[..., None], channels, axis=-1)
   validation = random.dirichlet(np.ones(7) * 0.3, size=70).astype(np.float32)
-  others = [protocol for protocol in result["views"] if protocol != "single"]
+  averaged = [protocol for protocol in result["views"] if protocol != "single"]
   np.savez(
     path,
     index=np.arange(len(label), dtype=np.int64) + 32298,
@@ -154,8 +152,8 @@ def _save_predictions(path: Path, result: dict[str, Any], channels: int) -> None
     seen=np.zeros(len(label), bool),
     validation_index=np.arange(len(validation), dtype=np.int64) + 28709,
     validation_label=np.arange(len(validation), dtype=np.int32) % 7,
-    **{f"test_{protocol}": probability for protocol in ("single", *others)},
-    **{f"validation_{protocol}": validation for protocol in ("single", *others)},
+    **{f"test_{protocol}": probability for protocol in ("single", *averaged)},
+    **{f"validation_{protocol}": validation for protocol in ("single", *averaged)},
   )
 
 
@@ -166,12 +164,12 @@ def write_run(
   best: float = 0.6,
   names: list[str] = NAMES,
   channels: int = 1,
-  ended: bool = True,
+  finished: bool = True,
   seed: int = 0,
   settings: Mapping[str, Any] = MappingProxyType({}),
   views: bool = False,
 ) -> dict[str, Any]:
-  """Writes a workdir as a training leaves it; returns its result."""
+  """Writes the workdir of a finished or unfinished run; returns its result."""
   workdir.mkdir(parents=True, exist_ok=True)
   paper = {
     "title": "The HSIC bottleneck for expressions",
@@ -199,29 +197,31 @@ def write_run(
   records.insert(40, {"kind": "event", "step": 200, "text": "resumed from step 200"})
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
   result = _result(best, steps, names, seed, views)
-  if ended:
+  if finished:
     (workdir / "result.json").write_text(json.dumps(result))
     _save_predictions(workdir / "predictions.npz", result, channels)
   return result
 
 
 def write_folds(
-  workdir: Path, *, best: Sequence[float] = (0.55, 0.6, 0.65), ended: int | None = None, views: bool = False
+  workdir: Path, *, best: Sequence[float] = (0.55, 0.6, 0.65), finished: int | None = None, views: bool = False
 ) -> dict[str, Any]:
-  """Writes the workdir of a run of several folds by subjects, of which the first `ended` have; returns its result."""
-  ended = len(best) if ended is None else ended
+  """Writes the workdir of a run with folds by subject, the first `finished` of them complete; returns its result."""
+  finished = len(best) if finished is None else finished
   folds = {"by": "subjects", "count": len(best), "number": 0, "seed": 4}
-  whole = write_run(workdir, ended=False, settings={"folds": folds, "replicas": 0}, views=views)
-  event = {"kind": "event", "step": 0, "text": f"{len(best)} trainings, 2 at a time (loop: as configured)"}
+  whole = write_run(workdir, finished=False, settings={"folds": folds, "replicas": 0}, views=views)
+  event = {"kind": "event", "step": 0, "text": f"{len(best)} runs, 2 at a time (loop: as configured)"}
   (workdir / "metrics.jsonl").write_text(json.dumps(event) + "\n")
   (workdir / "splits.json").write_text(json.dumps({"by": "subjects", "count": len(best), "seed": 4}))
   results = []
-  for number in range(min(ended + 1, len(best))):  # the one after the last that has ended is on
-    place = workdir / "replicas" / f"fold_{number}"
+  for number in range(min(finished + 1, len(best))):  # the replica after the finished ones is running
+    folder = workdir / "replicas" / f"fold_{number}"
     settings = {"folds": {**folds, "number": number}, "replicas": 1}
-    result = write_run(place, best=best[number], ended=number < ended, seed=number, settings=settings, views=views)
+    result = write_run(
+      folder, best=best[number], finished=number < finished, seed=number, settings=settings, views=views
+    )
     results.append(result)
-  if ended < len(best):
+  if finished < len(best):
     return whole
   accuracies = [result["accuracy"] for result in results]
   confusion = np.sum([result["confusion_matrix"] for result in results], axis=0)
@@ -259,12 +259,12 @@ def write_folds(
     ],
   }
   (workdir / "result.json").write_text(json.dumps(whole))
-  pool(workdir, len(best))
+  _pool_predictions(workdir, len(best))
   return whole
 
 
-def pool(workdir: Path, count: int) -> None:
-  """Writes the predictions of a run's folds as one file."""
+def _pool_predictions(workdir: Path, count: int) -> None:
+  """Concatenates the predictions of a run's folds in one file."""
   parts = [dict(np.load(workdir / "replicas" / f"fold_{number}" / "predictions.npz")) for number in range(count)]
   rows = [len(part["label"]) for part in parts]
   np.savez(
@@ -277,26 +277,29 @@ def pool(workdir: Path, count: int) -> None:
   )
 
 
-class _Places(nn.Module):
-  """Puts out the maps that it has as a parameter, whatever it is shown."""
+class _ConstantFeatures(nn.Module):
+  """Returns its parameter, feature maps [6, 6, 7], for every image."""
 
   @nn.compact
   def __call__(self, x, train):
-    maps = self.param("maps", nn.initializers.zeros, (6, 6, 7))
-    return maps[None] + 0 * x.mean(axis=(1, 2, 3))[:, None, None, None]
+    features = self.param("features", nn.initializers.zeros, (6, 6, 7))
+    # [6, 6, 7] -> [B, 6, 6, 7]
+    return features[None] + 0 * x.mean(axis=(1, 2, 3))[:, None, None, None]
 
 
-class _Average(nn.Module):
+class _GlobalAverage(nn.Module):
+  """Averages feature maps over all positions."""
+
   @nn.compact
   def __call__(self, x, train):
     return x.mean(axis=(1, 2))
 
 
-def seer(row: int, channels: int = 1) -> TrainedModel:
-  """Returns a classifier that sees class k, up to 5, in row `row` and column k of 6x6 places, and the last nowhere."""
-  walk = lambda apply, image: (apply("head", apply("places", image)), image)  # noqa: E731
-  network = Network({"places": _Places(), "head": _Average()}, walk, (("places",),), "head")
-  maps = np.zeros((6, 6, 7), np.float32)
-  maps[row, range(6), range(6)] = 1
-  params = {"places": {"maps": maps}, "head": {}}
-  return TrainedModel(network, params, {"places": {}, "head": {}}, tuple(NAMES), (48, 48, channels), "face", {})
+def localizing_model(row: int, channels: int = 1) -> TrainedModel:
+  """Returns a model whose evidence for class k < 6 is at (row, k) of 6x6 positions; the last class has none."""
+  walk = lambda apply, image: (apply("head", apply("features", image)), image)  # noqa: E731
+  network = Network({"features": _ConstantFeatures(), "head": _GlobalAverage()}, walk, (("features",),), "head")
+  features = np.zeros((6, 6, 7), np.float32)
+  features[row, range(6), range(6)] = 1
+  params = {"features": {"features": features}, "head": {}}
+  return TrainedModel(network, params, {"features": {}, "head": {}}, tuple(NAMES), (48, 48, channels), "face", {})

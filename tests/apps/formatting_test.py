@@ -1,4 +1,4 @@
-"""Accuracies with their intervals, and the formats of quantities."""
+"""Tests of accuracies with their intervals, and of the formats of quantities."""
 
 from statistics import mean, stdev
 
@@ -37,11 +37,11 @@ def test_accuracy_of_several_replicas_has_the_interval_of_the_result() -> None:
     (None, 0, "3 runs"),
   ],
 )
-def test_runs_are_named_by_their_difference(by: str | None, count: int, text: str) -> None:
+def test_runs_text_names_seeds_or_folds(by: str | None, count: int, text: str) -> None:
   assert runs_text(3, result(folds=by and FoldsResult(by, count, 0))) == text
 
 
-def test_spread_is_the_mean_and_the_standard_deviation_of_known_values() -> None:
+def test_spread_is_mean_and_standard_deviation_of_the_values_that_are_not_none() -> None:
   shares = [0.5, 0.75]
   assert spread([0.5, None, 0.75], as_percent=True) == f"{100 * mean(shares):.2f} ± {100 * stdev(shares):.2f} %"
   assert spread([1000, 3000]) == "2,000 ± 1,414"
@@ -50,7 +50,7 @@ def test_spread_is_the_mean_and_the_standard_deviation_of_known_values() -> None
 
 
 @pytest.mark.parametrize(
-  ("seconds", "said"),
+  ("seconds", "text"),
   [
     (0.0493, "0.0493 s"),
     (42.06, "42.1 s"),
@@ -59,19 +59,19 @@ def test_spread_is_the_mean_and_the_standard_deviation_of_known_values() -> None
     (3599.6, "1 h 00 min"),
   ],
 )
-def test_durations_carry_over(seconds: float, said: str) -> None:
-  assert duration(seconds) == said
+def test_duration_carries_rounded_seconds_over_to_minutes_and_hours(seconds: float, text: str) -> None:
+  assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-  ("size", "said"), [(512, "512 B"), (1023 * 1024, "1023 KiB"), (3_251_000_000, "3.03 GiB"), (None, "not yet measured")]
+  ("size", "text"), [(512, "512 B"), (1023 * 1024, "1023 KiB"), (3_251_000_000, "3.03 GiB"), (None, "not yet measured")]
 )
-def test_memory_is_in_binary_units(size: int | None, said: str) -> None:
-  assert memory(size) == said
+def test_memory_is_in_binary_units(size: int | None, text: str) -> None:
+  assert memory(size) == text
 
 
 @pytest.mark.parametrize(
-  ("commit", "said"),
+  ("commit", "text"),
   [
     ("0123456789abcdef", "012345678"),
     ("0123456789abcdef-dirty", "012345678-dirty"),
@@ -79,11 +79,11 @@ def test_memory_is_in_binary_units(size: int | None, said: str) -> None:
     (None, "unknown"),
   ],
 )
-def test_a_commit_is_shortened_but_keeps_its_mark(commit: str | None, said: str) -> None:
-  assert short_commit(commit) == said
+def test_short_commit_keeps_the_dirty_suffix(commit: str | None, text: str) -> None:
+  assert short_commit(commit) == text
 
 
-def test_a_device_is_one_of_several_processes_or_says_nothing_of_them() -> None:
+def test_device_names_the_number_of_processes_if_there_are_several() -> None:
   cpu = "4 x cpu (EPYC, 2 cores)"
   assert device_of(result(device=cpu, processes=2)) == "4 x cpu (EPYC, 2 cores), 2 processes"
   assert device_of(result(device=cpu, processes=1)) == device_of(result(device=cpu)) == cpu

@@ -1,79 +1,21 @@
-"""The report page: read back as a browser would, with html.parser."""
+"""Tests of the report page, which is parsed with html.parser."""
 
-import base64
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from fer_jax.apps.report import main, write_report
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.intervals import wilson_interval
-
-from .fake_run import NAMES, TRICKY, write_folds, write_run
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+from tests.apps.fake_run import NAMES, TRICKY, write_folds, write_run
+from tests.apps.html_page import Page
 
 
-class Page(HTMLParser):
-  """Collects a page's elements, its text, and checks that they nest."""
-
-  def __init__(self, path: Path) -> None:
-    super().__init__(convert_charrefs=True)
-    self.source = path.read_text(encoding="utf-8")
-    self.elements: list[tuple[str, dict[str, str | None]]] = []
-    self.open: list[str] = []
-    self.text = ""
-    self.data: list[tuple[str, str]] = []  # the value of each <data> element, and what is shown for it
-    self.rows: list[list[str]] = []
-    self.feed(self.source)
-    self.close()
-    assert self.open == []
-
-  def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-    self.elements.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self.open.append(tag)
-    if tag == "data":
-      self.data.append((dict(attrs)["value"] or "", ""))
-    if tag == "tr":
-      self.rows.append([])
-    if tag in ("td", "th"):
-      self.rows[-1].append("")
-
-  def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-    self.elements.append((tag, dict(attrs)))
-
-  def handle_endtag(self, tag: str) -> None:
-    assert self.open.pop() == tag
-
-  def handle_data(self, data: str) -> None:
-    if "style" in self.open:
-      return
-    self.text += data
-    if "data" in self.open:
-      self.data[-1] = (self.data[-1][0], data)
-    if "td" in self.open or "th" in self.open:
-      self.rows[-1][-1] += data
-
-  def all(self, tag: str) -> list[dict[str, str | None]]:
-    return [attributes for name, attributes in self.elements if name == tag]
-
-  def captions(self) -> list[str]:
-    return re.findall(r"<figcaption>([^<]*)", self.source)
-
-
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-  return tmp_path / "run"
-
-
-def test_page_refers_to_nothing_outside_itself(workdir: Path, tmp_path: Path) -> None:
+def test_page_is_self_contained(workdir: Path, tmp_path: Path) -> None:
   write_run(workdir)
   write_run(tmp_path / "other", best=0.7)
   page = Page(write_report(workdir, [tmp_path / "other"]))
@@ -88,23 +30,23 @@ def test_page_refers_to_nothing_outside_itself(workdir: Path, tmp_path: Path) ->
   assert not re.search(r"url\((?!#)", page.source)
 
 
-def test_references_within_the_page_are_met_once(workdir: Path) -> None:
+def test_every_reference_within_the_page_has_one_target(workdir: Path) -> None:
   write_run(workdir)
   page = Page(write_report(workdir))
   anchors = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-  wanted = {attributes["href"] for tag in ("a", "use") for attributes in page.all(tag) if attributes.get("href")}
-  wanted |= set(re.findall(r"url\((#[^)]*)\)", page.source))
-  assert wanted
-  assert wanted <= {f"#{anchor}" for anchor in anchors}
+  references = {attributes["href"] for tag in ("a", "use") for attributes in page.all(tag) if attributes.get("href")}
+  references |= set(re.findall(r"url\((#[^)]*)\)", page.source))
+  assert references
+  assert references <= {f"#{anchor}" for anchor in anchors}
   assert len(anchors) == len(set(anchors))
 
 
-def test_page_shows_headline_and_every_figure(workdir: Path) -> None:
+def test_page_shows_headline_facts_and_charts(workdir: Path) -> None:
   result = write_run(workdir)
   page = Page(write_report(workdir))
-  right = np.trace(result["confusion_matrix"])
-  low, high = wilson_interval(int(right), 3589)
-  assert f"{100 * right / 3589:.2f} %" in page.text
+  correct = np.trace(result["confusion_matrix"])
+  low, high = wilson_interval(int(correct), 3589)
+  assert f"{100 * correct / 3589:.2f} %" in page.text
   assert f"{100 * low:.2f} \N{EN DASH} {100 * high:.2f} %" in page.text
   assert "selected: step 1,900" in page.text
   for text in (
@@ -127,10 +69,10 @@ def test_page_shows_headline_and_every_figure(workdir: Path) -> None:
   assert charts <= set(page.captions())
   assert len(page.all("svg")) == len(charts)
   assert "block3_conv4" in page.text
-  assert page.source.count("bottleneck</text>") == len(charts)  # each chart names the phase that it shades
+  assert page.source.count("bottleneck</text>") == len(charts)  # each chart labels the shaded phase
 
 
-def test_charts_take_their_colours_from_the_page(workdir: Path) -> None:
+def test_charts_use_the_colours_of_the_style_sheet(workdir: Path) -> None:
   write_run(workdir)
   page = Page(write_report(workdir))
   for svg in re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL):
@@ -138,62 +80,7 @@ def test_charts_take_their_colours_from_the_page(workdir: Path) -> None:
     assert not re.search(r"#[0-9a-f]{6}\b", svg)
 
 
-def test_per_class_figures_and_confusion_counts_equal_the_result(workdir: Path) -> None:
-  result = write_run(workdir)
-  page = Page(write_report(workdir))
-  exact = [[row["precision"], row["recall"], row["f1"], row["support"]] for row in result["per_class"]]
-  assert np.reshape([float(value) for value, _ in page.data], (7, 4)).tolist() == exact
-  assert [shown for _, shown in page.data[:3]] == [f"{value:.3f}" for value in exact[0][:3]]
-  row = next(row for row in page.rows if row[0] == NAMES[1] and len(row) == 5)
-  assert [cell.partition("paper ")[2] for cell in row[1:]] == ["0.934", "0.864", "0.898", ""]
-  assert page.text.count("paper 0.") == 3
-  for name, counts in zip(NAMES, result["confusion_matrix"], strict=True):
-    cells = [f"{number}{100 * number / sum(counts):.0f} %" for number in counts]
-    assert [name, *cells] in page.rows
-
-
-def facts(page: Page, section: str) -> dict[str, str]:
-  """The names and values of the facts in a section."""
-  inside = page.source.split(f'<section id="{section}">')[1].partition("</section>")[0]
-  return dict(re.findall(r"<dt>([^<]*)</dt><dd>(.*?)</dd>", inside))
-
-
-def test_metrics_over_all_classes_are_shown(workdir: Path) -> None:
-  metrics = write_run(workdir)["metrics"]
-  assert facts(Page(write_report(workdir)), "classes") == {
-    "Balanced accuracy": f"{100 * metrics['balanced_accuracy']:.2f} %",
-    "Macro F1": f"{metrics['macro_f1']:.4g}",
-    "Cohen&#39;s kappa": "0.4321",
-  }
-
-
-def test_the_result_of_an_earlier_version_has_no_metrics(workdir: Path) -> None:
-  result = write_run(workdir)
-  del result["metrics"]
-  (workdir / "result.json").write_text(json.dumps(result))
-  assert facts(Page(write_report(workdir)), "classes") == {}
-
-
-def test_gallery_holds_the_pictures_and_says_what_was_mistaken(workdir: Path) -> None:
-  write_run(workdir, channels=3)
-  saved = np.load(workdir / "predictions.npz")
-  colour = np.zeros_like(saved["worst_image"])
-  colour[..., 0] = 200  # red
-  np.savez(workdir / "predictions.npz", **{**saved, "worst_image": colour})
-  page = Page(write_report(workdir))
-  images = page.all("img")
-  assert len(images) == 24 + 16
-  png = base64.b64decode((images[0]["src"] or "").split(",", 1)[1])
-  assert np.array(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))[0, 0].tolist() == [0, 0, 200]
-  worst = saved["worst"][0]
-  probability = saved["probability"][worst]
-  said = f"{NAMES[saved['label'][worst]]} \N{RIGHTWARDS ARROW} {NAMES[probability.argmax()]}"
-  assert images[0]["alt"] == said
-  assert f"{said}{100 * probability.max():.1f} %" in page.text
-  assert f"row {saved['index'][worst]}" in page.text
-
-
-def test_text_from_outside_is_escaped(workdir: Path, tmp_path: Path) -> None:
+def test_escapes_text_of_the_config_and_the_records(workdir: Path, tmp_path: Path) -> None:
   write_run(workdir, names=[*NAMES[:4], TRICKY, *NAMES[5:]])
   config = json.loads((workdir / "config.json").read_text())
   config["config"]["paper"]["note"] = config["source"] = TRICKY
@@ -224,10 +111,10 @@ def test_text_from_outside_is_escaped(workdir: Path, tmp_path: Path) -> None:
     'validation, <b>twin & "',
   ):
     assert text in page.text
-  assert page.text.count(f"$phase$ {TRICKY}") > 1  # in the charts too, and not as mathematics
+  assert page.text.count(f"$phase$ {TRICKY}") > 1  # in the charts too, where $...$ is not rendered as mathematics
 
 
-def test_calibration_and_the_kind_of_seconds_are_told(workdir: Path) -> None:
+def test_shows_calibration_error_and_clock(workdir: Path) -> None:
   write_run(workdir)
   text = Page(write_report(workdir)).text
   assert "4.50 %" in text
@@ -235,7 +122,7 @@ def test_calibration_and_the_kind_of_seconds_are_told(workdir: Path) -> None:
   assert "processor time of the whole run" in text
 
 
-def test_paper_table_shows_what_the_paper_reports_and_marks_what_is_not_measured(workdir: Path) -> None:
+def test_paper_table_shows_reported_values_and_marks_values_not_yet_measured(workdir: Path) -> None:
   result = write_run(workdir)
   page = Page(write_report(workdir))
   assert ["test accuracy", "88.23 %", f"{100 * result['accuracy']:.2f} %"] in page.rows
@@ -245,11 +132,11 @@ def test_paper_table_shows_what_the_paper_reports_and_marks_what_is_not_measured
   assert "The paper's split is by image" in page.text
 
 
-def test_runs_beside_are_listed_linked_and_drawn(workdir: Path, tmp_path: Path) -> None:
+def test_compared_runs_are_listed_linked_and_drawn(workdir: Path, tmp_path: Path) -> None:
   own = write_run(workdir)
   other = write_run(tmp_path / "twin", best=0.8, steps=3000)
   write_report(tmp_path / "twin")
-  write_run(tmp_path / "unfinished", ended=False)
+  write_run(tmp_path / "unfinished", finished=False)
   page = Page(write_report(workdir, [tmp_path / "twin", tmp_path / "unfinished"]))
   rows = {row[0]: row for row in page.rows}
   assert rows["twin"][2] == f"{100 * (other['accuracy'] - own['accuracy']):+.2f}"
@@ -261,21 +148,21 @@ def test_runs_beside_are_listed_linked_and_drawn(workdir: Path, tmp_path: Path) 
   assert {"validation, twin", "validation, unfinished"} <= set(re.findall(r"</i>(validation, \w+)", page.source))
 
 
-def test_metrics_cut_short_lose_one_line_and_the_page_says_which(workdir: Path) -> None:
-  write_run(workdir, ended=False)
+def test_truncated_line_of_the_metrics_is_skipped_and_named(workdir: Path) -> None:
+  write_run(workdir, finished=False)
   path = workdir / "metrics.jsonl"
-  whole = path.read_bytes()
-  lines = whole.count(b"\n")
-  path.write_bytes(whole[:-20])
+  complete = path.read_bytes()
+  lines = complete.count(b"\n")
+  path.write_bytes(complete[:-20])
   page = Page(write_report(workdir))
   assert f"(line {lines})" in page.text
   assert "could not be read" in page.text
-  path.write_bytes(whole)
+  path.write_bytes(complete)
   assert "could not be read" not in Page(write_report(workdir)).text
 
 
-def test_run_without_result_shows_what_there_is_and_says_so(workdir: Path) -> None:
-  write_run(workdir, ended=False)
+def test_run_without_result_shows_its_log_and_a_notice(workdir: Path) -> None:
+  write_run(workdir, finished=False)
   page = Page(write_report(workdir))
   assert "no result.json" in page.text
   assert "Best validation accuracy so far" in page.text
@@ -285,16 +172,16 @@ def test_run_without_result_shows_what_there_is_and_says_so(workdir: Path) -> No
   assert ["test accuracy", "88.23 %", "not yet measured"] in page.rows
 
 
-def test_run_that_logged_nothing_yet_has_a_page(workdir: Path) -> None:
-  write_run(workdir, ended=False)
+def test_run_with_empty_log_has_a_page_without_charts(workdir: Path) -> None:
+  write_run(workdir, finished=False)
   (workdir / "metrics.jsonl").write_text("")
   page = Page(write_report(workdir))
   assert page.all("svg") == []
   assert "not yet measured" in page.text
 
 
-def test_a_repeated_step_counts_once_with_its_later_record(workdir: Path) -> None:
-  write_run(workdir, ended=False)
+def test_later_record_of_a_repeated_step_replaces_the_earlier_one(workdir: Path) -> None:
+  write_run(workdir, finished=False)
   records = [{"kind": "eval", "split": "validation", "step": 100, "accuracy": value} for value in (0.9, 0.25)]
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
   page = Page(write_report(workdir))
@@ -302,14 +189,14 @@ def test_a_repeated_step_counts_once_with_its_later_record(workdir: Path) -> Non
   assert "90.00 %" not in page.text
 
 
-def test_a_loss_that_is_not_finite_is_named(workdir: Path) -> None:
+def test_reports_the_step_of_a_loss_that_is_not_finite(workdir: Path) -> None:
   write_run(workdir)
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"kind": "train", "step": 1510, "phase": "classifier", "loss": NaN}\n')
   assert "not a finite number at step 1,510" in Page(write_report(workdir)).text
 
 
-def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
+def test_several_seeds_show_their_mean_and_interval(workdir: Path) -> None:
   result = write_run(workdir)
   result |= {
     "runs": [{"name": f"seed_{seed}", "seed": seed, "accuracy": 0.6 + seed / 10} for seed in (0, 1)],
@@ -326,27 +213,20 @@ def test_several_seeds_are_summed_up_by_their_mean(workdir: Path) -> None:
   assert "The replicas differ only in their seed" in page.text
 
 
-def test_images_that_stand_in_training_are_left_out_beside(workdir: Path) -> None:
+def test_shows_accuracy_without_test_images_that_also_appear_in_training(workdir: Path) -> None:
   result = write_run(workdir)
-  for seen, said in (
+  for seen, text in (
     (288, "without the 288 test images that also appear in training: 71.30 % over 3,301"),
     (3589, "all 3,589 test images also appear in training, themselves or as copies"),
     (0, None),
   ):
-    fresh = {"accuracy": 0.713 if seen < 3589 else None, "images": 3589 - seen, "seen": seen}
-    (workdir / "result.json").write_text(json.dumps(result | {"deduplicated": fresh}))
+    deduplicated = {"accuracy": 0.713 if seen < 3589 else None, "images": 3589 - seen, "seen": seen}
+    (workdir / "result.json").write_text(json.dumps(result | {"deduplicated": deduplicated}))
     page = Page(write_report(workdir))
-    assert said in page.text if said else "appear in training" not in page.text
+    assert text in page.text if text else "appear in training" not in page.text
 
 
-def test_a_recall_that_is_printed_alone_stands_at_the_recall(workdir: Path) -> None:
-  write_run(workdir, settings={"paper": {"by_class": {"fear": [0.8222]}}})
-  page = Page(write_report(workdir))
-  row = next(row for row in page.rows if row[0] == "fear" and len(row) == 5)
-  assert [cell.partition("paper ")[2] for cell in row[1:]] == ["", "0.822", "", ""]
-
-
-def test_page_is_written_whole_and_the_same_twice(workdir: Path) -> None:
+def test_writing_twice_gives_the_same_bytes_and_no_other_file(workdir: Path) -> None:
   write_run(workdir)
   first = write_report(workdir).read_bytes()
   assert write_report(workdir).read_bytes() == first
@@ -354,7 +234,7 @@ def test_page_is_written_whole_and_the_same_twice(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["config.json", "metrics.jsonl"])
-def test_a_folder_that_is_no_workdir_is_refused(workdir: Path, missing: str) -> None:
+def test_rejects_a_folder_that_is_not_a_workdir(workdir: Path, missing: str) -> None:
   write_run(workdir)
   (workdir / missing).unlink()
   with pytest.raises(UserError, match=rf"{re.escape(str(workdir))}: expected .* no {missing}; give"):
@@ -363,7 +243,7 @@ def test_a_folder_that_is_no_workdir_is_refused(workdir: Path, missing: str) -> 
 
 
 @pytest.mark.parametrize("damaged", ["config.json", "result.json", "predictions.npz"])
-def test_a_damaged_file_is_named(workdir: Path, damaged: str) -> None:
+def test_rejects_a_damaged_file_by_name(workdir: Path, damaged: str) -> None:
   write_run(workdir)
   (workdir / damaged).write_bytes((workdir / damaged).read_bytes()[:100])
   with pytest.raises(UserError, match=re.escape(f"{workdir / damaged}: expected")) as caught:
@@ -381,7 +261,7 @@ def test_a_damaged_file_is_named(workdir: Path, damaged: str) -> None:
     ("worst", lambda values: values[:-1]),
   ],
 )
-def test_predictions_that_point_at_nothing_are_refused(
+def test_rejects_predictions_with_invalid_indices(
   workdir: Path, array: str, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
   write_folds(workdir, best=(0.55, 0.6))
@@ -397,6 +277,6 @@ def test_predictions_that_point_at_nothing_are_refused(
 def test_command_line_prints_the_path(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
   write_run(workdir)
   write_run(tmp_path / "twin")
-  main([f"--workdir={workdir}", f"--beside={tmp_path / 'twin'}"])
+  main([f"--workdir={workdir}", f"--compare={tmp_path / 'twin'}"])
   assert capsys.readouterr().out == f"{workdir / 'report' / 'index.html'}\n"
   assert "twin" in (workdir / "report" / "index.html").read_text()

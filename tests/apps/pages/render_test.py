@@ -1,4 +1,4 @@
-"""Rendering of templates: escaping, sections, images, and errors."""
+"""Tests of rendering: escaping, sections, images, and errors."""
 
 import base64
 
@@ -12,7 +12,7 @@ from fer_jax.apps.pages import render
 
 @pytest.fixture
 def template(monkeypatch: pytest.MonkeyPatch) -> str:
-  """A page with the sections one and two that shows the variable `text`."""
+  """Template with the sections one and two that shows the variable `text`."""
   source = """{% extends "base.html" %}{% from "macros.html" import fact, row, table %}
 {% block one %}{% call table(["name", "value"]) %}{{ row(text, ["not yet measured"]) }}{% endcall %}{% endblock %}
 {% block two %}{{ fact(text, 1) }}{% endblock %}"""
@@ -38,9 +38,9 @@ def test_rejects_a_missing_variable(template: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_image_uri_keeps_the_pixels(channels: int) -> None:
+def test_image_uri_is_lossless(channels: int) -> None:
   image = np.random.default_rng(0).integers(0, 256, (5, 4, channels), np.uint8)
-  kind, _, data = render.image_uri(image).partition(",")
-  assert kind == "data:image/png;base64"
-  read = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
-  np.testing.assert_array_equal(read[..., ::-1] if channels == 3 else read[..., None], image)
+  media_type, _, data = render.image_uri(image).partition(",")
+  assert media_type == "data:image/png;base64"
+  decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(decoded[..., ::-1] if channels == 3 else decoded[..., None], image)

@@ -1,4 +1,4 @@
-"""The page of a run of several trainings, and of each of them."""
+"""Tests of the report page of a run with several replicas, and of the page of each replica."""
 
 import json
 import re
@@ -12,12 +12,12 @@ import pytest
 
 from fer_jax.apps.report import write_report
 from tests.apps.fake_run import NAMES, write_folds, write_run
-from tests.apps.report_test import Page, facts
+from tests.apps.html_page import Page
 
 
 @dataclass(frozen=True)
 class Folds:
-  """A run of three folds with its page."""
+  """Workdir, result and page of a run with three folds."""
 
   workdir: Path
   result: dict[str, Any]
@@ -26,18 +26,13 @@ class Folds:
 
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory: pytest.TempPathFactory) -> Folds:
-  """A run that no test changes."""
+  """Finished run that is shared by all tests, which must not change it."""
   workdir = tmp_path_factory.mktemp("folds") / "run"
   result = write_folds(workdir)
   return Folds(workdir, result, Page(write_report(workdir)))
 
 
-@pytest.fixture
-def workdir(tmp_path: Path) -> Path:
-  return tmp_path / "run"
-
-
-def test_the_mean_stands_at_the_top_and_the_pooled_accuracy_beside_it(folds: Folds) -> None:
+def test_headline_shows_mean_interval_and_pooled_accuracy(folds: Folds) -> None:
   result = folds.result
   page = folds.page
   low, high = (100 * end for end in result["interval_95"])
@@ -51,33 +46,40 @@ def test_the_mean_stands_at_the_top_and_the_pooled_accuracy_beside_it(folds: Fol
     assert text in page.text
 
 
-def test_each_is_listed_and_its_own_page_is_linked_there_and_back(folds: Folds) -> None:
+def test_each_replica_has_a_row_and_a_page_that_link_to_each_other(folds: Folds) -> None:
   result = folds.result
   page, path = folds.page, folds.workdir / "report" / "index.html"
   rows = {row[0]: row for row in page.rows}
   for number, run in enumerate(result["runs"]):
     shares = [f"{100 * run[key]:.2f} %" for key in ("accuracy", "validation_accuracy")]
     assert rows[f"fold {number}"] == [
-      *(f"fold {number}", str(number), *shares, "1,900", "2,000", "3,589", "6 min 03 s", "finished")
+      f"fold {number}",
+      str(number),
+      *shares,
+      "1,900",
+      "2,000",
+      "3,589",
+      "6 min 03 s",
+      "finished",
     ]
   last = rows["mean \N{PLUS-MINUS SIGN} standard deviation"]
   assert last[2] == f"{100 * result['accuracy']:.2f} \N{PLUS-MINUS SIGN} {100 * result['std']:.2f} %"
-  for link in (link["href"] or "" for link in page.all("a") if "replicas" in (link["href"] or "")):
+  for link in (link["href"] or "" for link in page.all("a") if "/replicas/" in (link["href"] or "")):
     own = Page(path.parent / link)
     assert "Test splitfold" in own.text
     assert ((path.parent / link).parent / str(own.all("a")[0]["href"])).resolve() == path.resolve()
-  assert sum("replicas" in (link["href"] or "") for link in page.all("a")) == 3
+  assert sum("/replicas/" in (link["href"] or "") for link in page.all("a")) == 3
 
 
-def test_a_training_s_page_is_as_if_it_had_been_alone(folds: Folds, tmp_path: Path) -> None:
-  alone = tmp_path / "fold_1"
-  shutil.copytree(folds.workdir / "replicas" / "fold_1", alone, ignore=shutil.ignore_patterns("report"))
-  part_of = re.escape('<a href="../../../report/index.html">run</a> / ')
-  there = (folds.workdir / "replicas" / "fold_1" / "report" / "index.html").read_text()
-  assert re.sub(part_of, "", there) == write_report(alone).read_text()
+def test_page_of_a_replica_equals_that_of_a_single_run(folds: Folds, tmp_path: Path) -> None:
+  single = tmp_path / "fold_1"
+  shutil.copytree(folds.workdir / "replicas" / "fold_1", single, ignore=shutil.ignore_patterns("report"))
+  link = re.escape('<a href="../../../report/index.html">run</a> / ')
+  replica_page = (folds.workdir / "replicas" / "fold_1" / "report" / "index.html").read_text()
+  assert re.sub(link, "", replica_page) == write_report(single).read_text()
 
 
-def test_the_curves_are_of_each_and_their_mean(folds: Folds) -> None:
+def test_curves_show_each_replica_and_their_mean(folds: Folds) -> None:
   page = folds.page
   assert {"Validation accuracy", "Validation loss", "Training accuracy"} <= set(page.captions())
   first = re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)[0]
@@ -88,13 +90,13 @@ def test_the_curves_are_of_each_and_their_mean(folds: Folds) -> None:
 
 def test_metrics_are_means_over_the_replicas(folds: Folds) -> None:
   mean = folds.result["metrics"]
-  shown = facts(folds.page, "classes")
+  shown = folds.page.facts("classes")
   # The calibration error of several replicas is not at the top of the page.
   for name, key in (("Balanced accuracy", "balanced_accuracy"), ("Calibration error", "expected_calibration_error")):
     assert shown[name] == f"{100 * mean[key]:.2f} %<small>mean of the replicas</small>"
 
 
-def test_confusions_and_mistakes_are_pooled(folds: Folds) -> None:
+def test_confusion_matrix_and_mistakes_are_pooled(folds: Folds) -> None:
   result = folds.result
   page = folds.page
   row = result["confusion_matrix"][0]
@@ -104,8 +106,8 @@ def test_confusions_and_mistakes_are_pooled(folds: Folds) -> None:
   assert f"row {saved['index'][saved['worst'][0]]}, fold 2" in page.text
 
 
-def test_what_is_not_finished_says_so(workdir: Path) -> None:
-  write_folds(workdir, ended=1)
+def test_unfinished_run_shows_its_progress_and_the_mean_so_far(workdir: Path) -> None:
+  write_folds(workdir, finished=1)
   page = Page(write_report(workdir))
   own = json.loads((workdir / "replicas" / "fold_0" / "result.json").read_text())
   assert "1 of its 3 replicas have finished, fold 1 is at step 2,000." in page.text
@@ -115,7 +117,7 @@ def test_what_is_not_finished_says_so(workdir: Path) -> None:
   assert (workdir / "replicas" / "fold_1" / "report" / "index.html").is_file()
 
 
-def test_where_all_test_images_stand_in_training_none_is_left(workdir: Path) -> None:
+def test_fold_whose_test_images_all_appear_in_training_has_no_deduplicated_accuracy(workdir: Path) -> None:
   write_folds(workdir)
   result = json.loads((workdir / "result.json").read_text())
   result["runs"][1]["deduplicated"] = {"accuracy": None, "images": 0, "seen": 40}
@@ -124,15 +126,15 @@ def test_where_all_test_images_stand_in_training_none_is_left(workdir: Path) -> 
   assert [row[3] == "no image" for row in rows if row[0].startswith("fold")] == [False, True, False]
 
 
-def test_nor_what_has_only_begun(workdir: Path) -> None:
-  write_folds(workdir, ended=0)
+def test_run_without_finished_replicas_has_a_page_without_charts(workdir: Path) -> None:
+  write_folds(workdir, finished=0)
   shutil.rmtree(workdir / "replicas")
   page = Page(write_report(workdir))
   assert "0 of its 3 replicas have finished." in page.text
   assert page.all("svg") == []
 
 
-def test_beside_another_run_the_mean_is_drawn(workdir: Path, tmp_path: Path) -> None:
+def test_compared_run_with_replicas_is_drawn_as_its_mean(workdir: Path, tmp_path: Path) -> None:
   write_run(workdir)
   write_folds(tmp_path / "folds")
   page = Page(write_report(workdir, [tmp_path / "folds"]))
@@ -140,7 +142,7 @@ def test_beside_another_run_the_mean_is_drawn(workdir: Path, tmp_path: Path) -> 
   assert re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)[0].count("stroke-dasharray: 5.6,2.8") == 1
 
 
-def test_a_loss_that_is_not_finite_is_named_with_its_fold(workdir: Path) -> None:
+def test_reports_the_fold_and_step_of_a_loss_that_is_not_finite(workdir: Path) -> None:
   write_folds(workdir)
   with (workdir / "replicas" / "fold_2" / "metrics.jsonl").open("a") as file:
     file.write('{"kind": "train", "step": 1510, "phase": "classifier", "loss": NaN}\nx\n')

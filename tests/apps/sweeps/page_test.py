@@ -11,7 +11,7 @@ import pytest
 from fer_jax.apps.sweeps import figures
 from fer_jax.config.sweep import Figure
 from fer_jax.training.run_files import Metrics
-from tests.apps.report_test import Page
+from tests.apps.html_page import Page
 
 from .conftest import Launch
 
