@@ -89,7 +89,7 @@ class TestCheckpoints:
     file = folder / "4" / "progress" / "metadata"
     progress = json.loads(file.read_text())
     file.write_text(json.dumps(progress | {"phase_step": 3}))
-    (warning,) = run.expect(2)
+    (warning,) = run.assert_restores(2)
     assert "its checksums differ" in warning
 
   def test_failed_write_gives_a_one_line_error(self, tmp_path, monkeypatch):

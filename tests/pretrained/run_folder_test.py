@@ -49,7 +49,7 @@ def test_maps_names_unchanged(run):
 def test_omits_the_classifier_and_sums_colour_channels(run):
   params, stats, report = load(run, channels=1, num_classes=5, keep_classifier=False)
   expected = load(FILE, channels=1, keep_classifier=False)
-  assert_same(pretrained.Loaded(params, stats, report), expected)
+  assert_same(pretrained.PretrainedLayers(params, stats, report), expected)
   assert report.unused == ("params/classifier/linear/bias", "params/classifier/linear/kernel")
   assert report.summed
 
