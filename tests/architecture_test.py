@@ -27,7 +27,15 @@ LAYERS = {
   "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
   "fer_jax.pretrained": ("inference.model_file", "runtime.errors", "training.checkpoint"),
   # Depends on models and objectives only by their signatures.
-  "fer_jax.training.step": ("data", "losses", "models.network", "objectives.objective"),
+  "fer_jax.training.step": (
+    "data.augment",
+    "data.batch",
+    "data.mixing",
+    "data.views",
+    "losses",
+    "models.network",
+    "objectives.objective",
+  ),
   "fer_jax.training": ("config", "data", "models.network", "pretrained", "runtime"),
   "fer_jax.inference.model_file": ("inference.quantization", "pretrained.weights_file", "runtime.errors"),
   "fer_jax.inference": (

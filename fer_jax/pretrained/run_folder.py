@@ -31,9 +31,8 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     result = json.loads(result_file.read_text(encoding="utf-8"))
     best_step, last_step = result["validation"]["step"], int(result["steps"])
     message = _replicas_message(folder, result["runs"]) if best_step is None else ""
-    step = (
-      last_step if best_step is None or int(best_step) < 0 else int(best_step)
-    )  # -1: no validation, use the last step
+    # -1 without a validation split: the last step is used.
+    step = last_step if best_step is None or int(best_step) < 0 else int(best_step)
   except (OSError, ValueError, KeyError, TypeError):
     raise UserError(f"{result_file}: not the {RESULT} of a run; expected the folder of a finished run") from None
   if message:

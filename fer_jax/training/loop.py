@@ -226,9 +226,8 @@ class TrainingLoop:
       else:
         progress.evals_without_improvement += 1
       progress.lr_scale *= phase.lr_factor_at(progress.evals_without_improvement)
-      if (
-        accuracy >= progress.best_accuracy
-      ):  # a tie selects the later step, which is also the one that checkpoints keep
+      # A tie selects the later step, which is also the one that checkpoints keep.
+      if accuracy >= progress.best_accuracy:
         progress.best_accuracy, progress.best_step = accuracy, progress.step
     self._say_evaluation("validation", max(each.progress.step for each in found), list(found.values()))
     return {each: evaluation.accuracy for each, evaluation in found.items()}
@@ -251,11 +250,10 @@ class TrainingLoop:
     logged = []
     for each in active:
       values = {name: float(value) for name, value in self._part(fetched, each).items()}
+      values["learning_rate"] = phase.learning_rate(progress) * each.progress.lr_scale
       logged.append(values)
-      learning_rate = phase.learning_rate(progress) * each.progress.lr_scale
       step = each.progress.step - each.progress.phase_step + phase_step
-      values_with_rate = {**values, "learning_rate": learning_rate}
-      each.log.train(step, step * batch / self.epoch_rows, phase.name, values_with_rate, batch_size=batch)
+      each.log.train(step, step * batch / self.epoch_rows, phase.name, values, batch_size=batch)
     rate = active[0].log.images_per_second
     loss = statistics.fmean(values["loss"] for values in logged)
     accuracy = ""
