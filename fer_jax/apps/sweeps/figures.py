@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fer_jax.apps.formatting import percent
 from fer_jax.apps.pages.charts import OTHER_COLOURS, Chart, Curve, Line, mean_line, other_colour
-from fer_jax.apps.pages.plots import Point, draw_scatter
-from fer_jax.apps.sweeps.markup import chart_figure, said
-from fer_jax.apps.sweeps.sweep_result import CandidateResult
+from fer_jax.apps.pages.plots import Point
+from fer_jax.apps.sweeps.sweep_result import CandidateResult, Interval
 from fer_jax.config.sweep import Figure
 from fer_jax.training.run_files import Metrics, Record
 
 
-def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> str:
-  """Returns a chart of a quantity over the steps, one line for each candidate; empty if none logged it.
+def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> Chart | None:
+  """Returns a chart of a quantity over the steps, one line for each candidate; None if none logged it.
 
   Args:
     figure: Figure of kind "curves".
@@ -28,16 +26,17 @@ def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> str:
     if known := [curve for curve in (_curve(metrics, figure.quantity) for metrics in runs) if len(curve[0])]:
       lines.append(_line(name, position, known))
   if not lines:
-    return ""
+    return None
   if len(lines) > OTHER_COLOURS + 1:  # bands of more lines hide one another
     lines = [replace(line, bands=()) for line in lines]
   band = "; band: one standard deviation" if any(line.bands for line in lines) else ""
   mean = f"Line: mean of the replicas{band}." if any(len(runs) > 1 for runs in candidates.values()) else ""
   note = " ".join(filter(None, [figure.note, mean]))
-  return chart_figure(Chart(_title(figure), lines, note, as_percent="accuracy" in figure.quantity), phases=())
+  return Chart(title_of(figure), lines, note, as_percent="accuracy" in figure.quantity)
 
 
-def _title(figure: Figure) -> str:
+def title_of(figure: Figure) -> str:
+  """Returns the title of a figure, by default its quantity."""
   return figure.title or figure.quantity.capitalize()
 
 
@@ -67,53 +66,48 @@ def _colour(hue: int) -> str:
   return "var(--accent)" if hue == 0 else other_colour(hue - 1)
 
 
-def points(figure: Figure, rows: Sequence[CandidateResult]) -> str:
-  """Returns a dot plot of a share in [0, 1] by candidate, with 95 % intervals and the paper's figures.
+class DotPlot(NamedTuple):
+  """A dot plot of shares in [0, 1], one row for each candidate.
 
-  The plot consists of HTML elements that adapt to the page's width, not of an SVG. It is empty without values.
+  Attributes:
+    title: Caption.
+    note: Small print below the caption.
+    rows: Tuples (name, measured value or None, 95 % interval or None, paper's figure or None).
+    ticks: Values to label on the axis, which ends at the first and at the last.
+    legend: Triples (CSS class of the sign, "", text).
+  """
+
+  title: str
+  note: str
+  rows: list[tuple[str, float | None, Interval | None, float | None]]
+  ticks: list[float]
+  legend: list[tuple[str, str, str]]
+
+
+def points(figure: Figure, candidates: Sequence[CandidateResult]) -> DotPlot | None:
+  """Returns a dot plot by candidate, with 95 % intervals and the paper's figures; None without values.
 
   Args:
     figure: Figure of kind "points".
-    rows: Candidates to show.
+    candidates: Candidates to show.
   """
   name = figure.quantity
+  rows = [(row.name, row.measured.get(name), row.interval_95.get(name), row.reported.get(name)) for row in candidates]
   # The axis includes measured and reported values, and the ends of the intervals.
-  values = [(row.measured.get(name), row.reported.get(name), *row.interval_95.get(name, ())) for row in rows]
-  known = [value for of in values for value in of if value is not None]
+  known = [value for _, mean, interval, reported in rows for value in (mean, reported, *(interval or ()))]
+  known = [value for value in known if value is not None]
   if not known:
-    return ""
+    return None
+  means = any(len(row.seeds) > 1 for row in candidates)
+  legend = [("dot", "", "mean of the seeds" if means else "measured")]
+  legend += [("span", "", "95 % interval")] * any(interval for _, _, interval, _ in rows)
+  legend += [("print", "", "paper")] * any(reported is not None for *_, reported in rows)
   ticks = [float(tick) for tick in MaxNLocator(nbins=3, steps=[1, 2, 5, 10]).tick_values(min(known), max(known))]
-  low, high = ticks[0], ticks[-1]
-
-  # CSS variable with the position on the axis, in percent of its length.
-  def at(value: float) -> str:
-    return f"--at: {100 * (value - low) / (high - low):.2f}%"
-
-  lines = []
-  for row in rows:
-    mean, interval, reported = row.measured.get(name), row.interval_95.get(name), row.reported.get(name)
-    marks = ""
-    if interval:
-      long = 100 * (interval[1] - interval[0]) / (high - low)
-      marks += f'<i class="span" style="{at(interval[0])}; --long: {long:.2f}%"></i>'
-    marks += f'<i class="print" style="{at(reported)}"></i>' if reported is not None else ""
-    marks += f'<i class="dot" style="{at(mean)}"></i>' if mean is not None else ""
-    lines.append(
-      f'<div><span>{escape(row.name)}</span><span class="track">{marks}</span>'
-      f'<span class="value">{said(percent(mean))}</span></div>'
-    )
-  axis = "".join(f'<span style="{at(tick)}">{100 * tick:g} %</span>' for tick in ticks)
-  lines.append(f'<div class="axis"><span></span><span class="track">{axis}</span><span></span></div>')
-  return f'<figure>{_caption(figure)}<div class="points">{"".join(lines)}</div>{_legend(rows, name)}</figure>'
+  return DotPlot(title_of(figure), figure.note, rows, ticks, legend)
 
 
-def _caption(figure: Figure) -> str:
-  note = f"<small>{escape(figure.note)}</small>" if figure.note else ""
-  return f"<figcaption>{escape(_title(figure))}{note}</figcaption>"
-
-
-def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> str:
-  """Returns a chart of a share in [0, 1] over the candidates' values, one line for each series; empty without values.
+def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> Chart | None:
+  """Returns a chart of a share in [0, 1] over the candidates' values, one line for each series; None without values.
 
   The paper's figures of a series are a dashed line of the same colour.
 
@@ -138,11 +132,10 @@ def lines(figure: Figure, rows: Sequence[CandidateResult], swept: str) -> str:
     drawn.append(replace(_through(f"{name}, paper", colour, reported), dashed=True))
   drawn = [line for line in drawn if line.drawable]
   if not drawn:
-    return ""
+    return None
   whiskers = "Whiskers: 95 % interval." if any(line.whiskers for line in drawn) else ""
   note = " ".join(filter(None, [figure.note, whiskers]))
-  chart = Chart(_title(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
-  return chart_figure(chart, phases=())
+  return Chart(title_of(figure), drawn, note, as_percent=True, along=swept or "value", at=at)
 
 
 def _value_of(row: CandidateResult) -> float:
@@ -150,21 +143,8 @@ def _value_of(row: CandidateResult) -> float:
   return float(row.value)
 
 
-def scatter(figure: Figure, rows: Sequence[CandidateResult]) -> str:
-  """Returns a scatter plot of a share in [0, 1] over a cost, with one named point for each candidate that has both.
-
-  Args:
-    figure: Figure of kind "scatter".
-    rows: Candidates to show.
-  """
-  points = points_of(figure, rows)
-  if not points:
-    return ""
-  return f'<figure class="chart">{_caption(figure)}{draw_scatter(_title(figure), points, figure.over)}</figure>'
-
-
 def points_of(figure: Figure, rows: Sequence[CandidateResult]) -> list[Point]:
-  """Returns the candidates as points (name, cost, share); candidates that lack one of them are left out."""
+  """Returns a scatter plot's points (name, cost, share in [0, 1]); candidates that lack a value are left out."""
   known = [(row.name, row.measured.get(figure.over), row.measured.get(figure.quantity)) for row in rows]
   return [Point(name, float(x), float(y)) for name, x, y in known if x is not None and y is not None]
 
@@ -173,12 +153,3 @@ def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]
   known = [(x, y) for x, y in points if y is not None]
   x, y = zip(*known, strict=True) if known else ((), ())
   return Line(name, colour, [(np.array(x, float), np.array(y, float))])
-
-
-def _legend(rows: Sequence[CandidateResult], name: str) -> str:
-  means = any(len(row.seeds) > 1 for row in rows)
-  entries = [("dot", "mean of the seeds" if means else "measured")]
-  entries += [("span", "95 % interval")] * any(row.interval_95.get(name) for row in rows)
-  entries += [("print", "paper")] * any(name in row.reported for row in rows)
-  items = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in entries)
-  return f'<ul class="legend">{items}</ul>'

@@ -1,20 +1,29 @@
-"""The page of a sweep: figures, candidates compared with the paper, runs, and provenance."""
+"""The values that the template of a sweep's page lays out."""
 
 import shlex
 from collections.abc import Sequence
-from html import escape
-from urllib.parse import quote
 
-from fer_jax.apps.formatting import NOT_MEASURED, count, duration, percent, short_commit
+from markupsafe import Markup
+
+from fer_jax.apps.formatting import count, percent
+from fer_jax.apps.pages.charts import Chart
+from fer_jax.apps.pages.plots import draw, draw_scatter
+from fer_jax.apps.pages.render import render
 from fer_jax.apps.report_page.replicas import SHARED
-from fer_jax.apps.sweeps.figures import curves, lines, points, scatter
-from fer_jax.apps.sweeps.markup import Section, bullets, document, facts, said, table
+from fer_jax.apps.sweeps.figures import DotPlot, curves, lines, points, points_of, title_of
 from fer_jax.apps.sweeps.outputs import CONVERGED, LAST_BATCHES, RunOutput
 from fer_jax.apps.sweeps.sweep_result import CandidateResult, SweepResult
 from fer_jax.apps.sweeps.table import candidate_table, class_table, quantities_of, with_interval
 from fer_jax.training.run_files import Metrics
 
 _BUILT_IN = {"synthetic_faces", "drawn_kdef_ck_plus", "drawn_jaffe"}
+_SECTIONS = {
+  "figures": "Figures",
+  "candidates": "Paper and measured",
+  "classes": "Classes",
+  "runs": "Each run",
+  "provenance": "How it was made",
+}
 
 
 def sweep_page(sweep: SweepResult, outputs: Sequence[RunOutput]) -> str:
@@ -24,31 +33,25 @@ def sweep_page(sweep: SweepResult, outputs: Sequence[RunOutput]) -> str:
     sweep: Result of the sweep; the page is written next to its sweep.json.
     outputs: Runs that the result was gathered from, with their output.
   """
-  parts = [_figures(sweep, outputs), _candidates(sweep), _classes(sweep), _runs(sweep, outputs), _provenance(sweep)]
-  return document(sweep.title, _header(sweep), [part for part in parts if part is not None])
-
-
-def _header(sweep: SweepResult) -> str:
-  runs = [run for row in sweep.candidates for run in row.runs]
-  finished = sum(run.status == "finished" for run in runs)
-  steps = sorted({row.steps for row in sweep.candidates if row.steps is not None})
-  ends = dict.fromkeys(steps[:1] + steps[-1:])  # the smallest and the largest, once if they are equal
-  listed = facts(
-    [
-      ("Runs", f"{finished} of {len(runs)} finished", f"of {len(sweep.candidates)} candidates"),
-      ("Seeds", ", ".join(map(str, sweep.seeds)), "of each candidate"),
-      ("Steps", " \N{EN DASH} ".join(map(count, ends)) or NOT_MEASURED, "of each run"),
-      ("Time", duration(sweep.seconds) if finished else NOT_MEASURED, "all runs together"),
-      ("Dataset", ", ".join(sweep.datasets) or "not stated", ""),
-      ("Device", "; ".join(sweep.devices) or "not stated", ""),
-    ]
-  )
-  warned = "".join(f'<p class="notice" role="note">{escape(text)}</p>' for text in notices(sweep))
-  return (
-    f'<header><div class="eyebrow">{escape(sweep.sweep)}</div><h1>{escape(sweep.title)}</h1>'
-    f'<div class="muted">{escape(sweep.citation)}</div>{warned}'
-    f'<div class="headline"><div><h3>The paper\'s finding</h3><p>{escape(sweep.claim)}</p></div>'
-    f"{listed}</div></header>"
+  contents = {
+    "figures": _figures(sweep, outputs),
+    "candidates": sweep.candidates,
+    "classes": _classes(sweep),
+    "runs": True,
+    "provenance": True,
+  }
+  return render(
+    "sweep.html",
+    title=sweep.title,
+    sections={anchor: heading for anchor, heading in _SECTIONS.items() if contents[anchor]},
+    sweep=sweep,
+    warnings=notices(sweep),
+    all_runs=[run for row in sweep.candidates for run in row.runs],
+    candidate_rows=candidate_table(sweep),
+    candidate_notes=_candidate_notes(sweep),
+    reports={o.run.workdir.name for o in outputs if (o.run.workdir / "report" / "index.html").is_file()},
+    commands={row.name: shlex.join([row.config, *row.overrides]) for row in sweep.candidates},
+    **contents,
   )
 
 
@@ -72,39 +75,39 @@ def notices(sweep: SweepResult) -> list[str]:
   return found
 
 
-def _figures(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section | None:
+def _figures(sweep: SweepResult, outputs: Sequence[RunOutput]) -> list[tuple[Chart | DotPlot, Markup | None]]:
+  """Returns the figures that have values, each with its SVG; the template draws a `DotPlot`, which has none."""
   logged: dict[str, list[Metrics]] = {row.name: [] for row in sweep.candidates}
   for output in outputs:
     logged[output.run.candidate] += output.logs
-  drawn = []
+  drawn: list[tuple[Chart | DotPlot, Markup | None]] = []
   for figure in sweep.figures:
     rows = sweep.shown_in(figure)
-    if figure.kind == "curves":
-      drawn.append(curves(figure, {row.name: logged[row.name] for row in rows}))
-    elif figure.kind == "points":
-      drawn.append(points(figure, rows))
-    elif figure.kind == "scatter":
-      drawn.append(scatter(figure, rows))
+    content: Chart | DotPlot | None = None
+    svg = None
+    if figure.kind == "points":
+      content = points(figure, rows)
+    elif figure.kind == "scatter" and (known := points_of(figure, rows)):
+      content = Chart(title_of(figure), lines=(), note=figure.note)
+      svg = draw_scatter(content.title, known, figure.over)
+    elif figure.kind == "curves":
+      content = curves(figure, {row.name: logged[row.name] for row in rows})
     elif figure.kind == "lines":
-      drawn.append(lines(figure, rows, sweep.swept))
-  drawn = [each for each in drawn if each]
-  return Section("figures", "Figures", f'<div class="columns">{"".join(drawn)}</div>') if drawn else None
+      content = lines(figure, rows, sweep.swept)
+    if isinstance(content, Chart) and svg is None:
+      svg = draw(content, phases=())
+    if content:
+      drawn.append((content, svg))
+  return drawn
 
 
-def _classes(sweep: SweepResult) -> Section | None:
-  parts = []
-  for figure in sweep.figures:
-    head, rows = class_table(sweep, figure) if figure.kind == "classes" else ([], [])
-    if rows:
-      cells = [[escape(name), *map(said, others)] for name, *others in rows]
-      note = f'<p class="lead">{escape(figure.note)}</p>' if figure.note else ""
-      parts.append(f"{note}{table(head, cells)}")
-  return Section("classes", "Classes", f'<div class="candidates">{"".join(parts)}</div>') if parts else None
+def _classes(sweep: SweepResult) -> list[tuple[str, list[str], list[list[str]]]]:
+  """Returns a table of recall by class for each figure of kind "classes": its note, header and rows."""
+  tables = [(figure.note, *class_table(sweep, figure)) for figure in sweep.figures if figure.kind == "classes"]
+  return [(note, head, rows) for note, head, rows in tables if rows]
 
 
-def _candidates(sweep: SweepResult) -> Section:
-  head, rows = candidate_table(sweep)
-  cells = [[f'<span class="candidate">{escape(name)}</span>', *map(said, others)] for name, *others in rows]
+def _candidate_notes(sweep: SweepResult) -> list[str]:
   notes = [
     "Each run is tested once, with the parameters that were best on validation.",
     choice(sweep) if sweep.choose else "To choose among the candidates, use validation accuracy.",
@@ -123,9 +126,7 @@ def _candidates(sweep: SweepResult) -> Section:
   notes += [f"{name.capitalize()}: {sweep.timings}, on {sweep.timed_on}." for name in sweep.timed]
   if "seconds a step" not in sweep.timed:
     notes.append("Seconds a step: medians of the runs.")
-  lead = "".join(f'<p class="lead">{escape(note)}</p>' for note in notes)
-  body = f'<div class="candidates">{table(head, cells)}</div><div class="apart">{lead}</div>'
-  return Section("candidates", "Paper and measured", body)
+  return notes
 
 
 def choice(sweep: SweepResult) -> str:
@@ -155,49 +156,3 @@ def _spread_over(rows: Sequence[CandidateResult]) -> str:
   folds = any("folds" in of for of in replicas)
   seeds = any(len(row.seeds) > 1 for row in rows) or any("seeds" in of for of in replicas)
   return " and ".join(["folds"] * folds + ["seeds"] * seeds) or "runs"
-
-
-def _runs(sweep: SweepResult, outputs: Sequence[RunOutput]) -> Section:
-  reports = {o.run.workdir.name for o in outputs if (o.run.workdir / "report" / "index.html").is_file()}
-  several = len(sweep.devices) > 1
-  cells = []
-  for row in sweep.candidates:
-    for run in row.runs:
-      name = f"{escape(row.name)}, seed {run.seed}"
-      if run.run in reports:
-        name = f'<a href="../runs/{quote(run.run)}/report/index.html">{name}</a>'
-      cells.append(
-        [
-          f'<span class="nowrap">{name}</span>',
-          said(percent(run.accuracy)),
-          said(percent(run.validation_accuracy)),
-          said(count(run.steps)),
-          said(duration(run.seconds)),
-          escape(str(run.stopped if run.status == "finished" else run.status)),
-          f"<code>{escape(short_commit(run.commit))}</code>" if run.commit else "",
-          *([escape(run.device or "")] * several),
-        ]
-      )
-  head = ["run", "test accuracy", "validation accuracy", "steps", "time", "ended", "commit", *(["device"] * several)]
-  return Section("runs", "Each run", table(head, cells))
-
-
-def _provenance(sweep: SweepResult) -> Section:
-  known = facts(
-    [
-      ("Sweep", sweep.sweep, ""),
-      ("Commit" if len(sweep.commits) < 2 else "Commits", ", ".join(map(short_commit, sweep.commits)) or "unknown", ""),
-      ("Seeds", ", ".join(map(str, sweep.seeds)), ""),
-    ]
-  )
-  overrides = bullets(list(sweep.overrides)) if sweep.overrides else "<p>none</p>"
-  commands = "".join(
-    f"<p>{escape(row.name)}<br><code>{escape(shlex.join([row.config, *row.overrides]))}</code></p>"
-    for row in sweep.candidates
-  )
-  versions = [[escape(name), f"<code>{escape(version)}</code>"] for name, version in sweep.versions.items()]
-  parts = f"<h3>Configs</h3>{commands}"
-  if versions:
-    listed = table(["package", "version"], versions)
-    parts += f'<figure class="narrow apart"><figcaption>Versions</figcaption>{listed}</figure>'
-  return Section("provenance", "How it was made", f"{known}<h3>Overrides of all candidates</h3>{overrides}{parts}")

@@ -27,14 +27,6 @@ def drawn(launch: Launch) -> Page:
   return page_of(launch, "drawn")
 
 
-@pytest.fixture
-def charts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-  """Charts that are drawn, whose values cannot be read from the SVG."""
-  drawn: list[Any] = []
-  monkeypatch.setattr(figures, "chart_figure", lambda chart, phases: drawn.append(chart) or "")
-  return drawn
-
-
 class TestFigures:
   def test_curves_have_a_line_for_each_candidate_and_a_band_over_seeds(self, drawn: Page) -> None:
     captions = drawn.captions()
@@ -46,13 +38,14 @@ class TestFigures:
     assert "1 blocks, 2 blocks, 3 blocks" in first
     assert "Line: mean of the replicas; band: one standard deviation." in drawn.text
 
-  def test_the_band_is_one_deviation_around_the_mean(self, charts: list[Any]) -> None:
+  def test_the_band_is_one_deviation_around_the_mean(self) -> None:
     def logged(*values: float) -> Metrics:
       return Metrics(evaluations={"validation": [{"step": s, "accuracy": a} for s, a in enumerate(values)]})
 
     # The second run has fewer steps than the first.
-    figures.curves(Figure("curves", "validation accuracy"), {"a": [logged(0.5, 0.6, 0.7), logged(0.7, 0.8)]})
-    (line,) = charts[0].lines
+    chart = figures.curves(Figure("curves", "validation accuracy"), {"a": [logged(0.5, 0.6, 0.7), logged(0.7, 0.8)]})
+    assert chart is not None
+    (line,) = chart.lines
     ((steps, mean),) = line.pieces
     ((_, low, high),) = line.bands
     assert steps.tolist() == [0, 1, 2]
@@ -95,8 +88,8 @@ class TestLines:
     assert "Whiskers: 95 % interval." in page.text
     assert "With one seed" not in page.text
 
-  def test_lines_pass_through_the_values_of_the_candidates(self, charts: list[Any]) -> None:
-    rows = [
+  def test_lines_pass_through_the_values_of_the_candidates(self) -> None:
+    rows: list[Any] = [
       SimpleNamespace(
         value=n,
         series=series,
@@ -106,10 +99,11 @@ class TestLines:
       )
       for n, series in ((74, "plain"), (20, "deep"), (20, "plain"))
     ]
-    figures.lines(Figure("lines", "test accuracy"), rows, "layers")
-    lines = {line.name: line for line in charts[0].lines}
+    chart = figures.lines(Figure("lines", "test accuracy"), rows, "layers")
+    assert chart is not None
+    lines = {line.name: line for line in chart.lines}
     assert list(lines) == ["deep", "deep, paper", "plain", "plain, paper"]
-    assert charts[0].at == [20, 74]
+    assert chart.at == [20, 74]
     ((values, shares),) = lines["plain"].pieces
     np.testing.assert_allclose(values, [20, 74], atol=0.5)  # next to one another, so that whiskers do not overlap
     assert shares.tolist() == [0.20, 0.74]
