@@ -20,7 +20,6 @@ from fer_jax.pretrained import run_folder
 from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.files import read_json
-from fer_jax.training.run_result import read_result
 
 # Default maximum batch size; more faces are classified in several calls.
 LARGEST_BATCH = 64
@@ -222,8 +221,7 @@ def _load_file(path: Path) -> TrainedModel:
 
 
 def _of_run(folder: Path) -> TrainedModel:
-  params, stats = run_folder.read(folder)
-  result = read_result(folder / run_folder.RESULT)
+  params, stats, result = run_folder.read(folder)
   if result.input is None or result.input.crop not in MARGINS or len(result.input.shape) != 3:
     raise UserError(
       f"{folder / run_folder.RESULT}: does not record how its images were cropped (runs of older versions do not); "

@@ -35,8 +35,8 @@ class ResNet:
 
   `ResNet(50)` is ResNet-50 and `ResNet(18, squeeze_excite=True)` is SE-ResNet-18. The layers are the stem and the
   residual blocks (`layer1_0` and so on), so that a local objective trains a block as one unit. Two things differ from
-  the original: kernels are initialised from the fan-in normal distribution of He et al. 2015, and the scale of the last
-  normalisation in a block is not initialised to zero.
+  the original: kernels are initialised from the fan-in normal distribution of He et al. 2015, truncated at two standard
+  deviations, and the scale of the last normalisation in a block is not initialised to zero.
 
   Attributes:
     depth: Number of layers: 18 or 34 (blocks of two convolutions) or 50 (bottlenecks of three).

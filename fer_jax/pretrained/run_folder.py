@@ -1,24 +1,23 @@
 """Loads the best parameters of a finished run from its folder."""
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.checkpoint import read_variables
+from fer_jax.training.run_result import RunResult, read_result
 
 RESULT = "result.json"
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the parameters and batch statistics of the step with the best validation accuracy.
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], RunResult]:
+  """Reads the parameters and batch statistics of the step with the best validation accuracy.
 
   Args:
     folder: Workdir of the run.
 
   Returns:
-    Tuple (params, stats), each {layer name: nested dict of NumPy arrays}.
+    Tuple (params, stats, result), where params and stats are {layer name: nested dict of NumPy arrays}.
 
   Raises:
     UserError: No run has finished in the folder, the run has several replicas, or its checkpoint cannot be read.
@@ -26,17 +25,15 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
   result_file = folder / RESULT
   if not result_file.is_file():
     raise UserError(f"{folder}: has no {RESULT}, so no run has finished there; expected the folder of a finished run")
-  try:
-    # A run of several replicas has no single best step (None); each replica has its own folder.
-    result = json.loads(result_file.read_text(encoding="utf-8"))
-    best_step, last_step = result["validation"]["step"], int(result["steps"])
-    message = _replicas_message(folder, result["runs"]) if best_step is None else ""
-    # -1 without a validation split: the last step is used.
-    step = last_step if best_step is None or int(best_step) < 0 else int(best_step)
-  except (OSError, ValueError, KeyError, TypeError):
-    raise UserError(f"{result_file}: not the {RESULT} of a run; expected the folder of a finished run") from None
-  if message:
-    raise UserError(message)
+  result = read_result(result_file)
+  if result.validation.step is None:
+    best = max(result.runs, key=lambda run: run.validation_accuracy or 0.0)
+    raise UserError(
+      f"{folder}: is a run of {len(result.runs)} replicas; choose the folder of one: "
+      f"{folder / 'replicas' / str(best.name)} has the highest validation accuracy"
+    )
+  # -1 without a validation split: the last step is used.
+  step = int(result.steps) if result.validation.step < 0 else result.validation.step
   checkpoints = folder / "checkpoints"
   if not (checkpoints / str(step)).is_dir():
     raise UserError(f"{checkpoints}: has no checkpoint of step {step}, which {RESULT} names; copy the whole folder")
@@ -48,12 +45,4 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
       f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or choose another run"
     ) from None
   # The checkpoint's statistics also hold the state of the objective; keep those of layers only.
-  return params, {name: value for name, value in stats.items() if name in params}
-
-
-def _replicas_message(folder: Path, runs: Sequence[Mapping[str, Any]]) -> str:
-  best = max(runs, key=lambda run: run["validation_accuracy"])
-  return (
-    f"{folder}: is a run of {len(runs)} replicas; choose the folder of one: "
-    f"{folder / 'replicas' / best['name']} has the highest validation accuracy"
-  )
+  return params, {name: value for name, value in stats.items() if name in params}, result

@@ -68,7 +68,7 @@ def open_source(path: Path) -> Source:
     arrays = weights_file.read(path)
     # Convolutions (O, I, H, W) -> (H, W, I, O), linear layers (out, in) -> (in, out).
     return Source(path, _sha256(path), arrays, torchvision_name, {4: (2, 3, 1, 0), 2: (1, 0)}, _file_advice(arrays))
-  params, stats = run_folder.read(path)
+  params, stats, _ = run_folder.read(path)
   return _own_source(path, params, stats, path / run_folder.RESULT)
 
 

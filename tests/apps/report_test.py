@@ -280,3 +280,10 @@ def test_command_line_prints_the_path(workdir: Path, tmp_path: Path, capsys: pyt
   main([f"--workdir={workdir}", f"--compare={tmp_path / 'twin'}"])
   assert capsys.readouterr().out == f"{workdir / 'report' / 'index.html'}\n"
   assert "twin" in (workdir / "report" / "index.html").read_text()
+
+
+def test_the_old_name_of_a_flag_is_refused_with_the_new_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+  with pytest.raises(SystemExit) as caught:
+    main([f"--workdir={workdir}", "--beside=runs/twin"])
+  assert caught.value.code == 2
+  assert "the flag is now --compare=runs/twin" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Pretrained weights from the folder of a finished run: mapping to our networks, and error messages."""
 
 import hashlib
-import json
 import shutil
 
 import grain
@@ -12,9 +11,12 @@ import pytest
 
 from fer_jax import pretrained
 from fer_jax.models.resnet import ResNet
+from fer_jax.runtime import typed_json
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.checkpoint import Checkpoints, Progress
+from fer_jax.training.run_result import Validation
 from fer_jax.training.step import TrainState
+from tests.fake_results import run_result
 from tests.pretrained.transfer_test import FILE, assert_rejected, assert_same, load, variables
 
 
@@ -27,7 +29,7 @@ def write_run(folder, params, stats, step=3, steps=5):
       if at >= 0:
         state = TrainState(jnp.asarray(at, jnp.int32), at_params, stats, ())
         checkpoints.save(state, iterator, Progress(step=at), 0.5 if at == step else 0.25)
-  (folder / "result.json").write_text(json.dumps({"validation": {"accuracy": 0.5, "step": step}, "steps": steps}))
+  typed_json.write(folder / "result.json", run_result(validation=Validation(0.5, step), steps=steps))
   return folder
 
 
@@ -97,7 +99,7 @@ def test_unfinished_run(tmp_path, run):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"validation": {"step": "x"}, "steps": 3}', '{"steps": 3}'])
 def test_invalid_result_file(tmp_path, content):
   (tmp_path / "result.json").write_text(content)
-  with pytest.raises(UserError, match="result.json: not the result.json of a run; expected the folder of a finished"):
+  with pytest.raises(UserError, match="result.json: .*; finish the run again"):
     load(tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 

@@ -203,3 +203,8 @@ def cluster(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path, monk
 @pytest.fixture
 def k8s_cluster(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
   return Cluster(launch, "k8s", tmp_path / "cluster", monkeypatch)
+
+
+def statuses(launch: Launch, name: str = "blocks") -> list[str]:
+  content = json.loads((launch.workdir / name / "sweep.json").read_text())
+  return [row["status"] for row in content["rows"]]

@@ -53,7 +53,7 @@ def test_centres_are_saved_but_not_read_as_pretrained_weights(complete):
   centers = stats["center_loss"]["centers"]
   assert centers.shape[0] == 3
   assert np.abs(centers).max() > 0
-  _, stats = pretrained.run_folder.read(folder)
+  _, stats, _ = pretrained.run_folder.read(folder)
   assert set(stats) == set(params)
 
 
