@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import stat
+import struct
 import warnings
 from typing import BinaryIO
 
@@ -18,11 +19,16 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_PIXELS = 100_000_000
 """Default maximum number of pixels of an image: more than any camera has; 300 MB in colour."""
+
+SUFFIXES = frozenset(
+  (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
+)
+"""Suffixes of image files, in lower case."""
 
 # Pillow's image classes by the first bytes of a file. They are used directly, because `Image.open` warns about large
 # images, rejects very large ones before their size can be read, and runs external programs for some formats. A JPEG
@@ -36,8 +42,10 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
   (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
   (re.compile(rb"P[1-6]\s"), PpmImageFile),
 )
-_UNKNOWN = "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
+UNKNOWN_FORMAT = "not a readable image: none of BMP, GIF, JPEG, PNG, PPM, TIFF and WebP"
 _DAMAGED = "not a readable image: damaged or truncated"
+_NO_WHITE = "its pixels are {}, for which white is undefined"
+_JPEG_END = b"\xff\xd9"
 # Modes of Pillow for grey images of 16 bits.
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _PILLOW = re.compile(r"PIL\.")
@@ -81,6 +89,18 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
     return _decode(file, max_pixels)
 
 
+def may_be_image(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a file begins like an image of a supported format, or cannot be read at all."""
+  try:
+    if not os.path.isfile(path):  # opening a pipe without a writer blocks forever
+      return True
+    with open(path, "rb") as file:
+      start = file.read(16)
+  except (OSError, ValueError):
+    return True
+  return not start or any(pattern.match(start) for pattern, _ in _FORMATS)
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
   """Decodes an image: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP; the first one if there are several frames or pages.
 
@@ -96,6 +116,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
   Returns:
     Image, uint8 [H, W] if it is grey, [H, W, 3] RGB if it is in colour.
+
+  Only the image data must be whole: damaged or very long metadata and a missing end marker are accepted.
 
   Raises:
     UnreadableImage: If the data is empty, not an image, too large, damaged or truncated, or if the pixels are
@@ -156,7 +178,10 @@ def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
     image.load()
   except Exception:
     # Pillow raises a dozen different exceptions, including IndexError, for damaged data.
-    raise UnreadableImage(_DAMAGED) from None
+    complete = _with_end_marker(file) if isinstance(image, JpegImageFile) else None
+    if complete is None:
+      raise UnreadableImage(_DAMAGED) from None
+    image = complete
   return _upright(_pixels(image), _orientation(image))
 
 
@@ -170,14 +195,56 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     raise UnreadableImage("empty (0 bytes)")
   kind = next((kind for pattern, kind in _FORMATS if pattern.match(start)), None)
   if kind is None:
-    raise UnreadableImage(_UNKNOWN)
+    raise UnreadableImage(UNKNOWN_FORMAT)
   file.seek(0)
   try:
-    return kind(file)
+    return kind(_without_metadata(file.read()) if kind is PngImageFile else file)
   except Image.DecompressionBombError:  # WebP only: its decoder allocates the whole image
     raise UnreadableImage("too many pixels for this format") from None
   except Exception:
-    raise UnreadableImage(_DAMAGED) from None
+    reason = _unsupported_tiff(file) if kind is TiffImageFile else ""
+    raise UnreadableImage(reason or _DAMAGED) from None
+
+
+def _without_metadata(png: bytes) -> BinaryIO:
+  """Returns a PNG file without the chunks that affect neither pixels nor orientation: Pillow limits their size."""
+  chunks, start = [png[:8]], 8
+  while start < len(png):
+    (length,) = struct.unpack(">I", png[start : start + 4].rjust(4, b"\0"))
+    kind, end = png[start + 4 : start + 8], start + 12 + length
+    # A lower-case first letter marks a chunk without which an image can be decoded.
+    if not kind[:1].islower() or kind in (b"tRNS", b"eXIf"):
+      chunks.append(png[start:end])
+    start = end
+  return io.BytesIO(b"".join(chunks))
+
+
+def _with_end_marker(file: BinaryIO) -> JpegImageFile | None:
+  """Returns a JPEG image that only lacks the marker of its end, decoded; None if image data are missing, too."""
+  file.seek(0)
+  data = file.read().removesuffix(_JPEG_END[:1])
+  try:
+    # Without missing data, any bytes before the marker are ignored; otherwise, they are decoded as pixels.
+    images = [JpegImageFile(io.BytesIO(data + padding + _JPEG_END)) for padding in (b"", b"\x5a" * 64)]
+    pixels = [image.tobytes() for image in images]
+  except Exception:
+    return None
+  return images[0] if pixels[0] == pixels[1] else None
+
+
+def _unsupported_tiff(file: BinaryIO) -> str:
+  """Returns the reason why Pillow does not support the pixels of a TIFF file; "" if it is not known."""
+  try:
+    file.seek(0)
+    tags = ImageFileDirectory_v2(file.read(8))
+    file.seek(tags.next)
+    tags.load(file)
+    formats, bits = tags[ExifTag.SampleFormat], tags[ExifTag.BitsPerSample]
+  except Exception:
+    return ""
+  return (
+    _NO_WHITE.format("floating-point numbers") if 3 in formats else f"its pixels of {max(bits)} bits are not supported"
+  )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -207,7 +274,7 @@ def _pixels(image: ImageFile.ImageFile) -> np.ndarray:
     return ((np.asarray(image).astype(np.int32) + 128) // 257).astype(np.uint8)
   if image.mode in ("F", "I"):
     numbers = "floating-point numbers" if image.mode == "F" else "32-bit integers"
-    raise UnreadableImage(f"its pixels are {numbers}, for which white is undefined")
+    raise UnreadableImage(_NO_WHITE.format(numbers))
   grey = image.mode in ("1", "L", "LA", "La")
   try:
     opaque = _on_white(image.convert("RGBA")) if image.has_transparency_data else image

@@ -3,9 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from fer_jax.faces.detection import Box
+
+_THUMBNAIL_SIDE = 16
+_FLAT = 2.0  # standard deviation of the grey values of a thumbnail that shows nothing, such as a black frame
+_CUT_CORRELATION = 0.5  # minimum correlation of two thumbnails of one shot
 
 
 @dataclasses.dataclass
@@ -20,8 +25,8 @@ class Tracker:
   """Numbers the faces of a video and smooths their predictions.
 
   A box is assigned to the track whose last box it overlaps. Pairs are matched greedily, in falling order of their
-  overlap (intersection over union), down to `least_overlap`. Unmatched boxes start new tracks. Tracks are numbered from
-  0, and no number is used twice.
+  overlap (intersection over union), down to `least_overlap`. Unmatched boxes start new tracks. After a cut, all boxes
+  do. Tracks are numbered from 0, and no number is used twice.
 
   Args:
     half_life: Half-life of earlier predictions in `smooth`, in seconds; 0 disables smoothing.
@@ -41,16 +46,21 @@ class Tracker:
     self._half_life, self._least_overlap, self._patience = half_life, least_overlap, patience
     self._tracks: dict[int, _Track] = {}
     self._smoothed: dict[int, tuple[float, np.ndarray]] = {}
+    self._thumbnail: np.ndarray | None = None  # of the newest frame that shows something
     self._next = 0
 
-  def update(self, time: float, boxes: Sequence[Box]) -> list[int]:
+  def update(self, time: float, boxes: Sequence[Box], thumbnail: np.ndarray | None = None) -> list[int]:
     """Returns the track number of each box.
 
     Args:
       time: Time of the frame in seconds; a jump back by more than `patience` (a video that restarts) removes all
         tracks.
       boxes: Boxes of the faces in the frame.
+      thumbnail: Result of `thumbnail` for the frame; a cut is a low correlation with that of the last frame. None
+        disables the search for cuts.
     """
+    if self._is_cut(thumbnail):
+      self._tracks.clear()
     self._tracks = {
       number: track for number, track in self._tracks.items() if abs(time - track.last_seen) <= self._patience
     }
@@ -70,6 +80,15 @@ class Tracker:
         numbers[index], self._next = self._next, self._next + 1
       self._tracks[numbers[index]] = _Track(box, time)
     return [numbers[index] for index in range(len(boxes))]
+
+  def _is_cut(self, thumbnail: np.ndarray | None) -> bool:
+    """Returns whether the image has changed completely; brightness and contrast alone may change."""
+    if thumbnail is None or thumbnail.std() < _FLAT:
+      return False
+    previous, self._thumbnail = self._thumbnail, thumbnail
+    if previous is None:
+      return False
+    return bool(np.corrcoef(previous.ravel(), thumbnail.ravel())[0, 1] < _CUT_CORRELATION)
 
   def smooth(self, track: int, time: float, probability: np.ndarray) -> np.ndarray:
     """Returns the exponential moving average of a face's predictions; the first call returns its argument.
@@ -93,6 +112,16 @@ class Tracker:
     self._smoothed[track] = (time, new)
     # A copy, because the caller may modify it.
     return new.copy()
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+  """Returns a small grey copy of an image, float32 [16, 16], for the search for cuts.
+
+  Args:
+    image: Image, uint8 [H, W] grey or [H, W, 3] RGB.
+  """
+  small = cv2.resize(image, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+  return (small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)).astype(np.float32)
 
 
 def _overlap(one: Box, other: Box) -> float:

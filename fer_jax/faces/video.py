@@ -1,27 +1,41 @@
-"""Reads the frames of a video file or a camera."""
+"""Reads the frames of a video file."""
 
-import dataclasses
 import math
 import os
 import pathlib
-import time
 from collections.abc import Iterator
-from types import TracebackType
+from typing import BinaryIO, NamedTuple
 
-import cv2
+import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
 
 from fer_jax.data.images import UnreadableImage
+from fer_jax.faces.crop import resize
 
-# OpenCV reads this once, when it opens the first video; -8 is FFmpeg's log level "quiet".
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+SUFFIXES = frozenset(
+  (
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".ogv", ".mxf", ".dv", ".h264", ".264", ".hevc", ".265"),
+    *(".ivf", ".y4m", ".mjpeg", ".mjpg"),
+  )
+)
+"""Suffixes of video files, in lower case."""
 
-_DEFAULT_RATE = 30.0  # frames per second, if the source reports none
-_MAX_RATE = 1000.0  # frames per second; larger reported values are invalid
+# FFmpeg's formats that are read as videos. Others are images, which `data.images` reads, or open further files or
+# addresses (playlists).
+_FORMATS = (
+  "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,vvc,obu,ivf,mjpeg,dv,mxf,gxf,rm,nut,nsv,"
+  "wtv,yuv4mpegpipe,h261,h263,vc1,dirac,cavsvideo,swf,apng,gif"
+)
+_DEFAULT_RATE = 30.0  # frames per second, where a file states none
+_MAX_RATE = 240.0  # frames per second; larger stated values are the units of time stamps
+_MAX_ASPECT = 8.0  # largest ratio of the sides of a pixel that is not an error in the file
+_MAX_MISSING = 0.5  # seconds by which a complete file may end before its stated end
+_UNKNOWN = "not a readable video: unknown format, damaged or truncated"
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
   """One frame of a video.
 
   Attributes:
@@ -36,111 +50,169 @@ class Frame:
 
 
 class Video:
-  """Iterates over the frames of a video, once. A context manager, which closes the video.
+  """Iterates over the frames of a video file, once. A context manager, which closes the file.
 
-  Files are read with FFmpeg through OpenCV, which rotates the frames according to the file's metadata. A truncated file
-  ends early without an error. OpenCV's messages to the terminal are silenced for the process.
+  Frames are as a player shows them: rotated and mirrored according to the file's metadata, and resized to square
+  pixels. Of several video streams, FFmpeg's best one is read; without one, a cover image is a video of one frame.
+  Playlists, which name other files, are not read.
 
   Args:
-    source: Path of a file, or number of a camera, from 0.
+    path: Path of the file; its name does not have to be valid UTF-8.
 
   Attributes:
-    frames_per_second: Frame rate reported by the file or camera; 30 if none or an invalid one is reported.
-    length: Number of frames reported by the file, which can be an estimate; None if none is reported, and for a camera.
+    length: Estimated number of frames, for a progress bar; None if the file states neither a number nor a duration.
+    end: Time in seconds at which the newest frame ends.
+    fault: Reason why the file is not complete, known after the iteration: "" if it is, as far as the file tells.
 
   Raises:
-    UnreadableImage: If there is no such file or camera, or it returns no image; during the iteration, if a camera
-      returns no more images.
+    UnreadableImage: The file cannot be read, or it contains no frame.
   """
 
-  def __init__(self, source: str | os.PathLike[str] | int):
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    self._is_camera = isinstance(source, int)
-    self._capture = _open_camera(source) if isinstance(source, int) else _open_file(pathlib.Path(source))
-    self._opened = time.monotonic()
-    # The first frame is read here, so that an unreadable source raises an error at once.
-    found, self._first = self._capture.read()
-    if not found:
+  def __init__(self, path: str | os.PathLike[str]):
+    self.fault, self.end = "", 0.0
+    self._damaged, self._is_last_packet_partial, self._last_time = 0, False, 0.0
+    self._file = _open(pathlib.Path(path))
+    self._open = True
+    try:
+      # A file object and not a name, which FFmpeg might interpret as an address.
+      self._container = av.open(self._file, "r", container_options={"format_whitelist": _FORMATS})
+      stream = self._container.streams.best("video")
+    except (av.FFmpegError, OSError, ValueError):
       self.close()
-      raise UnreadableImage(
-        f"camera {source} returns no image; another program may be using it"
-        if self._is_camera
-        else "not a readable video: it has no frames"
-      )
-    rate, length = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    self.frames_per_second = rate if 0 < rate <= _MAX_RATE else _DEFAULT_RATE
-    self.length = round(length) if length > 0 and not self._is_camera else None
+      raise UnreadableImage(_UNKNOWN) from None
+    if not isinstance(stream, av.VideoStream):
+      self.close()
+      raise UnreadableImage("not a readable video: it has no images, only sound or text")
+    self._stream = stream
+    self._stream.thread_type = "AUTO"
+    self._is_cover = av.stream.Disposition.attached_pic in self._stream.disposition
+    rates = [rate for rate in (self._stream.guessed_rate, self._stream.average_rate) if rate and 0 < rate <= _MAX_RATE]
+    self._rate = float(rates[0]) if rates else _DEFAULT_RATE
+    self.length = self._estimate_length()
+    # The first frame is decoded here, so that an unreadable file raises an error at once.
+    self._frames = self._decode()
+    self._first = next(self._frames, None)
+    if self._first is None:
+      self.close()
+      raise UnreadableImage("not a readable video: no frame can be decoded")
 
   def __enter__(self) -> "Video":
     return self
 
-  def __exit__(
-    self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
-  def __iter__(self) -> Iterator[Frame]:
-    found, image, number, previous = True, self._first, 0, -math.inf
-    while found:
-      previous = self._time(number, previous)
-      yield Frame(number, previous, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-      found, image = self._capture.read()
-      number += 1
-    # A file ends here; a camera ends only when it was closed.
-    if self._is_camera and self._capture.isOpened():
-      raise UnreadableImage("the camera returns no more images; was it unplugged?")
-
   def close(self) -> None:
-    """Closes the file or the camera, which also ends the iteration."""
-    self._capture.release()
+    """Closes the file, which also ends the iteration."""
+    self._open = False
+    if hasattr(self, "_container"):
+      self._container.close()
+    self._file.close()
 
-  def _time(self, number: int, previous: float) -> float:
-    """Returns the time of the newest frame in seconds, later than `previous`."""
-    if self._is_camera:
-      return time.monotonic() - self._opened
-    timestamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    if math.isfinite(timestamp) and timestamp >= 0 and timestamp > previous:
-      return timestamp
-    # Without a valid timestamp in the file, the time follows from the frame rate.
-    return number / self.frames_per_second if previous < 0 else previous + 1 / self.frames_per_second
+  def __iter__(self) -> Iterator[Frame]:
+    # In microseconds. A file may start later than at 0, as recordings of broadcasts do.
+    start = max(0, self._container.start_time or 0) / av.time_base
+    frame, number, previous = self._first, 0, -math.inf
+    while frame is not None and self._open:
+      time = math.nan if frame.time is None else max(0.0, frame.time - start)
+      if not time > previous:  # no time stamp, or not an increasing one
+        time = number / self._rate if previous < 0 else previous + 1 / self._rate
+      lasting = frame.duration * float(frame.time_base) if frame.duration and frame.time_base else 1 / self._rate
+      self.end = time + lasting
+      yield Frame(number, time, self._image(frame))
+      previous, number = time, number + 1
+      frame = next(self._frames, None) if self._open else None
+    if self._open:
+      self.fault = self._find_fault(number)
+
+  def _estimate_length(self) -> int | None:
+    if self._is_cover:
+      return 1
+    duration = self._container.duration
+    by_time = None if duration is None else max(1, round(duration / av.time_base * self._rate))
+    stated = self._stream.frames or None
+    # A file that was cut without encoding it again states the number of frames before the cut.
+    return min(by_time, stated) if by_time and stated else by_time or stated
+
+  def _decode(self) -> Iterator[av.VideoFrame]:
+    """Yields the frames of the stream; reads the packets of all streams, since any of them may be the last."""
+    decoded = False
+    packets = self._container.demux(self._stream) if self._is_cover else self._container.demux()
+    try:
+      for packet in packets:
+        if packet.size:
+          self._is_last_packet_partial = packet.is_corrupt
+          self._last_time = max(self._last_time, _end_of(packet))
+        if packet.stream.index != self._stream.index:
+          continue
+        try:
+          for frame in packet.decode():
+            decoded = True
+            yield frame  # type: ignore[misc]
+        except av.FFmpegError:
+          # Recordings of broadcasts start with frames that refer to earlier ones; these are not damaged.
+          self._damaged += decoded
+        if self._is_cover and decoded:
+          return
+    except (av.FFmpegError, OSError):
+      self._is_last_packet_partial = True
+
+  def _image(self, frame: av.VideoFrame) -> np.ndarray:
+    """Returns the pixels of a frame as a player shows them, uint8 [H, W, 3] RGB."""
+    image = frame.to_ndarray(format="rgb24")
+    aspect = float(self._stream.sample_aspect_ratio or 1)
+    if aspect != 1 and 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+      image = resize(image, image.shape[0], max(1, round(image.shape[1] * aspect)))
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    return image if matrix is None else _displayed(image, np.frombuffer(bytes(matrix), np.int32))
+
+  def _find_fault(self, frames: int) -> str:
+    duration = None if self._is_cover else self._container.duration
+    stated = 0.0 if duration is None else (duration + (self._container.start_time or 0)) / av.time_base
+    is_short = self._last_time < stated - max(_MAX_MISSING, 0.02 * stated)
+    if is_short or self._is_last_packet_partial:
+      of = f" of {stated:.1f}" if is_short else ""
+      return f"ends after {self.end:.1f}{of} seconds; it may be truncated"
+    if self._damaged:
+      return f"{self._damaged} of {frames + self._damaged} frames cannot be decoded; the file is damaged"
+    return ""
 
 
-def is_utf8(path: str | os.PathLike[str]) -> bool:
-  """Returns whether a path is valid UTF-8: OpenCV aborts the process on other paths."""
-  try:
-    os.fsencode(path).decode("utf-8")
-  except ValueError:
-    return False
-  return True
-
-
-def _open_file(path: pathlib.Path) -> cv2.VideoCapture:
-  """Opens a video file; raises UnreadableImage with the reason if that fails."""
-  if not is_utf8(path.absolute()):
-    raise UnreadableImage("has a name that is not UTF-8, which OpenCV requires for videos; rename it")
+def _open(path: pathlib.Path) -> BinaryIO:
+  """Opens a file; raises UnreadableImage with the reason if that fails."""
   try:
     if not path.is_file():
       raise UnreadableImage("a folder" if path.is_dir() else "does not exist")
-    with path.open("rb") as file:
-      if not file.read(1):
-        raise UnreadableImage("empty (0 bytes)")
+    if not path.stat().st_size:
+      raise UnreadableImage("empty (0 bytes)")
+    return path.open("rb")
   except PermissionError:
     raise UnreadableImage("no permission to read it") from None
   except (OSError, ValueError):
     raise UnreadableImage("cannot be opened") from None
-  # An absolute path, and FFmpeg only: other backends would interpret names such as "http:" or "face_%d.png".
-  capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
-  if not capture.isOpened():
-    raise UnreadableImage("not a readable video: unknown format, damaged or truncated")
-  return capture
 
 
-def _open_camera(number: int) -> cv2.VideoCapture:
-  """Opens a camera; raises UnreadableImage if that fails."""
-  # OpenCV would open any camera for -1.
-  capture = cv2.VideoCapture(number) if number >= 0 else None
-  if capture is None or not capture.isOpened():
-    raise UnreadableImage(f"camera {number} does not exist or cannot be opened")
-  # Queue at most one frame, so that frames are current; cameras without a queue ignore the setting.
-  capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-  return capture
+def _end_of(packet: av.Packet) -> float:
+  """Returns the time in seconds at which a packet ends; -inf if it has no time stamp."""
+  stamp = packet.dts if packet.pts is None else packet.pts
+  if stamp is None or packet.time_base is None:
+    return -math.inf
+  return float((stamp + (packet.duration or 0)) * packet.time_base)
+
+
+def _displayed(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+  """Rotates and mirrors an image, [h, w, 3] -> [H, W, 3].
+
+  Args:
+    image: Image as stored.
+    matrix: The nine numbers of the file's display matrix, row by row. Of (a, b, _, c, d, ...), the stored position
+      (x, y) is shown at (a x + c y, b x + d y). Only multiples of 90 degrees are exact; others are rounded to them.
+  """
+  a, b, _, c, d = matrix[:5].astype(np.int64)
+  if abs(b) > abs(a):
+    image, a, d = image.swapaxes(0, 1), c, b
+  if a < 0:
+    image = image[:, ::-1]
+  if d < 0:
+    image = image[::-1]
+  return np.ascontiguousarray(image)

@@ -6,19 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
 
 from fer_jax.apps import predict
-from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import list_files
 from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.data.images import read_image
+from fer_jax.faces.video import Video
 from fer_jax.inference.predictor import Predictor, load_predictor
 from fer_jax.runtime.errors import UserError
 from tests import tiny_run
+from tests.faces.video_files import write_video
 
 SHARED = ("file", "frame", "time", "face", "track", "x", "y", "width", "height", "score", "label")
 CLASSES = ("a", "b", "c")
@@ -172,8 +174,36 @@ def test_annotated_copies_show_boxes_and_keep_other_pixels(finished_run, folder,
   np.testing.assert_array_equal(two[~green.any(axis=1), 0], two[~green.any(axis=1), 0][:, [1, 1, 1]])
   wall = cv2.imread(str(tmp_path / "copies" / "wall.png.png"))
   assert (wall == 128).all()
-  clip = cv2.VideoCapture(str(tmp_path / "copies" / "clip.avi.mp4"))
-  assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+  with Video(tmp_path / "copies" / "clip.avi.mp4") as clip:
+    np.testing.assert_allclose([frame.time for frame in clip], [0, 0.1, 0.2, 0.3, 0.4], atol=1e-4)
+    assert clip.end == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_annotated_copy_keeps_uneven_frame_times(finished_run, tmp_path, every):
+  times = [0, 0.04, 0.5, 2.0, 2.04]
+  image = cv2.cvtColor(draw_people(), cv2.COLOR_GRAY2RGB)
+  path = write_video(tmp_path / "a.mkv", "libx264", Fraction(25), images=[image] * 5, times=times)
+  status, rows = run(finished_run, tmp_path / "out.csv", path, f"--annotate={tmp_path / 'copies'}", f"--every={every}")
+  assert status == 0
+  assert [float(row["time"]) for row in rows] == pytest.approx(times[::every], abs=2e-3)
+  with Video(path) as original, Video(tmp_path / "copies" / "a.mkv.mp4") as copy:
+    assert [frame.time for frame in copy] == pytest.approx(times[::every], abs=2e-3)
+    assert len(list(original)) == 5
+    assert copy.end == pytest.approx(original.end, abs=2e-3)
+
+
+def test_smoothing_starts_anew_after_a_cut(finished_run, tmp_path):
+  shots = [cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in (draw_people(), draw_people()[:, ::-1] // 2)]
+  shots[1][:100] = 255 - shots[1][:100]
+  path = write_video(tmp_path / "cut.mkv", "ffv1", Fraction(10), images=[shots[0]] * 3 + [shots[1]] * 3)
+  tracks, labels = {}, {}
+  for seconds in (0, 9):
+    _, rows = run(finished_run, tmp_path / "out.jsonl", path, f"--smoothing={seconds}")
+    tracks[seconds] = [row["track"] for row in rows]
+    labels[seconds] = np.array([list(row["probability"].values()) for row in rows if row["probability"]])
+  assert tracks[9] == tracks[0] and tracks[9][0] != tracks[9][-1]
+  np.testing.assert_allclose(labels[9], labels[0], atol=2e-6)
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -190,44 +220,36 @@ def test_explained_copies_are_coloured_only_on_the_face(finished_run, tmp_path, 
   assert np.median(face[~coloured[60:180, 60:180]]) < 4
 
 
-class TestGallery:
-  @pytest.mark.parametrize(("height", "width"), [(47, 63), (48, 63), (1, 40)])
-  def test_video_of_odd_size_is_padded(self, tmp_path, height, width):
-    with Gallery(tmp_path) as gallery:
-      gallery.add_frame("a", np.zeros((height, width, 3), np.uint8), 10.0)
-    found, frame = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()
-    assert found and frame.shape == (height + height % 2, width + width % 2, 3)
+def test_names_that_are_not_utf8(finished_run, folder, tmp_path):
+  name = os.fsdecode(b"caf\xe9")
+  shutil.copy(folder / "two.png", tmp_path / f"{name}.png")
+  shutil.copy(folder / "clip.avi", tmp_path / f"{name}.avi")
+  status, rows = run(finished_run, tmp_path / "out" / "o.jsonl", tmp_path, f"--annotate={tmp_path / 'out'}")
+  assert status == 0
+  assert {row["status"] for row in rows} == {"ok"}
+  assert (tmp_path / "out" / f"{name}.png.png").is_file()
+  assert (tmp_path / "out" / f"{name}.avi.mp4").is_file()
 
-  @pytest.mark.parametrize("rate", [239.867, 29.97, 1000.0])
-  def test_writes_every_frame_rate(self, tmp_path, rate):
-    with Gallery(tmp_path) as gallery:
-      for _ in range(3):
-        gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), rate)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
-  def test_incomplete_video_is_removed_after_an_error(self, tmp_path):
-    with pytest.raises(ZeroDivisionError), Gallery(tmp_path) as gallery:
-      gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), 10.0)
-      raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
+class TestFilesWithoutAKnownSuffix:
+  @pytest.mark.parametrize("name", ["clip", "clip.dat", "clip.3gp", "clip.m2ts", "clip.h264"])
+  def test_video(self, finished_run, folder, tmp_path, name):
+    shutil.copy(folder / "clip.avi", tmp_path / name)
+    status, rows = run(finished_run, tmp_path / "out.csv", tmp_path / name, f"--annotate={tmp_path / 'copies'}")
+    assert (status, len(rows)) == (0, 5)
+    assert (tmp_path / "copies" / f"{name}.mp4").is_file()
 
-  def test_incomplete_video_raises(self, tmp_path, monkeypatch):
-    gallery = Gallery(tmp_path)
-    gallery.add_frame("a", np.zeros((32, 32, 3), np.uint8), 10.0)
-    monkeypatch.setattr(gallery._video, "_frames", 99)
-    with pytest.raises(UserError, match="it has 1 of 99 frames; is the disk full"):
-      gallery.__exit__(None)
-    assert not list(tmp_path.iterdir())
+  def test_image(self, finished_run, folder, tmp_path):
+    shutil.copy(folder / "two.png", tmp_path / "two")
+    status, rows = run(finished_run, tmp_path / "out.csv", tmp_path / "two", f"--annotate={tmp_path / 'copies'}")
+    assert (status, len(rows)) == (0, 2)
+    assert (tmp_path / "copies" / "two.png").is_file()
 
-  def test_names_that_are_not_utf8(self, finished_run, folder, tmp_path):
-    name = os.fsdecode(b"caf\xe9")
-    shutil.copy(folder / "two.png", tmp_path / f"{name}.png")
-    shutil.copy(folder / "clip.avi", tmp_path / f"{name}.avi")
-    status, rows = run(finished_run, tmp_path / "out" / "o.jsonl", tmp_path, f"--annotate={tmp_path / 'out'}")
+  def test_neither(self, finished_run, folder, tmp_path):
+    status, rows = run(finished_run, tmp_path / "out.csv", folder / "notes.txt")
     assert status == 1
-    assert [row["status"] for row in rows][1:] == ["ok", "ok"]
-    assert "not UTF-8" in rows[0]["status"]
-    assert (tmp_path / "out" / f"{name}.png.png").is_file()
+    assert rows[0]["status"].startswith("error: not a readable image: none of BMP")
+    assert rows[0]["status"].endswith("and not a readable video: unknown format, damaged or truncated")
 
 
 class TestInputs:

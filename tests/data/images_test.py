@@ -170,6 +170,62 @@ def test_reads_compressed_tiff_and_rejects_it_if_damaged(compression):
   assert error_message(data[:8] + bytes(60) + data[68:]) == "not a readable image: damaged or truncated"
 
 
+def png_chunk(kind, content, checksum=None):
+  checksum = zlib.crc32(kind + content) if checksum is None else checksum
+  return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+@pytest.mark.parametrize(
+  "chunk",
+  [
+    png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 3_000_000),
+    png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000))),
+    png_chunk(b"tEXt", b"Comment\0" + b"x" * 100, checksum=1),
+    png_chunk(b"iCCP", b"profile\0\0" + b"damaged"),
+    png_chunk(b"teST", b"unknown"),
+  ],
+  ids=["long XMP", "long compressed text", "wrong checksum", "damaged profile", "unknown kind"],
+)
+@pytest.mark.parametrize("at", ["before the pixels", "after the pixels"])
+def test_metadata_of_png_does_not_matter(chunk, at):
+  data = encoded(COLOUR, "PNG")
+  start = data.index(b"IDAT") - 4 if at == "before the pixels" else data.index(b"IEND") - 4
+  np.testing.assert_array_equal(decode(data[:start] + chunk + data[start:]), COLOUR)
+
+
+def test_png_keeps_its_transparency_and_orientation():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  data = encoded(GREY, "PNG", exif=exif, transparency=int(GREY[0, 0]))
+  expected = np.where(GREY[0, 0] == GREY, 255, GREY)
+  np.testing.assert_array_equal(decode(data), np.rot90(expected, -1))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_jpeg_without_its_end_marker_is_complete(options):
+  noise = RNG.integers(0, 256, (80, 60, 3), np.uint8)
+  data = encoded(noise, "JPEG", **options)
+  assert data.endswith(b"\xff\xd9")
+  np.testing.assert_array_equal(decode(data[:-2]), decode(data))
+  np.testing.assert_array_equal(decode(data[:-1]), decode(data))
+  for missing in (8, 40, 400):
+    assert error_message(data[:-missing]) == "not a readable image: damaged or truncated"
+
+
+@pytest.mark.parametrize(
+  ("pixels", "reason"),
+  [
+    (np.zeros((4, 5, 3), np.float32), "its pixels are floating-point numbers, for which white is undefined"),
+    (np.zeros((4, 5), np.float32), "its pixels are floating-point numbers, for which white is undefined"),
+    (np.zeros((4, 5, 3), np.float64), "its pixels are floating-point numbers, for which white is undefined"),
+    (np.zeros((4, 5, 3), np.int32), "its pixels of 32 bits are not supported"),
+  ],
+  ids=["RGB", "grey", "64 bits", "integers"],
+)
+def test_names_the_reason_why_a_tiff_is_not_supported(pixels, reason):
+  assert error_message(cv2.imencode(".tiff", pixels)[1].tobytes()) == reason
+
+
 def test_changed_bytes_give_an_image_or_an_error_and_print_nothing(capfd):
   """Every error and warning of Pillow becomes UnreadableImage; with the default filters, nothing is printed."""
   rng, rejected = np.random.default_rng(1), 0

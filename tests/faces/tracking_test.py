@@ -1,10 +1,11 @@
 """Tracking of faces over frames, and smoothing of their probabilities."""
 
+import cv2
 import numpy as np
 import pytest
 
 from fer_jax.faces.detection import Box
-from fer_jax.faces.tracking import Tracker
+from fer_jax.faces.tracking import Tracker, thumbnail
 
 
 def box(x: float, y: float = 0, side: float = 100) -> Box:
@@ -127,3 +128,31 @@ def test_shares_no_arrays_with_the_caller():
 def test_rejects_arguments_out_of_range(arguments):
   with pytest.raises(ValueError, match="expected half_life"):
     Tracker(**arguments)
+
+
+class TestCuts:
+  BOX = Box(10.0, 10.0, 20.0, 20.0, 1.0)
+
+  def numbers(self, *images):
+    tracker = Tracker()
+    return [tracker.update(number / 25, [self.BOX], thumbnail(image))[0] for number, image in enumerate(images)]
+
+  @pytest.fixture
+  def shots(self):
+    random = np.random.default_rng(0)
+    return [cv2.resize(random.integers(0, 255, (6, 8), np.uint8), (320, 240)) for _ in range(2)]
+
+  def test_all_tracks_end(self, shots):
+    one, other = shots
+    assert self.numbers(one, one, other, other, one) == [0, 0, 1, 1, 2]
+    assert self.numbers(*(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in (one, other))) == [0, 1]
+
+  def test_other_brightness_contrast_or_position_is_no_cut(self, shots):
+    one, _ = shots
+    noisy = cv2.add(one, np.random.default_rng(1).integers(0, 60, one.shape, np.uint8))
+    assert self.numbers(one, one // 2, one, 255 - (255 - one) // 2, np.roll(one, 15, axis=1), noisy) == [0] * 6
+
+  def test_a_cut_through_black_is_a_cut(self, shots):
+    one, other = shots
+    black = np.zeros_like(one)
+    assert self.numbers(one, black, one, black, other) == [0, 0, 0, 0, 1]

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from fer_jax.data.images import UnreadableImage
+from fer_jax.faces.camera import Camera
 from fer_jax.faces.video import Frame, Video
 
 # Index of a camera, or path of a video file.
@@ -22,8 +23,13 @@ _JOIN_TIMEOUT = 5.0  # timeout in seconds for the previous capture to end
 _POLL_SECONDS = 0.05  # seconds between two checks of the stop flag
 
 
-# Function that opens a source, such as `fer_jax.faces.video.Video`.
+# Function that opens a source, such as `open_source`.
 Open = Callable[[Source], AbstractContextManager[Iterable[Frame]]]
+
+
+def open_source(source: Source) -> Camera | Video:
+  """Opens a camera or a video file; raises UnreadableImage if that fails."""
+  return Camera(source) if isinstance(source, int) else Video(source)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Capture:
     session: int,
     on_image: Callable[[CapturedImage], None],
     on_end: Callable[[SourceEnded], None],
-    open_source: Open = Video,
+    open_source: Open = open_source,
     clock: Clock | None = None,
   ):
     self._source, self._session, self._open = source, session, open_source

@@ -14,7 +14,7 @@ from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.detection import Box, Detector, HaarDetector
-from fer_jax.faces.tracking import Tracker
+from fer_jax.faces.tracking import Tracker, thumbnail
 from fer_jax.inference.predictor import Predictor, stack_faces
 from fer_jax.runtime.errors import UserError
 
@@ -123,7 +123,7 @@ class Recognizer:
     if captured.time is not None:
       if captured.session != self._session:
         self._session, self._tracker = captured.session, Tracker(self._smoothing)
-      tracks = self._tracker.update(captured.time, boxes)
+      tracks = self._tracker.update(captured.time, boxes, thumbnail(captured.image))
       for i, track in enumerate(tracks):
         probability[i] = self._tracker.smooth(track, captured.time, probability[i])
     return RecognizedImage(

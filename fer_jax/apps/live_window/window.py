@@ -11,7 +11,16 @@ from PySide6.QtCore import QEventLoop, Qt, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence
 from PySide6.QtWidgets import QApplication, QFileDialog
 
-from fer_jax.apps.live_window.capture import Capture, CapturedImage, Open, Source, SourceEnded, cameras, source_name
+from fer_jax.apps.live_window.capture import (
+  Capture,
+  CapturedImage,
+  Open,
+  Source,
+  SourceEnded,
+  cameras,
+  open_source,
+  source_name,
+)
 from fer_jax.apps.live_window.layout import WindowLayout
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.painting import annotate, caption, save_photo
@@ -25,13 +34,16 @@ from fer_jax.apps.live_window.recognition import (
   Request,
   Response,
 )
+from fer_jax.data import images
+from fer_jax.faces import video
 from fer_jax.faces.detection import Detector
-from fer_jax.faces.video import Video
 from fer_jax.inference.predictor import Predictor
 
 _JOIN_TIMEOUT = 5.0  # timeout in seconds for a thread to end
-_IMAGES = "Images (*.png *.jpg *.jpeg *.webp *.bmp *.gif *.tif *.tiff);;All files (*)"
-_VIDEOS = "Videos (*.mp4 *.avi *.mkv *.mov *.webm);;All files (*)"
+_IMAGES, _VIDEOS = (
+  f"{kind} (*{' *'.join(sorted(suffixes))});;All files (*)"
+  for kind, suffixes in (("Images", images.SUFFIXES), ("Videos", video.SUFFIXES))
+)
 _NO_CAMERA = "No camera was found: connect one and press F5, or open a video or an image."
 
 
@@ -70,7 +82,7 @@ class LiveWindow(WindowLayout):
     smoothing: float,
     detector: Detector | None = None,
     source: Source | None = None,
-    open_source: Open = Video,
+    open_source: Open = open_source,
     find_cameras: Callable[[], list[int]] | None = None,
   ):
     super().__init__(predictor.model.class_names)

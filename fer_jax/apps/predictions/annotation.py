@@ -51,10 +51,10 @@ class Annotator:
         self._draw_saliency(canvas, image, box, saliency)
     names = self._predictor.model.class_names
     canvas = draw_boxes(canvas, boxes, [f"{names[p.argmax(-1)]} {p.max():.0%}" for _, p in found])
-    if source.rate is None:
+    if source.time is None or source.duration is None:
       self._gallery.add_image(source.file.name, canvas)
     else:
-      self._gallery.add_frame(source.file.name, canvas, source.rate)
+      self._gallery.add_frame(source.file.name, canvas, source.time, source.duration)
 
   def _draw_saliency(self, canvas: np.ndarray, image: np.ndarray, box: Box, saliency: np.ndarray) -> None:
     """Draws the saliency map of a face, float32 [h, w], onto the canvas, in the resolution of the image."""

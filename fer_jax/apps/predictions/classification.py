@@ -99,6 +99,6 @@ class ClassificationPipeline:
     # Each video has its own tracker.
     if found.source.file.name != self._tracked_video:
       self._tracker, self._tracked_video = Tracker(self._half_life), found.source.file.name
-    tracks = self._tracker.update(time, found.boxes)
+    tracks = self._tracker.update(time, found.boxes, found.thumbnail)
     smooth = [self._tracker.smooth(track, time, each) for track, each in zip(tracks, probability, strict=True)]
     return tracks, np.array(smooth, np.float32).reshape(probability.shape)

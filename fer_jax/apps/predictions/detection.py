@@ -14,11 +14,9 @@ from fer_jax.apps.predictions.inputs import File
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
 from fer_jax.faces.detection import Box
-from fer_jax.faces.video import Video
+from fer_jax.faces.tracking import thumbnail
+from fer_jax.faces.video import Frame, Video
 from fer_jax.inference.predictor import Predictor
-
-# Minimum fraction of the declared frames for a video to count as complete; the declared number is an estimate.
-_COMPLETE_FRACTION = 0.95
 
 
 class ImageSource(NamedTuple):
@@ -28,13 +26,13 @@ class ImageSource(NamedTuple):
     file: File that contains it.
     frame: Index of the video frame, from 0; None for an image file.
     time: Time of the frame in seconds; None for an image file.
-    rate: Processed frames per second of the video; None for an image file.
+    duration: Seconds until the next processed frame or the end of the video; None for an image file.
   """
 
   file: File
   frame: int | None = None
   time: float | None = None
-  rate: float | None = None
+  duration: float | None = None
 
 
 class DetectedFaces(NamedTuple):
@@ -45,6 +43,7 @@ class DetectedFaces(NamedTuple):
     image: Image, uint8 array of shape [H, W] or [H, W, 3]; None if it is no longer needed or could not be read.
     boxes: Boxes of the faces, the largest first.
     faces: Crops of the faces, uint8 arrays of shape [h, w, C].
+    thumbnail: Thumbnail of a video frame, see `tracking.thumbnail`; None for an image file.
     error: Reason why the image could not be processed; "" if it was.
   """
 
@@ -52,6 +51,7 @@ class DetectedFaces(NamedTuple):
   image: np.ndarray | None = None
   boxes: Sequence[Box] = ()
   faces: Sequence[np.ndarray] = ()
+  thumbnail: np.ndarray | None = None
   error: str = ""
 
 
@@ -100,20 +100,28 @@ class DetectionPipeline:
     try:
       with Video(file.path) as video:
         self.on_video(-(-(video.length or 1) // self.every))  # ceil(length / every)
-        rate = video.frames_per_second / self.every
-        frames_read = 0
-        # Frames are decoded here, in one thread; only the face detection is parallel.
+        # Frames are decoded here, in one thread; only the face detection is parallel. A frame is submitted when it is
+        # known how long it lasts.
+        waiting: Frame | None = None
         for frame in video:
-          frames_read += 1
           if frame.number % self.every == 0:
-            source = ImageSource(file, frame.number, frame.time, rate)
-            yield pool.submit(self._detect, source, functools.partial(np.asarray, frame.image))
-        if video.length is not None and frames_read < _COMPLETE_FRACTION * video.length:
-          raise UnreadableImage(f"ends after {frames_read} of about {video.length} frames; it may be truncated")
+            if waiting is not None:
+              yield self._submit_frame(pool, file, waiting, frame.time)
+            waiting = frame
+        if waiting is not None:
+          yield self._submit_frame(pool, file, waiting, video.end)
+        if video.fault:
+          raise UnreadableImage(video.fault)
     except UnreadableImage as error:
       failed: Future[DetectedFaces] = Future()
-      failed.set_result(DetectedFaces(ImageSource(file), error=str(error)))
+      # A file without a known suffix is tried as both.
+      reason = str(error) if file.is_known else f"{images.UNKNOWN_FORMAT}; and {error}"
+      failed.set_result(DetectedFaces(ImageSource(file), error=reason))
       yield failed
+
+  def _submit_frame(self, pool: ThreadPoolExecutor, file: File, frame: Frame, end: float) -> Future[DetectedFaces]:
+    source = ImageSource(file, frame.number, frame.time, end - frame.time)
+    return pool.submit(self._detect, source, functools.partial(np.asarray, frame.image))
 
   def _detect(self, source: ImageSource, read: Callable[[], np.ndarray]) -> DetectedFaces:
     try:
@@ -126,4 +134,5 @@ class DetectionPipeline:
     except (cv2.error, MemoryError) as error:  # one bad image must not end the program
       reason = " ".join(str(error).split()) or "out of memory"
       return DetectedFaces(source, error=f"face detection failed on {image.shape[1]}x{image.shape[0]} pixels: {reason}")
-    return DetectedFaces(source, image if self.keep_images else None, boxes, faces)
+    small = None if source.time is None else thumbnail(image)
+    return DetectedFaces(source, image if self.keep_images else None, boxes, faces, small)

@@ -3,16 +3,17 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
-from fer_jax.faces.video import is_utf8
+from fer_jax.faces.crop import resize
 from fer_jax.runtime.errors import UserError
 
-# MPEG-4 has at most 65535 time steps per second, so rates up to this one can have two decimals.
-_MAX_DECIMAL_RATE = 600.0
+_TIME_BASE = Fraction(1, 90_000)  # unit of frame times, the usual one of MPEG
 
 
 class Gallery:
@@ -25,14 +26,10 @@ class Gallery:
     folder: Output folder; created if it does not exist.
 
   Raises:
-    UserError: The folder cannot be created, or its name is not valid UTF-8.
+    UserError: The folder cannot be created.
   """
 
   def __init__(self, folder: Path):
-    if not is_utf8(folder):
-      raise UserError(
-        f"--annotate={folder!r}: not valid UTF-8; videos cannot be written to such a folder; choose another name"
-      )
     self._folder = folder
     self._video: _VideoFile | None = None
     self._video_name = ""
@@ -42,10 +39,12 @@ class Gallery:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-    if kind is None:
-      self._finish_video()
-    elif self._video is not None:
-      self._video.discard()
+    try:
+      if kind is None:
+        self._finish_video()
+    finally:
+      if self._video is not None:
+        self._video.discard()
 
   @staticmethod
   def suffix(is_video: bool) -> str:
@@ -68,26 +67,25 @@ class Gallery:
       # Not cv2.imwrite, which crashes for a file name that is not valid UTF-8.
       part.write_bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
-  def add_frame(self, name: str, image: np.ndarray, frames_per_second: float) -> None:
+  def add_frame(self, name: str, image: np.ndarray, time: float, duration: float) -> None:
     """Appends a frame to the copy of a video; the frames of one video must be added consecutively.
 
     Args:
       name: Name of the original file below the input folder.
-      image: Annotated frame, uint8 array of shape [H, W, 3] (RGB).
-      frames_per_second: Frame rate of the copy.
+      image: Annotated frame, uint8 array of shape [H, W, 3] (RGB), of the size of the first one or resized to it.
+      time: Time of the frame in seconds, later than that of the last one.
+      duration: Seconds for which the frame is shown.
 
     Raises:
-      UserError: The copy cannot be written, or the previous video was not written completely.
+      UserError: The copy cannot be written.
     """
     # A new name ends the previous video.
     if name != self._video_name:
       self._finish_video()
-      self._video = _VideoFile(
-        self._path_of(name + self.suffix(True)), self._temporary_path(".mp4"), image, frames_per_second
-      )
+      self._video = _VideoFile(self._path_of(name + self.suffix(True)), self._temporary_path(".mp4"), image)
       self._video_name = name
     assert self._video is not None
-    self._video.add(image)
+    self._video.add(image, time, duration)
 
   def _path_of(self, name: str) -> Path:
     path = self._folder / name
@@ -110,44 +108,64 @@ class Gallery:
 
 
 class _VideoFile:
-  """Writer of one MPEG-4 video with the size of `image`, first to the temporary path `part`."""
+  """Writer of one video of the size of `image`, H.264 in MPEG-4, first to the temporary path `part`."""
 
-  def __init__(self, path: Path, part: Path, image: np.ndarray, rate: float):
-    self._path, self._part, self._frames = path, part, 0
-    height, width = image.shape[:2]
-    # MPEG-4 would drop the last row or column of an odd size, so `add` pads it by one.
-    self._extra_rows, self._extra_columns = height % 2, width % 2
-    size = (width + self._extra_columns, height + self._extra_rows)
-    rounded = round(rate, 2) if rate <= _MAX_DECIMAL_RATE else round(rate)
-    self._writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), rounded, size)
-    if not self._writer.isOpened():
-      self.discard()
-      reason = f"OpenCV cannot open an MPEG-4 file of {size[0]}x{size[1]} pixels at {rounded:g} frames per second"
-      raise _cannot_write(path, reason)
+  def __init__(self, path: Path, part: Path, image: np.ndarray):
+    self._path, self._part, self._last = path, part, -1
+    self._durations: dict[int | None, int] = {}  # duration by time, both in units of _TIME_BASE
+    self._height, self._width = image.shape[:2]
+    with self._writing():
+      # Closed by `_close`. A file object: FFmpeg only opens names that are valid UTF-8.
+      self._file = part.open("wb")
+      self._container = av.open(self._file, "w", format="mp4")
+      self._stream = self._container.add_stream("h264")
+      # Colours are stored at half the resolution, so `add` pads odd sides by one row or column.
+      self._stream.width, self._stream.height = self._width + self._width % 2, self._height + self._height % 2
+      self._stream.pix_fmt = "yuv420p"
+      self._stream.codec_context.max_b_frames = (
+        0  # stored in the order of display, so that the last frame keeps its duration
+      )
+      self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
 
-  def add(self, image: np.ndarray) -> None:
-    """Appends a frame, uint8 [H, W, 3] RGB."""
-    image = cv2.copyMakeBorder(image, 0, self._extra_rows, 0, self._extra_columns, cv2.BORDER_REPLICATE)
-    self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    self._frames += 1
+  def add(self, image: np.ndarray, time: float, duration: float) -> None:
+    """Appends a frame, uint8 [H, W, 3] RGB; times are in seconds."""
+    padding = ((0, self._height % 2), (0, self._width % 2), (0, 0))
+    image = np.pad(resize(image, self._height, self._width), padding, mode="edge")
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    frame.time_base = _TIME_BASE
+    frame.pts = self._last = max(self._last + 1, round(time / _TIME_BASE))
+    self._durations[frame.pts] = max(1, round((time + duration) / _TIME_BASE) - frame.pts)
+    with self._writing():
+      self._write(self._stream.encode(frame))
 
   def finish(self) -> None:
-    """Moves the finished video to its final path; raises UserError if it is incomplete.
-
-    OpenCV reports no write errors, so the file is opened again and its frames are counted.
-    """
-    self._writer.release()
+    """Moves the finished video to its final path."""
+    with self._writing():
+      self._write(self._stream.encode(None))
+      self._container.close()
+      self._file.close()
     with _moved_to(self._path, self._part):
-      video = cv2.VideoCapture(str(self._part), cv2.CAP_FFMPEG)
-      frames = round(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-      video.release()
-      if frames != self._frames:
-        raise OSError(f"it has {frames} of {self._frames} frames; is the disk full?")
+      pass
+
+  def _write(self, packets: list[av.Packet]) -> None:
+    for packet in packets:
+      packet.duration = self._durations.pop(packet.pts)  # encoders do not keep it
+      self._container.mux(packet)
 
   def discard(self) -> None:
     """Removes the temporary file."""
-    self._writer.release()
+    for each in (self._container, self._file):
+      with contextlib.suppress(av.FFmpegError, OSError):  # the disk may be full
+        each.close()
     self._part.unlink(missing_ok=True)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Converts errors of FFmpeg and of the disk to UserError; the temporary file is removed by `discard`."""
+    try:
+      yield
+    except (av.FFmpegError, OSError) as error:
+      raise _cannot_write(self._path, error.strerror or str(error)) from None
 
 
 @contextlib.contextmanager

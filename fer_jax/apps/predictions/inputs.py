@@ -7,14 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fer_jax.data import images
+from fer_jax.faces import video
 from fer_jax.runtime.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-  (".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
-)
-VIDEO_SUFFIXES = frozenset(
-  (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".mts", ".ts")
-)
 _FOLDERS, _LINKS = "matching folders", "links to folders"
 
 
@@ -32,13 +28,14 @@ class File(NamedTuple):
 
   @property
   def is_video(self) -> bool:
-    """Whether the file is read as a video, judged by its suffix."""
-    return self.path.suffix.lower() in VIDEO_SUFFIXES
+    """Whether the file is read as a video: judged by its suffix; without a known one, by not being an image."""
+    suffix = self.path.suffix.lower()
+    return suffix in video.SUFFIXES or (suffix not in images.SUFFIXES and not images.may_be_image(self.path))
 
   @property
   def is_known(self) -> bool:
     """Whether the file has the suffix of an image or video, or is an unreadable folder (reported in its row)."""
-    return self.path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or os.path.isdir(self.path)
+    return self.path.suffix.lower() in images.SUFFIXES | video.SUFFIXES or os.path.isdir(self.path)
 
 
 class FileList(NamedTuple):

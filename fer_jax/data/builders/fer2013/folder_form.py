@@ -3,16 +3,15 @@
 import hashlib
 import pathlib
 
-import cv2
 import numpy as np
 from tensorflow_datasets.core import utils as tfds_utils
 
+from fer_jax.data import images
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
+from fer_jax.data.images import UnreadableImage
 from fer_jax.runtime.errors import UserError
 
 SPLITS = ("train", "test")
-
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read(folder: pathlib.Path) -> Raw:
@@ -41,7 +40,7 @@ def read(folder: pathlib.Path) -> Raw:
   ]
   if ignored:
     names = ", ".join(path.relative_to(folder).as_posix() for path in ignored)
-    warnings.append(f"{len(ignored)} files other than .jpg and .png are left out: {names}")
+    warnings.append(f"{len(ignored)} files that are not images are left out: {names}")
   return Raw(
     image=np.stack(image),
     label=np.array([label for _, label, _ in files]),
@@ -58,13 +57,13 @@ def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], li
     _check_classes(folder / split)
     for label, name in enumerate(CLASS_NAMES):
       paths = sorted(path for path in (folder / split / name).iterdir() if not path.name.startswith("."))
-      images = [path for path in paths if path.suffix.lower() in _SUFFIXES]
-      if not images:
+      found = [path for path in paths if path.suffix.lower() in images.SUFFIXES]
+      if not found:
         raise UserError(
           f"{folder / split / name} contains no images, expected .jpg or .png files: unpack the dataset again"
         )
-      files += [(path, label, split) for path in images]
-      ignored += [path for path in paths if path.suffix.lower() not in _SUFFIXES]
+      files += [(path, label, split) for path in found]
+      ignored += [path for path in paths if path.suffix.lower() not in images.SUFFIXES]
   return files, ignored
 
 
@@ -79,13 +78,14 @@ def _check_classes(folder: pathlib.Path) -> None:
 
 def _decode(path: pathlib.Path, data: bytes) -> np.ndarray:
   """Returns a file's pixels, uint8 [48, 48]."""
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-  if image is None:
-    raise UserError(f"{path} is not a readable image ({len(data)} bytes): unpack the dataset again")
+  try:
+    image = images.decode(data)
+  except UnreadableImage as error:
+    raise UserError(f"{path}: {error}; unpack the dataset again") from None
   if image.ndim == 3 and (image == image[:, :, :1]).all():  # A grey image saved with equal colour channels.
     image = image[:, :, 0]
-  if image.shape != (SIZE, SIZE) or image.dtype != np.uint8:
+  if image.shape != (SIZE, SIZE):
     height, width = image.shape[:2]
     kind = "grey" if image.ndim == 2 else "colour"
-    raise UserError(f"{path} is {width}x{height} {kind} {image.dtype}, expected {SIZE}x{SIZE} grey uint8")
+    raise UserError(f"{path} is {width}x{height} {kind}, expected {SIZE}x{SIZE} grey")
   return image

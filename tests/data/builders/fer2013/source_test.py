@@ -191,10 +191,9 @@ def test_rejects_folders_without_class_folders(tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "expected"),
   [
-    ("empty.jpg", b"", "not a readable image (0 bytes)"),
+    ("empty.jpg", b"", "empty (0 bytes)"),
     ("text.png", b"not an image", "not a readable image"),
-    ("large.png", cv2.imencode(".png", np.zeros((50, 48), np.uint8))[1].tobytes(), "is 48x50 grey uint8"),
-    ("deep.png", cv2.imencode(".png", np.zeros((48, 48), np.uint16))[1].tobytes(), "is 48x48 grey uint16"),
+    ("large.png", cv2.imencode(".png", np.zeros((50, 48), np.uint8))[1].tobytes(), "is 48x50 grey"),
     (
       "red.png",
       cv2.imencode(".png", np.eye(3, dtype=np.uint8)[[[2] * 48] * 48])[1].tobytes(),
@@ -207,7 +206,7 @@ def test_rejects_folders_without_class_folders(tmp_path):
     ),
     (
       "cut.png",
-      cv2.imencode(".png", np.eye(48, dtype=np.uint8) * 200)[1].tobytes()[:-20],
+      cv2.imencode(".png", np.eye(48, dtype=np.uint8) * 200)[1].tobytes()[:-60],
       "not a readable image",
     ),
   ],
