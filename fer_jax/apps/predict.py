@@ -1,6 +1,7 @@
 """Recognises facial expressions in images and videos.
 
-Example:
+Examples:
+  python -m fer_jax.apps.predict party.jpg
   python -m fer_jax.apps.predict --checkpoint=WORKDIR --out=FILE.csv faces/ clip.mp4
 """
 
@@ -38,7 +39,8 @@ _PROGRESS_SECONDS = 30  # between progress lines if stderr is not a terminal
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the program; returns 1 if a file could not be read, else 0."""
   options = _options(arguments)
-  check_output(options.out)
+  if options.out is not None:
+    check_output(options.out)
   if isinstance(sys.stdin, io.TextIOWrapper):
     sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be valid UTF-8
   files = list_files(options.inputs, sys.stdin)
@@ -72,22 +74,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(row)
       bar.update()
   print(_summary(classify.counts, files, time.monotonic() - started))
-  print(f"rows: {options.out}" + (f"; annotated copies: {options.annotate}" if options.annotate else ""))
+  written = {"rows": options.out, "annotated copies": options.annotate}
+  if listed := [f"{name}: {path}" for name, path in written.items() if path is not None]:
+    print("; ".join(listed))
   return 1 if classify.counts.unreadable else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.predict",
-    description="Recognise facial expressions in images and videos. Writes one row per face, one row for an image "
-    "without faces, and one row with the reason for a file that cannot be read (exit status 1).",
+    description="Recognise facial expressions in images and videos. Prints or writes one row per face, one row for an "
+    "image without faces, and one row with the reason for a file that cannot be read (exit status 1).",
   )
   parser.add_argument(
     "inputs", nargs="+", metavar="INPUT", help="file, folder, quoted pattern, or - for paths on stdin"
   )
   add_checkpoint_option(parser)
   add_views_option(parser)
-  parser.add_argument("--out", type=_path, required=True, metavar="FILE", help="output file, .csv or .jsonl")
+  parser.add_argument(
+    "--out", type=_path, metavar="FILE", help="output file, .csv or .jsonl (default: one line per face on the terminal)"
+  )
   parser.add_argument("--face", choices=FACES, default="auto", help="whole: each image is one cropped face")
   add_yunet_option(parser)
   parser.add_argument(

@@ -20,19 +20,6 @@ from fer_jax.data import arrays, builders
 from fer_jax.data.audit import audit
 from fer_jax.runtime.errors import run
 
-# Dataset -> config that trains on it, and that config's own `config.data.name`.
-_CONFIGS = {
-  "fer2013": ("configs/hsic.py", "fer2013"),
-  "synthetic_faces": ("configs/hsic.py:demo", "synthetic_faces"),
-  "ck_plus": ("configs/obsr.py:ck_plus", "ck_plus"),
-  "kdef": ("configs/resnet.py", "kdef_ck_plus"),
-  "kdef_ck_plus": ("configs/resnet.py", "kdef_ck_plus"),
-  "drawn_kdef_ck_plus": ("configs/resnet.py:demo", "drawn_kdef_ck_plus"),
-  "jaffe": ("configs/separable_se.py:jaffe", "jaffe"),
-  "drawn_jaffe": ("configs/separable_se.py:drawn,demo", "drawn_jaffe"),
-  "oulu_casia": ("configs/separable_se.py:oulu_casia", "oulu_casia/paper"),
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the program; raises UserError if a flag or a raw file is invalid."""
@@ -123,10 +110,8 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 def _next_command(name: str, data_dir: str | None) -> str:
   """Returns the command that trains on a prepared dataset; absolute paths make it work from any folder."""
-  config, default_name = _CONFIGS[name.partition("/")[0]]
-  dataset = f" --config.data.name={name}" if name != default_name else ""
   folder = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
-  return f"python -m fer_jax.main --config={config}{dataset}{folder}"
+  return f"python -m fer_jax.main --config={builders.suggested_config(name)} --config.data.name={name}{folder}"
 
 
 if __name__ == "__main__":

@@ -123,6 +123,19 @@ def test_json_lines_equal_csv(finished_run, folder, predicted, tmp_path):
   assert rows_of(rows, "wall.png")[0]["probability"] is None
 
 
+def test_rows_are_printed_without_an_output_file(finished_run, folder, predicted, capsys):
+  assert predict.main([f"--checkpoint={finished_run}", str(folder)]) == 1
+  *lines, summary = capsys.readouterr().out.splitlines()
+  assert len(lines) == len(predicted[1])
+  for line, row in zip(lines, predicted[1], strict=True):
+    place, _, result = line.rpartition(": ") if row["label"] else line.partition(": ")
+    assert place.startswith(row["file"])
+    assert result.startswith(row["label"] or row["status"])
+  assert lines[0].endswith(" %") and ", face 0: " in lines[0]
+  assert any("clip.avi, 0.40 s, face 0: " in line for line in lines)
+  assert summary.startswith("8 images in ")
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_rows_do_not_depend_on_the_batch_size(finished_run, folder, predicted, tmp_path, batch_size):
   _, rows = run(finished_run, tmp_path / "out.csv", folder, f"--batch_size={batch_size}")

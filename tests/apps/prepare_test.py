@@ -50,7 +50,7 @@ def test_prepares_and_prints_classes_by_split(capsys, manual_dir, tmp_path):
   assert "FER+ votes: not found" in output
   assert "warning: fer2013.csv is not the original" in output
   assert f"Prepared data: {tmp_path / 'data' / 'fer2013' / '1.0.0'}" in output
-  assert f"main --config=configs/hsic.py --config.data.data_dir={tmp_path / 'data'}\n" in output
+  assert f"main --config=configs/hsic.py --config.data.name=fer2013 --config.data.data_dir={tmp_path / 'data'}\n" in output
   assert (tmp_path / "data" / "fer2013" / "1.0.0" / "arrays" / "48x48x1").is_dir()
 
 
@@ -124,8 +124,8 @@ def test_prints_source_rejected_files_and_comparison_with_the_paper(capsys, tree
   [
     ("kdef", "configs/resnet.py --config.data.name=kdef --config"),
     ("kdef/frontal", "configs/resnet.py --config.data.name=kdef/frontal --config"),
-    ("kdef_ck_plus", "configs/resnet.py --config.data.data_dir"),
-    ("ck_plus", "configs/obsr.py:ck_plus --config.data.data_dir"),
+    ("kdef_ck_plus", "configs/resnet.py --config.data.name=kdef_ck_plus --config.data.data_dir"),
+    ("ck_plus", "configs/obsr.py:ck_plus --config.data.name=ck_plus --config.data.data_dir"),
     ("ck_plus/neutral", "configs/obsr.py:ck_plus --config.data.name=ck_plus/neutral --config"),
   ],
 )
@@ -135,18 +135,17 @@ def test_next_command_trains_on_the_dataset(capsys, trees, tmp_path, dataset, co
   assert "comparison" not in output and ("table 3" in output) == (dataset == "kdef_ck_plus")
 
 
-def test_every_dataset_has_a_config(monkeypatch, capsys, tmp_path):
+def test_next_command_of_a_built_in_dataset(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(DrawnKdefCkPlus, "PEOPLE", 1)
   monkeypatch.setattr(DrawnKdefCkPlus, "SCALE", 0.1)
   output = run_main(capsys, "--dataset=drawn_kdef_ck_plus", f"--data_dir={tmp_path}")
-  assert "--config=configs/resnet.py:demo --config.data.data_dir" in output
-  assert set(prepare._CONFIGS) == set(builders.names())
+  assert "--config=configs/resnet.py:demo --config.data.name=drawn_kdef_ck_plus --config.data.data_dir" in output
 
 
-@pytest.mark.parametrize(("config", "dataset"), prepare._CONFIGS.values())
-def test_suggested_config_uses_the_dataset(config, dataset, monkeypatch):
+@pytest.mark.parametrize("dataset", builders.names())
+def test_suggested_config_loads(dataset, monkeypatch):
   monkeypatch.chdir(Path(__file__).resolve().parents[2])
-  assert load_config(config).data.name == dataset
+  assert load_config(builders.suggested_config(dataset)).data.name
 
 
 @pytest.mark.parametrize(

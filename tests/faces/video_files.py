@@ -33,7 +33,7 @@ def write_video(
     length: Number of frames, without `images` or `times`.
     images: Images of the frames, uint8 [H, W, 3] RGB of even size.
     times: Times of the frames in seconds; without them, they follow from the rate.
-    sound: Seconds of silence beside the images.
+    sound: Seconds of a silent audio stream; 0 adds none.
     aspect: Width of a pixel over its height.
     cover: Whether the first frame is marked as a cover image.
     container_options: Options of FFmpeg's muxer.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from fer_jax.faces.detection import Box
 from fer_jax.runtime.errors import UserError
@@ -89,20 +90,33 @@ def _json_lines(file: TextIO, class_names: Sequence[str]) -> WriteRow:
   return write
 
 
+def terminal_line(row: Row, class_names: Sequence[str]) -> str:
+  """Returns a row as a line for the terminal, such as "party.jpg, face 0: happy 93 %"."""
+  place = [row.file]
+  place += [] if row.time is None else [f"{row.time:.2f} s"]
+  place += [] if row.face is None else [f"face {row.face}"]
+  if row.probability is None:
+    return f"{', '.join(place)}: {row.status}"
+  return f"{', '.join(place)}: {class_names[int(row.probability.argmax(-1))]} {100 * row.probability.max():.0f} %"
+
+
 FORMATS: dict[str, Callable[[TextIO, Sequence[str]], WriteRow]] = {".csv": _csv, ".jsonl": _json_lines}
 
 
 @contextlib.contextmanager
-def open_rows(path: Path, class_names: Sequence[str]) -> Iterator[WriteRow]:
+def open_rows(path: Path | None, class_names: Sequence[str]) -> Iterator[WriteRow]:
   """Yields the function that writes a row; the file appears at its path only after the last row.
 
   Args:
-    path: Path of the file, with the suffix .csv or .jsonl.
+    path: Path of the file, with the suffix .csv or .jsonl; None prints the rows to the terminal.
     class_names: Names of the K classes.
 
   Raises:
     UserError: The path has another suffix or cannot be written.
   """
+  if path is None:
+    yield lambda row: tqdm.write(terminal_line(row, class_names))  # above the progress bar
+    return
   check_output(path)
   path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
   partial = path.with_name(f".{path.name}.{os.getpid()}")

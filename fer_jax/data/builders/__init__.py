@@ -26,11 +26,13 @@ class _Dataset:
     module: Import path of the module with the builder class.
     builder: Name of the builder class.
     files: Description of the files that the user must provide; "" if none are required.
+    config: Config file and variant that `prepare` suggests for training.
   """
 
   module: str
   builder: str
   files: str = ""
+  config: str = "configs/hsic.py"
 
 
 _DATASETS = {
@@ -38,31 +40,46 @@ _DATASETS = {
     "fer_jax.data.builders.ck_plus.builder",
     "CkPlus",
     "cohn-kanade-images/ and Emotion/ (or Emotion_labels/), or CK+48/<class>/*.png, or ckextended.csv",
+    "configs/obsr.py:ck_plus",
   ),
-  "drawn_jaffe": _Dataset("fer_jax.data.builders.jaffe.builder", "DrawnJaffe"),
-  "drawn_kdef_ck_plus": _Dataset("fer_jax.data.builders.kdef_ck_plus.builder", "DrawnKdefCkPlus"),
+  "drawn_jaffe": _Dataset(
+    "fer_jax.data.builders.jaffe.builder", "DrawnJaffe", config="configs/separable_se.py:drawn,demo"
+  ),
+  "drawn_kdef_ck_plus": _Dataset(
+    "fer_jax.data.builders.kdef_ck_plus.builder", "DrawnKdefCkPlus", config="configs/resnet.py:demo"
+  ),
   "fer2013": _Dataset(
     "fer_jax.data.builders.fer2013.builder",
     "Fer2013",
     "fer2013.csv or icml_face_data.csv (with fer2013new.csv next to it for FER+), or Kaggle's train/ and test/",
   ),
-  "jaffe": _Dataset("fer_jax.data.builders.jaffe.builder", "Jaffe", "images such as KA.AN1.39.tiff, in any subfolder"),
+  "jaffe": _Dataset(
+    "fer_jax.data.builders.jaffe.builder",
+    "Jaffe",
+    "images such as KA.AN1.39.tiff, in any subfolder",
+    "configs/separable_se.py:jaffe",
+  ),
   "kdef": _Dataset(
     "fer_jax.data.builders.kdef.builder",
     "Kdef",
     "the folders AF01/ to BM35/ (or KDEF_and_AKDEF/KDEF/, which contains them)",
+    "configs/resnet.py",
   ),
   "kdef_ck_plus": _Dataset(
     "fer_jax.data.builders.kdef_ck_plus.builder",
     "KdefCkPlus",
     "KDEF's folders AF01/ to BM35/ and CK+'s cohn-kanade-images/ and Emotion/, in any subfolder",
+    "configs/resnet.py",
   ),
   "oulu_casia": _Dataset(
     "fer_jax.data.builders.oulu_casia.builder",
     "OuluCasia",
     "OriginalImg/VL/Strong/P001/<expression>/*.jpeg, or PreProcess_Img/VL_Acropped/Strong/P001/<expression>/*.jpeg",
+    "configs/separable_se.py:oulu_casia",
   ),
-  "synthetic_faces": _Dataset("fer_jax.data.builders.synthetic_faces.builder", "SyntheticFaces"),
+  "synthetic_faces": _Dataset(
+    "fer_jax.data.builders.synthetic_faces.builder", "SyntheticFaces", config="configs/hsic.py:demo"
+  ),
 }
 
 
@@ -74,6 +91,11 @@ def names() -> tuple[str, ...]:
 def required_files(name: str) -> str:
   """Returns a description of the files that a user must provide to prepare a dataset; "" if none are required."""
   return _lookup(name).files
+
+
+def suggested_config(name: str) -> str:
+  """Returns the config file, with variant, that suits a dataset; `config.data.name` selects the dataset."""
+  return _lookup(name).config
 
 
 def configurations(name: str) -> tuple[str, ...]:

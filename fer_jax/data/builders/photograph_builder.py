@@ -36,6 +36,7 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
   DESCRIPTION = ""
   CITATION = ""
   HOMEPAGE = ""
+  MANUAL_DOWNLOAD_INSTRUCTIONS = "Pass as manual_dir the folder that fer_jax.apps.prepare --help describes."
   CHANNELS = 1
 
   @abc.abstractmethod

@@ -5,7 +5,6 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import required_files
 from fer_jax.data.builders.ck_plus import selection, source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
 from fer_jax.data.builders.photographs import ReaderResult
@@ -44,7 +43,6 @@ class CkPlus(PhotographBuilder):
   DESCRIPTION = DESCRIPTION
   CITATION = CITATION
   HOMEPAGE = "https://www.jeffcohn.net/Resources/"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('ck_plus')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     CkPlusConfig(
       name="default",

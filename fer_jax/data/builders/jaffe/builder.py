@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import photographs, required_files
+from fer_jax.data.builders import photographs
 from fer_jax.data.builders.jaffe import source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
 from fer_jax.data.builders.photographs import ReaderResult
@@ -28,7 +28,6 @@ class Jaffe(PhotographBuilder):
   }
   """
   HOMEPAGE = "https://zenodo.org/records/3451524"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('jaffe')}."
 
   def find(self, dl_manager: tfds.download.DownloadManager) -> ReaderResult:
     """Returns the images of the dataset after decoding and checking each of them."""

@@ -5,7 +5,6 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import required_files
 from fer_jax.data.builders.kdef import source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
 from fer_jax.data.builders.photographs import ReaderResult
@@ -43,7 +42,6 @@ class Kdef(PhotographBuilder):
   CITATION = CITATION
   HOMEPAGE = "https://www.kdef.se"
   CHANNELS = 3
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('kdef')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     KdefConfig(name="default", description="All five angles.", angles=source.ANGLES),
     KdefConfig(name="frontal", description="Frontal faces only.", angles=source.FRONTAL),

@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import photographs, required_files
+from fer_jax.data.builders import photographs
 from fer_jax.data.builders.ck_plus import builder as ck_plus
 from fer_jax.data.builders.kdef import builder as kdef
 from fer_jax.data.builders.kdef_ck_plus import mixture
@@ -36,7 +36,6 @@ class KdefCkPlus(PhotographBuilder):
   """
   CITATION = kdef.CITATION + ck_plus.CITATION
   HOMEPAGE = kdef.Kdef.HOMEPAGE
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('kdef_ck_plus')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     KdefCkPlusConfig(
       name="default", description="Every class cut to a multiple of ten images, as in the paper.", cut=True

@@ -5,7 +5,6 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from fer_jax.data.builders import required_files
 from fer_jax.data.builders.oulu_casia import selection, source
 from fer_jax.data.builders.photograph_builder import PhotographBuilder
 from fer_jax.data.builders.photographs import ReaderResult
@@ -40,7 +39,6 @@ class OuluCasia(PhotographBuilder):
   }
   """
   HOMEPAGE = "https://doi.org/10.1016/j.imavis.2011.07.002"
-  MANUAL_DOWNLOAD_INSTRUCTIONS = f"Pass as manual_dir the folder that contains {required_files('oulu_casia')}."
   BUILDER_CONFIGS = [  # noqa: RUF012 - the attribute's type is TFDS's.
     OuluCasiaConfig(
       name="default",
