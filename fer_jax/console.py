@@ -7,6 +7,7 @@ COMMANDS = {
   "predict": ("fer_jax.apps.predict", "recognise the expressions of faces in images, folders and videos"),
   "live": ("fer_jax.apps.live", "recognise expressions live, in a window, from a camera, a video or an image"),
   "prepare": ("fer_jax.apps.prepare", "check a dataset's files and prepare them for training"),
+  "fetch": ("fer_jax.apps.fetch", "download a face detector or pretrained weights to the cache"),
   "train": ("fer_jax.main", "train a config, evaluate it and write its report"),
   "report": ("fer_jax.apps.report", "write the report of a run again, or compare several runs"),
   "ensemble": ("fer_jax.apps.ensemble", "average the predictions of finished runs"),

@@ -22,7 +22,7 @@ LAYERS = {
   "fer_jax.models": ("kernels", "layers"),
   "fer_jax.objectives": ("kernels", "losses", "layers", "models"),
   "fer_jax.data": ("faces", "runtime"),
-  "fer_jax.faces": ("data.images", "runtime.errors"),
+  "fer_jax.faces": ("data.images", "runtime.downloads", "runtime.errors"),
   "fer_jax.config.sweep": (),
   "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
   "fer_jax.pretrained": ("inference.model_file", "runtime.errors", "training.checkpoint", "training.run_result"),
@@ -72,6 +72,7 @@ ORDERS = {
   "fer_jax.inference": ("quantization", "model_file", "trained_model", "predictor", "saliency"),
   "fer_jax.runtime": (
     "errors",
+    "downloads",
     "files",
     "typed_json",
     "programs",

@@ -22,6 +22,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_downloads(tmp_path_factory):
+  """Hides files that were downloaded on this machine, which would change the default face detector."""
+  os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="module")
 def tiny_data():
   """Replaces every dataset that a run loads by the striped images of tests.tiny_run."""

@@ -18,9 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax.apps.live_window.recognition import live_detector
-from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
-from fer_jax.faces.detection import YuNetDetector
+from fer_jax.apps.predictions.options import (
+  add_checkpoint_option,
+  add_detector_options,
+  add_views_option,
+  print_detector_note,
+)
+from fer_jax.faces.cascades import HaarDetector, video_detector
 from fer_jax.inference.predictor import load_predictor
 from fer_jax.runtime.errors import UserError, run
 
@@ -36,13 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raise UserError(f"--smoothing={flags.smoothing}: expected a half-life in seconds, or 0 to disable smoothing")
   if flags.video is not None and not flags.video.is_file():
     raise UserError(f"--video={flags.video}: no such file; expected a video file")
-  # YuNet is fast enough for a camera; Haar cascades need a reduced search (`live_detector`).
-  detector = None if flags.yunet is None else YuNetDetector(flags.yunet)
-  video_detector = live_detector() if detector is None else None
   # Checked before loading the network: Qt would abort the process without an error message.
   check_display()
-  load_run = functools.partial(load_predictor, detector=detector, views=flags.views)
+  load_run = functools.partial(load_predictor, detector=flags.detector, yunet=flags.yunet, views=flags.views)
   predictor = load_run(flags.checkpoint)
+  print_detector_note(flags.detector, predictor.detector)
+  # The networks are fast enough for a camera; Haar cascades need a reduced search.
+  fast_detector = video_detector() if isinstance(predictor.detector, HaarDetector) else None
 
   from fer_jax.apps.live_window.layout import application
   from fer_jax.apps.live_window.window import LiveWindow
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   app = application()
 
   source = flags.camera if flags.video is None else flags.video
-  window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, video_detector, source)
+  window = LiveWindow(predictor, load_run, flags.photos, flags.smoothing, fast_detector, source)
   window.resize(1120, 720)
   window.show()
   status = int(app.exec())
@@ -102,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--photos", type=Path, default=Path("photos"), metavar="DIR", help="folder for saved photos (default: %(default)s)"
   )
-  add_yunet_option(parser)
+  add_detector_options(parser)
   parser.add_argument(
     "--smoothing",
     type=float,

@@ -22,11 +22,16 @@ from fer_jax.apps.predictions.classification import ClassificationPipeline, Coun
 from fer_jax.apps.predictions.detection import DetectionPipeline
 from fer_jax.apps.predictions.gallery import Gallery
 from fer_jax.apps.predictions.inputs import FileList, list_files
-from fer_jax.apps.predictions.options import add_checkpoint_option, add_views_option, add_yunet_option
+from fer_jax.apps.predictions.options import (
+  add_checkpoint_option,
+  add_detector_options,
+  add_views_option,
+  print_detector_note,
+)
 from fer_jax.apps.predictions.rows import check_output, open_rows
 from fer_jax.data.images import MAX_PIXELS
-from fer_jax.faces.detection import Detector, HaarDetector, YuNetDetector
-from fer_jax.inference.predictor import FACES, SMALLEST_FACE, load_predictor
+from fer_jax.faces.detectors import SMALLEST_FACE
+from fer_jax.inference.predictor import load_predictor
 from fer_jax.inference.trained_model import LARGEST_BATCH
 from fer_jax.runtime import errors, provenance
 from fer_jax.runtime.errors import UserError
@@ -45,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be valid UTF-8
   files = list_files(options.inputs, sys.stdin)
   _check_copies(options, files)
-  predictor = load_predictor(options.checkpoint, face=options.face, detector=_detector(options), views=options.views)
+  predictor = load_predictor(
+    options.checkpoint,
+    detector=options.detector,
+    yunet=options.yunet,
+    smallest_face=options.smallest_face,
+    views=options.views,
+  )
+  print_detector_note(options.detector, predictor.detector)
   if predictor.model.caution:
     print(f"warning: {predictor.model.caution}", file=sys.stderr)
   started = time.monotonic()
@@ -94,14 +106,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--out", type=_path, metavar="FILE", help="output file, .csv or .jsonl (default: one line per face on the terminal)"
   )
-  parser.add_argument("--face", choices=FACES, default="auto", help="whole: each image is one cropped face")
-  add_yunet_option(parser)
+  add_detector_options(parser)
   parser.add_argument(
     "--smallest_face",
     type=float,
     default=SMALLEST_FACE,
     metavar="SHARE",
-    help="minimum face size as a fraction of the image's shorter side; ignored with --yunet (default: %(default)s)",
+    help="minimum face size as a fraction of the image's shorter side; YuNet has no such limit (default: %(default)s)",
   )
   parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write annotated copies to this folder")
   parser.add_argument("--explain", action="store_true", help="overlay Grad-CAM saliency maps on the annotated copies")
@@ -123,17 +134,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
       raise UserError(f"--{name}={getattr(options, name)}: expected {least:g} or more")
   if not 0 < options.megapixels < 1e6:
     raise UserError(f"--megapixels={options.megapixels}: expected millions of pixels, above 0 and below 1e6")
+  if not 0 < options.smallest_face <= 1:
+    raise UserError(f"--smallest_face={options.smallest_face}: expected a fraction above 0 and at most 1")
   if options.explain and options.annotate is None:
     raise UserError("--explain needs annotated copies: expected --annotate=DIR as well")
   return options
-
-
-def _detector(options: argparse.Namespace) -> Detector:
-  if not 0 < options.smallest_face <= 1:
-    raise UserError(f"--smallest_face={options.smallest_face}: expected a fraction above 0 and at most 1")
-  return (
-    YuNetDetector(options.yunet) if options.yunet is not None else HaarDetector(smallest_face=options.smallest_face)
-  )
 
 
 def _check_copies(options: argparse.Namespace, files: FileList) -> None:

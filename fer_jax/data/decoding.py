@@ -11,8 +11,8 @@ import numpy as np
 from fer_jax.data.column_cache import Columns, open_cache, write_cache
 from fer_jax.data.images import UnreadableImage, decode, in_channels
 from fer_jax.data.records import number_groups
+from fer_jax.faces.cascades import HaarDetector
 from fer_jax.faces.crop import resize
-from fer_jax.faces.detection import HaarDetector
 from fer_jax.faces.framing import SMALLEST_FACE, Framing
 from fer_jax.runtime.errors import UserError
 

@@ -8,15 +8,13 @@ import numpy as np
 
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage, in_channels
+from fer_jax.faces import detectors
 from fer_jax.faces.crop import crop_face, resize
-from fer_jax.faces.detection import Box, Detector, HaarDetector
+from fer_jax.faces.detection import Box, Detector
 from fer_jax.inference import trained_model
 from fer_jax.inference.trained_model import LARGEST_BATCH, TrainedModel
 from fer_jax.runtime.errors import UserError
 
-# Minimum side of a detected face, as a fraction of the shorter side of the image.
-SMALLEST_FACE = 0.1
-FACES = ("auto", "detector", "whole")
 VIEWS = ("single", "flip")
 
 # Pixels, uint8 [H, W] grey or [H, W, 3] RGB, or the path of an image file.
@@ -79,8 +77,12 @@ class Predictor:
     Returns:
       Boxes in pixels; without a detector, one box that covers the whole image.
     """
-    # The detector runs on the same number of channels as when the training images were cropped.
-    return [_whole(image)] if self.detector is None else self.detector(self._in_channels(image))
+    return [_whole(image)] if self.detector is None else self.detector(image)
+
+  @property
+  def margin(self) -> float:
+    """Margin of `crop.crop_face` for the detector's boxes, so that crops show as much as the training images."""
+    return (1 + self.model.margin) * (1 + getattr(self.detector, "margin", 0.0)) - 1
 
   def cut(self, image: np.ndarray, box: Box) -> np.ndarray:
     """Returns the network's input for one face, cropped and resized as in training.
@@ -95,7 +97,7 @@ class Predictor:
     height, width, _ = self.model.shape
     image = self._in_channels(image)
     if self.detector is not None:
-      image = crop_face(image, box, max(height, width), self.model.margin)
+      image = crop_face(image, box, max(height, width), self.margin)
     return resize(image, height, width).reshape(self.model.shape)
 
   def predict(self, images: Sequence[Image], batch_size: int = LARGEST_BATCH) -> Prediction:
@@ -150,8 +152,9 @@ class Predictor:
 def load_predictor(
   path: str | os.PathLike[str] | None = None,
   *,
-  face: str = "auto",
-  detector: Detector | None = None,
+  detector: str | Detector = "auto",
+  yunet: str | os.PathLike[str] | None = None,
+  smallest_face: float = detectors.SMALLEST_FACE,
   views: str = "single",
 ) -> Predictor:
   """Loads the trained network of a finished run together with a face detector.
@@ -159,24 +162,28 @@ def load_predictor(
   Args:
     path: Folder of the run, or file of a network; see `trained_model.load`. None loads the network shipped with the
       package.
-    face: Face localisation: "detector" detects faces; "whole" treats each image as one cropped face; "auto" is
-      "whole" if the network was trained on uncropped photographs, else "detector".
-    detector: Face detector; None for `HaarDetector`.
+    detector: Face detector, or its name: "yunet", "mtcnn", "cascade", or "whole", which treats each image as one
+      cropped face. "auto" is "whole" if the network was trained on uncropped photographs, else "yunet" if its model was
+      downloaded or is given, else "cascade".
+    yunet: Path of YuNet's model; None for the downloaded one.
+    smallest_face: Side of the smallest face for a named detector, as a share of the image's shorter side.
     views: Test-time augmentation: "single" for none, or "flip" for the mean over each face and its mirror image.
 
   Returns:
     Predictor for images.
 
   Raises:
-    UserError: No run has finished in the folder, it has several replicas, or its files are damaged.
-    ValueError: `face` is not one of FACES, or `views` is not one of VIEWS.
+    UserError: No run has finished in the folder, it has several replicas, or its files are damaged; or the detector's
+      model or package is missing.
+    ValueError: The name of the detector is unknown, or `views` is not one of VIEWS.
   """
-  if face not in FACES:
-    raise ValueError(f"face={face!r}: expected one of {', '.join(FACES)}")
+  found: Detector | None
+  if isinstance(detector, str):
+    found = detectors.detector(detector, yunet=yunet, smallest_face=smallest_face)
+  else:
+    found = detector
   model = trained_model.load(path)
-  if face == "auto":
-    face = "whole" if model.crop == "none" else "detector"
-  return Predictor(model, None if face == "whole" else detector or HaarDetector(smallest_face=SMALLEST_FACE), views)
+  return Predictor(model, None if model.crop == "none" and detector == "auto" and yunet is None else found, views)
 
 
 def stack_faces(faces: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:

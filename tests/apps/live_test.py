@@ -28,7 +28,7 @@ def use_window(monkeypatch):
       action(window)
       return 0
 
-    monkeypatch.setattr(live, "load_predictor", lambda path, detector, views: fake_predictor((40, 60, 120, 120)))
+    monkeypatch.setattr(live, "load_predictor", lambda path, **options: fake_predictor((40, 60, 120, 120)))
     monkeypatch.setattr(app, "exec", execute)
 
   return use_window

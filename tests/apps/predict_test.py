@@ -150,7 +150,7 @@ def test_whole_images_are_classified_as_in_training(finished_run, loaded_predict
   image = np.asarray(tiny_run.tiny_arrays().image[:4])
   for n in range(4):
     cv2.imwrite(str(tmp_path / f"{n}.png"), image[n])
-  status, rows = run(finished_run, tmp_path / "out.jsonl", "--face=whole", tmp_path / "*.png")
+  status, rows = run(finished_run, tmp_path / "out.jsonl", "--detector=whole", tmp_path / "*.png")
   assert status == 0
   expected = Predictor(loaded_predictor.model, None).predict([each[..., 0] for each in image]).probability
   np.testing.assert_allclose([list(row["probability"].values()) for row in rows], expected, atol=1e-6)

@@ -50,7 +50,9 @@ def test_prepares_and_prints_classes_by_split(capsys, manual_dir, tmp_path):
   assert "FER+ votes: not found" in output
   assert "warning: fer2013.csv is not the original" in output
   assert f"Prepared data: {tmp_path / 'data' / 'fer2013' / '1.0.0'}" in output
-  assert f"main --config=configs/hsic.py --config.data.name=fer2013 --config.data.data_dir={tmp_path / 'data'}\n" in output
+  assert (
+    f"main --config=configs/hsic.py --config.data.name=fer2013 --config.data.data_dir={tmp_path / 'data'}\n" in output
+  )
   assert (tmp_path / "data" / "fer2013" / "1.0.0" / "arrays" / "48x48x1").is_dir()
 
 

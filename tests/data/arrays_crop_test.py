@@ -8,8 +8,8 @@ import pytest
 
 from fer_jax.data import arrays, builders, decoding
 from fer_jax.data.builders.synthetic_faces import layouts
+from fer_jax.faces.cascades import HaarDetector
 from fer_jax.faces.crop import crop_face, crop_square, resize
-from fer_jax.faces.detection import HaarDetector
 from fer_jax.runtime.errors import UserError
 
 SCALE = 0.2

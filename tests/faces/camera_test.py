@@ -29,7 +29,7 @@ class FakeCapture:
   def read(self):
     self.frame += 1
     blue = np.full((2, 3, 3), (255, 0, 0), np.uint8)  # OpenCV's order is BGR
-    return (True, blue) if self.frame <= self.length else (False, None)
+    return (True, blue) if self.is_open and self.frame <= self.length else (False, None)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_an_exported_run_gives_the_predictions_of_the_run(finished_run, tmp_path
   path = tmp_path / "run.safetensors"
   export.main([f"--checkpoint={finished_run}", "--format=safetensors", f"--bits={bits}", f"--out={path}"])
   images = [np.asarray(image)[..., 0] for image in tiny_run.tiny_arrays().image[:9]]
-  run, file = predictor.load_predictor(finished_run, face="whole"), predictor.load_predictor(path, face="whole")
+  run, file = predictor.load_predictor(finished_run, detector="whole"), predictor.load_predictor(path, detector="whole")
   tolerance = {8: 0.02, 16: 1e-3, 32: 1e-6}[bits]
   np.testing.assert_allclose(file.predict(images).probability, run.predict(images).probability, atol=tolerance)
   assert file.model.temperature == run.model.temperature

@@ -12,7 +12,8 @@ import pytest
 import fer_jax
 from fer_jax.data.builders.synthetic_faces.images import render_image
 from fer_jax.data.images import in_channels
-from fer_jax.faces.detection import Box, HaarDetector
+from fer_jax.faces.cascades import HaarDetector
+from fer_jax.faces.detection import Box
 from fer_jax.faces.framing import SMALLEST_FACE, Framing
 from fer_jax.inference import predictor, trained_model
 from fer_jax.inference.predictor import Predictor
@@ -48,7 +49,7 @@ def test_logits_equal_the_predictions_of_the_run(finished_run, model):
 def test_predict_equals_probability_for_training_images(finished_run, model):
   arrays = tiny_run.tiny_arrays()
   images = [np.asarray(image)[..., 0] for image in arrays.image[:9]]
-  found = predictor.load_predictor(finished_run, face="whole").predict(images)
+  found = predictor.load_predictor(finished_run, detector="whole").predict(images)
   np.testing.assert_array_equal(found.probability, model.probability(np.asarray(arrays.image[:9])))
   np.testing.assert_array_equal(found.image_index, np.arange(9))
   np.testing.assert_array_equal(found.box[0], (0, 0, 16, 16))
@@ -175,10 +176,10 @@ def test_softmax_equals_jax_and_is_stable():
 
 @pytest.mark.filterwarnings("ignore:this network was trained on drawn faces")
 def test_package_loads_a_run(finished_run, model):
-  found = fer_jax.load(str(finished_run), face="whole")
+  found = fer_jax.load(str(finished_run), detector="whole")
   assert isinstance(found.model, TrainedModel)
-  with pytest.raises(ValueError, match="expected one of auto, detector, whole"):
-    fer_jax.load(str(finished_run), face="hole")
+  with pytest.raises(ValueError, match="expected one of auto, yunet, mtcnn, cascade, whole"):
+    fer_jax.load(str(finished_run), detector="hole")
 
 
 def test_uncropped_photographs_are_used_whole(finished_run, tmp_path):
@@ -188,7 +189,7 @@ def test_uncropped_photographs_are_used_whole(finished_run, tmp_path):
   result["input"]["crop"] = "none"
   (folder / "result.json").write_text(json.dumps(result))
   assert predictor.load_predictor(folder).detector is None
-  assert predictor.load_predictor(folder, face="detector").detector is not None
+  assert predictor.load_predictor(folder, detector="cascade").detector is not None
 
 
 class TestRejectedFolders:

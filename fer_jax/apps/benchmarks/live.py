@@ -24,9 +24,9 @@ from fer_jax.apps.live_window.recognition import (
   RecognizedImage,
   Request,
   Response,
-  live_detector,
 )
 from fer_jax.data.builders.synthetic_faces.images import render_image
+from fer_jax.faces.cascades import video_detector
 from fer_jax.faces.video import Frame
 from fer_jax.inference.predictor import Predictor
 from fer_jax.runtime.errors import UserError
@@ -54,7 +54,7 @@ def live(config: str, rounds: int) -> Benchmark:
   """
   images = [scene(number) for number in range(_SCENE_FRAMES)]
   model = random_model(config)
-  predictor = Predictor(model, live_detector())
+  predictor = Predictor(model, video_detector())
   row = {
     "name": config,
     "image_size": model.shape[0],
@@ -183,7 +183,7 @@ def _frames_at_camera_rate(images: Sequence[np.ndarray]) -> Iterator[Frame]:
 
 
 def _measure_detection(images: Sequence[np.ndarray], rounds: int) -> Row:
-  detector = live_detector()
+  detector = video_detector()
   detector(images[0])
   times, faces = [], 0
   for _ in range(rounds):

@@ -12,8 +12,8 @@ from fer_jax.apps.predictions.detection import DetectionPipeline
 from fer_jax.apps.predictions.inputs import File, list_files
 from fer_jax.data.builders.synthetic_faces import layouts
 from fer_jax.data.images import MAX_PIXELS
-from fer_jax.faces.detection import HaarDetector
-from fer_jax.inference.predictor import SMALLEST_FACE, Predictor
+from fer_jax.faces.cascades import photograph_detector
+from fer_jax.inference.predictor import Predictor
 from fer_jax.runtime import provenance
 
 PHOTOGRAPHS = 1000
@@ -22,7 +22,7 @@ _PHOTOGRAPHS_PER_PERSON = 70  # in KDEF
 
 
 def prediction(config: str, rounds: int) -> Benchmark:
-  """Measures `apps.predict` on 1,000 drawn photographs of KDEF's size, 562x762 in colour, with `HaarDetector`.
+  """Measures `apps.predict` on 1,000 drawn photographs of KDEF's size, 562x762 in colour, with `photograph_detector`.
 
   Everything but writing the rows is included. The network has random parameters, which affect neither the time nor the
   agreement between batch sizes.
@@ -35,7 +35,7 @@ def prediction(config: str, rounds: int) -> Benchmark:
     One row per batch size, the headline first: `images_per_second` of the fastest round; number of `faces`;
     `largest_difference` of a probability from the headline's; number of `labels_that_differ` from the headline's.
   """
-  predictor = Predictor(random_model(config, crop="detector"), HaarDetector(smallest_face=SMALLEST_FACE))
+  predictor = Predictor(random_model(config, crop="detector"), photograph_detector())
   with tempfile.TemporaryDirectory() as folder:
     layouts.write_tree("kdef", Path(folder), subjects=-(-PHOTOGRAPHS // _PHOTOGRAPHS_PER_PERSON))
     files = list_files([folder], ()).files[:PHOTOGRAPHS]

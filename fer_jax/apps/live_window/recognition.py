@@ -13,18 +13,13 @@ from fer_jax.apps.live_window.capture import CapturedImage
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.data import images
 from fer_jax.data.images import UnreadableImage
-from fer_jax.faces.detection import Box, Detector, HaarDetector
+from fer_jax.faces.detection import Box, Detector
 from fer_jax.faces.tracking import Tracker, thumbnail
 from fer_jax.inference.predictor import Predictor, stack_faces
 from fer_jax.runtime.errors import UserError
 
 # Batch sizes compiled before the first image; larger batches are compiled when they first occur.
 _COMPILED_BATCH_SIZES = (1, 2)
-
-
-def live_detector() -> HaarDetector:
-  """Returns a detector fast enough for a camera: frontal faces of at least 18 % of the image's shorter side."""
-  return HaarDetector(smallest_face=0.18, longest_side=320, profiles=False)
 
 
 @dataclass(frozen=True)

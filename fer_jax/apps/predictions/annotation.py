@@ -62,7 +62,7 @@ class Annotator:
       # Without a detector the face is the whole image.
       canvas[:] = _overlay(image, saliency)
       return
-    margin = self._predictor.model.margin
+    margin = self._predictor.margin
     left, top, side = face_square(box, margin)
     crop = _overlay(crop_face(image, box, side, margin), saliency)  # [side, side, 3]
     height, width = canvas.shape[:2]

@@ -131,7 +131,7 @@ class DetectionPipeline:
     try:
       boxes = self.predictor.find(image)
       faces = [self.predictor.cut(image, box) for box in boxes]
-    except (cv2.error, MemoryError) as error:  # one bad image must not end the program
+    except (cv2.error, MemoryError, OverflowError, ValueError) as error:  # one bad image must not end the program
       reason = " ".join(str(error).split()) or "out of memory"
       return DetectedFaces(source, error=f"face detection failed on {image.shape[1]}x{image.shape[0]} pixels: {reason}")
     small = None if source.time is None else thumbnail(image)

@@ -2,8 +2,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
+from fer_jax.faces import detectors
+from fer_jax.faces.cascades import HaarDetector
+from fer_jax.faces.detection import Detector
 from fer_jax.inference.predictor import VIEWS
 
 
@@ -24,8 +28,29 @@ def add_views_option(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def add_yunet_option(parser: argparse.ArgumentParser) -> None:
-  """Adds --yunet, the path of YuNet's model file, to a parser."""
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+  """Adds --detector and --yunet, the face detector, to a parser."""
   parser.add_argument(
-    "--yunet", type=Path, metavar="MODEL", help="detect faces with this face_detection_yunet_2023mar.onnx"
+    "--detector",
+    choices=detectors.NAMES,
+    default="auto",
+    help="face detector; whole: each image is one cropped face; auto: yunet if it was downloaded, else cascade",
   )
+  parser.add_argument(
+    "--yunet", type=Path, metavar="MODEL", help="model for YuNet (default: the one of fer_jax.apps.fetch yunet)"
+  )
+  parser.add_argument("--face", type=_renamed, help=argparse.SUPPRESS)
+
+
+def _renamed(value: str) -> str:
+  raise argparse.ArgumentTypeError(f"the flag is now --detector={'whole' if value == 'whole' else 'auto'}")
+
+
+def print_detector_note(name: str, detector: Detector | None) -> None:
+  """Prints what a better detector would gain if "auto" had to select the Haar cascades."""
+  if name == "auto" and isinstance(detector, HaarDetector):
+    print(
+      "note: OpenCV's cascades detect the faces and miss about a quarter of those that YuNet finds: "
+      "python -m fer_jax.apps.fetch yunet (0.2 MB); --detector=cascade hides this note",
+      file=sys.stderr,
+    )

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.apps.benchmarks.live import scene
 from fer_jax.apps.live_window.capture import CapturedImage
 from fer_jax.apps.live_window.mailbox import Mailbox
 from fer_jax.apps.live_window.recognition import (
@@ -17,7 +16,6 @@ from fer_jax.apps.live_window.recognition import (
   Recognition,
   RecognitionFailed,
   Recognizer,
-  live_detector,
 )
 from fer_jax.inference.predictor import Predictor
 from fer_jax.inference.trained_model import softmax
@@ -156,13 +154,3 @@ def test_thread_reports_an_error_and_continues(start, caplog):
   assert "recognition failed" in caplog.text
   thread.requests.put(captured_at(0.0))
   assert len(thread.response().boxes) == 1
-
-
-def test_live_detector_finds_faces_of_a_quarter_of_the_height():
-  found = live_detector()(scene(0))
-  assert len(found) == 1
-  small = cv2.resize(scene(0), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-  image = uniform_image(120, 480, 640)
-  image[100:340, 200:520] = small
-  (face,) = live_detector()(image)
-  assert face.height < 0.25 * 480

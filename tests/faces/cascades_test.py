@@ -1,4 +1,4 @@
-"""Face detection in drawn faces, in a photograph and in images without faces."""
+"""Haar cascades on drawn faces, on a photograph and on images without faces."""
 
 import concurrent.futures
 import itertools
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fer_jax.data.builders.synthetic_faces.images import render_image
-from fer_jax.faces import detection
-from fer_jax.faces.detection import Box, HaarDetector, YuNetDetector
-from fer_jax.runtime.errors import UserError
+from fer_jax.faces import cascades
+from fer_jax.faces.cascades import HaarDetector, photograph_detector, video_detector
+from fer_jax.faces.detection import Box
 
 SIDE = 160
 # x, y, width, height and score of the expected boxes.
@@ -105,14 +105,14 @@ class FakeCascade:
 def test_order_of_equally_large_faces_does_not_depend_on_threads(monkeypatch):
   rows = [(200, 0, 50, 50, 3.0), (0, 0, 50, 50, 9.0), (100, 0, 50, 50, 3.0), (300, 0, 60, 60, 1.0)]
   for order in itertools.permutations(rows):
-    monkeypatch.setattr(detection, "_cascade", lambda name, order=order: FakeCascade(order))
+    monkeypatch.setattr(cascades, "_cascade", lambda name, order=order: FakeCascade(order))
     found = HaarDetector()(np.zeros((60, 400), np.uint8))
     assert [box.x for box in found] == [300, 0, 100, 200]
 
 
 def test_keeps_the_first_of_overlapping_faces(monkeypatch):
   rows = [(0, 0, 90, 90, 5.0), (20, 50, 30, 30, 9.0), (60, 0, 90, 90, 4.0), (71, 60, 50, 50, 1.0)]
-  monkeypatch.setattr(detection, "_cascade", lambda name: FakeCascade(rows))
+  monkeypatch.setattr(cascades, "_cascade", lambda name: FakeCascade(rows))
   # Boxes inside a larger face (a mouth, a chin) are dropped; a neighbour that is covered by one third is kept.
   assert [box[:2] for box in HaarDetector()(np.zeros((150, 200), np.uint8))] == [(0, 0), (60, 0)]
 
@@ -156,42 +156,16 @@ def test_scale_factor_changes_the_detection_sizes(photograph):
   np.testing.assert_allclose(coarse[:4], fine[:4], atol=40)
 
 
-class FakeYuNet:
-  """Fake of cv2.FaceDetectorYN that finds two faces in a wide image and none in a narrow one."""
-
-  def __init__(self, *arguments):
-    self.arguments = arguments
-
-  def setInputSize(self, size):  # noqa: N802 - OpenCV's name
-    self.size = size
-
-  def detect(self, image):
-    assert image.shape == (self.size[1], self.size[0], 3)
-    if self.size[0] < 100:
-      return 0, None
-    landmarks = [0.0] * 10
-    faces = [[1, 2, 10, 12, *landmarks, 0.9], [50, 3, 30, 40, *landmarks, 0.7]]
-    assert image[0, 0].tolist() == [3, 2, 1], "OpenCV expects BGR"
-    return 1, np.array(faces, np.float32)
+def test_photograph_detector_finds_faces_of_a_tenth_and_profiles_of_a_fifth(photograph):
+  (face,) = photograph_detector()(photograph)
+  assert (face.x, face.y) == pytest.approx((HOPPER[0], HOPPER[1]), abs=40)
+  small = cv2.copyMakeBorder(cv2.resize(photograph, (128, 150)), 150, 150, 150, 150, cv2.BORDER_CONSTANT)
+  (face,) = photograph_detector()(small)
+  assert face.x == pytest.approx(150 + HOPPER[0] / 4, abs=12)
+  assert photograph_detector(smallest_face=0.5)(small) == []
+  profiles = [drawn(subject, "surprise", 0.7) for subject in range(10)]
+  assert sum(bool(photograph_detector()(image)) for image in profiles) >= 8
 
 
-def test_yunet_returns_boxes_with_scores(tmp_path, monkeypatch):
-  model = tmp_path / "yunet.onnx"
-  model.write_bytes(b"x")
-  monkeypatch.setattr(cv2.FaceDetectorYN, "create", FakeYuNet)
-  detector = YuNetDetector(model, threshold=0.5)
-  image = np.broadcast_to(np.array([1, 2, 3], np.uint8), (60, 120, 3)).copy()
-  assert [box._replace(score=round(box.score, 3)) for box in detector(image)] == [
-    Box(50, 3, 30, 40, 0.7),
-    Box(1, 2, 10, 12, 0.9),
-  ]
-  assert detector(np.zeros((60, 80), np.uint8)) == []
-
-
-def test_missing_or_invalid_model_gives_a_one_line_error(tmp_path):
-  with pytest.raises(UserError, match=r"YuNet model .*absent.onnx does not exist; expected .*opencv_zoo"):
-    YuNetDetector(tmp_path / "absent.onnx")
-  (tmp_path / "broken.onnx").write_bytes(b"not a model")
-  with pytest.raises(UserError, match="broken.onnx is not a model that OpenCV can read") as caught:
-    YuNetDetector(tmp_path / "broken.onnx")
-  assert "\n" not in str(caught.value)
+def test_video_detector_finds_only_frontal_faces():
+  assert sum(bool(video_detector()(drawn(subject, "neutral", 0.0))) for subject in range(6)) >= 5
