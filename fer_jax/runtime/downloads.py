@@ -18,7 +18,7 @@ class Download:
     url: Address of the file.
     sha256: SHA-256 digest of the file in hexadecimal digits, or the first digits of it.
     size: Size of the file in bytes, approximately.
-    description: What the file is, with its licence.
+    description: Content of the file, and its licence.
   """
 
   url: str

@@ -136,7 +136,7 @@ def test_duplicates_of_the_real_fer2013(tmp_path):
   assert audit.constant(fer2013.image).sum() == 12
   train = fer2013.rows("train")
   for split, leaked in (("validation", 280), ("test", 288)):
-    assert audit.overlap(fer2013, found, fer2013.rows(split), train).image_id == leaked
+    assert audit.overlap(fer2013, found, fer2013.rows(split), train).image == leaked
     assert duplicates.duplicated_in_training(fer2013, split).sum() == leaked
   assert np.bincount(found.pairs[:, 2]).tolist() == [125, 0, 258, 0, 540, 0, 731]
   kept = duplicates.without_train_duplicates(fer2013)
