@@ -9,6 +9,7 @@ COMMANDS = {
   "prepare": ("fer_jax.apps.prepare", "check a dataset's files and prepare them for training"),
   "fetch": ("fer_jax.apps.fetch", "download a face detector or pretrained weights to the cache"),
   "train": ("fer_jax.main", "train a config, evaluate it and write its report"),
+  "evaluate": ("fer_jax.apps.evaluate", "evaluate a trained network on any prepared dataset"),
   "report": ("fer_jax.apps.report", "write the report of a run again, or compare several runs"),
   "ensemble": ("fer_jax.apps.ensemble", "average the predictions of finished runs"),
   "export": ("fer_jax.apps.export", "write a trained network as StableHLO, ONNX or safetensors"),

@@ -10,7 +10,6 @@ Writes audit.json, with the row numbers of all findings, and index.html, a self-
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from fer_jax.apps.audit_page.content import audit_content, fold_overlaps
 from fer_jax.apps.audit_page.page import audit_page
@@ -21,7 +20,7 @@ from fer_jax.data.duplicates import BITS, NEAR, find_duplicates
 from fer_jax.data.splits import load_folds
 from fer_jax.runtime import provenance
 from fer_jax.runtime.errors import UserError, run
-from fer_jax.runtime.files import write_text
+from fer_jax.runtime.files import local_path, write_text
 from fer_jax.training.run_files import Record
 
 
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="folder of the prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
-  parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
+  parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="output folder")
   parser.add_argument(
     "--near",
     type=int,
@@ -102,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     help=f"maximum Hamming distance between the {BITS}-bit hashes of near duplicates (default: {NEAR})",
   )
   parser.add_argument(
-    "--splits", type=Path, metavar="FILE", help="splits.json of a cross-validation; its folds are audited as well"
+    "--splits", type=local_path, metavar="FILE", help="splits.json of a cross-validation; its folds are audited as well"
   )
   return parser
 

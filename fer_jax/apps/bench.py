@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 
@@ -25,6 +24,7 @@ from fer_jax.apps.benchmarks.streaming import EXAMPLES, streaming
 from fer_jax.apps.benchmarks.table1 import table1
 from fer_jax.runtime import errors, provenance, typed_json, xla
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 # Each function takes a config, FILE.py:VARIANT, and the number of rounds; some also take the flags of FLAGS.
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
@@ -76,11 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "--examples", type=int, help=f"streaming: number of faces to write and read (default: {EXAMPLES})"
   )
   parser.add_argument(
-    "--data_dir", type=Path, help="streaming: folder for the faces, reused by later runs (default: temporary)"
+    "--data_dir", type=local_path, help="streaming: folder for the faces, reused by later runs (default: temporary)"
   )
   parser.add_argument("--image_size", type=int, help="torch: image height and width in pixels (default: the config's)")
   parser.add_argument("--batch_size", type=int, help="torch: images per training step (default: the config's)")
-  parser.add_argument("--out", type=Path, help="JSON file to write the rows to, in addition to printing them")
+  parser.add_argument("--out", type=local_path, help="JSON file to write the rows to, in addition to printing them")
   options = parser.parse_args(arguments)
   for key in ("rounds", "image_size", "batch_size"):
     if (number := getattr(options, key)) is not None and number < 1:

@@ -20,6 +20,7 @@ from fer_jax.apps.formatting import count, percent
 from fer_jax.data.views import PROTOCOLS
 from fer_jax.runtime import provenance, typed_json
 from fer_jax.runtime.errors import UserError, run
+from fer_jax.runtime.files import local_path
 from fer_jax.training.evaluate import Evaluation, averaged, deduplicated
 from fer_jax.training.metrics import METRICS, per_class
 from fer_jax.training.run_files import replica_folders
@@ -369,8 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prog="python -m fer_jax.apps.ensemble",
     description="Average the probabilities of finished runs; all choices use the validation split.",
   )
-  parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a finished run")
-  parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="file to write the result to")
+  parser.add_argument("runs", type=local_path, nargs="+", metavar="RUN", help="workdir of a finished run")
+  parser.add_argument("--out", type=local_path, required=True, metavar="FILE.json", help="file to write the result to")
   parser.add_argument("--views", choices=tuple(PROTOCOLS), help="TTA protocol (default: most views that all have)")
   parser.add_argument(
     "--choose",

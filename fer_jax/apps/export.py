@@ -22,6 +22,7 @@ from fer_jax.apps.predictions.options import add_checkpoint_option
 from fer_jax.inference import model_file, trained_model
 from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.runtime.errors import UserError, run
+from fer_jax.runtime.files import local_path
 
 # Functions that write a network to a path and return the largest difference of a probability.
 FORMATS: dict[str, Callable[[TrainedModel, Path], float]] = {
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add_checkpoint_option(parser)
   parser.add_argument("--format", required=True, choices=sorted(FORMATS), help="file format")
-  parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="output file")
+  parser.add_argument("--out", required=True, type=local_path, metavar="FILE", help="output file")
   parser.add_argument(
     "--bits",
     type=int,

@@ -131,6 +131,16 @@ def quantity(name: str, value: object) -> str:
   return f"{value:.4g}"
 
 
+def metric_name(name: str) -> str:
+  """Returns a metric's name for people: "expected_calibration_error" -> "Calibration error"."""
+  known = {
+    "macro_f1": "Macro F1",
+    "cohen_kappa": "Cohen's kappa",
+    "expected_calibration_error": "Calibration error",
+  }
+  return known.get(name, name.replace("_", " ").capitalize())
+
+
 def device_of(result: RunResult) -> str:
   """Returns the device of a run, and the number of processes if there are several."""
   processes = result.processes or 1

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fer_jax.apps.predictions.options import (
   add_checkpoint_option,
@@ -27,6 +26,7 @@ from fer_jax.apps.predictions.options import (
 from fer_jax.faces.cascades import HaarDetector, video_detector
 from fer_jax.inference.predictor import load_predictor
 from fer_jax.runtime.errors import UserError, run
+from fer_jax.runtime.files import local_path
 
 _PROBE = "from PySide6.QtGui import QGuiApplication; QGuiApplication([])"
 _PROBE_SECONDS = 30.0
@@ -102,9 +102,13 @@ def _parser() -> argparse.ArgumentParser:
   add_views_option(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument("--camera", type=int, metavar="INDEX", help="camera that the chooser shows first")
-  source.add_argument("--video", type=Path, metavar="FILE", help="video to open instead of a camera")
+  source.add_argument("--video", type=local_path, metavar="FILE", help="video to open instead of a camera")
   parser.add_argument(
-    "--photos", type=Path, default=Path("photos"), metavar="DIR", help="folder for saved photos (default: %(default)s)"
+    "--photos",
+    type=local_path,
+    default="photos",
+    metavar="DIR",
+    help="folder for saved photos (default: %(default)s)",
   )
   add_detector_options(parser)
   parser.add_argument(

@@ -35,6 +35,7 @@ from fer_jax.inference.predictor import load_predictor
 from fer_jax.inference.trained_model import LARGEST_BATCH
 from fer_jax.runtime import errors, provenance
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 _MAX_SUFFIXES = 6  # number of skipped suffixes that the summary lists
 _MAX_THREADS = 8  # each keeps images in memory
@@ -104,7 +105,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
   add_checkpoint_option(parser)
   add_views_option(parser)
   parser.add_argument(
-    "--out", type=_path, metavar="FILE", help="output file, .csv or .jsonl (default: one line per face on the terminal)"
+    "--out",
+    type=local_path,
+    metavar="FILE",
+    help="output file, .csv or .jsonl (default: a line per face on the terminal)",
   )
   add_detector_options(parser)
   parser.add_argument(
@@ -114,7 +118,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     metavar="SHARE",
     help="minimum face size as a fraction of the image's shorter side; YuNet has no such limit (default: %(default)s)",
   )
-  parser.add_argument("--annotate", type=_path, metavar="DIR", help="also write annotated copies to this folder")
+  parser.add_argument("--annotate", type=local_path, metavar="DIR", help="also write annotated copies to this folder")
   parser.add_argument("--explain", action="store_true", help="overlay Grad-CAM saliency maps on the annotated copies")
   parser.add_argument(
     "--smoothing",
@@ -157,11 +161,6 @@ def _real_path(path: Path) -> str:
     return os.path.realpath(path)
   except ValueError:  # not a valid path (such as a null byte); its row will have the error
     return str(path)
-
-
-def _path(text: str) -> Path:
-  # Shells do not expand the ~ in --out=~/faces.csv.
-  return Path(os.path.expanduser(text))
 
 
 def _progress_bar(images: int) -> tqdm:

@@ -5,7 +5,6 @@ Example:
 """
 
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -19,18 +18,23 @@ import tensorflow_datasets as tfds
 from fer_jax.data import arrays, builders
 from fer_jax.data.audit import audit
 from fer_jax.runtime.errors import run
+from fer_jax.runtime.files import local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the program; raises UserError if a flag or a raw file is invalid."""
   flags = _parser().parse_args(arguments)
   start = time.monotonic()
-  builder = builders.make_builder(flags.dataset, flags.data_dir)
+  options = {"subjects": flags.subjects, "framing": flags.framing}
+  options = {name: value for name, value in options.items() if value is not None}
+  builder = builders.make_builder(flags.dataset, flags.data_dir, **options)
   if builders.is_prepared(builder) and not flags.overwrite:
     print(f"{flags.dataset} is already prepared in {builder.data_dir} (use --overwrite to prepare it again)")
+    if flags.manual_dir is not None or options:
+      print(f"warning: --manual_dir={flags.manual_dir} was not read; this is the dataset prepared earlier")
   else:
     print(f"Reading and checking {flags.dataset}, and writing it to {builder.data_dir} ...", flush=True)
-    builder = builders.prepare(flags.dataset, flags.data_dir, flags.manual_dir, overwrite=flags.overwrite)
+    builder = builders.prepare(flags.dataset, flags.data_dir, flags.manual_dir, overwrite=flags.overwrite, **options)
     print(f"Written after {time.monotonic() - start:.0f} s. Decoding it for training ...", flush=True)
   dataset = arrays.load(flags.dataset, flags.data_dir)
   print(f"Ready after {time.monotonic() - start:.0f} s.")
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   for line in [*_origin(builder), *warnings]:
     print(textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
   print(f"\nPrepared data: {builder.data_dir}")
-  print(f"Next: {_next_command(flags.dataset, flags.data_dir)}")
+  print(f"Next: {_next_command(flags.dataset, flags.data_dir, dataset)}")
 
 
 def class_table(dataset: arrays.Arrays) -> str:
@@ -77,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DIR",
     help="folder of the prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
   )
+  parser.add_argument("--subjects", metavar="REGEX", help="image_folder: the subject in a file's path, as a group")
+  parser.add_argument(
+    "--framing", choices=("face", "photograph"), help="image_folder: photographs are cropped to the detected face"
+  )
   parser.add_argument("--overwrite", action="store_true", help="prepare the dataset again, replacing the prepared one")
   return parser
 
@@ -108,10 +116,14 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
   return lines
 
 
-def _next_command(name: str, data_dir: str | None) -> str:
+def _next_command(name: str, data_dir: str | None, dataset: arrays.Arrays) -> str:
   """Returns the command that trains on a prepared dataset; absolute paths make it work from any folder."""
-  folder = f" --config.data.data_dir={shlex.quote(os.path.abspath(os.path.expanduser(data_dir)))}" if data_dir else ""
-  return f"python -m fer_jax.main --config={builders.suggested_config(name)} --config.data.name={name}{folder}"
+  # A user's folder without a test split is divided into folds; the configs of the other datasets say how.
+  by = "subjects" if all(dataset.subject) else "images"
+  needs_folds = name.startswith("image_folder") and not len(dataset.rows("test"))
+  folds = f" --config.folds.by={by} --config.folds.count=4" if needs_folds else ""
+  folder = f" --config.data.data_dir={shlex.quote(str(local_path(data_dir).absolute()))}" if data_dir else ""
+  return f"python -m fer_jax.main --config={builders.suggested_config(name)} --config.data.name={name}{folds}{folder}"
 
 
 if __name__ == "__main__":

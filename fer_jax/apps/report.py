@@ -11,7 +11,7 @@ from pathlib import Path
 from fer_jax.apps.report_page.classes import Explanation
 from fer_jax.apps.report_page.page import report_page
 from fer_jax.runtime.errors import run
-from fer_jax.runtime.files import write_text
+from fer_jax.runtime.files import local_path, write_text
 from fer_jax.training.run_files import read_run
 
 
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog="python -m fer_jax.apps.report", description="Write the report page of a training run."
   )
-  parser.add_argument("--workdir", type=Path, required=True, help="workdir of the run")
+  parser.add_argument("--workdir", type=local_path, required=True, help="workdir of the run")
   parser.add_argument(
     "--compare",
-    type=Path,
+    type=local_path,
     action="append",
     default=[],
     help="workdir of a run to compare with; may be repeated",

@@ -32,7 +32,7 @@ from fer_jax.apps.result_tables.markdown import Result, Results, plots, table
 from fer_jax.apps.sweeps.sweep_result import parse_sweep
 from fer_jax.runtime import typed_json
 from fer_jax.runtime.errors import UserError, run
-from fer_jax.runtime.files import read_json, write_text
+from fer_jax.runtime.files import local_path, read_json, write_text
 from fer_jax.training.run_result import parse_result, read_result
 
 _BLOCK = re.compile(
@@ -152,17 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prog="python -m fer_jax.apps.tables",
     description="Write the tables of the README and of docs/ from the measured results.",
   )
-  parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results' JSON files")
+  parser.add_argument("--results", type=local_path, default=Path("results"), help="folder of the results' JSON files")
   parser.add_argument(
     "--readme",
-    type=Path,
+    type=local_path,
     default=Path("README.md"),
     help="README file; the pages of the docs/ folder next to it are included",
   )
   action = parser.add_mutually_exclusive_group()
   action.add_argument("--check", action="store_true", help="compare only; exit with status 1 if a table differs")
   action.add_argument(
-    "--add", type=Path, metavar="WORKDIR", help="copy the result of this run to the results, as --name"
+    "--add", type=local_path, metavar="WORKDIR", help="copy the result of this run to the results, as --name"
   )
   parser.add_argument("--name", help="name of the results file for --add, without .json")
   given = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fer_jax.config.parsing import check_override
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 from fer_jax.runtime.processes import Address
 
 USAGE = """usage: python -m fer_jax.main --config=FILE.py[:VARIANT] [--workdir=DIR] [--config.KEY=VALUE ...]
@@ -86,9 +87,8 @@ def parse(argv: Sequence[str]) -> Command | None:
     raise UserError(f"{unexpected[0]!r}: unexpected argument (--help shows the usage)")
   address = _address(*(flag.value for flag in address_flags))
   multi_process = address_flags[0].value is not None
-  return Command(
-    source, config_holder.value, overrides, Path(workdir.value or _default_workdir(source)), multi_process, address
-  )
+  folder = local_path(workdir.value or _default_workdir(source))
+  return Command(source, config_holder.value, overrides, folder, multi_process, address)
 
 
 def _address(processes: str | None, process: str | None, coordinator: str | None) -> Address | None:

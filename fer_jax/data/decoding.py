@@ -63,9 +63,6 @@ def _read_columns(
   builder: "tfds.core.DatasetBuilder", splits: Sequence[str], height: int, width: int, crop: str
 ) -> Columns:
   """Decodes a prepared dataset, split by split, each in its order on disk."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import utils as tfds_utils
-
   total = sum(builder.info.splits[split].num_examples for split in splits)
   image = np.empty((total, height, width, builder.info.features["image"].shape[2]), np.uint8)
   framing = None
@@ -75,30 +72,16 @@ def _read_columns(
   fields: dict[str, list[Any]] = {
     key: [] for key in builder.info.features if key in ("label", "subject", "group", "votes")
   }
-  row = 0
-  try:
-    for split in splits:
-      # Images stay encoded here: `decode` below gives the same pixels as in prediction.
-      source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-      # Only cropping takes long enough for a progress bar.
-      no_progress_bar = framing is None or not sys.stderr.isatty()
-      for record in tfds_utils.tqdm(
-        _records(source), total=len(source), desc="Cropping", unit=" images", leave=False, disable=no_progress_bar
-      ):
-        # [h, w] or [h, w, 3], size as on disk
-        decoded = in_channels(decode(record["image"]), image.shape[3])
-        if framing is not None:
-          decoded = framing(decoded, record["subject"].decode(), record["file"].decode())
-        # -> [H, W, C]; `resize` returns [H, W] if C is 1
-        image[row] = resize(decoded, height, width).reshape(image.shape[1:])
-        row += 1
-        for key, values in fields.items():
-          values.append(record[key])
-  except (OSError, ValueError, RuntimeError, IndexError, UnreadableImage, cv2.error) as error:
-    raise UserError(
-      f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
-      "run fer_jax.apps.prepare with --overwrite"
-    ) from error
+  # Only cropping takes long enough for a progress bar.
+  shows_progress = framing is not None and sys.stderr.isatty()
+  for row, (decoded, record) in enumerate(decoded_records(builder, splits, shows_progress)):
+    framed = decoded
+    if framing is not None:
+      framed = framing(decoded, record["subject"].decode(), record["file"].decode())
+    # -> [H, W, C]; `resize` returns [H, W] if C is 1
+    image[row] = resize(framed, height, width).reshape(image.shape[1:])
+    for key, values in fields.items():
+      values.append(record[key])
   columns = {
     "image": image,
     "label": np.array(fields["label"], np.int32),
@@ -108,6 +91,43 @@ def _read_columns(
   }
   columns |= {"votes": np.stack(fields["votes"])} if "votes" in fields else {}
   return columns, framing.notes() if framing is not None else ()
+
+
+def decoded_records(
+  builder: "tfds.core.DatasetBuilder", splits: Sequence[str], shows_progress: bool = False
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+  """Yields the decoded image and the record of each example, split by split, each in its order on disk.
+
+  Args:
+    builder: Builder of the prepared dataset.
+    splits: Names of the splits.
+    shows_progress: Whether to print a progress bar for each split.
+
+  Yields:
+    Tuples (image, record): the image in its original size, uint8 [h, w] or [h, w, 3], and the record of TFDS.
+
+  Raises:
+    UserError: A record or an image cannot be read.
+  """
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import utils as tfds_utils
+
+  row, channels = 0, builder.info.features["image"].shape[2]
+  for split in splits:
+    try:
+      # Images stay encoded here: `decode` below gives the same pixels as in prediction.
+      source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+      for record in tfds_utils.tqdm(
+        _records(source), total=len(source), desc="Cropping", unit=" images", leave=False, disable=not shows_progress
+      ):
+        decoded = in_channels(decode(record["image"]), channels)
+        row += 1
+        yield decoded, record
+    except (OSError, ValueError, RuntimeError, IndexError, UnreadableImage, cv2.error) as error:
+      raise UserError(
+        f"the dataset prepared in {builder.data_dir} is damaged (record {row}: {str(error).splitlines()[0]}); "
+        "run fer_jax.apps.prepare with --overwrite"
+      ) from error
 
 
 def _records(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from fer_jax.models.network import Network, Tree
 from fer_jax.pretrained import run_folder
 from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
-from fer_jax.runtime.files import read_json
+from fer_jax.runtime.files import local_path, read_json
 
 # Default maximum batch size; more faces are classified in several calls.
 LARGEST_BATCH = 64
@@ -193,7 +193,7 @@ def load(path: str | os.PathLike[str] | None = None) -> TrainedModel:
   xla.prepare()
   if path is None:
     return _load_file(model_file.DEFAULT)
-  path = Path(os.path.expanduser(path))
+  path = local_path(path)
   return _load_file(path) if path.suffix == model_file.SUFFIX else _of_run(path)
 
 

@@ -12,6 +12,7 @@ from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 from fer_jax.inference import model_file
 from fer_jax.pretrained.sources import CLASSIFIER, Source, Variable, is_batch_counter, open_source, stage_of
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 # The first convolution, in every network that accepts pretrained weights.
 _FIRST_KERNEL = ("params", "stem", "conv", "kernel")
@@ -118,7 +119,7 @@ def load(
       numbers.
     ValueError: A prefix matches no layer, or there is no layer named `classifier`.
   """
-  source = open_source(model_file.DEFAULT if str(path) == SHIPPED else Path(path).expanduser())
+  source = open_source(model_file.DEFAULT if str(path) == SHIPPED else local_path(path))
   layers = _layers(params, extractors, classifier, keep_classifier)
   collections = {"params": params, "stats": stats}
   tree = {

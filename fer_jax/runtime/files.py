@@ -1,11 +1,28 @@
-"""Reads JSON files, and writes text files atomically."""
+"""Local paths, JSON files, and text files that are written atomically."""
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from fer_jax.runtime.errors import UserError
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+  """Returns a path that a user gave, with `~` replaced by the home folder, which shells leave in `--out=~/file`.
+
+  Raises:
+    UserError: The path is an address such as gs://bucket/folder, or there is no home folder.
+  """
+  text = os.fspath(path)
+  if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    raise UserError(f"{text}: expected a local path, found an address of {scheme[0]}; mount or copy the files")
+  expanded = os.path.expanduser(text)
+  # "~name" may be the name of a file.
+  if expanded == text and (text == "~" or text.startswith("~/")):
+    raise UserError(f"{text}: there is no home folder; set HOME or give an absolute path")
+  return Path(expanded)
 
 
 def read_json(path: Path) -> dict[str, Any]:

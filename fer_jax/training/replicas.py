@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from fer_jax.data import duplicates, expansion, splits
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.splits import Folds
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan_replicas(settings: Settings) -> ReplicaPlan:
 def _folds(settings: Settings, arrays: Arrays) -> Folds:
   wanted = settings.folds
   if wanted.file:
-    return splits.load_folds(Path(wanted.file).expanduser(), arrays)
+    return splits.load_folds(local_path(wanted.file), arrays)
   return splits.make_folds(arrays, wanted.by, wanted.count, wanted.seed)
 
 

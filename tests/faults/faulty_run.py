@@ -135,8 +135,6 @@ def _apply_environment() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", int(os.environ["JAX_NUM_CPU_DEVICES"]))
-  if "tensorflow_datasets" in sys.modules:
-    sys.modules["tensorflow_datasets.core.constants"].DATA_DIR = os.environ["TFDS_DATA_DIR"]  # type: ignore[attr-defined]
 
 
 def main() -> None:

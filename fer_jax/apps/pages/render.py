@@ -47,7 +47,10 @@ ENVIRONMENT = jinja2.Environment(
   keep_trailing_newline=True,
 )
 ENVIRONMENT.filters["image_uri"] = image_uri
-for _name in ("accuracy_estimate", "count", "device_of", "duration", "memory", "percent", "short_commit", "spread"):
+for _name in (
+  *("accuracy_estimate", "count", "device_of", "duration", "memory", "metric_name", "percent", "short_commit"),
+  "spread",
+):
   ENVIRONMENT.filters[_name] = getattr(formatting, _name)
 for _name in ("percent_range", "quantity", "runs_text"):
   ENVIRONMENT.globals[_name] = getattr(formatting, _name)

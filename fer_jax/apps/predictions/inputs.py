@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fer_jax.data import images
 from fer_jax.faces import video
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 _FOLDERS, _LINKS = "matching folders", "links to folders"
 
@@ -67,7 +68,7 @@ def list_files(arguments: Sequence[str], lines: Iterable[str]) -> FileList:
   files: list[File] = []
   skipped: Counter[str] = Counter()
   for argument in arguments:
-    path = Path(os.path.expanduser(argument))
+    path = local_path(argument)
     if argument == "-":
       listed = [Path(line.rstrip("\r\n")) for line in lines if line.strip()]
       files += [File(each, each.name) for each in listed]

@@ -1,21 +1,20 @@
 """Command-line options shared by the programs that load a network and detect faces."""
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 from fer_jax.faces import detectors
 from fer_jax.faces.cascades import HaarDetector
 from fer_jax.faces.detection import Detector
 from fer_jax.inference.predictor import VIEWS
+from fer_jax.runtime.files import local_path
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
   """Adds --checkpoint, the network to use, to a parser."""
   parser.add_argument(
     "--checkpoint",
-    type=lambda text: Path(os.path.expanduser(text)),  # shells do not expand the ~ in --checkpoint=~/run
+    type=local_path,
     metavar="MODEL",
     help="folder of a finished run, or .safetensors file of apps.export (default: the network shipped with fer_jax)",
   )
@@ -37,7 +36,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     help="face detector; whole: each image is one cropped face; auto: yunet if it was downloaded, else cascade",
   )
   parser.add_argument(
-    "--yunet", type=Path, metavar="MODEL", help="model for YuNet (default: the one of fer_jax.apps.fetch yunet)"
+    "--yunet", type=local_path, metavar="MODEL", help="model for YuNet (default: the one of fer_jax.apps.fetch yunet)"
   )
   parser.add_argument("--face", type=_renamed, help=argparse.SUPPRESS)
 

@@ -13,7 +13,7 @@ from fer_jax.apps.sweeps.plan import SweepPlan, plan_sweep
 from fer_jax.apps.sweeps.queues import Queue
 from fer_jax.apps.sweeps.slurm import Slurm
 from fer_jax.runtime.errors import UserError
-from fer_jax.runtime.files import write_text
+from fer_jax.runtime.files import local_path, write_text
 
 BACKENDS = ("local", "slurm", "k8s")
 SCRIPT = "launch/local.sh"
@@ -59,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("sweep", help="FILE.py or FILE.py:VARIANT, for example configs/sweeps/hsic_blocks.py:small")
   parser.add_argument(
-    "--workdir", type=Path, default=Path("workdir/sweeps"), help="folder of all sweeps and runs (default: %(default)s)"
+    "--workdir",
+    type=local_path,
+    default="workdir/sweeps",
+    help="folder of all sweeps and runs (default: %(default)s)",
   )
   parser.add_argument("--seeds", help="seeds of every candidate, such as 0,1,2 (default: those of the sweep)")
   parser.add_argument(
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--no_wait", action="store_true", help="submit the jobs and exit; run the same command to gather")
   parser.add_argument("--dry_run", action="store_true", help="print the states and the commands of the runs and exit")
   parser.add_argument("--name", help="also write the gathered results to results/NAME.json")
-  parser.add_argument("--results", type=Path, default=Path("results"), help="folder for --name (default: %(default)s)")
+  parser.add_argument("--results", type=local_path, default="results", help="folder for --name (default: %(default)s)")
   return parser
 
 

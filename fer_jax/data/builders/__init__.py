@@ -6,13 +6,17 @@ import importlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from absl import logging
+
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -35,6 +39,7 @@ class _Dataset:
   config: str = "configs/hsic.py"
 
 
+_CONFIGURATION = re.compile(r"[A-Za-z0-9][\w-]*")
 _DATASETS = {
   "ck_plus": _Dataset(
     "fer_jax.data.builders.ck_plus.builder",
@@ -52,6 +57,12 @@ _DATASETS = {
     "fer_jax.data.builders.fer2013.builder",
     "Fer2013",
     "fer2013.csv or icml_face_data.csv (with fer2013new.csv next to it for FER+), or Kaggle's train/ and test/",
+  ),
+  "image_folder": _Dataset(
+    "fer_jax.data.builders.image_folder.builder",
+    "ImageFolder",
+    "your images as <class>/*.jpg, or <split>/<class>/*.jpg; --dataset=image_folder/NAME names the prepared dataset",
+    "configs/hsic.py:demo",
   ),
   "jaffe": _Dataset(
     "fer_jax.data.builders.jaffe.builder",
@@ -103,25 +114,40 @@ def configurations(name: str) -> tuple[str, ...]:
   return tuple(config.name for config in _builder_class(name).BUILDER_CONFIGS)
 
 
-def make_builder(name: str, data_dir: str | None = None) -> "tfds.core.DatasetBuilder":
+def make_builder(name: str, data_dir: str | None = None, **options: str | None) -> "tfds.core.DatasetBuilder":
   """Returns the TFDS builder of a dataset, which may or may not be prepared yet.
 
   Args:
     name: One of `names()`, optionally with a configuration such as "ck_plus/neutral"; the default configuration is
-      used otherwise.
+      used otherwise. A configuration of "image_folder" can have any name.
     data_dir: Folder of the prepared datasets; None selects the TFDS default (the environment variable
       TFDS_DATA_DIR, or ~/tensorflow_datasets).
+    **options: Options of "image_folder", see `ImageFolder.configured`.
 
   Raises:
-    UserError: The name or the configuration is unknown.
+    UserError: The name or the configuration is unknown, or the dataset has no options.
   """
-  _, slash, config = name.partition("/")
-  if slash and config not in configurations(name):
+  dataset, slash, config = name.partition("/")
+  builder_class = _builder_class(name)
+  if hasattr(builder_class, "configured"):
+    if not _CONFIGURATION.fullmatch(config or "default"):
+      raise UserError(f"dataset {name!r}: expected letters, digits, - and _ after the slash")
+    selected = builder_class.configured(config or "default", **options)
+  elif options:
+    raise UserError(f"--{next(iter(options))} applies to image_folder, not to {dataset}")
+  elif slash and config not in configurations(name):
     known = ", ".join(configurations(name)) or "none"
-    raise UserError(
-      f"dataset {name!r} is unknown; expected one of the configurations of {name.partition('/')[0]}: {known}"
-    )
-  return _builder_class(name)(config=config or None, data_dir=data_dir and os.path.expanduser(data_dir))
+    raise UserError(f"dataset {name!r} is unknown; expected one of the configurations of {dataset}: {known}")
+  else:
+    selected = config or None
+  # TFDS would not expand the ~ in its environment variable.
+  folder = local_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that it has not seen
+  try:
+    return builder_class(config=selected, data_dir=str(folder))
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
@@ -131,7 +157,12 @@ def is_prepared(builder: "tfds.core.DatasetBuilder") -> bool:
 
 
 def prepare(
-  name: str, data_dir: str | None = None, manual_dir: str | None = None, *, overwrite: bool = False
+  name: str,
+  data_dir: str | None = None,
+  manual_dir: str | None = None,
+  *,
+  overwrite: bool = False,
+  **options: str,
 ) -> "tfds.core.DatasetBuilder":
   """Prepares a dataset atomically.
 
@@ -143,6 +174,7 @@ def prepare(
     data_dir: Folder of the prepared datasets; see `make_builder`.
     manual_dir: Folder with the files that the user provides.
     overwrite: Whether to prepare an already prepared dataset again; otherwise it is left unchanged.
+    **options: Options of "image_folder": `framing` and `subjects`; see `image_folder.source.read`.
 
   Returns:
     The builder of the prepared dataset.
@@ -157,12 +189,14 @@ def prepare(
   if files and manual_dir is None:
     raise UserError(f"{name} needs --manual_dir=DIR, the folder that contains {files}")
   if manual_dir is not None:
-    folder = pathlib.Path(manual_dir).expanduser()
+    folder = local_path(manual_dir)
     if not folder.is_dir() or not any(folder.iterdir()):
       problem = "is a file" if folder.is_file() else "is empty" if folder.is_dir() else "does not exist"
       raise UserError(f"--manual_dir={folder} {problem}; expected the folder that contains {files or 'nothing'}")
   with _staging_folder(pathlib.Path(builder.data_dir_root)) as staging:
-    staged = make_builder(name, str(staging))
+    if name.partition("/")[0] == "image_folder":
+      options["manual_dir"] = manual_dir or ""
+    staged = make_builder(name, str(staging), **options)
     _write(staged, manual_dir)
     _move(staged, builder, staging, overwrite)
   return make_builder(name, data_dir)
@@ -204,9 +238,7 @@ def _staging_folder(root: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write(staged: "tfds.core.DatasetBuilder", manual_dir: str | None) -> None:
   import tensorflow_datasets as tfds
 
-  config = tfds.download.DownloadConfig(
-    manual_dir=manual_dir and os.path.expanduser(manual_dir), try_download_gcs=False
-  )
+  config = tfds.download.DownloadConfig(manual_dir=manual_dir and str(local_path(manual_dir)), try_download_gcs=False)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()  # In a log file every update of a progress bar is a line.
   # TFDS prints a download that does not happen, and the staging folder as if it were the final one.

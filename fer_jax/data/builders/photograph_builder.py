@@ -25,7 +25,7 @@ _Examples = Iterator[tuple[int, dict[str, Any]]]
 
 # Not GeneratorBasedBuilder, which keeps a whole split in memory and needs TensorFlow for more than 1 GB.
 class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-  """A dataset of images of people with a single split `train`, in the order of the source.
+  """A dataset of images of people, in the order of the source; by default with a single split `train`.
 
   An image whose file decodes to CHANNELS channels keeps the bytes of its file; the others are stored as lossless PNG.
   With `file_format="array_record"` neither writing nor reading the dataset needs TensorFlow.
@@ -84,9 +84,12 @@ class PhotographBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  #
       comparison=list(found.comparison),
       warnings=[*found.warnings, *photographs.reject_lines(found.rejects)],
     )
-    images = list(enumerate(found.photographs))
-    shards = [images[start : start + _IMAGES_PER_SHARD] for start in range(0, len(images), _IMAGES_PER_SHARD)]
-    return {"train": [functools.partial(self._examples, shard) for shard in shards]}
+    iterators: dict[str, list[Callable[[], _Examples]]] = {}
+    for split in dict.fromkeys(photograph.split for photograph in found.photographs):
+      images = [(index, each) for index, each in enumerate(found.photographs) if each.split == split]
+      shards = [images[start : start + _IMAGES_PER_SHARD] for start in range(0, len(images), _IMAGES_PER_SHARD)]
+      iterators[split] = [functools.partial(self._examples, shard) for shard in shards]
+    return iterators
 
   def _examples(self, shard: Sequence[tuple[int, Photograph]]) -> _Examples:
     for index, photograph in shard:

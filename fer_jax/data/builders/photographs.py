@@ -42,6 +42,7 @@ class Photograph:
     needs_encoding: Whether the image is stored as PNG instead of the bytes of its file. True if other programs would
       decode those bytes differently than this package does with the dataset's channels (they apply no EXIF rotation and
       no conversion to grey), or not at all (TIFF).
+    split: Name of the split.
   """
 
   file: str
@@ -50,6 +51,7 @@ class Photograph:
   group: str
   read: Callable[[], bytes]
   needs_encoding: bool = False
+  split: str = "train"
 
 
 @dataclasses.dataclass(frozen=True)

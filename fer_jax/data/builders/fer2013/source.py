@@ -8,6 +8,7 @@ import pathlib
 from fer_jax.data.builders.fer2013 import csv_form, ferplus, folder_form
 from fer_jax.data.builders.fer2013.raw import Raw
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import local_path
 
 CSV_FILES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv")
 
@@ -27,7 +28,7 @@ def read(manual_dir: str | os.PathLike[str]) -> Raw:
   Raises:
     UserError: The dataset is not found, or a file or row is invalid.
   """
-  folder = pathlib.Path(manual_dir).expanduser()
+  folder = local_path(manual_dir)
   try:
     for name in CSV_FILES:
       if (folder / name).is_file():
