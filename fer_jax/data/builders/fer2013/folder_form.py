@@ -12,6 +12,7 @@ from fer_jax.data.images import UnreadableImage
 from fer_jax.runtime.errors import UserError
 
 SPLITS = ("train", "test")
+_OTHER_SPLITS = ("validation", "valid", "val", "dev")
 
 
 def read(folder: pathlib.Path) -> Raw:
@@ -53,6 +54,12 @@ def read(folder: pathlib.Path) -> Raw:
 def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], list[pathlib.Path]]:
   """Returns (file, label, split) of every image, and the files that are not images."""
   files, ignored = [], []
+  for path in folder.iterdir():
+    if path.is_dir() and path.name.lower() in _OTHER_SPLITS:
+      raise UserError(
+        f"{path}: Kaggle's image form of FER2013 has only train/ and test/; for other splits, prepare "
+        f"--dataset=image_folder/NAME --manual_dir={folder}"
+      )
   for split in SPLITS:
     _check_classes(folder / split)
     for label, name in enumerate(CLASS_NAMES):

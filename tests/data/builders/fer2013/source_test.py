@@ -182,6 +182,13 @@ def test_rejects_a_missing_or_unknown_class_folder(image_folder, tmp_path, other
   assert expected in error_message(image_folder, tmp_path / "data")
 
 
+def test_a_validation_folder_is_named_and_not_skipped(image_folder, tmp_path):
+  (image_folder / "Val" / "happy").mkdir(parents=True)
+  message = error_message(image_folder, tmp_path / "data")
+  assert f"{image_folder / 'Val'}: Kaggle's image form of FER2013 has only train/ and test/" in message
+  assert f"--dataset=image_folder/NAME --manual_dir={image_folder}" in message
+
+
 def test_rejects_folders_without_class_folders(tmp_path):
   for split in ("train", "test"):
     (tmp_path / "manual" / split).mkdir(parents=True)
