@@ -30,6 +30,8 @@ import numpy as np
 
 # Squared norms below this count as zero, so that a row or layer of zeros gives 0 and not NaN.
 _TINY = 1e-12
+# Rounding errors of the eigenvalues of a float32 Gram matrix, as a share of their sum, with a margin.
+_ROUNDING = 16 * 2.0**-23
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -206,7 +208,8 @@ def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
 
   Computed as I - epsilon B (HKH + epsilon B I)^-1 by a Cholesky factorisation. Eigenvalues of HKH / B far above epsilon
   count as 1, those far below as 0. At 1e-5, the value of Ma et al., full-rank noise counts almost as much as signal;
-  1e-3 separates the two.
+  1e-3 separates the two. Where epsilon B is below the rounding errors of the Gram matrix, as with a linear kernel of
+  features in the hundreds, it is raised to them: otherwise those errors would count as signal.
 
   Args:
     gram: Gram matrix, float32 [B, B], positive semi-definite up to a constant, which centring removes; k - 1 is valid.
@@ -215,8 +218,11 @@ def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
   Returns:
     float32 [B, B].
   """
-  batch = gram.shape[0]
-  return jnp.eye(batch) - _regularized_inverse(center(gram) / (epsilon * batch))
+  batch, centered = gram.shape[0], center(gram)
+  # The sum of the eigenvalues is the trace; before centring, it can be larger.
+  errors = _ROUNDING * (jnp.trace(centered) + jnp.abs(jnp.trace(gram)))
+  regularization = jax.lax.stop_gradient(jnp.maximum(epsilon * batch, errors))
+  return jnp.eye(batch) - _regularized_inverse(centered / regularization)
 
 
 @jax.custom_vjp

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 # (path of a leaf in the tree, leaf) -> axes of the mean, () to skip the leaf, or None to use the axes of the layout.
@@ -58,8 +59,9 @@ def centralize_gradients(
     computed in float32.
 
   Raises:
-    ValueError: Unknown layout. Also raised by `init` and `update` for a leaf of a library with the other layout (a Flax
-      `kernel`, an Equinox `weight`) and for axes that a leaf does not have.
+    ValueError: Unknown layout; or a single boolean or array as `axes` or `mask`, to which `optax.inject_hyperparams`
+      reduces functions that are not among its `static_args`. Also raised by `init` and `update` for a leaf of a library
+      with the other layout (a Flax `kernel`, an Equinox `weight`) and for axes that a leaf does not have.
 
   Examples:
     >>> gradient = {"kernel": jnp.array([[1.0, 2.0], [3.0, 6.0]]), "bias": jnp.array([1.0, 2.0])}
@@ -69,6 +71,7 @@ def centralize_gradients(
   """
   if layout not in LAYOUTS:
     raise ValueError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
+  _check_functions(axes, mask)
   of_layout = _axes_of(layout, _CONV_NDIM if conv_only else 2)
 
   def centralized(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -256,6 +259,19 @@ def _axes_of(layout: str, least_ndim: int) -> Callable[[tuple[Any, ...], jax.Arr
     return tuple(range(leaf.ndim - 1) if layout == "output_last" else range(1, leaf.ndim))
 
   return axes
+
+
+def _check_functions(axes: Any, mask: Any) -> None:
+  """Raises ValueError if `axes` or `mask` was a function that optax.inject_hyperparams has called as a schedule."""
+  # A function of a tree, called with the step count, returns one boolean or array.
+  wrong = {"mask": mask} if isinstance(mask, bool | np.bool_ | jax.Array) else {}
+  wrong |= {"axes": axes} if axes is not None and not callable(axes) else {}
+  for name, value in wrong.items():
+    expected = {"axes": "a function", "mask": "a function or a tree of booleans"}[name]
+    raise ValueError(
+      f"{name}={value!r}: expected {expected}; optax.inject_hyperparams calls functions as schedules, unless "
+      "static_args=('axes', 'mask') is passed to it"
+    )
 
 
 def _is_function(mask: Any) -> bool:

@@ -172,6 +172,25 @@ def test_nhsic_of_linear_kernels_counts_their_common_dimensions(rows):
   np.testing.assert_allclose(hsic.nhsic(products(rows), products(shared), 1e-4), 4, rtol=1e-2)
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0, 100.0, 1e3, 1e5])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+@pytest.mark.parametrize("features", [3, 10, 100])
+def test_nhsic_of_large_features_with_a_linear_kernel_matches_float64(size, offset, features):
+  """Such Gram matrices have rounding errors far above epsilon; see `nhsic_factor`."""
+  generator, batch = np.random.default_rng(0), 64
+  labels = np.eye(7)[generator.integers(0, 7, batch)]
+  rows = generator.normal(size=(batch, features)) + offset
+  rows[:, :7] += labels[:, :features]
+  h = np.eye(batch) - 1 / batch
+  exact = [h @ (size * z) @ (size * z).T @ h for z in (rows, labels / size)]
+  factors = [k @ np.linalg.inv(k + 1e-3 * batch * np.eye(batch)) for k in exact]
+  expected = np.sum(factors[0] * factors[1])
+  found = hsic.nhsic(hsic.inner_products(jnp.asarray(size * rows, jnp.float32)), jnp.asarray(labels @ labels.T))
+  np.testing.assert_allclose(found, expected, rtol=0.02)
+  gradient = jax.grad(lambda z: hsic.nhsic(hsic.inner_products(z), jnp.asarray(labels @ labels.T)))
+  assert np.isfinite(gradient(jnp.asarray(size * rows, jnp.float32))).all()
+
+
 def test_nhsic_with_linear_labels_is_the_fit_of_a_ridge_regression(rows):
   epsilon, labels = 1e-2, np.eye(3)[np.arange(B) % 3]
   h = centering(B)

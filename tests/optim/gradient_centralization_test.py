@@ -358,3 +358,28 @@ class TestTransformations:
 
   def test_docstring_example(self):
     assert doctest.testmod(gradient_centralization) == (0, 3)
+
+
+class TestInjectedHyperparameters:
+  """optax.inject_hyperparams calls functions as schedules; centralization must not be switched off silently."""
+
+  MASK = staticmethod(lambda updates: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, updates))
+  FUNCTIONS = (("mask", MASK.__func__), ("axes", lambda path, leaf=None: (0,)))
+
+  @pytest.mark.parametrize(("name", "function"), FUNCTIONS)
+  @pytest.mark.parametrize("optimizer", [gc_sgd, gc_adam, gc_adamw])
+  def test_functions_are_refused_or_static(self, optimizer, name, function):
+    params = network()
+    injected = optax.inject_hyperparams(optimizer)(learning_rate=RATE, **{name: function})
+    with pytest.raises(ValueError, match=rf"{name}=.*: expected a function.*static_args=\('axes', 'mask'\)"):
+      injected.init(params)
+    static = optax.inject_hyperparams(optimizer, static_args=("axes", "mask"))(learning_rate=RATE, **{name: function})
+    found = update(static, network(1), params)
+    expected = update(optimizer(RATE, **{name: function}), network(1), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+
+  def test_other_hyperparameters_and_trees_can_be_injected(self):
+    params, mask = network(), {"conv": True, "depthwise": False, "dense": True}
+    injected = optax.inject_hyperparams(gc_adam)(learning_rate=optax.constant_schedule(RATE), mask=mask)
+    found, expected = (update(each, network(1), params) for each in (injected, gc_adam(RATE, mask=mask)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
