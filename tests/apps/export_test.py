@@ -118,10 +118,10 @@ class TestOnnx:
     faces = faces_of(model)
     expected = probabilities(model, faces)
     assert expected.max() < 0.99 and expected.std(axis=0).max() > 1e-4, "the probabilities are constant"
-    for batch in (faces[:1], faces[:3], faces):
+    for batch in (faces[:0], faces[:1], faces[:3], faces):
       (found,) = session.run(["probabilities"], {"faces": batch})
       assert found.dtype == np.float32
-      np.testing.assert_allclose(found, expected[: len(batch)], atol=1e-5)
+      np.testing.assert_allclose(found, expected[: len(batch)], atol=1e-5, strict=True)
     assert difference < 1e-5
 
   def test_has_names_shapes_and_metadata(self, tmp_path):

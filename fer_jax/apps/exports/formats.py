@@ -92,7 +92,7 @@ def check(run: Program, model: TrainedModel, sizes: Sequence[int], tolerance: fl
   Args:
     run: Function that runs the exported file.
     model: Network from which the file was exported.
-    sizes: Batch sizes to test.
+    sizes: Batch sizes to test; 0 is an empty batch.
     tolerance: Maximum difference of a probability.
 
   Returns:
@@ -104,7 +104,7 @@ def check(run: Program, model: TrainedModel, sizes: Sequence[int], tolerance: fl
   differences = []
   for faces in (_noise(max(sizes), model.shape), _smooth(max(sizes), model.shape)):
     expected = model.probability(faces)
-    differences += [np.abs(np.asarray(run(faces[:size])) - expected[:size]).max() for size in sizes]
+    differences += [np.abs(np.asarray(run(faces[:size])) - expected[:size]).max(initial=0.0) for size in sizes]
   # NaN counts as an infinite difference.
   difference = float(np.max(np.nan_to_num(differences, nan=np.inf)))
   if difference > tolerance:

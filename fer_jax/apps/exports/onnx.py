@@ -25,7 +25,8 @@ from fer_jax.apps.exports.inlining import evaluate, uses_bfloat16
 from fer_jax.inference.trained_model import TrainedModel
 from fer_jax.runtime.errors import UserError
 
-BATCHES = (1, 4)  # batch sizes tested, because the converter may fix the symbolic batch size by mistake
+# Batch sizes tested, because the converter may fix the symbolic batch size by mistake.
+BATCHES = (0, 1, 4)
 OPSET = 21  # released in 2024; sufficient for all operations used
 # Maximum difference of a probability if the network computes in bfloat16 (8 significant bits), the file in float32.
 BFLOAT16_TOLERANCE = 0.05
@@ -52,7 +53,7 @@ def write_onnx(model: TrainedModel, path: Path) -> float:
       operation; or the file cannot be written.
     Failure: The file's probabilities, computed by onnxruntime, differ from the network's.
   """
-  to_onnx, set_properties, runtime = _packages()
+  to_onnx, helper, runtime = _packages()
   with atomic_file(path) as partial:
     faces = input_spec(model)
     traced = jax.make_jaxpr(exported_function(model))(faces)
@@ -67,7 +68,8 @@ def write_onnx(model: TrainedModel, path: Path) -> float:
         opset=OPSET,
       )
     properties = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata(model).items()}
-    set_properties(onnx_model, properties)
+    helper.set_model_props(onnx_model, properties)
+    _accept_empty_batches(onnx_model, helper)
     partial.write_bytes(onnx_model.SerializeToString())
     with _convert_errors(model):
       session = runtime.InferenceSession(partial, providers=["CPUExecutionProvider"])
@@ -81,14 +83,61 @@ def write_onnx(model: TrainedModel, path: Path) -> float:
 
 
 def _packages() -> tuple[Any, Any, Any]:
-  """Returns (to_onnx, set_model_props, onnxruntime); raises UserError if a package is missing."""
+  """Returns (to_onnx, onnx.helper, onnxruntime); raises UserError if a package is missing."""
   try:
+    import onnx.helper
     import onnxruntime
     from jax2onnx import to_onnx
-    from onnx.helper import set_model_props
   except ImportError as error:
     raise UserError(f"--format=onnx: {error}; expected jax2onnx: pip install jax2onnx") from None
-  return to_onnx, set_model_props, onnxruntime
+  return to_onnx, onnx.helper, onnxruntime
+
+
+def _accept_empty_batches(model: Any, helper: Any) -> None:
+  """Adds one face to an empty batch, and removes its probabilities: onnxruntime's convolutions need one image.
+
+  Args:
+    model: ONNX model with the input INPUT [B, H, W, C] and the output OUTPUT [B, K]; modified in place.
+    helper: The module onnx.helper.
+  """
+  graph, padded, all_rows = model.graph, f"{INPUT}_or_one", f"{OUTPUT}_or_one"
+  for node in graph.node:
+    for names, name, new in (
+      (node.input, INPUT, padded),
+      (node.output, OUTPUT, all_rows),
+      (node.input, OUTPUT, all_rows),
+    ):
+      for position, old in enumerate(names):
+        if old == name:
+          names[position] = new
+
+  def constant(name: str, *values: int) -> Any:
+    tensor = helper.make_tensor(name, 7, [len(values)], values)  # 7 is int64
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+  before = [
+    constant("fer_jax_one", 1),
+    constant("fer_jax_zero", 0),
+    constant("fer_jax_no_padding_before", 0, 0, 0, 0),
+    constant("fer_jax_no_padding_after", 0, 0, 0),
+    helper.make_node("Shape", [INPUT], ["fer_jax_batch"], start=0, end=1),
+    helper.make_node("Sub", ["fer_jax_one", "fer_jax_batch"], ["fer_jax_lacking"]),
+    helper.make_node("Max", ["fer_jax_lacking", "fer_jax_zero"], ["fer_jax_missing"]),
+    helper.make_node(
+      "Concat",
+      ["fer_jax_no_padding_before", "fer_jax_missing", "fer_jax_no_padding_after"],
+      ["fer_jax_padding"],
+      axis=0,
+    ),
+    helper.make_node("Pad", [INPUT, "fer_jax_padding"], [padded]),
+  ]
+  nodes = [
+    *before,
+    *graph.node,
+    helper.make_node("Slice", [all_rows, "fer_jax_zero", "fer_jax_batch", "fer_jax_zero"], [OUTPUT]),
+  ]
+  del graph.node[:]
+  graph.node.extend(nodes)
 
 
 @contextlib.contextmanager
