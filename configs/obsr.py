@@ -3,13 +3,12 @@
 Lyu et al. 2024, "Facial Expression Recognition via Optimized Bilinear ResNet34", Computer Systems & Applications
 33(11), 27-37. The pretrained extractors are frozen while the new head is trained; then all layers are trained.
 
-  python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=resnet34-b627a593.pth    # FER2013, for a GPU
+  python -m fer_jax.apps.fetch resnet34                                 # downloads ImageNet weights, prints their PATH
+  python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=PATH    # FER2013, for a GPU
   python -m fer_jax.main --config=configs/obsr.py:votes                 # without ImageNet: pretrain on votes,
   python -m fer_jax.main --config=configs/obsr.py --config.pretrained.path=workdir/obsr_votes       # then fine-tune it
   python -m fer_jax.main --config=configs/obsr.py:small,scratch         # two CPU cores
   python -m fer_jax.main --config=configs/obsr.py:demo                  # minutes, built-in data, nothing to prepare
-
-Download the weights of torchvision's ResNet-34 first: https://download.pytorch.org/models/resnet34-b627a593.pth
 
 Variants, joined by commas:
   resnet34, pretrained, bilinear   first three rows of table 5: plain ResNet-34; with pretrained weights; with bilinear

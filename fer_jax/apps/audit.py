@@ -60,6 +60,8 @@ def _near_lines(content: Record) -> list[str]:
     f"{len(near['pairs'])} pairs of near duplicates (hash distance at most {near['threshold']} of {BITS} bits) in "
     f"{near['groups']} groups, {near['conflicting_groups']} of them with conflicting labels"
   ]
+  if near["posed_groups"]:
+    lines.append(f"{near['posed_groups']} of these groups show one person with several expressions")
   for pair in content["overlaps"]:
     if pair["near"]:
       lines.append(

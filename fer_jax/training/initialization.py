@@ -89,7 +89,8 @@ def _load(settings: Settings, network: Network, shapes: tuple[Any, Any]) -> pret
     if source.required:
       raise UserError(
         "config.pretrained.path is empty, but this config requires pretrained weights: set it to a file of torchvision "
-        "weights (.pth, .safetensors or .npz) or to the folder of a finished run; nothing is downloaded"
+        "weights (.pth, .safetensors or .npz), as python -m fer_jax.apps.fetch resnet34 downloads it, or to the folder "
+        "of a finished run"
       )
     return None
   return pretrained.load(

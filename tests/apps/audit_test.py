@@ -183,6 +183,14 @@ def test_conflicting_labels_of_identical_images_are_not_counted_for_near_duplica
   assert (content["near"]["groups"], content["near"]["conflicting_groups"]) == (1, 0)
 
 
+def test_two_expressions_of_one_person_are_no_conflict():
+  image = photographs(3)[[0, 0, 1, 1, 2, 2]]
+  image[[1, 3, 5]] = toned(image[[0, 2, 4]])
+  data = dataset(image, [0, 1, 0, 1, 0, 0], ["train"] * 6, subject=["ann", "ann", "bob", "cid", "eve", "eve"])
+  near = audit_content(data, find_duplicates(data), 6)["near"]
+  assert (near["groups"], near["conflicting_groups"], near["posed_groups"]) == (3, 1, 1)
+
+
 def test_page_names_subjects_in_several_splits_and_escapes_text(audit_folder):
   content = content_of(audit_folder)
   content["subjects"], content["subjects_in_several_splits"] = 5, {"<ann>": ["train", "test"]}

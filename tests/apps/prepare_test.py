@@ -127,8 +127,8 @@ def test_prints_source_rejected_files_and_comparison_with_the_paper(capsys, tree
     ("kdef", "configs/resnet.py --config.data.name=kdef --config"),
     ("kdef/frontal", "configs/resnet.py --config.data.name=kdef/frontal --config"),
     ("kdef_ck_plus", "configs/resnet.py --config.data.name=kdef_ck_plus --config.data.data_dir"),
-    ("ck_plus", "configs/obsr.py:ck_plus --config.data.name=ck_plus --config.data.data_dir"),
-    ("ck_plus/neutral", "configs/obsr.py:ck_plus --config.data.name=ck_plus/neutral --config"),
+    ("ck_plus", "configs/obsr.py:ck_plus,small,scratch --config.data.name=ck_plus --config.data.data_dir"),
+    ("ck_plus/neutral", "configs/obsr.py:ck_plus,small,scratch --config.data.name=ck_plus/neutral --config"),
   ],
 )
 def test_next_command_trains_on_the_dataset(capsys, trees, tmp_path, dataset, command):

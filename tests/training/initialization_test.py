@@ -100,7 +100,7 @@ def test_classifier_option_loads_the_classifier(tmp_path):
 
 
 def test_rejects_missing_required_weights():
-  with pytest.raises(UserError, match=r"config\.pretrained\.path is empty.*nothing is downloaded"):
+  with pytest.raises(UserError, match=r"config\.pretrained\.path is empty.*fer_jax.apps.fetch resnet34 downloads"):
     make_initialization(dataclasses.replace(make_settings(), pretrained=make_settings("small").pretrained))
 
 

@@ -36,7 +36,6 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
       "splits": arrays.split[rows].tolist(),
     }
 
-  groups = duplicates.near_group[duplicates.image_id]  # [N]: group of near duplicates of each example
   return {
     "examples": len(arrays),
     "image_shape": list(arrays.image.shape[1:]),
@@ -51,7 +50,7 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
         {"distance": distance, "images": [shown(first), shown(second)]}
         for first, second, distance in duplicates.pairs.tolist()
       ],
-      **_near_groups(duplicates, conflicting(groups, arrays.label)),
+      **_near_groups(duplicates, arrays),
     },
     "constant": [shown(image_id) for image_id in np.unique(duplicates.image_id[constant(arrays.image)]).tolist()],
     "subjects": len(set(arrays.subject.tolist()) - {""}),
@@ -61,13 +60,23 @@ def audit_content(arrays: Arrays, duplicates: Duplicates, near: int) -> Record:
   }
 
 
-def _near_groups(duplicates: Duplicates, conflicts: np.ndarray) -> Record:
-  """Counts the groups of two or more near duplicates; `conflicts` are the numbers of those with several labels."""
+def _near_groups(duplicates: Duplicates, arrays: Arrays) -> Record:
+  """Counts the groups of two or more near duplicates, also those with several labels.
+
+  Posed photographs of one person with two expressions can be as similar as near duplicates. Their labels do not
+  conflict, so these groups are counted separately.
+  """
+  group = duplicates.near_group[duplicates.image_id]  # [N]: group of near duplicates of each example
   size = np.bincount(duplicates.near_group)
   several = size > 1  # a conflict within one distinct image is an exact duplicate, not a near one
+  differing = [number for number in conflicting(group, arrays.label) if several[number]]
+  posed = [
+    number for number in differing if len(people := set(arrays.subject[group == number])) == 1 and "" not in people
+  ]
   return {
     "groups": int(several.sum()),
-    "conflicting_groups": int(several[conflicts].sum()),
+    "conflicting_groups": len(differing) - len(posed),
+    "posed_groups": len(posed),
     "largest_group": int(np.max(size)) if several.any() else 0,
   }
 

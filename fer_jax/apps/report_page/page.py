@@ -55,10 +55,13 @@ def report_page(
     "samples": [] if predictions is None or predictions.sample_image is None else [*predictions.sample_image],
     "provenance": True,
   }
+  # "configs/hsic.py:demo model.blocks=2"
+  name = " ".join([run.source, *(text.removeprefix("--config.") for text in run.config.get("overrides") or ())])
   events = [f"Step {count(event['step'])}: {event.get('text', '')}" for event in run.metrics.events]
   return render(
     "report.html",
-    title=run.source if result is None else f"{run.source}: {percent(result.accuracy)}",
+    title=name if result is None else f"{name}: {percent(result.accuracy)}",
+    name=name,
     sections={anchor: heading for anchor, heading in _SECTIONS.items() if contents[anchor]},
     run=run,
     result=result,

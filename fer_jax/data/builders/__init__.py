@@ -45,7 +45,7 @@ _DATASETS = {
     "fer_jax.data.builders.ck_plus.builder",
     "CkPlus",
     "cohn-kanade-images/ and Emotion/ (or Emotion_labels/), or CK+48/<class>/*.png, or ckextended.csv",
-    "configs/obsr.py:ck_plus",
+    "configs/obsr.py:ck_plus,small,scratch",
   ),
   "drawn_jaffe": _Dataset(
     "fer_jax.data.builders.jaffe.builder", "DrawnJaffe", config="configs/separable_se.py:drawn,demo"
