@@ -72,8 +72,8 @@ ORDERS = {
   "fer_jax.inference": ("quantization", "model_file", "trained_model", "predictor", "saliency"),
   "fer_jax.runtime": (
     "errors",
-    "downloads",
     "files",
+    "downloads",
     "typed_json",
     "programs",
     "provenance",

@@ -5,9 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import cache_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +44,16 @@ DOWNLOADS = {
 
 
 def path_of(name: str) -> Path:
-  """Returns the path that a file has after its download."""
-  return platformdirs.user_cache_path("fer_jax") / "downloads" / Path(DOWNLOADS[name].url).name
+  """Returns the path that a file has after its download; raises UserError if there is no folder for it."""
+  cache = cache_folder()
+  if cache is None:
+    raise UserError("there is no home folder for downloads; set HOME or XDG_CACHE_HOME")
+  return cache / "downloads" / Path(DOWNLOADS[name].url).name
 
 
 def is_fetched(name: str) -> bool:
   """Returns whether a file was downloaded."""
-  try:
-    return path_of(name).is_file()
-  except (OSError, RuntimeError):  # no home folder
-    return False
+  return cache_folder() is not None and path_of(name).is_file()
 
 
 def fetch(name: str, url: str | None = None) -> Path:

@@ -71,6 +71,7 @@ def run(program: Callable[[], int | None]) -> NoReturn:
   Args:
     program: Function that returns an exit status; None means 0.
   """
+  _open_standard_streams()
   try:
     with storage():
       status = program()
@@ -84,3 +85,17 @@ def run(program: Callable[[], int | None]) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at exit
     sys.exit(128 + signal.SIGPIPE)
   sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+  """Opens the null device for each standard stream that the parent process has closed.
+
+  Otherwise the next files to be opened would get their numbers, and messages of libraries would be written into them.
+  """
+  for number, name in enumerate(("stdin", "stdout", "stderr")):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `number`
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from fer_jax.runtime.errors import UserError
 
 
@@ -23,6 +25,14 @@ def local_path(path: str | os.PathLike[str]) -> Path:
   if expanded == text and (text == "~" or text.startswith("~/")):
     raise UserError(f"{text}: there is no home folder; set HOME or give an absolute path")
   return Path(expanded)
+
+
+def cache_folder() -> Path | None:
+  """Returns the folder of this package in the user's cache; None if there is no home folder."""
+  try:
+    return platformdirs.user_cache_path("fer_jax")
+  except RuntimeError:
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax
 import jaxlib
-import platformdirs
 from filelock import FileLock
 
 from fer_jax.runtime.errors import UserError
+from fer_jax.runtime.files import cache_folder
 
 # Faults of jaxlib versions on CPUs; `python -m tests.jax_versions` contains the reproducers.
 FAULTY = {
@@ -44,12 +44,12 @@ def prepare() -> None:
   flags = os.environ.get("XLA_FLAGS", "")
   if _FUSION_FLAG not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --{_FUSION_FLAG}={_FUSIONS}".strip()
-  cache = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None
+  unset = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"] is None
   # jaxlib 0.10 prints many messages when it reads the cache, unless TF_CPP_MIN_LOG_LEVEL was set before jax was
   # imported, as in fer_jax/__init__.py. If jax was imported before this package, the cache is not used.
   prints_messages = jaxlib.__version__.startswith("0.10.") and os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3"
-  if cache and not prints_messages:
-    _cache_programs(Path(platformdirs.user_cache_dir("fer_jax")) / "xla" / _cpu_type())
+  if unset and not prints_messages and (cache := cache_folder()) is not None:
+    _cache_programs(cache / "xla" / _cpu_type())
 
 
 def quick_compilation() -> dict[str, int] | None:

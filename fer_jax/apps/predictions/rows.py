@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -115,7 +116,9 @@ def open_rows(path: Path | None, class_names: Sequence[str]) -> Iterator[WriteRo
     UserError: The path has another suffix or cannot be written.
   """
   if path is None:
-    yield lambda row: tqdm.write(terminal_line(row, class_names))  # above the progress bar
+    # tqdm prints above its progress bar, which is drawn on a terminal only.
+    show = tqdm.write if sys.stderr.isatty() else print
+    yield lambda row: show(terminal_line(row, class_names))
     return
   check_output(path)
   path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link
