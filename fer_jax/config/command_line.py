@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +151,9 @@ def call_in_file(source: str, function: str, prefix: str) -> Any:
   if spec is None or spec.loader is None:
     raise UserError(f"{prefix}: {path} is not a Python file")
   module = importlib.util.module_from_spec(spec)
+  # Configs import others of their folder, also if the program was started elsewhere.
+  if (root := _import_root(file)) not in sys.path:
+    sys.path.insert(0, root)
   try:
     spec.loader.exec_module(module)
   except (SyntaxError, ImportError) as error:
@@ -163,6 +167,14 @@ def call_in_file(source: str, function: str, prefix: str) -> Any:
     return target(variant) if variant else target()
   except ValueError as error:
     raise UserError(f"{prefix}: {error}") from None
+
+
+def _import_root(file: Path) -> str:
+  """Returns the folder from which a file's package is imported; the file's own folder if that is no package."""
+  folder = file.resolve().parent
+  while (folder / "__init__.py").is_file():
+    folder = folder.parent
+  return str(folder)
 
 
 def _default_workdir(source: str) -> Path:

@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ class TestSource:
 
   def test_rejects_folders(self, tmp_path):
     assert ": no file" in error_message(f"--config={tmp_path}")
+
+  def test_a_config_in_another_folder_can_import_its_package(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    package = tmp_path / "project" / "own_configs"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "common.py").write_text("from configs import hsic\nget = hsic.get_config\n")
+    (package / "mine.py").write_text("from own_configs import common\ndef get_config(): return common.get('demo')\n")
+    assert load_config(str(package / "mine.py")).data.name == "synthetic_faces"
 
   def test_rejects_unknown_variants(self):
     message = error_message(f"--config={HSIC}:unknown")
