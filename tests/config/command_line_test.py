@@ -78,7 +78,7 @@ class TestSource:
     (package / "__init__.py").write_text("")
     (package / "common.py").write_text("from configs import hsic\nget = hsic.get_config\n")
     (package / "mine.py").write_text("from own_configs import common\ndef get_config(): return common.get('demo')\n")
-    assert load_config(str(package / "mine.py")).data.name == "synthetic_faces"
+    assert command_line.load_config(str(package / "mine.py")).data.name == "synthetic_faces"
 
   def test_rejects_unknown_variants(self):
     message = error_message(f"--config={HSIC}:unknown")
