@@ -42,7 +42,7 @@ def test_decodes_the_same_pixels_as_opencv(suffix):
     shown = decode(data)
     assert shown.shape == image.shape
     bytes_ = np.frombuffer(data, np.uint8)
-    np.testing.assert_array_equal(in_channels(shown, 3), cv2.imdecode(bytes_, cv2.IMREAD_COLOR_RGB))
+    np.testing.assert_array_equal(in_channels(shown, 3), cv2.imdecode(bytes_, cv2.IMREAD_COLOR)[..., ::-1])
     grey = cv2.imdecode(bytes_, cv2.IMREAD_GRAYSCALE)
     # OpenCV converts the colours of a PNG to grey with libpng, which rounds differently.
     np.testing.assert_allclose(in_channels(shown, 1).astype(int), grey, atol=int(suffix == ".png" and image is COLOUR))
@@ -212,18 +212,49 @@ def test_jpeg_without_its_end_marker_is_complete(options):
     assert error_message(data[:-missing]) == "not a readable image: damaged or truncated"
 
 
+def tiff(pixels):
+  """Returns pixels of any type, [H, W] or [H, W, 3], as an uncompressed TIFF file."""
+  height, width, channels = (*pixels.shape, 1)[:3]
+  sample_format = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+  data = pixels.tobytes()
+  short, long = 3, 4
+  bits, formats = 8 + len(data), 8 + len(data) + 2 * channels  # positions of the values, three if in colour
+  tags = [
+    (256, short, 1, width),
+    (257, short, 1, height),
+    (258, short, channels, bits if channels == 3 else 8 * pixels.itemsize),
+    (259, short, 1, 1),
+    (262, short, 1, 2 if channels == 3 else 1),
+    (273, long, 1, 8),
+    (277, short, 1, channels),
+    (278, short, 1, height),
+    (279, long, 1, len(data)),
+    (339, short, channels, formats if channels == 3 else sample_format),
+  ]
+  values = struct.pack(f"<{channels}H", *[8 * pixels.itemsize] * channels)
+  values += struct.pack(f"<{channels}H", *[sample_format] * channels)
+  directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+  return struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(values)) + data + values + directory
+
+
+def test_reads_an_uncompressed_tiff():
+  np.testing.assert_array_equal(decode(tiff(COLOUR)), COLOUR)
+  np.testing.assert_array_equal(decode(tiff(GREY)), GREY)
+
+
 @pytest.mark.parametrize(
   ("pixels", "reason"),
   [
     (np.zeros((4, 5, 3), np.float32), "its pixels are floating-point numbers, for which white is undefined"),
     (np.zeros((4, 5), np.float32), "its pixels are floating-point numbers, for which white is undefined"),
     (np.zeros((4, 5, 3), np.float64), "its pixels are floating-point numbers, for which white is undefined"),
+    (np.zeros((4, 5, 3), np.float16), "its pixels are floating-point numbers, for which white is undefined"),
     (np.zeros((4, 5, 3), np.int32), "its pixels of 32 bits are not supported"),
   ],
-  ids=["RGB", "grey", "64 bits", "integers"],
+  ids=["RGB", "grey", "64 bits", "16 bits", "integers"],
 )
 def test_names_the_reason_why_a_tiff_is_not_supported(pixels, reason):
-  assert error_message(cv2.imencode(".tiff", pixels)[1].tobytes()) == reason
+  assert error_message(tiff(pixels)) == reason
 
 
 def test_changed_bytes_give_an_image_or_an_error_and_print_nothing(capfd):

@@ -52,7 +52,7 @@ def write_video(
     if aspect is not None:
       stream.codec_context.sample_aspect_ratio = aspect
     if cover:
-      stream.disposition = av.stream.Disposition.attached_pic
+      stream.disposition = av.stream.Disposition.attached_pic.value
     silence = container.add_stream("aac" if path.suffix != ".avi" else "mp3", rate=_SOUND_RATE) if sound else None
     packets = []
     for number, image in enumerate(images):

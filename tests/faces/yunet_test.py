@@ -120,7 +120,8 @@ class TestModel:
     assert all(expected)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
       for _ in range(3):
-        assert list(pool.map(detector, images)) == expected
+        # OpenCV's own threads add in any order, which some versions show in the last bits.
+        np.testing.assert_allclose(list(pool.map(detector, images)), expected, rtol=1e-5)
 
   @pytest.mark.slow
   def test_small_and_many_images_give_the_same_finite_boxes_in_ten_runs(self, detector):
@@ -134,7 +135,9 @@ class TestModel:
     assert len(found) > 950
     assert np.isfinite(found).all()
     for _ in range(9):
-      assert [detector(image) for image in images] == first
+      again = [detector(image) for image in images]
+      assert list(map(len, again)) == list(map(len, first))
+      np.testing.assert_allclose([box for boxes in again for box in boxes], found, rtol=1e-5, atol=1e-4)
 
 
 def test_missing_or_invalid_model_gives_a_one_line_error(tmp_path):
