@@ -170,7 +170,7 @@ class Video:
     duration = None if self._is_cover else self._container.duration
     stated = 0.0 if duration is None else (duration + (self._container.start_time or 0)) / av.time_base
     is_short = self._last_time < stated - max(_MAX_MISSING, 0.02 * stated)
-    if is_short or self._is_last_packet_partial:
+    if is_short or self._is_last_packet_partial or _lacks_bytes(self._file):
       of = f" of {stated:.1f}" if is_short else ""
       return f"ends after {self.end:.1f}{of} seconds; it may be truncated"
     if self._damaged:
@@ -190,6 +190,24 @@ def _open(path: pathlib.Path) -> BinaryIO:
     raise UnreadableImage("no permission to read it") from None
   except (OSError, ValueError):
     raise UnreadableImage("cannot be opened") from None
+
+
+def _lacks_bytes(file: BinaryIO) -> bool:
+  """Returns whether a Matroska or WebM file is shorter than its header states; False for other files.
+
+  The file is a header and a segment, each an identifier of four bytes, a size and the content. A size begins with as
+  many zero bits as it has further bytes, then a one; ones in all other bits mean that it is unknown.
+  """
+  file.seek(0)
+  for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+    if file.read(4) != identifier or not (first := file.read(1)) or not first[0]:
+      return False
+    further = 8 - first[0].bit_length()
+    size = int.from_bytes(first + file.read(further), "big") & ((1 << 7 * (further + 1)) - 1)
+    if size == (1 << 7 * (further + 1)) - 1:
+      return False
+    end = file.seek(size, os.SEEK_CUR)
+  return end > os.fstat(file.fileno()).st_size
 
 
 def _end_of(packet: av.Packet) -> float:
