@@ -193,11 +193,16 @@ def _open(path: pathlib.Path) -> BinaryIO:
 
 
 def _lacks_bytes(file: BinaryIO) -> bool:
-  """Returns whether a Matroska or WebM file is shorter than its header states; False for other files.
+  """Returns whether an AVI, Matroska or WebM file is shorter than its header states; False for other files.
 
-  The file is a header and a segment, each an identifier of four bytes, a size and the content. A size begins with as
+  AVI begins with an identifier and a size of four bytes. Matroska is a header and a segment, each an identifier of four bytes, a size and the content. A size begins with as
   many zero bits as it has further bytes, then a one; ones in all other bits mean that it is unknown.
   """
+  length = os.fstat(file.fileno()).st_size
+  file.seek(0)
+  riff, size = file.read(4), int.from_bytes(file.read(4), "little")
+  if riff == b"RIFF":
+    return 8 + size > length
   file.seek(0)
   for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
     if file.read(4) != identifier or not (first := file.read(1)) or not first[0]:
@@ -207,7 +212,7 @@ def _lacks_bytes(file: BinaryIO) -> bool:
     if size == (1 << 7 * (further + 1)) - 1:
       return False
     end = file.seek(size, os.SEEK_CUR)
-  return end > os.fstat(file.fileno()).st_size
+  return end > length
 
 
 def _end_of(packet: av.Packet) -> float:
