@@ -195,8 +195,9 @@ def _open(path: pathlib.Path) -> BinaryIO:
 def _lacks_bytes(file: BinaryIO) -> bool:
   """Returns whether an AVI, Matroska or WebM file is shorter than its header states; False for other files.
 
-  AVI begins with an identifier and a size of four bytes. Matroska is a header and a segment, each an identifier of four bytes, a size and the content. A size begins with as
-  many zero bits as it has further bytes, then a one; ones in all other bits mean that it is unknown.
+  AVI begins with an identifier and a size of four bytes. Matroska is a header and a segment, each an identifier of four
+  bytes, a size and the content. Its sizes begin with as many zero bits as they have further bytes, then a one; ones in
+  all other bits mean that the size is unknown.
   """
   length = os.fstat(file.fileno()).st_size
   file.seek(0)
