@@ -138,8 +138,9 @@ def test_default_detector_gives_the_boxes_used_for_training_data(photograph):
   for image in (photograph, drawn(1, "happy", 0.7)):
     same = HaarDetector(smallest_face=0.2, longest_side=480, scale_factor=1.1, profiles=True)
     assert HaarDetector()(image) == same(image)
-  assert [round(value, 3) for value in HaarDetector(smallest_face=0.3)(photograph)[0]] == HOPPER
-  assert [round(value, 3) for value in HaarDetector()(drawn(1, "happy", 0.7))[0]] == PROFILE
+  # The oldest OpenCV that is allowed differs by one pixel.
+  np.testing.assert_allclose(HaarDetector(smallest_face=0.3)(photograph)[0], HOPPER, atol=1.001)
+  np.testing.assert_allclose(HaarDetector()(drawn(1, "happy", 0.7))[0], PROFILE, atol=1.001)
 
 
 def test_fast_detector_finds_only_frontal_faces():
