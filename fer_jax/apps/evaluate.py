@@ -117,6 +117,7 @@ def evaluate(predictor: Predictor, dataset: str, data_dir: str | None = None, sp
     )
   is_photograph = (builder.info.metadata or {}).get("framing") == "photograph"
   predictor = predictor if is_photograph else Predictor(predictor.model, None, predictor.views)
+  whole = Predictor(predictor.model, None)
   probability, labels, left_out, faceless = [], [], dict.fromkeys(names, 0), 0
   for images, image_labels in _batches(builder, splits):
     faces = []
@@ -126,7 +127,6 @@ def evaluate(predictor: Predictor, dataset: str, data_dir: str | None = None, sp
         continue
       boxes = predictor.find(image)
       faceless += not boxes
-      whole = Predictor(predictor.model, None)
       faces.append(predictor.cut(image, boxes[0]) if boxes else whole.cut(image, whole.find(image)[0]))
       labels.append(known[label])
     probability.append(predictor.probability(stack_faces(faces, predictor.model.shape)))

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   builder = builders.make_builder(flags.dataset, flags.data_dir, **options)
   if builders.is_prepared(builder) and not flags.overwrite:
     print(f"{flags.dataset} is already prepared in {builder.data_dir} (use --overwrite to prepare it again)")
-    if flags.manual_dir is not None or options:
+    if flags.manual_dir is not None:
       print(f"warning: --manual_dir={flags.manual_dir} was not read; this is the dataset prepared earlier")
   else:
     print(f"Reading and checking {flags.dataset}, and writing it to {builder.data_dir} ...", flush=True)

@@ -102,7 +102,8 @@ def photograph_detector(smallest_face: float = 0.1) -> HaarDetector:
   Args:
     smallest_face: Side of the smallest detected face, as a share of the image's shorter side.
   """
-  # At this size, the smallest face has the 20 pixels that the cascade needs.
+  # At this size, the smallest face has the 20 pixels that the cascade needs. The size is at least that for faces of
+  # 0.3: with fewer pixels, the boxes of large faces would be coarse.
   shorter_side = max(67, round(20 / smallest_face))
   return HaarDetector(
     smallest_face, 640, shorter_side, scale_factor=1.2, min_neighbors=2, smallest_profile=min(1.0, 2 * smallest_face)

@@ -115,16 +115,15 @@ class _VideoFile:
     self._durations: dict[int | None, int] = {}  # duration by time, both in units of _TIME_BASE
     self._height, self._width = image.shape[:2]
     with self._writing():
-      # Closed by `_close`. A file object: FFmpeg only opens names that are valid UTF-8.
+      # A file object, because FFmpeg only opens names that are valid UTF-8.
       self._file = part.open("wb")
       self._container = av.open(self._file, "w", format="mp4")
       self._stream = self._container.add_stream("h264")
       # Colours are stored at half the resolution, so `add` pads odd sides by one row or column.
       self._stream.width, self._stream.height = self._width + self._width % 2, self._height + self._height % 2
       self._stream.pix_fmt = "yuv420p"
-      self._stream.codec_context.max_b_frames = (
-        0  # stored in the order of display, so that the last frame keeps its duration
-      )
+      # Without B-frames, frames are stored in the order of display: only then does the last one keep its duration.
+      self._stream.codec_context.max_b_frames = 0
       self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
 
   def add(self, image: np.ndarray, time: float, duration: float) -> None:
@@ -144,8 +143,7 @@ class _VideoFile:
       self._write(self._stream.encode(None))
       self._container.close()
       self._file.close()
-    with _moved_to(self._path, self._part):
-      pass
+      os.replace(self._part, self._path)
 
   def _write(self, packets: list[av.Packet]) -> None:
     for packet in packets:

@@ -91,7 +91,7 @@ def _json_lines(file: TextIO, class_names: Sequence[str]) -> WriteRow:
   return write
 
 
-def terminal_line(row: Row, class_names: Sequence[str]) -> str:
+def _terminal_line(row: Row, class_names: Sequence[str]) -> str:
   """Returns a row as a line for the terminal, such as "party.jpg, face 0: happy 93 %"."""
   place = [row.file]
   place += [] if row.time is None else [f"{row.time:.2f} s"]
@@ -118,7 +118,7 @@ def open_rows(path: Path | None, class_names: Sequence[str]) -> Iterator[WriteRo
   if path is None:
     # tqdm prints above its progress bar, which is drawn on a terminal only.
     show = tqdm.write if sys.stderr.isatty() else print
-    yield lambda row: show(terminal_line(row, class_names))
+    yield lambda row: show(_terminal_line(row, class_names))
     return
   check_output(path)
   path = Path(os.path.realpath(path))  # replaces the target of a symbolic link, not the link

@@ -194,7 +194,7 @@ def prepare(
       problem = "is a file" if folder.is_file() else "is empty" if folder.is_dir() else "does not exist"
       raise UserError(f"--manual_dir={folder} {problem}; expected the folder that contains {files or 'nothing'}")
   with _staging_folder(pathlib.Path(builder.data_dir_root)) as staging:
-    if name.partition("/")[0] == "image_folder":
+    if hasattr(_builder_class(name), "configured"):
       options["manual_dir"] = manual_dir or ""
     staged = make_builder(name, str(staging), **options)
     _write(staged, manual_dir)

@@ -8,11 +8,11 @@ from tensorflow_datasets.core import utils as tfds_utils
 
 from fer_jax.data import images
 from fer_jax.data.builders.fer2013.raw import CLASS_NAMES, SIZE, Raw
+from fer_jax.data.builders.image_folder.source import SPLIT_NAMES
 from fer_jax.data.images import UnreadableImage
 from fer_jax.runtime.errors import UserError
 
 SPLITS = ("train", "test")
-_OTHER_SPLITS = ("validation", "valid", "val", "dev")
 
 
 def read(folder: pathlib.Path) -> Raw:
@@ -55,7 +55,7 @@ def _list(folder: pathlib.Path) -> tuple[list[tuple[pathlib.Path, int, str]], li
   """Returns (file, label, split) of every image, and the files that are not images."""
   files, ignored = [], []
   for path in folder.iterdir():
-    if path.is_dir() and path.name.lower() in _OTHER_SPLITS:
+    if path.is_dir() and SPLIT_NAMES.get(path.name.lower()) == "validation":
       raise UserError(
         f"{path}: Kaggle's image form of FER2013 has only train/ and test/; for other splits, prepare "
         f"--dataset=image_folder/NAME --manual_dir={folder}"

@@ -9,7 +9,7 @@ from fer_jax.data.builders.photographs import Photograph, ReaderResult, Reject
 from fer_jax.runtime.errors import UserError
 
 # Names of the folders of splits, in lower case.
-_SPLITS = {
+SPLIT_NAMES = {
   **dict.fromkeys(("train", "training"), "train"),
   **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
   **dict.fromkeys(("test", "testing"), "test"),
@@ -28,10 +28,10 @@ def split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """
   found: dict[str, pathlib.Path] = {}
   subfolders = photographs.folders_in(folder)
-  if not any(path.name.lower() in _SPLITS for path in subfolders):
+  if not any(path.name.lower() in SPLIT_NAMES for path in subfolders):
     return {"train": folder}
   for path in subfolders:
-    split = _SPLITS.get(path.name.lower())
+    split = SPLIT_NAMES.get(path.name.lower())
     if split is None:
       raise UserError(f"{path}: is no split, but lies next to folders of splits; expected {_LAYOUTS}")
     if split in found:
