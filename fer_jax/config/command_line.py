@@ -152,7 +152,7 @@ def call_in_file(source: str, function: str, prefix: str) -> Any:
     raise UserError(f"{prefix}: {path} is not a Python file")
   module = importlib.util.module_from_spec(spec)
   # Configs import others of their folder, also if the program was started elsewhere.
-  if (root := _import_root(file)) not in sys.path:
+  if (root := import_root(file)) not in sys.path:
     sys.path.insert(0, root)
   try:
     spec.loader.exec_module(module)
@@ -169,7 +169,7 @@ def call_in_file(source: str, function: str, prefix: str) -> Any:
     raise UserError(f"{prefix}: {error}") from None
 
 
-def _import_root(file: Path) -> str:
+def import_root(file: Path) -> str:
   """Returns the folder from which a file's package is imported; the file's own folder if that is no package."""
   folder = file.resolve().parent
   while (folder / "__init__.py").is_file():

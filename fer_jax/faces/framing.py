@@ -50,9 +50,11 @@ class Framing:
     return crop_square(image, x * width, y * height, side * min(height, width), self._size)
 
   def notes(self) -> tuple[str, ...]:
-    """Returns a note with the number of photographs without a detected face and the first file names, or ()."""
-    if not self._faceless:
+    """Returns a note with the number of detected faces and the first files without one; () without a detector."""
+    if self._detector is None:
       return ()
-    more = len(self._faceless) - _MAX_NAMED
-    names = ", ".join(self._faceless[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return (f"no face was found in {len(self._faceless)} of {self._count} images: fixed square used instead ({names})",)
+    missing = len(self._faceless)
+    if not missing:
+      return (f"a face was found in each of {self._count} images",)
+    names = ", ".join(self._faceless[:_MAX_NAMED]) + (f" and {missing - _MAX_NAMED} more" * (missing > _MAX_NAMED))
+    return (f"no face was found in {missing} of {self._count} images: fixed square used instead ({names})",)

@@ -56,6 +56,15 @@ class Metrics:
   unreadable: list[int] = field(default_factory=list)
 
 
+def training_cross_entropy(record: Record) -> float | None:
+  """Returns the cross-entropy of a record of kind "train", which can be compared with the loss of evaluations.
+
+  Objectives for hidden layers log the classifier's cross-entropy under its own key. A record with neither that key nor
+  an accuracy is from a phase without a classifier: None.
+  """
+  return record.get("cross_entropy", record.get("loss") if "accuracy" in record else None)
+
+
 @dataclass(frozen=True)
 class RunFiles:
   """A run and the files of its workdir.

@@ -61,6 +61,7 @@ def test_page_shows_headline_facts_and_charts(workdir: Path) -> None:
   charts = {
     "Accuracy",
     "Loss",
+    "Loss of the layers",
     "HSIC with the label, by layer",
     "HSIC with the input, by layer",
     "Learning rate",
@@ -70,6 +71,10 @@ def test_page_shows_headline_facts_and_charts(workdir: Path) -> None:
   assert len(page.all("svg")) == len(charts)
   assert "block3_conv4" in page.text
   assert page.source.count("bottleneck</text>") == len(charts)  # each chart labels the shaded phase
+  # The loss of the layers is no cross-entropy, as that of validation is: it has a chart of its own.
+  labels = [svg["aria-label"] for svg in page.all("svg")]
+  assert "Loss over training steps: training, validation" in labels
+  assert "Loss of the layers over training steps: training" in labels
 
 
 def test_charts_use_the_colours_of_the_style_sheet(workdir: Path) -> None:
@@ -167,7 +172,7 @@ def test_run_without_result_shows_its_log_and_a_notice(workdir: Path) -> None:
   assert "no result.json" in page.text
   assert "Best validation accuracy so far" in page.text
   assert "logged up to step 2,000" in page.text
-  assert len(page.all("svg")) == 6
+  assert len(page.all("svg")) == 7
   assert "Worst mistakes" not in page.text
   assert ["test accuracy", "88.23 %", "not yet measured"] in page.rows
 

@@ -14,7 +14,7 @@ def test_crops_to_the_first_box():
   boxes = [Box(10, 5, 20, 20, 1), Box(0, 0, 5, 5, 9)]
   framing = Framing(16, SQUARES, lambda image: boxes)
   np.testing.assert_array_equal(framing(IMAGE, "A-1", "a.png"), crop_face(IMAGE, boxes[0], 16))
-  assert framing.notes() == ()
+  assert framing.notes() == ("a face was found in each of 1 images",)
 
 
 def test_without_detector_crops_to_the_fixed_square_of_the_subject():

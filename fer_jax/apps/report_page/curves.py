@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fer_jax.apps.pages.charts import Chart, Line, curve_of, depth_colour, line_of, mean_line, other_colour
-from fer_jax.training.run_files import Record, RunFiles
+from fer_jax.training.run_files import Record, RunFiles, training_cross_entropy
 
 _LAYER_TITLES = {
   "hsic_label": ("HSIC with the label, by layer", "Dependence between each layer's activations and the label."),
@@ -29,15 +29,19 @@ def _charts(run: RunFiles, others: Sequence[tuple[str, RunFiles]]) -> list[Chart
   selected = run.result.validation if run.result else None
   ringed = (float(selected.step), selected.accuracy) if selected and selected.step is not None else None
 
-  def lines(key: str) -> list[Line]:
+  def lines(key: str, training: Sequence[Record] = train) -> list[Line]:
     return [
-      line_of("training", "var(--quiet)", train, key),
+      line_of("training", "var(--quiet)", training, key),
       line_of("validation", "var(--accent)", run.validation, key),
     ]
 
+  cross_entropies = [(record, training_cross_entropy(record)) for record in train]
+  comparable = [record | {"loss": value} for record, value in cross_entropies if value is not None]
+  of_layers = [record for record, value in cross_entropies if value != record.get("loss")]
   return [
     Chart("Accuracy", [*lines("accuracy"), *_others(others)], as_percent=True, ringed=ringed),
-    Chart("Loss", lines("loss")),
+    Chart("Loss", lines("loss", comparable)),
+    Chart("Loss of the layers", [line_of("training", "var(--quiet)", of_layers, "loss")]),
     *_layer_charts(train),
     Chart("Learning rate", [line_of("learning rate", "var(--accent)", train, "learning_rate")]),
     Chart("Images a second", [line_of("images a second", "var(--accent)", train, "images_per_second")]),

@@ -11,7 +11,7 @@ from fer_jax.apps.pages.charts import OTHER_COLOURS, Chart, Curve, Line, mean_li
 from fer_jax.apps.pages.plots import Point
 from fer_jax.apps.sweeps.sweep_result import CandidateResult, Interval
 from fer_jax.config.sweep import Figure
-from fer_jax.training.run_files import Metrics, Record
+from fer_jax.training.run_files import Metrics, Record, training_cross_entropy
 
 
 def curves(figure: Figure, candidates: Mapping[str, Sequence[Metrics]]) -> Chart | None:
@@ -49,11 +49,7 @@ def _curve(metrics: Metrics, quantity: str) -> Curve:
 
 
 def _value(record: Record, split: str, key: str) -> float | None:
-  if split == "training" and key == "loss":
-    # An objective for hidden layers logs the classifier's cross-entropy under its own key. A record with neither that
-    # key nor an accuracy is from a phase without a classifier, whose loss cannot be compared.
-    return record.get("cross_entropy", record["loss"] if "accuracy" in record else None)
-  return record.get(key)
+  return training_cross_entropy(record) if split == "training" and key == "loss" else record.get(key)
 
 
 def _line(name: str, position: int, runs: Sequence[Curve]) -> Line:

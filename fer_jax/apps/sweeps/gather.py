@@ -11,7 +11,7 @@ from typing import TypeVar
 from fer_jax.apps.benchmarks.benchmark_result import parse_benchmark
 from fer_jax.apps.formatting import accuracy_estimate, runs_text
 from fer_jax.apps.sweeps.outputs import MEASURES, RunOutput, known_accuracy, mean
-from fer_jax.apps.sweeps.plan import SweepPlan, measured_overrides
+from fer_jax.apps.sweeps.plan import SweepPlan, locate, measured_overrides
 from fer_jax.apps.sweeps.sweep_result import (
   CandidateResult,
   ClassRecall,
@@ -49,7 +49,7 @@ def gather(plan: SweepPlan, outputs: Sequence[RunOutput]) -> SweepResult:
     UserError: The file of timings exists and is damaged.
   """
   sweep = plan.sweep
-  timings, timed_on = _read_timings(Path(sweep.timings), {candidate.config for candidate in sweep.candidates})
+  timings, timed_on = _read_timings(Path(locate(sweep.timings, plan.source)), {candidate.config for candidate in sweep.candidates})
   rows = [_row(each, [o for o in outputs if o.run.candidate == each.name], timings) for each in sweep.candidates]
   for reference in [row for row in rows if row.name == sweep.reference]:
     rows = [row if row is reference else replace(row, gap=_gap(row, reference)) for row in rows]

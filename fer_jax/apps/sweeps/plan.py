@@ -121,7 +121,8 @@ def plan_sweep(source: str, workdir: Path, overrides: Sequence[str] = (), seeds:
   for candidate in candidates:
     # For each seed, the run of the earlier candidate with the same seed.
     sources = {run.seed: run.workdir for run in runs if run.candidate == candidate.init_from}
-    runs += [_plan_run(candidate, seed, workdir / "runs", sources.get(seed)) for seed in candidate.seeds]
+    config = locate(candidate.config, source)
+    runs += [_plan_run(candidate, config, seed, workdir / "runs", sources.get(seed)) for seed in candidate.seeds]
   changed = [_word(*o.removeprefix("--config.").split("=", 1)) for o in measured_overrides(overrides)]
   if seeds:
     changed.append(_word("seeds", "+".join(map(str, seeds))))
@@ -129,19 +130,32 @@ def plan_sweep(source: str, workdir: Path, overrides: Sequence[str] = (), seeds:
   return SweepPlan(source, replace(sweep, candidates=candidates), tuple(overrides), tuple(runs), folder)
 
 
+def locate(path: str, source: str) -> str:
+  """Returns a path that a sweep's file contains, so that sweeps can be started from any folder.
+
+  Args:
+    path: Path, or config FILE.py:VARIANT, relative to the current folder or to the folder that contains the sweep's
+      package, such as `configs`.
+    source: Source of the sweep, FILE.py or FILE.py:VARIANT.
+  """
+  file, _, _ = path.partition(":")
+  root = Path(command_line.import_root(Path(source.partition(":")[0])))
+  return str(root / path) if not Path(file).exists() and (root / file).exists() else path
+
+
 def measured_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
   """Returns the overrides that affect the measurement: all but the location of the data."""
   return tuple(override for override in overrides if not override.startswith(f"--config.{_DATA_DIR}="))
 
 
-def _plan_run(candidate: Candidate, seed: int, folder: Path, init_from: Path | None) -> PlannedRun:
+def _plan_run(candidate: Candidate, config: str, seed: int, folder: Path, init_from: Path | None) -> PlannedRun:
   weights = () if init_from is None else (f"--config.{_WEIGHTS}={init_from}",)
-  arguments = (f"--config={candidate.config}", *candidate.overrides, *weights, f"--config.seed={seed}")
+  arguments = (f"--config={config}", *candidate.overrides, *weights, f"--config.seed={seed}")
   try:
     command = command_line.parse(["sweep", *arguments])
     assert command is not None  # None is returned only for --help
     parsing.parse(command.config)
-    name = _run_name(candidate.config, command_line.load_config(candidate.config), command.config)
+    name = _run_name(config, command_line.load_config(config), command.config)
   except UserError as error:
     raise UserError(f"candidate {candidate.name}: {error}") from None
   workdir = folder / name

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_jax.apps.sweeps.gather import gather
 from fer_jax.apps.sweeps.plan import SweepPlan, plan_sweep
 from fer_jax.runtime.errors import UserError
 
@@ -59,6 +60,17 @@ def test_arguments_of_a_run(launch: Launch) -> None:
     "--config.batch_size=64",
     "--config.seed=1",
   )
+
+
+def test_starts_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  here = plan_sweep("configs/sweeps/separable_se_table5.py", Path("w"))
+  source, root = str(Path("configs/sweeps/separable_se_table5.py").resolve()), Path.cwd()
+  timed_on = gather(here, []).timed_on
+  monkeypatch.chdir(tmp_path)
+  there = plan_sweep(source, Path("w"))
+  assert [run.workdir for run in there.runs] == [run.workdir for run in here.runs]
+  assert there.runs[0].arguments[0] == here.runs[0].arguments[0].replace("=", f"={root}/")
+  assert gather(there, []).timed_on == timed_on != ""
 
 
 @pytest.mark.parametrize(
