@@ -8,6 +8,7 @@ import jax
 from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.benchmark_result import BenchmarkResult
 from fer_jax.apps.benchmarks.centralization import gc, layouts
+from fer_jax.apps.benchmarks.detectors import detection
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
 from fer_jax.apps.benchmarks.memory import memory
@@ -45,9 +46,16 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "scaling": scaling,
   "startup": startup,
   "shipped": shipped,
+  "detectors": detection,
 }
 # Flags that only one benchmark accepts -> that benchmark.
-FLAGS = {"examples": "streaming", "data_dir": "streaming", "image_size": "torch", "batch_size": "torch"}
+FLAGS = {
+  "examples": "streaming",
+  "data_dir": "streaming",
+  "image_size": "torch",
+  "batch_size": "torch",
+  "yunet": "detectors",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "the live window, each in a separate process; streaming: images per second and memory when a large dataset is "
     "decoded from its records; scaling: bytes sent per step, and the predicted efficiency on 2 to 64 devices; "
     "startup: seconds from process start to the first step of the five demos; shipped: accuracy and "
-    "calibration on FER2013 of the network shipped with the package.",
+    "calibration on FER2013 of the network shipped with the package; detectors: faces that each detector finds in "
+    "photographs, and its images per second.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="benchmark to run")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")
@@ -80,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("--image_size", type=int, help="torch: image height and width in pixels (default: the config's)")
   parser.add_argument("--batch_size", type=int, help="torch: images per training step (default: the config's)")
+  parser.add_argument(
+    "--yunet", type=local_path, metavar="MODEL", help="detectors: YuNet's model (default: the downloaded one)"
+  )
   parser.add_argument("--out", type=local_path, help="JSON file to write the rows to, in addition to printing them")
   options = parser.parse_args(arguments)
   for key in ("rounds", "image_size", "batch_size"):

@@ -49,7 +49,9 @@ def gather(plan: SweepPlan, outputs: Sequence[RunOutput]) -> SweepResult:
     UserError: The file of timings exists and is damaged.
   """
   sweep = plan.sweep
-  timings, timed_on = _read_timings(Path(locate(sweep.timings, plan.source)), {candidate.config for candidate in sweep.candidates})
+  timings, timed_on = _read_timings(
+    Path(locate(sweep.timings, plan.source)), {candidate.config for candidate in sweep.candidates}
+  )
   rows = [_row(each, [o for o in outputs if o.run.candidate == each.name], timings) for each in sweep.candidates]
   for reference in [row for row in rows if row.name == sweep.reference]:
     rows = [row if row is reference else replace(row, gap=_gap(row, reference)) for row in rows]
