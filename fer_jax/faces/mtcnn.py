@@ -13,7 +13,7 @@ from fer_jax.runtime.errors import UserError
 
 
 class MtcnnDetector:
-  """Detects faces with MTCNN, three networks that OpenCV runs; slower than YuNet, and finds fewer faces.
+  """Detects faces with MTCNN, three networks that OpenCV runs.
 
   Zhang et al., "Joint face detection and alignment using multitask cascaded convolutional networks", 2016,
   arXiv:1604.02878.

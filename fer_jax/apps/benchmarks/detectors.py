@@ -107,9 +107,9 @@ def _paste(face: np.ndarray, background: np.ndarray, generator: np.random.Genera
   image = resize(grey[top : top + _HEIGHT, left : left + _WIDTH], _HEIGHT, _WIDTH).copy()
   side = int(generator.integers(*_SIDES))
   x, y = int(generator.integers(0, _WIDTH - side)), int(generator.integers(0, _HEIGHT - side))
-  mask = np.zeros((side, side), np.float32)
-  cv2.ellipse(mask, (side // 2, side // 2), (int(0.46 * side), int(0.5 * side)), 0, 0, 360, 1, cv2.FILLED)
-  mask = cv2.GaussianBlur(mask, (0, 0), 0.03 * side)
+  disc = np.zeros((side, side), np.float32)
+  cv2.ellipse(disc, (side // 2, side // 2), (int(0.46 * side), int(0.5 * side)), 0, 0, 360, 1, cv2.FILLED)
+  mask = cv2.GaussianBlur(disc, (0, 0), 0.03 * side)
   region = image[y : y + side, x : x + side]
   region[:] = mask * resize(face, side, side) + (1 - mask) * region
   return _Photograph(image, x + side / 2, y + side / 2, side)
