@@ -9,6 +9,8 @@ from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.apps.benchmarks.benchmark_result import BenchmarkResult
 from fer_jax.apps.benchmarks.centralization import gc, layouts
 from fer_jax.apps.benchmarks.detectors import detection
+from fer_jax.apps.benchmarks.gpu import gpu
+from fer_jax.apps.benchmarks.gpu_target import TARGETS
 from fer_jax.apps.benchmarks.inference import inference
 from fer_jax.apps.benchmarks.live import live
 from fer_jax.apps.benchmarks.memory import memory
@@ -47,6 +49,7 @@ BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
   "startup": startup,
   "shipped": shipped,
   "detectors": detection,
+  "gpu": gpu,
 }
 # Flags that only one benchmark accepts -> that benchmark.
 FLAGS = {
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "decoded from its records; scaling: bytes sent per step, and the predicted efficiency on 2 to 64 devices; "
     "startup: seconds from process start to the first step of the five demos; shipped: accuracy and "
     "calibration on FER2013 of the network shipped with the package; detectors: faces that each detector finds in "
-    "photographs, and its images per second.",
+    "photographs, and its images per second; gpu: memory, kernels and estimated time of steps that are compiled for a "
+    "GPU, without one.",
   )
   parser.add_argument("--what", required=True, choices=sorted(BENCHMARKS), help="benchmark to run")
   parser.add_argument("--config", default="configs/hsic.py:small", help="network and batch size (default: %(default)s)")
@@ -92,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--yunet", type=local_path, metavar="MODEL", help="detectors: YuNet's model (default: the downloaded one)"
   )
+  parser.add_argument("--target", choices=TARGETS, help="gpu: GPU to compile for (default: h100)")
   parser.add_argument("--out", type=local_path, help="JSON file to write the rows to, in addition to printing them")
   options = parser.parse_args(arguments)
   for key in ("rounds", "image_size", "batch_size"):

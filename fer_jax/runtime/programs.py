@@ -115,13 +115,17 @@ class CachedProgram:
 
   def prepare(self, *arguments: Any) -> int:
     """Compiles for arguments of these shapes; returns the memory on the device in bytes, 0 if it is not reported."""
-    leaves, signature = _signature(arguments)
-    # The compiled function takes leaves: those of the first argument come first.
-    donated = tuple(range(len(jax.tree.leaves(arguments[0])))) if self._donate else ()
-    lowered = jax.jit(self._trace(signature).exported.call, donate_argnums=donated).lower(*leaves)
-    self._compiled[signature] = lowered.compile(self._compiler_options)
+    _, signature = _signature(arguments)
+    self._compiled[signature] = self.lower(*arguments).compile(self._compiler_options)
     release_memory()
     return _memory_bytes(self._compiled[signature])
+
+  def lower(self, *arguments: Any) -> jax.stages.Lowered:
+    """Lowers the function for arguments of these shapes, and for the device of their shardings if they have some."""
+    leaves, signature = _signature(arguments)
+    # The lowered function takes leaves: those of the first argument come first.
+    donated = tuple(range(len(jax.tree.leaves(arguments[0])))) if self._donate else ()
+    return jax.jit(self._trace(signature).exported.call, donate_argnums=donated).lower(*leaves)
 
   def _trace(self, signature: Any) -> _Trace:
     if signature not in self._traces:
@@ -156,7 +160,9 @@ def _trace_function(
     return leaves_of_result
 
   on_leaves.__name__ = getattr(function, "__name__", "program")  # name in profiles and of the cached program
-  platforms = [export.default_export_platform() if platform == jax.default_backend() else platform]
+  if platform == jax.default_backend():
+    platform = export.default_export_platform()
+  platforms = ["cuda" if platform == "gpu" else platform]  # of a GPU that is not here
   exported = export.export(jax.jit(on_leaves), platforms=platforms)(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
   return _Trace(exported, structures[-1])
 
