@@ -92,18 +92,42 @@ def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
   return jnp.clip(values, -most, most).astype(dtype)
 
 
+@jax.custom_vjp
 def center(gram: jax.Array) -> jax.Array:
-  """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features."""
-  # Row and column means instead of products with H: O(B^2) operations instead of O(B^3).
-  columns = gram.mean(axis=0, keepdims=True)
-  rows = gram.mean(axis=1, keepdims=True)
-  return gram - columns - rows + columns.mean()
+  """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features.
+
+  Gram matrices, and the cotangents of all measures, are symmetric: the means of the rows are those of the columns. The
+  derivative of centring is centring.
+  """
+  # Means instead of products with H: O(B^2) operations instead of O(B^3).
+  means = gram.mean(axis=1)
+  return gram - means[:, None] - means[None, :] + means.mean()
 
 
+center.defvjp(lambda gram: (center(gram), None), lambda _, cotangent: (center(cotangent),))
+
+
+@jax.custom_vjp
 def cosine_kernel(products: jax.Array) -> jax.Array:
   """Returns the cosine kernel `k(x, y) = <x, y> / (|x| |y|)`, [B, B] -> [B, B]; zero rows give zeros."""
+  return _cosine_kernel_forward(products)[0]
+
+
+def _cosine_kernel_forward(products: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   inverse_norm = _inverse_sqrt(jnp.diagonal(products))
-  return products * inverse_norm[:, None] * inverse_norm[None, :]
+  kernel = products * inverse_norm[:, None] * inverse_norm[None, :]
+  return kernel, (kernel, inverse_norm)
+
+
+def _cosine_kernel_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
+  # Kernel and cotangent are symmetric. A norm occurs in a row and a column: sum_j C_ij K_ij, [B], for the row.
+  kernel, inverse_norm = residuals
+  of_norms = jnp.sum(cotangent * kernel, axis=1) * inverse_norm**2
+  of_products = cotangent * inverse_norm[:, None] * inverse_norm[None, :]
+  return (of_products - jnp.eye(len(kernel), dtype=kernel.dtype) * of_norms,)
+
+
+cosine_kernel.defvjp(_cosine_kernel_forward, _cosine_kernel_backward)
 
 
 def gaussian_kernel_less_one(
@@ -199,8 +223,26 @@ def trace_factor(gram: jax.Array) -> jax.Array:
 
 def cka_factor(gram: jax.Array) -> jax.Array:
   """Returns the factor of CKA, HKH / |HKH|_F, [B, B]; zeros if HKH vanishes (constant features)."""
-  centered = center(gram)
-  return centered * _inverse_sqrt(jnp.sum(centered**2))
+  return _unit(center(gram))
+
+
+@jax.custom_vjp
+def _unit(matrix: jax.Array) -> jax.Array:
+  """Returns the matrix divided by its Frobenius norm; zeros if it vanishes."""
+  return _unit_forward(matrix)[0]
+
+
+def _unit_forward(matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  inverse_norm = _inverse_sqrt(jnp.sum(matrix**2))
+  return matrix * inverse_norm, (matrix * inverse_norm, inverse_norm)
+
+
+def _unit_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
+  unit, inverse_norm = residuals
+  return (inverse_norm * (cotangent - jnp.sum(cotangent * unit) * unit),)
+
+
+_unit.defvjp(_unit_forward, _unit_backward)
 
 
 def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:

@@ -20,19 +20,8 @@ _ARRAY = re.compile(r"\b(?P<dtype>pred|[a-z]+\d+\w*)\[(?P<dimensions>[\d,]*)\]")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Instructions that are no kernels: they rename buffers, wait, or take no time.
 _FREE = frozenset(
-  [
-    "parameter",
-    "constant",
-    "get-tuple-element",
-    "tuple",
-    "bitcast",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "opt-barrier",
-    "domain",
-    "add-dependency",
-  ]
+  {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
+  | {"opt-barrier", "domain", "add-dependency"}
 )
 _READS_PART = frozenset({"gather", "dynamic-slice", "slice"})
 
