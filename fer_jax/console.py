@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from fer_jax.runtime.errors import UserError, run
+
 COMMANDS = {
   "predict": ("fer_jax.apps.predict", "recognise the expressions of faces in images, folders and videos"),
   "live": ("fer_jax.apps.live", "recognise expressions live, in a window, from a camera, a video or an image"),
@@ -20,15 +22,17 @@ COMMANDS = {
 
 def main() -> None:
   """Runs the command named by the first argument with the remaining arguments."""
+  run(_main)  # also handles Ctrl-C while the command is imported
+
+
+def _main() -> None:
   name, *arguments = sys.argv[1:] or [""]
   if name in ("-h", "--help"):
     print(_usage())
     return
   if name not in COMMANDS:
     problem = f"unknown command {name!r}" if name else "no command"
-    sys.exit(
-      _print_error(f"error: {problem}; expected one of {', '.join(COMMANDS)}; run fer-jax --help for a description")
-    )
+    raise UserError(f"{problem}; expected one of {', '.join(COMMANDS)}; run fer-jax --help for a description")
   module, _ = COMMANDS[name]
   sys.path.insert(0, "")  # as `python -m` does: a config may import modules of the current folder
   sys.argv = [name, *arguments]
@@ -38,8 +42,3 @@ def main() -> None:
 def _usage() -> str:
   lines = [f"  {name:<10}{description}" for name, (_, description) in COMMANDS.items()]
   return "\n".join(["usage: fer-jax COMMAND [--help] ...", "", *lines])
-
-
-def _print_error(message: str) -> int:
-  print(message, file=sys.stderr)
-  return 2

@@ -1,12 +1,16 @@
 """Console script `fer-jax`, which starts the same programs as `python -m`."""
 
 import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fer_jax import console
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def fer_jax(*arguments, **options):
@@ -44,3 +48,16 @@ def test_a_config_can_import_modules_of_the_current_folder(tmp_path):
   (tmp_path / "mine.py").write_text("import neighbour\n\ndef get_config(variant=''):\n  raise ValueError('was read')\n")
   result = fer_jax("train", "--config=mine.py", cwd=tmp_path)
   assert "was read" in result.stderr
+
+
+def test_interruption_during_imports_is_silent(tmp_path):
+  (tmp_path / "matplotlib.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+  (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+  result = fer_jax("predict", "x.jpg", env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+  assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_a_closed_pipe_is_no_error():
+  command = f"{sys.executable} -c 'from fer_jax.console import main; main()' --help | true; echo ${{PIPESTATUS[0]}}"
+  result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+  assert result.stderr == ""

@@ -24,7 +24,7 @@ from fer_jax.apps.predictions.options import (
   add_views_option,
   print_detector_note,
 )
-from fer_jax.data import builders, decoding
+from fer_jax.data import arrays, builders, decoding
 from fer_jax.inference.predictor import Predictor, load_predictor, stack_faces
 from fer_jax.runtime import provenance, typed_json
 from fer_jax.runtime.errors import UserError, run
@@ -104,9 +104,7 @@ def evaluate(predictor: Predictor, dataset: str, data_dir: str | None = None, sp
   Raises:
     UserError: The dataset is not prepared or has no such split, or the network knows none of its classes.
   """
-  builder = builders.make_builder(dataset, data_dir)
-  if not builders.is_prepared(builder):
-    raise UserError(f"{dataset} is not prepared in {builder.data_dir}; run python -m fer_jax.apps.prepare first")
+  builder = arrays.prepared_builder(dataset, data_dir)
   splits = _splits(builder, dataset, split)
   names = builder.info.features["label"].names
   known = _matched(names, predictor.model.class_names)
@@ -251,7 +249,11 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--dataset", required=True, metavar="NAME", help=f"one of: {', '.join(builders.names())}; image_folder/NAME"
   )
-  parser.add_argument("--data_dir", metavar="DIR", help="folder of the prepared datasets (default: $TFDS_DATA_DIR)")
+  parser.add_argument(
+    "--data_dir",
+    metavar="DIR",
+    help="folder of the prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+  )
   parser.add_argument("--split", metavar="SPLIT", help="split (default: test if there is one, else all images)")
   add_checkpoint_option(parser)
   add_views_option(parser)

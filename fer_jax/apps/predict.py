@@ -169,11 +169,15 @@ def _progress_bar(images: int) -> tqdm:
   return tqdm(total=images, unit=" images", mininterval=_PROGRESS_SECONDS, delay=_PROGRESS_SECONDS)
 
 
+def _many(number: int, noun: str) -> str:
+  return f"{number} {noun}" + "s" * (number != 1)
+
+
 def _summary(counts: Counts, files: FileList, seconds: float) -> str:
-  rate = f"{counts.images / seconds:.0f} per second" if seconds > 0 else "at once"
+  rate = f"{counts.images / seconds:.3g} per second" if seconds > 0 else "at once"
   text = (
-    f"{counts.images} images in {seconds:.1f} s ({rate}): {counts.faces} faces, "
-    f"{counts.faceless} images without a face, {counts.unreadable} unreadable files"
+    f"{_many(counts.images, 'image')} in {seconds:.1f} s ({rate}): {_many(counts.faces, 'face')}, "
+    f"{_many(counts.faceless, 'image')} without a face, {_many(counts.unreadable, 'unreadable file')}"
   )
   if files.skipped:
     endings = ", ".join(f"{count} {ending}" for ending, count in files.skipped.most_common(_MAX_SUFFIXES))

@@ -118,12 +118,16 @@ def _origin(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 def _next_command(name: str, data_dir: str | None, dataset: arrays.Arrays) -> str:
   """Returns the command that trains on a prepared dataset; absolute paths make it work from any folder."""
-  # A user's folder without a test split is divided into folds; the configs of the other datasets say how.
+  # A user's folder without a training or test split is divided into folds; the configs of other datasets say how.
   by = "subjects" if all(dataset.subject) else "images"
-  needs_folds = name.startswith("image_folder") and not len(dataset.rows("test"))
+  own = name.startswith("image_folder")
+  needs_folds = own and not (len(dataset.rows("train")) and len(dataset.rows("test")))
   folds = f" --config.folds.by={by} --config.folds.count=4" if needs_folds else ""
+  # The suggested config's own folder may contain a run on other data.
+  workdir = f" --workdir=workdir/{name.rpartition('/')[2]}" if own else ""
   folder = f" --config.data.data_dir={shlex.quote(str(local_path(data_dir).absolute()))}" if data_dir else ""
-  return f"python -m fer_jax.main --config={builders.suggested_config(name)} --config.data.name={name}{folds}{folder}"
+  command = f"python -m fer_jax.main --config={builders.suggested_config(name)} --config.data.name={name}"
+  return f"{command}{folds}{folder}{workdir}"
 
 
 if __name__ == "__main__":

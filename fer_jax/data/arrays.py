@@ -129,9 +129,7 @@ def load(
     raise UserError(f"crop={crop!r} is unknown; expected {', '.join(CROPS)}")
   if residence not in RESIDENCES:
     raise UserError(f"residence={residence!r} is unknown; expected {', '.join(RESIDENCES)}")
-  builder = builders.make_builder(name, data_dir)
-  if not builders.is_prepared(builder):
-    builder = _prepare_or_explain(name, data_dir, builder)
+  builder = prepared_builder(name, data_dir)
   crop = _resolve_crop(name, builder, crop)
   if residence == "stream":
     _check_streamable(name, labels, crop)
@@ -237,15 +235,24 @@ def _prepare_command(name: str, data_dir: str | None) -> str:
   return f"python -m fer_jax.apps.prepare --dataset={name} --manual_dir=DIR{data_dir_flag}"
 
 
-def _prepare_or_explain(
-  name: str, data_dir: str | None, builder: "tfds.core.DatasetBuilder"
-) -> "tfds.core.DatasetBuilder":
-  """Prepares a dataset that needs no source files; raises UserError for one that needs them."""
+def prepared_builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
+  """Returns the builder of a prepared dataset; a dataset that needs no source files is prepared on first use.
+
+  Args:
+    name: Name of the dataset; see `load`.
+    data_dir: Folder of the prepared datasets; see `load`.
+
+  Raises:
+    UserError: The dataset is not prepared and needs files.
+  """
+  builder = builders.make_builder(name, data_dir)
+  if builders.is_prepared(builder):
+    return builder
   files = builders.required_files(name)
   if files:
     raise UserError(
-      f"{name} is not prepared in {builder.data_dir}: put {files} into a folder DIR and run "
-      f"`{_prepare_command(name, data_dir)}`; configs/hsic.py:demo needs no data"
+      f"{name} is not prepared in {builder.data_dir}: run `{_prepare_command(name, data_dir)}` with a folder DIR that "
+      f"contains {files}"
     )
   print(f"{name} is not prepared yet: writing it to {builder.data_dir}", flush=True)
   return builders.prepare(name, data_dir)

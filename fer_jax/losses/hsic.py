@@ -124,7 +124,7 @@ def _cosine_kernel_backward(residuals: tuple[jax.Array, jax.Array], cotangent: j
   kernel, inverse_norm = residuals
   of_norms = jnp.sum(cotangent * kernel, axis=1) * inverse_norm**2
   of_products = cotangent * inverse_norm[:, None] * inverse_norm[None, :]
-  return (of_products - jnp.eye(len(kernel), dtype=kernel.dtype) * of_norms,)
+  return (of_products - jnp.eye(len(kernel), dtype=kernel.dtype) * of_norms[:, None],)
 
 
 cosine_kernel.defvjp(_cosine_kernel_forward, _cosine_kernel_backward)

@@ -57,7 +57,7 @@ def is_fetched(name: str) -> bool:
 
 
 def fetch(name: str, url: str | None = None) -> Path:
-  """Downloads a file, unless it was downloaded before.
+  """Downloads a file, unless it was downloaded before; a file with another digest is replaced.
 
   Args:
     name: Key of DOWNLOADS.
@@ -73,7 +73,7 @@ def fetch(name: str, url: str | None = None) -> Path:
   import requests
 
   wanted, path = DOWNLOADS[name], path_of(name)
-  if path.is_file():
+  if path.is_file() and pooch.file_hash(str(path), "sha256").startswith(wanted.sha256):
     return path
   url = url or wanted.url
   try:
@@ -88,11 +88,16 @@ def fetch(name: str, url: str | None = None) -> Path:
           "file; nothing was stored"
         )
       os.replace(part, path)
+  except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL):
+    raise UserError(f"{url}: is no address that can be downloaded; expected one that begins with https://") from None
   except requests.RequestException as error:
-    reason = " ".join(str(error).split())[:160]
+    # The text of a failed connection contains the address again, and the names of objects.
+    unconnected = isinstance(error, requests.ConnectionError)
+    reason = "no connection" if unconnected else " ".join(str(error).split())[:160]
     raise UserError(
       f"{url}: cannot be downloaded ({reason}); check the network, or copy the file to {path} yourself"
     ) from None
   except (OSError, ValueError) as error:
-    raise UserError(f"{path}: cannot be stored ({error})") from None
+    reason = getattr(error, "strerror", None) or str(error)
+    raise UserError(f"{path}: cannot be stored ({reason}); free disk space, or set XDG_CACHE_HOME") from None
   return path

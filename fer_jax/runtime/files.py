@@ -70,4 +70,6 @@ def write_text(path: Path, text: str) -> None:
     finally:
       partial.unlink(missing_ok=True)
   except OSError as error:
-    raise UserError(f"{path}: cannot be written ({error}); free disk space or choose another path") from None
+    raise UserError(
+      f"{path}: cannot be written ({error.strerror or error}); free disk space or choose another path"
+    ) from None

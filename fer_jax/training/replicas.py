@@ -99,10 +99,12 @@ def _folds(settings: Settings, arrays: Arrays) -> Folds:
 
 def _by_seed(settings: Settings, arrays: Arrays) -> tuple[Replica, ...]:
   """Returns one replica per seed, with the dataset's own splits."""
-  if not len(arrays.rows("test")):
-    raise UserError(
-      f"{settings.data.name} has no test split: choose folds, for example with --config.folds.by=subjects"
-    )
+  for split in ("train", "test"):
+    if not len(arrays.rows(split)):
+      by = "subjects" if all(arrays.subject) else "images"
+      raise UserError(
+        f"{settings.data.name} has no {split} split: choose folds, for example with --config.folds.by={by}"
+      )
   seeds = range(settings.seed, settings.seed + settings.replicas)
   return tuple(
     Replica(name, seed, None, splits.with_validation(arrays, settings.data.validation_share, seed))

@@ -75,7 +75,10 @@ def test_photographs_are_cropped_to_the_largest_face(tmp_path):
 
 def test_errors(tmp_path):
   predictor = Predictor(Brightness(), None)
-  with pytest.raises(UserError, match="own is not prepared in .*; run python -m fer_jax.apps.prepare first"):
+  with pytest.raises(
+    UserError,
+    match="own is not prepared in .*: run `python -m fer_jax.apps.prepare --dataset=image_folder/own --manual_dir",
+  ):
     evaluate.evaluate(predictor, "image_folder/own", str(tmp_path))
   data = prepared(tmp_path, {"cats": [60], "dogs": [70]})
   with pytest.raises(UserError, match="knows none of the classes cats, dogs; expected some of angry, sad, happy"):

@@ -65,6 +65,20 @@ def test_another_address(server, cache, monkeypatch):
   assert (cache / "model.bin").read_bytes() == CONTENT
 
 
+def test_a_damaged_file_is_replaced(server, cache, monkeypatch):
+  register(monkeypatch, f"{server}/model.bin")
+  cache.mkdir(parents=True, exist_ok=True)
+  (cache / "model.bin").write_text("<html>not found</html>")
+  assert downloads.fetch("yunet").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["bogus", "file:///model.bin"])
+def test_rejects_other_addresses(cache, monkeypatch, url):
+  register(monkeypatch, "http://127.0.0.1:9/model.bin")
+  with pytest.raises(UserError, match=f"^{url}: is no address that can be downloaded; expected one that begins with"):
+    downloads.fetch("yunet", url)
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [
@@ -86,7 +100,9 @@ def test_errors_leave_no_file(server, cache, monkeypatch, name, message):
 
 def test_no_network_is_one_line(cache, monkeypatch):
   register(monkeypatch, "http://127.0.0.1:9/model.bin")
-  with pytest.raises(UserError, match="cannot be downloaded .*; check the network") as caught:
+  with pytest.raises(
+    UserError, match=r"model.bin: cannot be downloaded \(no connection\); check the network"
+  ) as caught:
     downloads.fetch("yunet")
   assert len(str(caught.value)) < 400
 

@@ -321,15 +321,17 @@ class TestRejectedConfigs:
       run(tmp_path / "run", make_config(**{"replicas": 3, "folds.number": 1}))
     assert not (tmp_path / "run").exists()
 
-  def test_rejects_datasets_without_a_test_split(self, tmp_path, monkeypatch):
-    def without_test_split(*args, **kwargs):
+  @pytest.mark.parametrize(("split", "absent"), [("train", "test"), ("test", "train")])
+  def test_rejects_datasets_without_a_training_or_test_split(self, tmp_path, monkeypatch, split, absent):
+    def with_one_split(*args, **kwargs):
       arrays = tiny_arrays()
-      arrays.split[:] = "train"
+      arrays.split[:] = split
       return arrays
 
-    monkeypatch.setattr(arrays_lib, "load", without_test_split)
-    with pytest.raises(UserError, match=r"no test split: .*--config\.folds\.by=subjects"):
+    monkeypatch.setattr(arrays_lib, "load", with_one_split)
+    with pytest.raises(UserError, match=rf"no {absent} split: .*--config\.folds\.by=subjects"):
       run(tmp_path / "run", config())
+    assert not (tmp_path / "run").exists()
 
   @pytest.mark.parametrize("changes", [{"replicas": -1}, {"replicas": 0}, {"seed": -1}, {"seed": 2**31 - 1}])
   def test_rejects_numbers_out_of_range(self, changes):

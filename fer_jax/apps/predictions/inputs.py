@@ -68,6 +68,8 @@ def list_files(arguments: Sequence[str], lines: Iterable[str]) -> FileList:
   files: list[File] = []
   skipped: Counter[str] = Counter()
   for argument in arguments:
+    if not argument:
+      raise UserError("an input is empty; expected a file, a folder or a pattern")
     path = local_path(argument)
     if argument == "-":
       listed = [Path(line.rstrip("\r\n")) for line in lines if line.strip()]

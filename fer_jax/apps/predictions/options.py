@@ -49,7 +49,7 @@ def print_detector_note(name: str, detector: Detector | None) -> None:
   """Prints what a better detector would gain if "auto" had to select the Haar cascades."""
   if name == "auto" and isinstance(detector, HaarDetector):
     print(
-      "note: OpenCV's cascades detect the faces and miss about a quarter of those that YuNet finds: "
+      "note: OpenCV's cascades detect the faces and miss about a fifth of those that YuNet finds: "
       "python -m fer_jax.apps.fetch yunet (0.2 MB); --detector=cascade hides this note",
       file=sys.stderr,
     )

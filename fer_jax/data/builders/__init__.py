@@ -61,7 +61,7 @@ _DATASETS = {
   "image_folder": _Dataset(
     "fer_jax.data.builders.image_folder.builder",
     "ImageFolder",
-    "your images as <class>/*.jpg, or <split>/<class>/*.jpg; --dataset=image_folder/NAME names the prepared dataset",
+    "your images as <class>/*.jpg, or <split>/<class>/*.jpg (NAME in --dataset=image_folder/NAME is free)",
     "configs/hsic.py:demo",
   ),
   "jaffe": _Dataset(

@@ -21,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 Square = tuple[float, float, float]
 
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_SYSTEM_FOLDERS = ("__macosx",)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 # Mean grey level (0 to 255) below which an image counts as near-black. Portraits are far above it, even of a person
 # with dark hair in front of a dark wall.
@@ -96,8 +97,8 @@ class ReaderResult:
 
 
 def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the direct subfolders of a folder, sorted by name, without hidden ones."""
-  return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+  """Returns the direct subfolders of a folder, sorted by name, without hidden and operating-system folders."""
+  return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -108,19 +109,31 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files in a folder and all its subfolders, filtered as in `files_in`.
+  """Returns the files in a folder and all its subfolders, filtered as in `files_in`; [] if there is no such folder.
 
   Symbolic links are followed; a folder that several links reach is visited once.
+
+  Raises:
+    UserError: A folder cannot be read.
   """
+
+  def refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+      raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror})") from None
+
   found: list[pathlib.Path] = []
   visited: set[str] = set()
-  for directory, subfolders, _ in os.walk(folder, followlinks=True):
+  for directory, subfolders, _ in os.walk(folder, followlinks=True, onerror=refuse):
     real_path = os.path.realpath(directory)
     # Assigning to the slice changes the list that os.walk descends into.
-    subfolders[:] = [] if real_path in visited else sorted(name for name in subfolders if not name.startswith("."))
+    subfolders[:] = [] if real_path in visited else sorted(name for name in subfolders if not _is_hidden(name))
     found += [] if real_path in visited else files_in(pathlib.Path(directory))
     visited.add(real_path)
   return found
+
+
+def _is_hidden(folder: str) -> bool:
+  return folder.startswith(".") or folder.lower() in _SYSTEM_FOLDERS
 
 
 def frames_in(
@@ -195,6 +208,10 @@ def check_images(found: ReaderResult, dataset: str, channels: int) -> ReaderResu
   photographs, rejects, near_black = [], list(found.rejects), []
   sizes: dict[str, list[str]] = {}
   for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" images", leave=False):
+    printable = photograph.file.encode(errors="backslashreplace").decode()
+    if printable != photograph.file:  # TFDS stores names as UTF-8
+      rejects.append(Reject(printable, "the name is not UTF-8"))
+      continue
     try:
       data = photograph.read()
     except OSError as error:

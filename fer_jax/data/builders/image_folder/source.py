@@ -1,5 +1,6 @@
 """Reads a user's images from `DIR/<class>/*` or `DIR/<split>/<class>/*`."""
 
+import itertools
 import pathlib
 import re
 
@@ -44,13 +45,21 @@ def class_names(folder: pathlib.Path) -> tuple[str, ...]:
   """Returns the names of the classes, sorted; a split may lack some.
 
   Raises:
-    UserError: There are fewer than two classes, or the folders are wrong; see `split_folders`.
+    UserError: There are fewer than two classes, their names cannot be stored or differ only in case, or the folders are
+      wrong; see `split_folders`.
   """
   splits = split_folders(folder)
   names = sorted({path.name for split in splits.values() for path in photographs.folders_in(split)})
   if len(names) < 2:
     found = f"only the class {names[0]}" if names else "no folders"
     raise UserError(f"--manual_dir={folder} contains {found}; expected two classes or more in {_LAYOUTS}")
+  for name in names:
+    printable = name.encode(errors="backslashreplace").decode()
+    if printable != name:
+      raise UserError(f"{folder}: the name of the class {printable} is not UTF-8; rename the folder")
+  for name, other in itertools.pairwise(sorted(names, key=str.lower)):
+    if name.lower() == other.lower():
+      raise UserError(f"{folder}: the classes {name} and {other} differ only in case; expected one folder for both")
   return tuple(names)
 
 
@@ -81,6 +90,9 @@ def read(folder: pathlib.Path, framing: str, subjects: str) -> ReaderResult:
         file = path.relative_to(folder).as_posix()
         if path.suffix.lower() not in images.SUFFIXES:
           rejects.append(Reject(file, "not the name of an image"))
+          continue
+        if path.exists() and not path.is_file():  # a named pipe would block
+          rejects.append(Reject(file, "not a regular file"))
           continue
         subject = _subject(pattern, path.relative_to(split_folder / name).as_posix(), file)
         found.append(Photograph(file, name, subject, file, path.read_bytes, split=split))

@@ -1,6 +1,7 @@
 """Images in folders: layouts, subjects, other files, and errors."""
 
 import io
+import os
 
 import cv2
 import numpy as np
@@ -115,6 +116,17 @@ def test_other_files_are_named(folder, tmp_path):
   assert "Thumbs" not in warnings
 
 
+def test_names_that_cannot_be_stored_and_pipes_are_left_out(folder, tmp_path):
+  write(folder / "stray.png")
+  os.rename(folder / "stray.png", os.fsencode(folder / "calm") + b"/caf\xe9.png")
+  os.mkfifo(folder / "wild" / "pipe.png")
+  write(folder / "__MACOSX" / "._1.png")
+  warnings = "\n".join(prepare(folder, tmp_path).info.metadata["warnings"])
+  assert r"1 left out (the name is not UTF-8): calm/caf\udce9.png" in warnings
+  assert "1 left out (not a regular file): wild/pipe.png" in warnings
+  assert "MACOSX" not in warnings
+
+
 @pytest.mark.parametrize(
   ("paths", "options", "message"),
   [
@@ -122,6 +134,8 @@ def test_other_files_are_named(folder, tmp_path):
     (["1.png"], {}, "contains no folders; expected two classes or more"),
     (["train/a/1.png", "test/b/1.png", "extra/a/1.png"], {}, "extra: is no split, but lies next to folders of splits"),
     (["train/a/1.png", "val/b/1.png", "valid/a/1.png"], {}, "are both the split validation; expected one folder"),
+    (["Angry/1.png", "angry/1.png"], {}, "the classes Angry and angry differ only in case; expected one folder"),
+    (["a/1.png", "b\udce8/1.png"], {}, r"the name of the class b\\udce8 is not UTF-8; rename the folder"),
     (["a/1.png", "b/1.txt"], {}, "the class b has no images; expected files such as"),
     (
       ["a/1.png", "b/x_1.png"],
@@ -150,5 +164,8 @@ def test_names_and_options_are_checked(folder, tmp_path):
     builders.make_builder("image_folder/../x", str(tmp_path))
   with pytest.raises(UserError, match="--subjects applies to image_folder, not to jaffe"):
     builders.make_builder("jaffe", str(tmp_path), subjects="(x)")
-  with pytest.raises(UserError, match="image_folder/own is not prepared in .*: put your images as <class>"):
+  with pytest.raises(
+    UserError,
+    match="image_folder/own is not prepared in .*: run `python -m .*` with a folder DIR that contains your images as",
+  ):
     arrays.load("image_folder/own", str(tmp_path))
