@@ -1,25 +1,40 @@
 """Control over the order of a compiled program's operations, where that order determines the peak memory."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 
+T = TypeVar("T")
 
-def depend_on(x: jax.Array, *earlier: jax.Array) -> jax.Array:
-  """Returns x unchanged, in a form that makes XLA compute `earlier` first.
 
-  `jax.lax.optimization_barrier` has the same purpose, but on CPUs XLA removes the barrier before it merges equal
-  operations and before it schedules them. This function uses a selection whose condition is always true, with NaN
-  or without, and which XLA cannot simplify.
+def depend_on(tree: T, *earlier: jax.Array) -> T:
+  """Returns a tree of arrays unchanged, in a form that makes XLA compute `earlier` first.
 
   Args:
-    x: Array of any shape and dtype.
+    tree: Arrays of any shape and dtype.
     *earlier: Float arrays, none of them empty.
 
   Returns:
-    x, bit for bit.
+    The same arrays, bit for bit.
+  """
+  if not earlier:
+    return tree
+  return jax.lax.platform_dependent(tree, earlier, cpu=_selected, default=_behind_barrier)
+
+
+def _behind_barrier(tree: T, earlier: tuple[jax.Array, ...]) -> T:
+  # A barrier for each array: XLA ignores one for all of them if no other array of the tree is needed as late.
+  return jax.tree.map(lambda x: jax.lax.optimization_barrier((x, earlier))[0], tree)
+
+
+def _selected(tree: T, earlier: tuple[jax.Array, ...]) -> T:
+  """Makes the dependence by a selection, because XLA removes barriers on CPUs before it merges equal operations.
+
+  The condition of the selection is always true, with NaN or without, and XLA cannot simplify it.
   """
   # One element per array is enough to make the result depend on the whole computation of that array.
   number = sum(array[(0,) * array.ndim].astype(jnp.float32) for array in earlier)
   # True for every float, NaN included; XLA does not fold it to a constant.
   always = (number == number) | (number != number)  # noqa: PLR0124
-  return jnp.where(always, x, jnp.zeros_like(x))
+  return jax.tree.map(lambda x: jnp.where(always, x, jnp.zeros_like(x)), tree)

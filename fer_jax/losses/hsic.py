@@ -17,6 +17,9 @@ with H = I - 11^T / B and e the regularisation constant epsilon. The factors of 
 computed once per batch. The Gram matrices of the L layers of a network are stacked to [L, B, B] and processed by one
 `vmap`. `hsic`, `cka`, `nhsic` and `phsic` are the measures themselves, as functions of two Gram matrices.
 
+Gram matrices are symmetric: a mean of a row is also the one of a column. Only the symmetric part of a derivative with
+respect to a Gram matrix matters, and some functions return only that part.
+
 B is the batch size over all devices, b the number of rows on one device, D the length of a row and K the number of
 classes.
 """
@@ -94,17 +97,18 @@ def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 @jax.custom_vjp
 def center(gram: jax.Array) -> jax.Array:
-  """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features.
-
-  Gram matrices, and the cotangents of all measures, are symmetric: the means of the rows are those of the columns. The
-  derivative of centring is centring.
-  """
-  # Means instead of products with H: O(B^2) operations instead of O(B^3).
+  """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features."""
+  # Means instead of products with H: O(B^2) operations instead of O(B^3). The means of rows are those of columns.
   means = gram.mean(axis=1)
   return gram - means[:, None] - means[None, :] + means.mean()
 
 
-center.defvjp(lambda gram: (center(gram), None), lambda _, cotangent: (center(cotangent),))
+# H is symmetric: the derivative of centring is centring.
+center.defvjp(lambda gram: (center(gram), None), lambda _, cotangent: (center(_symmetric(cotangent)),))
+
+
+def _symmetric(cotangent: jax.Array) -> jax.Array:
+  return (cotangent + cotangent.T) / 2
 
 
 @jax.custom_vjp
@@ -120,8 +124,9 @@ def _cosine_kernel_forward(products: jax.Array) -> tuple[jax.Array, tuple[jax.Ar
 
 
 def _cosine_kernel_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
-  # Kernel and cotangent are symmetric. A norm occurs in a row and a column: sum_j C_ij K_ij, [B], for the row.
+  # A norm occurs in a row and in a column: twice sum_j C_ij K_ij, [B].
   kernel, inverse_norm = residuals
+  cotangent = _symmetric(cotangent)
   of_norms = jnp.sum(cotangent * kernel, axis=1) * inverse_norm**2
   of_products = cotangent * inverse_norm[:, None] * inverse_norm[None, :]
   return (of_products - jnp.eye(len(kernel), dtype=kernel.dtype) * of_norms[:, None],)
@@ -286,6 +291,63 @@ def _regularized_inverse_backward(inverse: jax.Array, cotangent: jax.Array) -> t
 
 
 _regularized_inverse.defvjp(_regularized_inverse_forward, _regularized_inverse_backward)
+
+
+def centered_cosine_cka(
+  products: jax.Array, input_factor: jax.Array, label_factor: jax.Array, betas: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  """Computes CKA(Z, X) - beta CKA(Z, Y) for the cosine kernel of centred features Z, and its derivative, by hand.
+
+  The values and derivatives are those of `cka_factor(cosine_kernel(center(products)))`. Differentiated automatically,
+  that takes twice as many passes over the matrices, and as many kernels on a GPU, where small kernels dominate.
+
+  Args:
+    products: Inner products of the activations of L layers, float32 [L, B, B].
+    input_factor: `cka_factor` of the input, float32 [B, B]; it is centred.
+    label_factor: `cka_factor` of the labels, float32 [B, B]; it is centred.
+    betas: Weight of the label term of each layer, float32 [L].
+
+  Returns:
+    Derivatives of the losses with respect to the products, float32 [L, B, B], and the terms (CKA(Z, X), CKA(Z, Y)),
+    each float32 [L].
+  """
+  batch = products.shape[-1]
+  # Centred products C = P - s 1^T - 1 s^T, with s = row mean - total mean / 2, [L, B].
+  shift = _shift(products.mean(axis=2))
+  centered = _less(products, shift)
+  # Cosines K = D C D with the diagonal matrix D of inverse norms, [L, B].
+  inverse_norm = _inverse_sqrt(jnp.diagonal(products, axis1=1, axis2=2) - 2 * shift)
+  scales = inverse_norm[:, :, None] * inverse_norm[:, None, :]
+  kernel = centered * scales
+  # M = HKH, and the row sums of M * M, M * X and M * Y: [3, L, B] in one pass, then the three sums, each [L].
+  input_factor, label_factor = input_factor[None], label_factor[None]
+  middle = _less(kernel, _shift(kernel.mean(axis=2)))
+  rows = jnp.stack([jnp.sum(middle * other, axis=2) for other in (middle, input_factor, label_factor)])
+  square, with_input, with_label = jnp.sum(rows, axis=2)
+  unit = _inverse_sqrt(square)
+  with_input, with_label = with_input * unit, with_label * unit
+  loss = with_input - betas * with_label
+  # dK = (T - <T, F> F) / |M| with T = X - beta Y and F = M / |M|. It is centred, because T and F are: H dK H = dK.
+  target = input_factor - betas[:, None, None] * label_factor
+  of_kernel = (target - (loss * unit)[:, None, None] * middle) * unit[:, None, None]
+  # dC = D dK D - diag(d^2 sum_j dK_ij K_ij); its row means are computed in the same pass. Then dP = H dC H.
+  of_norms = jnp.sum(of_kernel * kernel, axis=2) * inverse_norm
+  across = jnp.sum(of_kernel * inverse_norm[:, None, :], axis=2)
+  diagonal = jnp.eye(batch, dtype=products.dtype)[None] * (of_norms * inverse_norm)[:, :, None]
+  return _less(of_kernel * scales - diagonal, _shift(inverse_norm * (across - of_norms) / batch)), (
+    with_input,
+    with_label,
+  )
+
+
+def _shift(means: jax.Array) -> jax.Array:
+  """Returns s with HKH = K - s 1^T - 1 s^T, [L, B], from the means of the rows of K, [L, B]."""
+  return means - means.mean(axis=1, keepdims=True) / 2
+
+
+def _less(matrices: jax.Array, shift: jax.Array) -> jax.Array:
+  """Returns K - s 1^T - 1 s^T, [L, B, B]."""
+  return matrices - shift[:, :, None] - shift[:, None, :]
 
 
 def phsic_factor(gram: jax.Array) -> jax.Array:

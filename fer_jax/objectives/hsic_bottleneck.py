@@ -2,7 +2,7 @@
 
 Layer i minimises HSIC(Z_i, X) - beta HSIC(Z_i, Y) over its own parameters (Ma et al. 2019, arXiv:1908.01580;
 Han et al. 2023, doi:10.12677/sea.2023.122019). The gradients are computed during the forward walk. When the walk calls
-a layer, the inner products of the layer's activations are added to its group. When a group is complete, one `vmap` over
+a layer, the inner products of the layer's activations are added to its group. When a group is complete, one program on
 the stack (L, B, B) computes the losses of all its layers and their cotangents. Later layers depend on a group's
 gradients, so that its activations can be freed. No gradient with respect to a layer's input is computed, except
 inside a block if `unit` is "block".
@@ -31,8 +31,9 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
-GROUPS = ("network", "block", "layer")
+GROUPS = ("network", "block", "triple", "layer")
 UNITS = ("layer", "block")
+_GROUP_SIZES = {"layer": 1, "triple": 3}  # layers of a block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,11 @@ class HsicBottleneck(LayerLoss):
   """Hyper-parameters of the objective: those of the layers' losses, and the grouping of the layers.
 
   Attributes:
-    group: Set of layers whose losses one vmap computes: "network", "block" or "layer". All give the same gradients.
+    group: Set of layers whose losses are computed together: "network", "block", "triple" (three consecutive layers of
+      a block) or "layer". All give the same gradients. Larger groups take fewer kernels and more memory.
     unit: Set of parameters that a layer's loss trains: "layer" for its own, or "block" to include those of earlier
       layers of its block that feed it directly (units of several layers: Belilovsky et al. 2019, arXiv:1812.11446).
-      "block" costs gradients with respect to inputs inside the block and requires that `group` is not "layer".
+      "block" costs gradients with respect to inputs inside the block and requires a `group` of whole blocks.
     label_smoothing: Weight of the uniform distribution in the target of the classifier's cross-entropy, if the
       classifier is trained together with the hidden layers.
   """
@@ -56,8 +58,8 @@ class HsicBottleneck(LayerLoss):
     super().__post_init__()
     check_choice("objective.group", self.group, GROUPS)
     check_choice("objective.unit", self.unit, UNITS)
-    if self.unit == "block" and self.group == "layer":
-      raise ValueError("objective.unit='block': expected objective.group='block' or 'network', not 'layer'")
+    if self.unit == "block" and self.group not in ("block", "network"):
+      raise ValueError(f"objective.unit='block': expected objective.group='block' or 'network', not {self.group!r}")
 
   def statistics(self, features: int, classes: int) -> Tree:
     """Returns {}: the objective keeps no state between steps."""
@@ -113,8 +115,9 @@ def _group_ends(network: Network, trainable: frozenset[str], group: str) -> froz
   """
   blocks = [[name for name in block if name in trainable] for block in network.blocks]
   blocks = [block for block in blocks if block]
-  if group == "layer":
-    return frozenset(name for block in blocks for name in block)
+  if group in _GROUP_SIZES:
+    parts = [block[i : i + _GROUP_SIZES[group]] for block in blocks for i in range(0, len(block), _GROUP_SIZES[group])]
+    return frozenset(_last_walked(part, network) for part in parts)
   if group == "block":
     return frozenset(_last_walked(block, network) for block in blocks)
   return frozenset({_last_walked([name for block in blocks for name in block], network)} if blocks else ())
@@ -219,7 +222,11 @@ class _LocalWalk:
       return (hsic.inner_products(rows, self.axis_name), output), (stats, rows.shape[-1])
 
     # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
-    params = jax.tree.map(lambda p: depend_on(p, *self.awaited) if self.awaited else p, self.params[name])
+    params = jax.lax.platform_dependent(
+      self.params[name],
+      cpu=lambda params: depend_on(params, *self.awaited),
+      default=lambda params: depend_on(params, *self.newest),
+    )
     (products, output), pull_back, (self.new_stats[name], d) = jax.vjp(layer, params, inputs, has_aux=True)
     self.waiting.append(_Waiting(name, inputs, output, products, d, pull_back))
     if name in self.closes_group:
@@ -237,8 +244,8 @@ class _LocalWalk:
     )
     gradients = self.pull_back(cotangents)
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
-    # every activation alive. The dependence skips one group, so that the next group may run ahead: this keeps several
-    # cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough: computing it
+    # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
+    # several cores busy and needs hardly more memory. The largest gradient of a layer is enough: computing it
     # uses all stored activations of the layer.
     leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]

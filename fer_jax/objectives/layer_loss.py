@@ -124,7 +124,7 @@ class LayerLoss:
     input_factor: jax.Array,
     label_factor: jax.Array,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Computes the two terms of every layer's loss and its derivative, by one vmap over L layers.
+    """Computes the two terms of every layer's loss and its derivative, for L layers at once.
 
     Args:
       stack: Inner products of the layers' activations, float32 [L, B, B].
@@ -144,6 +144,8 @@ class LayerLoss:
       with_label = hsic.dependence(factor, label_factor)
       return compressed - beta * with_label, (compressed, with_label)
 
+    if (self.measure, self.kernel, self.center_features, self.compress) == ("cka", "cosine", True, "input"):
+      return hsic.centered_cosine_cka(stack, input_factor, label_factor, betas)
     return jax.vmap(jax.grad(loss_of, has_aux=True))(stack, dimensions, betas)
 
   def _gaussian(self, products: jax.Array, dimensions: jax.Array | int) -> jax.Array:

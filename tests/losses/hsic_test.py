@@ -67,6 +67,56 @@ def test_gradient_of_inner_products_equals_automatic_differentiation(rows):
   np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
 
 
+def cosine_of_centered(products):
+  centered = products - products.mean(0, keepdims=True) - products.mean(1, keepdims=True) + products.mean()
+  norms = jnp.sqrt(jnp.diagonal(centered))
+  return centered / norms[:, None] / norms[None, :]
+
+
+def test_gradients_of_kernels_equal_automatic_differentiation(rows):
+  z = jnp.asarray(rows, jnp.float32)
+  weight = jax.random.normal(jax.random.key(0), (B, B))  # not symmetric on purpose
+  ours = jax.grad(lambda z: jnp.sum(weight * hsic.cosine_kernel(hsic.center(hsic.inner_products(z)))))(z)
+  plain = jax.grad(lambda z: jnp.sum(weight * cosine_of_centered(z @ z.T)))(z)
+  np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_centered_cosine_cka_equals_automatic_differentiation(rows, other):
+  """The reference is computed in float64."""
+  layers = [rows, rows[:, :2] ** 2 + 0.1 * rows[:, 1:3], np.tanh(rows)]
+  betas = np.array([100.0, 3.0, 0.0])
+
+  def factor(products):
+    kernel = cosine_of_centered(products)
+    kernel = kernel - kernel.mean(0, keepdims=True) - kernel.mean(1, keepdims=True) + kernel.mean()
+    return kernel / jnp.sqrt(jnp.sum(kernel**2))
+
+  with jax.enable_x64(True):
+    targets = [factor(jnp.asarray(z @ z.T)) for z in (other, rows[:, :3] + other)]
+
+    def loss(products, beta):
+      terms = [jnp.sum(factor(products) * target) for target in targets]
+      return terms[0] - beta * terms[1], terms
+
+    stack = jnp.asarray(np.stack([z @ z.T for z in layers]))
+    expected = jax.tree.map(np.asarray, jax.vmap(jax.grad(loss, has_aux=True))(stack, jnp.asarray(betas)))
+    stack, betas, *targets = (np.asarray(x, np.float32) for x in (stack, betas, *targets))
+  found = hsic.centered_cosine_cka(stack, *targets, betas)
+  gradient, terms = expected
+  expected = ((gradient + gradient.transpose(0, 2, 1)) / 2, terms)  # the symmetric part
+  for ours, reference in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=2e-5 * np.abs(reference).max())
+
+
+def test_centered_cosine_cka_of_dead_layers_is_zero(rows, other):
+  factors = [hsic.cka_factor(products(other)), hsic.cka_factor(products(rows))]
+  stack = jnp.stack([jnp.zeros((B, B)), jnp.ones((B, B)), products(np.where(np.arange(B)[:, None] == 3, 0, rows))])
+  gradient, terms = hsic.centered_cosine_cka(stack, *factors, jnp.ones(3))
+  assert all(np.isfinite(x).all() for x in (gradient, *terms))
+  np.testing.assert_array_equal([x[:2] for x in terms], 0)
+  np.testing.assert_array_equal(gradient[:2], 0)
+
+
 @pytest.mark.parametrize("devices", [2, 4])
 def test_inner_products_over_devices_equal_one_device(rows, devices):
   z = jnp.asarray(rows, jnp.float32)

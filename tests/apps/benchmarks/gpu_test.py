@@ -1,0 +1,100 @@
+"""Compiles steps for GPUs that are not here; skipped without XLA for CUDA."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.apps import bench
+from fer_jax.apps.benchmarks.gpu_step import Step, compile_step, evaluation_step, faults, training_steps
+from fer_jax.apps.benchmarks.gpu_target import TARGETS, absent_devices, is_installed
+from fer_jax.config.parsing import parse
+from fer_jax.runtime.errors import UserError
+from tests.configs.configs_test import NARROW, VARIANTS
+
+needs_cuda = pytest.mark.skipif(
+  not is_installed(), reason="XLA for CUDA is not installed: pip install fer_jax[gpu-aot]"
+)
+TINY = """
+from configs import hsic
+def get_config():
+  config = hsic.get_config("demo")
+  config.model.update({"blocks": 1, "convs": 1, "growth": 8, "stem": 8, "pyramid": 8})
+  config.batch_size = config.eval_batch_size = 16
+  config.phases.bottleneck.objective.update({"unit": "layer", "group": "layer"})
+  return config
+"""
+
+
+def settings_of(name, variant):
+  config = importlib.import_module(f"configs.{name}").get_config(variant)
+  config.model.update(NARROW[name])
+  config.pretrained.required = False
+  return parse(config)
+
+
+@needs_cuda
+def test_rows_describe_each_program(write_config, tmp_path, monkeypatch):
+  monkeypatch.setattr("fer_jax.apps.benchmarks.gpu.PRECISIONS", ("float32",))
+  out = tmp_path / "gpu.json"
+  config = write_config(TINY)
+  bench.main(["--what=gpu", f"--config={config}", "--target=l4", f"--out={out}"])
+  result = gpu_step_result(out)
+  assert [name.removeprefix(f"{config}, ") for name in result] == [
+    f"{step}, float32, {count}" for count in (1, 8) for step in ("backprop", "bottleneck", "evaluation")
+  ]
+  for name, row in result.items():
+    assert row["kernels"] == sum(row[kind] for kind in ("fusion", "cudnn", "cublas", "triton", "copy", "other"))
+    assert (row["collectives"] > 0) == name.endswith("8")
+    assert row["peak_bytes"] >= row["temporary_bytes"] + row["argument_bytes"] > 28709 * 48 * 48
+    assert row["estimated_seconds"] > 0
+  backprop, bottleneck = (result[f"{config}, {name}, float32, 1"] for name in ("backprop", "bottleneck"))
+  assert bottleneck["kernels_ratio"] == pytest.approx(bottleneck["kernels"] / backprop["kernels"])
+
+
+def gpu_step_result(path):
+  import json
+
+  return {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+
+
+def test_explains_what_to_install(write_config, monkeypatch):
+  monkeypatch.setattr("fer_jax.apps.benchmarks.gpu_target.is_installed", lambda: False)
+  with pytest.raises(UserError, match=r"needs XLA for CUDA, which is not installed: pip install 'fer_jax\[gpu-aot\]'"):
+    bench.main(["--what=gpu", f"--config={write_config(TINY)}"])
+
+
+@needs_cuda
+class TestFaults:
+  def compiled(self, function, donated=0):
+    (device,) = absent_devices(TARGETS["h100"], 1)
+    shape = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device))
+    step = Step(function, (shape,), donated)
+    return faults(step, compile_step(step, quick=True))
+
+  def test_a_step_without_faults(self):
+    assert self.compiled(jax.jit(lambda x: 2 * x, donate_argnums=0), donated=1) == []
+
+  def test_a_float64_constant(self):
+    with jax.enable_x64(True):
+      found = self.compiled(jax.jit(lambda x: (x * np.linspace(0, 1, 64)).astype(jnp.float32)))
+    assert found == ["computes in float64"]
+
+  def test_a_state_that_is_copied(self):
+    assert self.compiled(jax.jit(lambda x: 2 * x), donated=1) == ["donates 0 of 1 arrays of the state"]
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_steps_compile_without_faults(name, variant, count):
+  devices = absent_devices(TARGETS["h100"], count)
+  settings = settings_of(name, variant)
+  steps = {**training_steps(settings, devices), "evaluation": evaluation_step(settings, devices)}
+  for phase, step in steps.items():
+    compiled = compile_step(step, quick=True)
+    assert faults(step, compiled) == [], phase
+    assert (len(compiled.program.collectives) > 0) == (count > 1), phase
