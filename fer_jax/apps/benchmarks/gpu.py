@@ -1,6 +1,9 @@
 """Memory, kernels, collectives and estimated time of steps that are compiled for a GPU, on a machine without one."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import jax
 
 from fer_jax.apps.benchmarks.benchmark import Benchmark, Row, load_settings
 from fer_jax.apps.benchmarks.gpu_program import KINDS
@@ -19,6 +22,7 @@ from fer_jax.runtime.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16")
 COUNTS = (1, 8)  # numbers of devices
+TWIN = "backprop"
 
 
 def gpu(config: str, rounds: int, target: str = "h100") -> Benchmark:
@@ -26,7 +30,8 @@ def gpu(config: str, rounds: int, target: str = "h100") -> Benchmark:
 
   A program is compiled for each precision, for one device and for eight of one machine, by the functions that compile
   it in training, with the config's batch and FER2013's training split on each device. A step is that of the first phase
-  of the schedule, that of its back-propagated twin if the objective is the HSIC bottleneck, or the evaluation.
+  of the schedule, that of its back-propagated twin if the objective is the HSIC bottleneck, that of all folds or seeds
+  together (`vmap`) if the config has several, or the evaluation.
 
   Args:
     config: One or several configs, FILE.py:VARIANT, separated by spaces.
@@ -35,52 +40,50 @@ def gpu(config: str, rounds: int, target: str = "h100") -> Benchmark:
 
   Returns:
     One row per program. `estimated_seconds` is the sum over all kernels of a launch and of the slower of memory and
-    arithmetic at the GPU's peak rates: a lower bound for single kernels, and an estimate of nothing but these
-    assumptions. `largest_batch`, for training steps on one device, extrapolates the memory of two batch sizes.
-    `kernels_ratio`, `memory_ratio` and `estimated_ratio` are relative to the twin of the same precision.
+    arithmetic at the GPU's peak rates, which no kernel reaches. `largest_batch`, on one device, is where the memory of
+    two batch sizes, on a straight line, reaches the GPU's. `kernels_ratio`, `memory_ratio` (temporary bytes) and
+    `estimated_ratio` are relative to the twin, or, for replicas, to as many separate steps.
 
   Raises:
     UserError: The target is unknown, XLA for CUDA is not installed, or a program has a fault; see `gpu_step.faults`.
   """
   del rounds
-  if target not in TARGETS:
-    raise UserError(f"--target={target}: expected one of {', '.join(TARGETS)}")
   rows = [row for each in config.split() for row in _rows_of(each, TARGETS[target])]
   return Benchmark(rows[0]["name"], rows)
 
 
 def with_twin(settings: Settings) -> dict[str, Settings]:
-  """Returns the settings by the name of the first phase, and those of its back-propagated twin if it has one."""
+  """Returns the settings by the name of the first phase, after those of its back-propagated twin if it has one."""
   name = settings.schedule[0]
   phase = settings.phases[name]
   if not isinstance(phase.objective, HsicBottleneck):
     return {name: settings}
   twin = dataclasses.replace(phase, objective=Backprop(), train=("*",))
-  return {"backprop": dataclasses.replace(settings, phases={**settings.phases, name: twin}), name: settings}
+  return {TWIN: dataclasses.replace(settings, phases={**settings.phases, name: twin}), name: settings}
 
 
 def _rows_of(config: str, target: GpuTarget) -> list[Row]:
   rows = []
+  loaded = load_settings(config)
+  # The weights do not matter here.
+  loaded = dataclasses.replace(loaded, pretrained=dataclasses.replace(loaded.pretrained, path="", required=False))
+  first, together = loaded.schedule[0], loaded.replicas or loaded.folds.count
   for precision in PRECISIONS:
-    settings = dataclasses.replace(load_settings(config), precision=precision)
-    # The weights do not matter here.
-    settings = dataclasses.replace(
-      settings, pretrained=dataclasses.replace(settings.pretrained, path="", required=False)
-    )
+    settings = dataclasses.replace(loaded, precision=precision)
     for count in COUNTS:
-      devices = absent_devices(target, count)
+      suffix, devices = f"{precision}, {count} GPU" + "s" * (count > 1), absent_devices(target, count)
       twin: Row = {}
       for name, candidate in with_twin(settings).items():
-        step = training_steps(candidate, devices)[settings.schedule[0]]
-        row = _row(f"{config}, {name}, {precision}, {count}", step, target)
-        twin = row if name == "backprop" else twin
-        if twin:
-          row |= {
-            f"{key.split('_')[0]}_ratio": row[key] / twin[key]
-            for key in ("kernels", "temporary_bytes", "estimated_seconds")
-          }
-        rows.append(row)
-      rows.append(_row(f"{config}, evaluation, {precision}, {count}", evaluation_step(settings, devices), target))
+        row = _row(f"{config}, {name}, {suffix}", training_steps(candidate, devices)[first], target)
+        if count == 1:
+          row["largest_batch"] = _largest_batch(candidate, devices, row["peak_bytes"], target)
+        twin = row if name == TWIN else twin
+        rows.append(row | (_ratios(row, twin, 1) if twin else {}))
+      if together > 1 and count == 1:
+        step = training_steps(settings, devices, together)[first]
+        row = _row(f"{config}, {first}, {together} replicas, {suffix}", step, target)
+        rows.append(row | _ratios(row, rows[-1], together))
+      rows.append(_row(f"{config}, evaluation, {suffix}", evaluation_step(settings, devices), target))
   return rows
 
 
@@ -101,3 +104,21 @@ def _row(name: str, step: Step, target: GpuTarget) -> Row:
     "compile_seconds": compiled.seconds,
     "estimated_seconds": program.seconds(target),
   }
+
+
+def _ratios(row: Row, reference: Row, times: int) -> Row:
+  """Returns the ratios of a program to `times` runs of another; memory to one of them."""
+  return {
+    "kernels_ratio": row["kernels"] / (times * reference["kernels"]),
+    "memory_ratio": row["temporary_bytes"] / reference["temporary_bytes"],
+    "estimated_ratio": row["estimated_seconds"] / (times * reference["estimated_seconds"]),
+  }
+
+
+def _largest_batch(settings: Settings, devices: Sequence[jax.Device], peak_bytes: int, target: GpuTarget) -> int:
+  """Returns the batch size at which the memory of the first phase's step reaches that of the GPU."""
+  batch = settings.batch_size
+  twice = dataclasses.replace(settings, batch_size=2 * batch)
+  step = training_steps(twice, devices)[settings.schedule[0]]
+  bytes_an_image = (compile_step(step, quick=True).peak_bytes - peak_bytes) / batch
+  return int(batch + (target.memory - peak_bytes) / bytes_an_image)

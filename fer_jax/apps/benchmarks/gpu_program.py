@@ -146,7 +146,7 @@ def parse_program(text: str) -> GpuProgram:
   for instruction, times, computation in _walk(entry, 1, computations):
     kind = next((kind for kind in _COLLECTIVES if instruction.opcode in (kind, f"{kind}-start")), None)
     if kind is not None:
-      collectives += [Collective(kind, _collective_bytes(instruction, kind))] * times
+      collectives += [Collective(kind, _collective_bytes(instruction))] * times
     elif instruction.opcode in ("send", "recv", "infeed", "outfeed") or "S(5)" in instruction.type:
       host.append(instruction.name)
     else:
@@ -264,8 +264,7 @@ def _flops(instruction: _Instruction, computation: _Computation, computations: M
   return 2 * math.prod(instruction.arrays[0].shape) * math.prod(lengths)
 
 
-def _collective_bytes(instruction: _Instruction, kind: str) -> int:
-  arrays = instruction.arrays
-  if instruction.opcode == f"{kind}-start" and kind != "all-reduce":
-    arrays = arrays[len(arrays) // 2 :]  # (operands, results); an all-reduce has results only
-  return sum(array.bytes for array in arrays)
+def _collective_bytes(instruction: _Instruction) -> int:
+  arrays, operands = instruction.arrays, len(instruction.operands)
+  # An asynchronous collective returns (operands, results); some versions of XLA return only the results.
+  return sum(array.bytes for array in (arrays[operands:] if len(arrays) == 2 * operands else arrays))

@@ -13,8 +13,8 @@ from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013
 from fer_jax.apps.benchmarks.gpu_program import GpuProgram, parse_program
 from fer_jax.config.settings import Settings
 from fer_jax.data.batch import Batch
-from fer_jax.runtime.parallel import Devices
-from fer_jax.training.initialization import initialize
+from fer_jax.runtime.parallel import Devices, Placement, Replicas
+from fer_jax.training.initialization import Initialization, initialize
 from fer_jax.training.phases import plan_phases
 from fer_jax.training.step import Resident, StepContext, make_eval_step
 
@@ -58,29 +58,31 @@ class CompiledStep(NamedTuple):
   seconds: float
 
 
-def training_steps(settings: Settings, devices: Sequence[jax.Device]) -> dict[str, Step]:
+def training_steps(settings: Settings, devices: Sequence[jax.Device], together: int = 1) -> dict[str, Step]:
   """Returns the training step of each phase of a run by the phase's name, with FER2013's training split on each device.
 
   Args:
     settings: Settings of the run. The batch size is that of one device.
     devices: Devices of one process.
+    together: Number of replicas that are trained together on one device by `vmap`.
   """
-  placement, size = Devices(devices), _image_size(settings)
-  initialization = initialize(settings, (size, size, FER2013[3]), CLASSES, placement.axis_name)
+  placement = _placement(devices, together)
+  initialization, size = _initialization(settings, placement.axis_name), _image_size(settings)
   context = StepContext(*(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.float32)))
   steps = {}
   for phase in plan_phases(settings, initialization.network, placement.axis_name, FER2013[0]):
     state = jax.eval_shape(functools.partial(phase.initial_state, 0), *initialization.shapes)
-    arguments = (state, _resident(size), _batch(settings.batch_size, devices), context)
+    state, batch, of_phase = _stacked((state, _batch(settings.batch_size, devices), context), together)
     function = placement.compile_train(phase.train_step, f"training {phase.identity}")
-    steps[phase.name] = Step(function, _placed(arguments, devices), len(jax.tree.leaves(state)))
+    arguments = _placed((state, _resident(size), batch, of_phase), devices)
+    steps[phase.name] = Step(function, arguments, len(jax.tree.leaves(state)))
   return steps
 
 
 def evaluation_step(settings: Settings, devices: Sequence[jax.Device]) -> Step:
   """Returns the evaluation step of a run; see `training_steps` for the arguments."""
-  placement, size = Devices(devices), _image_size(settings)
-  initialization = initialize(settings, (size, size, FER2013[3]), CLASSES, placement.axis_name)
+  placement = _placement(devices, 1)
+  initialization, size = _initialization(settings, placement.axis_name), _image_size(settings)
   arguments = (initialization.shapes, _resident(size), _batch(settings.eval_batch_size, devices))
   step = make_eval_step(initialization.network, placement.axis_name)
   identity = f"evaluation {(settings.model, settings.precision)}"
@@ -123,6 +125,21 @@ def faults(step: Step, compiled: CompiledStep) -> list[str]:
   if program.donated < step.donated:
     found.append(f"donates {program.donated} of {step.donated} arrays of the state")
   return found
+
+
+def _placement(devices: Sequence[jax.Device], together: int) -> Placement:
+  return Devices(devices) if together == 1 else Replicas(together, devices)
+
+
+def _initialization(settings: Settings, axis_name: str | None) -> Initialization:
+  size = _image_size(settings)
+  return initialize(settings, (size, size, FER2013[3]), CLASSES, axis_name)
+
+
+def _stacked(trees: tuple[Any, ...], together: int) -> tuple[Any, ...]:
+  if together == 1:
+    return trees
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((together, *x.shape), x.dtype), trees)
 
 
 def _image_size(settings: Settings) -> int:

@@ -10,9 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from fer_jax.apps.benchmarks.gpu_program import LAUNCH_SECONDS, Collective, parse_program
 from fer_jax.apps.benchmarks.gpu_target import TARGETS, absent_devices, is_installed
 
-needs_cuda = pytest.mark.skipif(
-  not is_installed(), reason="XLA for CUDA is not installed: pip install fer_jax[gpu-aot]"
-)
+needs_cuda = pytest.mark.skipif(not is_installed(), reason="XLA for CUDA is not installed: fer_jax[gpu-aot]")
 PROGRAM = """HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, may-alias) }
 
 %sums (a: f32[], b: f32[]) -> f32[] {
@@ -59,6 +57,7 @@ ENTRY %main (images: u8[1000,64], index: s32[8], kernel: f32[64,32], maps: f32[2
   %done = f32[8,32]{1,0} all-reduce-done(%reduced)
   %gathered = (f32[8,32]{1,0}, f32[64,32]{1,0}) all-gather-start(%done), dimensions={0}
   %all = f32[64,32]{1,0} all-gather-done(%gathered)
+  %two = ((f32[8,32]{1,0}, f32[64,32]{1,0}), f32[8,32]{1,0}, f32[64,32]{1,0}) all-reduce-start(%done, %all), to_apply=%sums
   %zero = s32[] constant(0)
   %first = (s32[], f32[8,32]{1,0}) tuple(%zero, %done)
   %loop = (s32[], f32[8,32]{1,0}) while(%first), condition=%sums, body=%body, backend_config={"known_trip_count":{"n":"5"}}
@@ -104,7 +103,11 @@ class TestText:
     )
 
   def test_lists_collectives_donations_dtypes_and_transfers(self):
-    assert self.program.collectives == (Collective("all-reduce", 4 * 8 * 32), Collective("all-gather", 4 * 64 * 32))
+    assert self.program.collectives == (
+      Collective("all-reduce", 4 * 8 * 32),
+      Collective("all-gather", 4 * 64 * 32),
+      Collective("all-reduce", 4 * (8 + 64) * 32),
+    )
     assert self.program.donated == 2
     assert {"f32", "u8", "s32", "s8"} == self.program.dtypes
     assert self.program.host_transfers == ("last",)

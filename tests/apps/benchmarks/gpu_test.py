@@ -14,9 +14,7 @@ from fer_jax.config.parsing import parse
 from fer_jax.runtime.errors import UserError
 from tests.configs.configs_test import NARROW, VARIANTS
 
-needs_cuda = pytest.mark.skipif(
-  not is_installed(), reason="XLA for CUDA is not installed: pip install fer_jax[gpu-aot]"
-)
+needs_cuda = pytest.mark.skipif(not is_installed(), reason="XLA for CUDA is not installed: fer_jax[gpu-aot]")
 TINY = """
 from configs import hsic
 def get_config():
