@@ -25,7 +25,7 @@ classes.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,25 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
   Returns:
     float32 [B, B], the same on every device.
   """
-  products, _ = _inner_products_forward(rows, axis_name)
+  products, _ = products_of_rows(rows, axis_name)
   return products
+
+
+def products_of_rows(
+  rows: jax.Array, axis_name: str | None = None
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+  """Returns the inner products of `rows` and the function that pulls their cotangent back.
+
+  Args:
+    rows: Rows of shape [b, D]; see `inner_products`.
+    axis_name: Name of the mapped device axis; None outside `pmap`.
+
+  Returns:
+    Inner products, float32 [B, B], and a function from the sum of their cotangent and its transpose, float32 [B, B], to
+    the contribution of this device to the cotangent of its rows, [b, D].
+  """
+  products, residuals = _inner_products_forward(rows, axis_name)
+  return products, functools.partial(_pull_back_products, axis_name, residuals)
 
 
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
@@ -70,9 +87,12 @@ def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax
 
 
 def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
-  rows, global_rows = residuals
   # P is symmetric in its two uses of `rows`: one product with the symmetrised cotangent covers both.
-  cotangent = cotangent + cotangent.T
+  return (_pull_back_products(axis_name, residuals, cotangent + cotangent.T),)
+
+
+def _pull_back_products(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> jax.Array:
+  rows, global_rows = residuals
   if axis_name is not None:
     # Only the rows of this device: [B, B] -> [b, B]
     start = jax.lax.axis_index(axis_name) * rows.shape[0]
@@ -81,7 +101,7 @@ def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent:
     # Large rows have small cotangents, which underflow in float16.
     global_rows = global_rows.astype(jnp.float32)
   gradient = jnp.matmul(cotangent.astype(global_rows.dtype), global_rows, preferred_element_type=jnp.float32)
-  return (_saturate(gradient, rows.dtype),)
+  return _saturate(gradient, rows.dtype)
 
 
 inner_products.defvjp(_inner_products_forward, _inner_products_backward)

@@ -148,7 +148,8 @@ class _Waiting(NamedTuple):
     output: Output of the layer, this device's rows.
     products: Inner products of the rows of the global batch, float32 [B, B].
     dimensions: Length d of a row.
-    pull_back: Function (cotangents of products and output) -> (gradients of the parameters, cotangents of the inputs).
+    pull_back_products: Function cotangent of the products, plus its transpose -> cotangent of the rows.
+    pull_back: Function (cotangents of rows and output) -> (gradients of the parameters, cotangents of the inputs).
   """
 
   name: str
@@ -156,6 +157,7 @@ class _Waiting(NamedTuple):
   output: jax.Array
   products: jax.Array
   dimensions: int
+  pull_back_products: Callable[[jax.Array], jax.Array]
   pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, tuple[jax.Array, ...]]]
 
 
@@ -216,10 +218,9 @@ class _LocalWalk:
   def learn_locally(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
     """Applies a hidden layer and adds it to its group; computes the group's gradients if it is complete."""
 
-    def layer(params: Any, inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, int]]:
+    def layer(params: Any, inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], Any]:
       output, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
-      rows = self.loss.rows(output)
-      return (hsic.inner_products(rows, self.axis_name), output), (stats, rows.shape[-1])
+      return (self.loss.rows(output), output), stats
 
     # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
     params = jax.lax.platform_dependent(
@@ -227,8 +228,9 @@ class _LocalWalk:
       cpu=lambda params: depend_on(params, *self.awaited),
       default=lambda params: depend_on(params, *self.newest),
     )
-    (products, output), pull_back, (self.new_stats[name], d) = jax.vjp(layer, params, inputs, has_aux=True)
-    self.waiting.append(_Waiting(name, inputs, output, products, d, pull_back))
+    (rows, output), pull_back, self.new_stats[name] = jax.vjp(layer, params, inputs, has_aux=True)
+    products, pull_back_products = hsic.products_of_rows(rows, self.axis_name)
+    self.waiting.append(_Waiting(name, inputs, output, products, rows.shape[-1], pull_back_products, pull_back))
     if name in self.closes_group:
       self.settle()
     return output
@@ -266,12 +268,15 @@ class _LocalWalk:
       cotangents: Derivatives of the losses with respect to the inner products, float32 [L, B, B].
     """
     gradients: Tree = {}
+    symmetric = (
+      2 * cotangents
+    )  # the cotangents plus their transposes: functions of symmetric matrices have symmetric ones
     # Sum of the cotangents of each layer's output, from the later layers of its block that read it.
     of_output: list[jax.Array | None] = [None] * len(self.waiting)
     for i, layer in reversed(list(enumerate(self.waiting))):
       own = of_output[i]
       own = jnp.zeros_like(layer.output) if own is None else own
-      gradients[layer.name], of_inputs = layer.pull_back((cotangents[i], own))
+      gradients[layer.name], of_inputs = layer.pull_back((layer.pull_back_products(symmetric[i]), own))
       if self.loss.unit == "block":
         for x, cotangent in zip(layer.inputs, of_inputs, strict=True):
           source = self._producer(x, layer.name)

@@ -110,7 +110,8 @@ class Optimizer:
     chain: list[Any] = []
     centralization = centralize_gradients(conv_only=self.centralize_conv_only)
     if self.clip_norm:
-      chain.append(optax.clip_by_global_norm(self.clip_norm))
+      # Flattened: the norm of one array takes one kernel on a GPU, and not one for each parameter.
+      chain.append(optax.flatten(optax.clip_by_global_norm(self.clip_norm)))
     decay = optax.add_decayed_weights(self.weight_decay, mask=_kernels)
     # Coupled decay is part of the gradient that the moments accumulate.
     if self.weight_decay and self.coupled_decay:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from fer_jax.data.augment import Augmentation, standardize
 from fer_jax.data.batch import Batch
@@ -133,13 +134,18 @@ def make_train_step(
     if mixing.active:
       examples = _mixed(mixing, examples, mix_key, axis_name)
     output = objective(state.params, state.stats, examples, model_key)
+    # On a GPU, cuDNN's gradients have another layout than the parameters, and the update would be computed in it and
+    # copied back, array by array. The barrier makes XLA convert them once, all in one array, which also gives the norm
+    # in one kernel. XLA for CPUs removes the barrier, and then the concatenation.
+    flat, unravel = ravel_pytree(output.gradients)
+    gradients = unravel(jax.lax.optimization_barrier(flat))
     # The optimiser receives the trainable layers only; frozen layers are copied to the new state.
-    trained = {name: state.params[name] for name in output.gradients}
+    trained = {name: state.params[name] for name in gradients}
     updates, opt_state = optimizer.update(
-      output.gradients, state.opt_state, trained, progress=context.progress, lr_scale=context.lr_scale
+      gradients, state.opt_state, trained, progress=context.progress, lr_scale=context.lr_scale
     )
     params = {**state.params, **optax.apply_updates(trained, updates)}
-    metrics = {**output.metrics, "gradient_norm": optax.tree.norm(output.gradients)}
+    metrics = {**output.metrics, "gradient_norm": jnp.linalg.norm(flat)}
     updated = TrainState(state.step + 1, params, output.stats, opt_state, state.average)
     return (dataclasses.replace(updated, average=_averaged(updated, average)) if average else updated), metrics
 

@@ -1,6 +1,7 @@
 """Memory, kernels, collectives and estimated time of steps that are compiled for a GPU, on a machine without one."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -89,6 +90,7 @@ def _rows_of(config: str, target: GpuTarget) -> list[Row]:
 
 def _row(name: str, step: Step, target: GpuTarget) -> Row:
   compiled = compile_step(step)
+  print(f"compiled in {compiled.seconds:.0f} s: {name}", file=sys.stderr, flush=True)
   if found := faults(step, compiled):
     raise UserError(f"{name}: the step {'; '.join(found)}")
   program = compiled.program
