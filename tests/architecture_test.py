@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fer_jax"
 LAYERS = {
   # Imported inside a function, so that `import fer_jax` stays cheap.
   "fer_jax": ("inference.predictor",),
-  "fer_jax.console": (),
+  "fer_jax.console": ("runtime",),
   "fer_jax.runtime": (),
   "fer_jax.kernels": (),
   "fer_jax.losses": (),

@@ -54,7 +54,7 @@ class Kernel(NamedTuple):
     times: Number of runs in one run of the program; more than 1 inside a loop.
     flops: Floating-point operations of products and convolutions in one run; 0 for other kernels.
     bytes: Bytes that one run reads and writes.
-    dtype: dtype of its largest result in HLO, such as "f32".
+    dtype: Name in HLO of the dtype of its largest result, such as "f32".
   """
 
   name: str

@@ -1,6 +1,7 @@
 """Compiles steps for GPUs that are not here; skipped without XLA for CUDA."""
 
 import importlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +40,19 @@ def test_rows_describe_each_program(write_config, tmp_path, monkeypatch):
   out = tmp_path / "gpu.json"
   config = write_config(TINY)
   bench.main(["--what=gpu", f"--config={config}", "--target=l4", f"--out={out}"])
-  result = gpu_step_result(out)
+  result = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
   assert [name.removeprefix(f"{config}, ") for name in result] == [
-    f"{step}, float32, {count}" for count in (1, 8) for step in ("backprop", "bottleneck", "evaluation")
+    f"{step}, float32, {count}" for count in ("1 GPU", "8 GPUs") for step in ("backprop", "bottleneck", "evaluation")
   ]
   for name, row in result.items():
     assert row["kernels"] == sum(row[kind] for kind in ("fusion", "cudnn", "cublas", "triton", "copy", "other"))
-    assert (row["collectives"] > 0) == name.endswith("8")
+    assert (row["collectives"] > 0) == name.endswith("8 GPUs")
     assert row["peak_bytes"] >= row["temporary_bytes"] + row["argument_bytes"] > 28709 * 48 * 48
     assert row["estimated_seconds"] > 0
-  backprop, bottleneck = (result[f"{config}, {name}, float32, 1"] for name in ("backprop", "bottleneck"))
+    assert ("largest_batch" in row) == (name.endswith("1 GPU") and "evaluation" not in name)
+  backprop, bottleneck = (result[f"{config}, {name}, float32, 1 GPU"] for name in ("backprop", "bottleneck"))
+  assert backprop["largest_batch"] > 16
   assert bottleneck["kernels_ratio"] == pytest.approx(bottleneck["kernels"] / backprop["kernels"])
-
-
-def gpu_step_result(path):
-  import json
-
-  return {row["name"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def test_explains_what_to_install(write_config, monkeypatch):
@@ -84,10 +81,18 @@ class TestFaults:
     assert self.compiled(jax.jit(lambda x: 2 * x), donated=1) == ["donates 0 of 1 arrays of the state"]
 
 
+def slow_but(fast, cases):
+  return [case if fast(*case) else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+# The defaults of all systems are compiled in the fast tests, for eight devices.
+CASES = [(*variant, count) for variant in VARIANTS for count in (1, 8)]
+STEPS = slow_but(lambda _, variant, count: (variant, count) == ("", 8), CASES)
+REPLICAS = slow_but(lambda *variant: variant == ("resnet", "demo"), VARIANTS)
+
+
 @needs_cuda
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 8])
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+@pytest.mark.parametrize(("name", "variant", "count"), STEPS)
 def test_steps_compile_without_faults(name, variant, count):
   devices = absent_devices(TARGETS["h100"], count)
   settings = settings_of(name, variant)
@@ -96,3 +101,11 @@ def test_steps_compile_without_faults(name, variant, count):
     compiled = compile_step(step, quick=True)
     assert faults(step, compiled) == [], phase
     assert (len(compiled.program.collectives) > 0) == (count > 1), phase
+
+
+@needs_cuda
+@pytest.mark.parametrize(("name", "variant"), REPLICAS)
+def test_replicas_compile_without_faults(name, variant):
+  settings, devices = settings_of(name, variant), absent_devices(TARGETS["h100"], 1)
+  for phase, step in training_steps(settings, devices, together=3).items():
+    assert faults(step, compile_step(step, quick=True)) == [], phase

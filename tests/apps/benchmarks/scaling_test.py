@@ -62,7 +62,6 @@ def gathered(batch):
 
 
 @needs_cuda
-@pytest.mark.slow
 def test_counts_the_compiled_steps(config, monkeypatch):
   monkeypatch.setattr(benchmark, "COUNTED", (2, 4))
   headline, rows = benchmark.scaling(config, rounds=1)
