@@ -24,7 +24,7 @@ def depend_on(tree: T, *earlier: jax.Array) -> T:
 
 
 def _behind_barrier(tree: T, earlier: tuple[jax.Array, ...]) -> T:
-  # A barrier for each array: XLA ignores one for all of them if no other array of the tree is needed as late.
+  # A barrier for each array: behind one for all parameters of a layer, XLA for GPUs did not keep the order.
   return jax.tree.map(lambda x: jax.lax.optimization_barrier((x, earlier))[0], tree)
 
 

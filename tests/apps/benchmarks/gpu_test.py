@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import hsic
 from fer_jax.apps import bench
+from fer_jax.apps.benchmarks.gpu import with_twin
 from fer_jax.apps.benchmarks.gpu_step import Step, compile_step, evaluation_step, faults, training_steps
 from fer_jax.apps.benchmarks.gpu_target import TARGETS, absent_devices, is_installed
 from fer_jax.config.parsing import parse
@@ -53,6 +55,21 @@ def test_rows_describe_each_program(write_config, tmp_path, monkeypatch):
   backprop, bottleneck = (result[f"{config}, {name}, float32, 1 GPU"] for name in ("backprop", "bottleneck"))
   assert backprop["largest_batch"] > 16
   assert bottleneck["kernels_ratio"] == pytest.approx(bottleneck["kernels"] / backprop["kernels"])
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_bottleneck_takes_about_as_many_kernels_as_its_twin_and_less_memory():
+  config = hsic.get_config("small")
+  config.phases.bottleneck.objective.group = "triple"
+  devices = absent_devices(TARGETS["h100"], 1)
+  twin, bottleneck = (
+    compile_step(training_steps(settings, devices)["bottleneck"], quick=True)
+    for settings in with_twin(parse(config)).values()
+  )
+  assert bottleneck.program.count() <= 1.1 * twin.program.count()
+  assert bottleneck.temporary_bytes <= 0.6 * twin.temporary_bytes
+  assert bottleneck.program.count("copy") <= 2  # the state is updated in place
 
 
 def test_explains_what_to_install(write_config, monkeypatch):
