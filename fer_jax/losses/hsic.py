@@ -17,9 +17,6 @@ with H = I - 11^T / B and e the regularisation constant epsilon. The factors of 
 computed once per batch. The Gram matrices of the L layers of a network are stacked to [L, B, B] and processed by one
 `vmap`. `hsic`, `cka`, `nhsic` and `phsic` are the measures themselves, as functions of two Gram matrices.
 
-Gram matrices are symmetric: a mean of a row is also the one of a column. Only the symmetric part of a derivative with
-respect to a Gram matrix matters, and some functions return only that part.
-
 B is the batch size over all devices, b the number of rows on one device, D the length of a row and K the number of
 classes.
 """
@@ -115,44 +112,18 @@ def _saturate(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
   return jnp.clip(values, -most, most).astype(dtype)
 
 
-@jax.custom_vjp
 def center(gram: jax.Array) -> jax.Array:
   """Returns H K H with H = I - 11^T / B, [B, B]: the Gram matrix of the mean-centred features."""
-  # Means instead of products with H: O(B^2) operations instead of O(B^3). The means of rows are those of columns.
-  means = gram.mean(axis=1)
-  return gram - means[:, None] - means[None, :] + means.mean()
+  # Row and column means instead of products with H: O(B^2) operations instead of O(B^3).
+  columns = gram.mean(axis=0, keepdims=True)
+  rows = gram.mean(axis=1, keepdims=True)
+  return gram - columns - rows + columns.mean()
 
 
-# H is symmetric: the derivative of centring is centring.
-center.defvjp(lambda gram: (center(gram), None), lambda _, cotangent: (center(_symmetric(cotangent)),))
-
-
-def _symmetric(cotangent: jax.Array) -> jax.Array:
-  return (cotangent + cotangent.T) / 2
-
-
-@jax.custom_vjp
 def cosine_kernel(products: jax.Array) -> jax.Array:
   """Returns the cosine kernel `k(x, y) = <x, y> / (|x| |y|)`, [B, B] -> [B, B]; zero rows give zeros."""
-  return _cosine_kernel_forward(products)[0]
-
-
-def _cosine_kernel_forward(products: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   inverse_norm = _inverse_sqrt(jnp.diagonal(products))
-  kernel = products * inverse_norm[:, None] * inverse_norm[None, :]
-  return kernel, (kernel, inverse_norm)
-
-
-def _cosine_kernel_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
-  # A norm occurs in a row and in a column: twice sum_j C_ij K_ij, [B].
-  kernel, inverse_norm = residuals
-  cotangent = _symmetric(cotangent)
-  of_norms = jnp.sum(cotangent * kernel, axis=1) * inverse_norm**2
-  of_products = cotangent * inverse_norm[:, None] * inverse_norm[None, :]
-  return (of_products - jnp.eye(len(kernel), dtype=kernel.dtype) * of_norms[:, None],)
-
-
-cosine_kernel.defvjp(_cosine_kernel_forward, _cosine_kernel_backward)
+  return products * inverse_norm[:, None] * inverse_norm[None, :]
 
 
 def gaussian_kernel_less_one(
@@ -248,26 +219,8 @@ def trace_factor(gram: jax.Array) -> jax.Array:
 
 def cka_factor(gram: jax.Array) -> jax.Array:
   """Returns the factor of CKA, HKH / |HKH|_F, [B, B]; zeros if HKH vanishes (constant features)."""
-  return _unit(center(gram))
-
-
-@jax.custom_vjp
-def _unit(matrix: jax.Array) -> jax.Array:
-  """Returns the matrix divided by its Frobenius norm; zeros if it vanishes."""
-  return _unit_forward(matrix)[0]
-
-
-def _unit_forward(matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  inverse_norm = _inverse_sqrt(jnp.sum(matrix**2))
-  return matrix * inverse_norm, (matrix * inverse_norm, inverse_norm)
-
-
-def _unit_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array]:
-  unit, inverse_norm = residuals
-  return (inverse_norm * (cotangent - jnp.sum(cotangent * unit) * unit),)
-
-
-_unit.defvjp(_unit_forward, _unit_backward)
+  centered = center(gram)
+  return centered * _inverse_sqrt(jnp.sum(centered**2))
 
 
 def nhsic_factor(gram: jax.Array, epsilon: float = 1e-3) -> jax.Array:
@@ -318,8 +271,9 @@ def centered_cosine_cka(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Computes CKA(Z, X) - beta CKA(Z, Y) for the cosine kernel of centred features Z, and its derivative, by hand.
 
-  The values and derivatives are those of `cka_factor(cosine_kernel(center(products)))`. Differentiated automatically,
-  that takes twice as many passes over the matrices, and as many kernels on a GPU, where small kernels dominate.
+  The values and derivatives are those of `cka_factor(cosine_kernel(center(products)))`. Products are symmetric, so the
+  mean of a row is also that of a column. Differentiated automatically, the loss takes twice as many passes over the
+  matrices, and as many kernels on a GPU, where launching them takes most of the time.
 
   Args:
     products: Inner products of the activations of L layers, float32 [L, B, B].
@@ -354,10 +308,8 @@ def centered_cosine_cka(
   of_norms = jnp.sum(of_kernel * kernel, axis=2) * inverse_norm
   across = jnp.sum(of_kernel * inverse_norm[:, None, :], axis=2)
   diagonal = jnp.eye(batch, dtype=products.dtype)[None] * (of_norms * inverse_norm)[:, :, None]
-  return _less(of_kernel * scales - diagonal, _shift(inverse_norm * (across - of_norms) / batch)), (
-    with_input,
-    with_label,
-  )
+  derivative = _less(of_kernel * scales - diagonal, _shift(inverse_norm * (across - of_norms) / batch))
+  return derivative, (with_input, with_label)
 
 
 def _shift(means: jax.Array) -> jax.Array:

@@ -247,8 +247,8 @@ class _LocalWalk:
     gradients = self.pull_back(cotangents)
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
     # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
-    # several cores busy and needs hardly more memory. The largest gradient of a layer is enough: computing it
-    # uses all stored activations of the layer.
+    # several cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough:
+    # computing it uses all stored activations of the layer.
     leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
@@ -268,9 +268,8 @@ class _LocalWalk:
       cotangents: Derivatives of the losses with respect to the inner products, float32 [L, B, B].
     """
     gradients: Tree = {}
-    symmetric = (
-      2 * cotangents
-    )  # the cotangents plus their transposes: functions of symmetric matrices have symmetric ones
+    # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal.
+    symmetric = 2 * cotangents
     # Sum of the cotangents of each layer's output, from the later layers of its block that read it.
     of_output: list[jax.Array | None] = [None] * len(self.waiting)
     for i, layer in reversed(list(enumerate(self.waiting))):
