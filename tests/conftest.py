@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 from tests import compilation
 
@@ -9,6 +10,10 @@ from tests import compilation
 os.environ.setdefault("XLA_FLAGS", compilation.FLAGS)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation.FOLDER)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest
