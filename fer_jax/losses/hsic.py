@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 # Squared norms below this count as zero, so that a row or layer of zeros gives 0 and not NaN.
 _TINY = 1e-12
@@ -65,11 +66,19 @@ def products_of_rows(
     axis_name: Name of the mapped device axis; None outside `pmap`.
 
   Returns:
-    Inner products, float32 [B, B], and a function from the sum of their cotangent and its transpose, float32 [B, B], to
-    the contribution of this device to the cotangent of its rows, [b, D].
+    Inner products, float32 [B, B], and a function from the sum of their cotangent and its transpose, [B, B] in
+    `cotangent_dtype(rows.dtype)`, to the contribution of this device to the cotangent of its rows, [b, D].
   """
   products, residuals = _inner_products_forward(rows, axis_name)
   return products, functools.partial(_pull_back_products, axis_name, residuals)
+
+
+def cotangent_dtype(dtype: DTypeLike) -> jnp.dtype:
+  """Returns the dtype in which the cotangent of the products is multiplied with rows of a dtype: float32 for float16.
+
+  Large rows have small cotangents, which underflow in float16.
+  """
+  return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
@@ -94,10 +103,8 @@ def _pull_back_products(axis_name: str | None, residuals: tuple, cotangent: jax.
     # Only the rows of this device: [B, B] -> [b, B]
     start = jax.lax.axis_index(axis_name) * rows.shape[0]
     cotangent = jax.lax.dynamic_slice_in_dim(cotangent, start, rows.shape[0])
-  if rows.dtype == jnp.float16:
-    # Large rows have small cotangents, which underflow in float16.
-    global_rows = global_rows.astype(jnp.float32)
-  gradient = jnp.matmul(cotangent.astype(global_rows.dtype), global_rows, preferred_element_type=jnp.float32)
+  dtype = cotangent_dtype(rows.dtype)
+  gradient = jnp.matmul(cotangent.astype(dtype), global_rows.astype(dtype), preferred_element_type=jnp.float32)
   return _saturate(gradient, rows.dtype)
 
 

@@ -269,7 +269,8 @@ class _LocalWalk:
     """
     gradients: Tree = {}
     # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal.
-    symmetric = 2 * cotangents
+    # Converted in one array for all layers, which have the same dtype.
+    symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].output.dtype))
     # Sum of the cotangents of each layer's output, from the later layers of its block that read it.
     of_output: list[jax.Array | None] = [None] * len(self.waiting)
     for i, layer in reversed(list(enumerate(self.waiting))):
