@@ -83,7 +83,7 @@ def test_trains_and_reports_from_a_csv_file(environment, prepared, tmp_path):
   [
     ([], "--config is missing"),
     (["--config=configs/hsic.py:demo", "--config.sede=1"], "config.sede: no such key; did you mean config.seed?"),
-    (["--config=configs/hsic.py", "--config.data.data_dir={empty}"], "configs/hsic.py:demo"),
+    (["--config=configs/hsic.py", "--config.data.data_dir={empty}"], "fer2013 is not prepared in"),
     (["--config=configs/hsic.py", "--config.data.name=fer2014"], "fer2014"),
     (["--config=configs/hsic.py:demo", "--workdir={full}"], "choose another --workdir"),
   ],

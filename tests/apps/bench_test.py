@@ -17,7 +17,7 @@ def test_objectives_are_compared_with_back_propagation(config, tmp_path, capsys)
   found = run("objectives", config, tmp_path)
   backprop, *local = found["rows"]
   assert (backprop["name"], backprop["time_ratio"], backprop["memory_ratio"]) == ("backprop", 1.0, 1.0)
-  groups = [f"group={group}" for group in ("network", "block", "layer")]
+  groups = [f"group={group}" for group in ("network", "block", "triple", "layer")]
   assert [row["name"] for row in local] == [f"hsic_bottleneck, {of}" for of in (*groups, "unit=block")]
   for row in local:
     assert row["time_ratio"] == pytest.approx(row["seconds_a_step"] / backprop["seconds_a_step"])
