@@ -20,11 +20,11 @@ def depend_on(tree: T, *earlier: jax.Array) -> T:
   """
   if not earlier:
     return tree
-  return jax.lax.platform_dependent(tree, earlier, cpu=_selected, default=_behind_barrier)
+  return jax.lax.platform_dependent(tree, earlier, cpu=_selected, default=_after_barrier)
 
 
-def _behind_barrier(tree: T, earlier: tuple[jax.Array, ...]) -> T:
-  # A barrier for each array: behind one for all parameters of a layer, XLA for GPUs did not keep the order.
+def _after_barrier(tree: T, earlier: tuple[jax.Array, ...]) -> T:
+  # A barrier for each array: with one for all parameters of a layer, XLA for GPUs did not keep the order.
   return jax.tree.map(lambda x: jax.lax.optimization_barrier((x, earlier))[0], tree)
 
 

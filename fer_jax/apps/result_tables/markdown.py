@@ -60,6 +60,8 @@ _HEADINGS = {
   "share_high": "to (95 %)",
   "trainings": "runs",  # written by earlier versions
 }
+# Benchmarks that run nothing: they compile for a GPU that is not there.
+_COMPILED = frozenset({"gpu", "scaling"})
 
 
 def _find(results: Results, name: str, kind: type[T]) -> T | None:
@@ -143,9 +145,10 @@ def _bench_table(name: str, bench: BenchmarkResult | None, columns: Sequence[str
   keys = columns or known
   if columns:
     rows = tuple(row for row in rows if any(key in row for key in columns))
+  verb = "Compiled" if bench.what in _COMPILED else "Measured"
   head = [bench.what, *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   cells = [[str(row.get("name", "")), *(_figure(key, row) for key in keys)] for row in rows]
-  return f"{_markdown(head, cells, texts=(0,))}\n\n{_made([bench.device], bench.versions, [bench.commit])}"
+  return f"{_markdown(head, cells, texts=(0,))}\n\n{_made([bench.device], bench.versions, [bench.commit], verb)}"
 
 
 def _figure(key: str, row: Mapping[str, Any]) -> str:
@@ -154,10 +157,10 @@ def _figure(key: str, row: Mapping[str, Any]) -> str:
   return "" if optional and key not in row else quantity(key, row.get(key))
 
 
-def _made(devices: Sequence[str], versions: Mapping[str, str], commits: Sequence[str]) -> str:
+def _made(devices: Sequence[str], versions: Mapping[str, str], commits: Sequence[str], verb: str = "Measured") -> str:
   packages = ", ".join(f"{package} {version}" for package, version in versions.items())
   of = ", ".join(f"`{short_commit(commit)}`" for commit in commits)
-  return f"Measured on {', '.join(devices)}; {packages or 'versions not stated'}; commit {of}."
+  return f"{verb} on {', '.join(devices)}; {packages or 'versions not stated'}; commit {of}."
 
 
 def _sweep_table(name: str, sweep: SweepResult | None) -> str:
