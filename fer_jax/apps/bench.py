@@ -58,6 +58,7 @@ FLAGS = {
   "image_size": "torch",
   "batch_size": "torch",
   "yunet": "detectors",
+  "target": "gpu",
 }
 
 

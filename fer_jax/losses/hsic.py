@@ -279,8 +279,8 @@ def centered_cosine_cka(
   """Computes CKA(Z, X) - beta CKA(Z, Y) for the cosine kernel of centred features Z, and its derivative, by hand.
 
   The values and derivatives are those of `cka_factor(cosine_kernel(center(products)))`. Products are symmetric, so the
-  mean of a row is also that of a column. Differentiated automatically, the loss takes twice as many passes over the
-  matrices, and as many kernels on a GPU, where launching them takes most of the time.
+  mean of a row is also that of a column. Automatic differentiation of the loss takes about twice as many kernels on
+  a GPU, where launching them takes most of the time (docs/gpu.md).
 
   Args:
     products: Inner products of the activations of L layers, float32 [L, B, B].

@@ -4,6 +4,7 @@ import pytest
 
 from fer_jax.apps import bench
 from fer_jax.apps.benchmarks import table1
+from fer_jax.apps.benchmarks.benchmark import Benchmark
 from fer_jax.runtime.errors import UserError
 
 
@@ -71,3 +72,17 @@ def test_rejects_a_config_without_hsic_bottleneck_before_writing(config, tmp_pat
 def test_rejects_zero_rounds(config, tmp_path):
   with pytest.raises(UserError, match="--rounds=0: expected 1 or more"):
     run("pipeline", config, tmp_path, "--rounds=0")
+
+
+@pytest.mark.parametrize(
+  ("flag", "what"), [("target=l4", "gpu"), ("yunet=model.onnx", "detectors"), ("examples=9", "streaming")]
+)
+def test_a_flag_reaches_its_benchmark_and_no_other(monkeypatch, capsys, flag, what):
+  def benchmark(config, rounds, **flags):
+    return Benchmark("x", [{"name": "x", "given": len(flags)}])
+
+  monkeypatch.setitem(bench.BENCHMARKS, what, benchmark)
+  bench.main([f"--what={what}", f"--{flag}"])
+  assert "given 1" in capsys.readouterr().out
+  with pytest.raises(UserError, match=f"only valid with --what={what}; leave it out"):
+    bench.main(["--what=memory", f"--{flag}"])

@@ -46,7 +46,7 @@ def gpu(config: str, rounds: int, target: str = "h100") -> Benchmark:
     `estimated_ratio` are relative to the twin, or, for replicas, to as many separate steps.
 
   Raises:
-    UserError: The target is unknown, XLA for CUDA is not installed, or a program has a fault; see `gpu_step.faults`.
+    UserError: XLA for CUDA is not installed, or a program has a fault; see `gpu_step.faults`.
   """
   del rounds
   rows = [row for each in config.split() for row in _rows_of(each, TARGETS[target])]

@@ -1,5 +1,6 @@
 """GPUs that programs can be compiled for on a machine without one, and their peak rates."""
 
+import functools
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class GpuTarget(NamedTuple):
   @property
   def description(self) -> str:
     """Content of the file."""
-    return (_FOLDER / f"{self.name}.txtpb").read_text(encoding="ascii")
+    return _read(self.name)
 
   @property
   def memory(self) -> int:
@@ -46,6 +47,11 @@ class GpuTarget(NamedTuple):
     match = re.search(rf"\b{key}: (\d+)", self.description)
     assert match is not None
     return int(match[1])
+
+
+@functools.cache
+def _read(name: str) -> str:
+  return (_FOLDER / f"{name}.txtpb").read_text(encoding="ascii")
 
 
 TARGETS = {

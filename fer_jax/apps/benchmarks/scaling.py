@@ -69,7 +69,7 @@ def scaling(config: str, rounds: int) -> Benchmark:
   for name, candidate in with_twin(settings).items():
     batch = settings.batch_size
     model = fit_traffic({n * batch: step_traffic(_compile(candidate, n, batch)) for n in COUNTED})
-    seconds = {rows: _compile(candidate, 1, rows).seconds(TARGETS["h100"]) for rows in (batch, max(1, batch // NODE))}
+    seconds = {size: _compile(candidate, 1, size).seconds(TARGETS["h100"]) for size in (batch, max(1, batch // NODE))}
     rows += _rows(name, batch, model, seconds)
   return Benchmark(f"{settings.schedule[0]}, weak, {max(COUNTED)} devices", rows)
 

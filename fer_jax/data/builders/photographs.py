@@ -132,6 +132,11 @@ def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
   return found
 
 
+def as_utf8(name: str) -> str:
+  """Returns the name of a file with escapes such as \\udce9 for bytes that are not UTF-8; other names unchanged."""
+  return name.encode(errors="backslashreplace").decode()
+
+
 def _is_hidden(folder: str) -> bool:
   return folder.startswith(".") or folder.lower() in _SYSTEM_FOLDERS
 
@@ -208,9 +213,8 @@ def check_images(found: ReaderResult, dataset: str, channels: int) -> ReaderResu
   photographs, rejects, near_black = [], list(found.rejects), []
   sizes: dict[str, list[str]] = {}
   for photograph in tfds_utils.tqdm(found.photographs, desc=f"Reading {dataset}", unit=" images", leave=False):
-    printable = photograph.file.encode(errors="backslashreplace").decode()
-    if printable != photograph.file:  # TFDS stores names as UTF-8
-      rejects.append(Reject(printable, "the name is not UTF-8"))
+    if (name := as_utf8(photograph.file)) != photograph.file:  # TFDS stores names as UTF-8
+      rejects.append(Reject(name, "the name is not UTF-8"))
       continue
     try:
       data = photograph.read()

@@ -54,9 +54,8 @@ def class_names(folder: pathlib.Path) -> tuple[str, ...]:
     found = f"only the class {names[0]}" if names else "no folders"
     raise UserError(f"--manual_dir={folder} contains {found}; expected two classes or more in {_LAYOUTS}")
   for name in names:
-    printable = name.encode(errors="backslashreplace").decode()
-    if printable != name:
-      raise UserError(f"{folder}: the name of the class {printable} is not UTF-8; rename the folder")
+    if (utf8 := photographs.as_utf8(name)) != name:
+      raise UserError(f"{folder}: the name of the class {utf8} is not UTF-8; rename the folder")
   for name, other in itertools.pairwise(sorted(names, key=str.lower)):
     if name.lower() == other.lower():
       raise UserError(f"{folder}: the classes {name} and {other} differ only in case; expected one folder for both")
