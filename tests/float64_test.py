@@ -44,9 +44,8 @@ def step_results(name):
   network = settings.model.build(CLASSES, jnp.float32, None)
   shape = (1, SIZE, SIZE, 1)
   params, stats = random_variables(network, shape)
-  outputs, _ = jax.eval_shape(network.apply, params, stats, jax.ShapeDtypeStruct(shape, jnp.float32))
   phase = settings.phases[settings.schedule[0]]
-  stats |= phase.objective.statistics(outputs.features.shape[-1], outputs.logits.shape[-1])
+  params, stats = phase.objective.initial(network, (params, stats), jnp.zeros(shape), jax.random.key(0))
   # Plain SGD with learning rate 1: the update equals the negative gradient.
   optimizer = optax.with_extra_args_support(optax.sgd(1.0))
   step = make_train_step(

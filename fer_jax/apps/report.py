@@ -1,7 +1,7 @@
 """Writes the report of a training run: one self-contained HTML page.
 
 Usage:
-  python -m fer_jax.apps.report --workdir=W [--compare=W2 ...] [--explain]
+  python -m fer_jax.apps.report --workdir=W [--compare=W2 ...] [--explain] [--features]
 """
 
 import argparse
@@ -15,7 +15,9 @@ from fer_jax.runtime.files import local_path, write_text
 from fer_jax.training.run_files import read_run
 
 
-def write_report(workdir: Path, others: Sequence[Path] = (), explained: bool = False) -> Path:
+def write_report(
+  workdir: Path, others: Sequence[Path] = (), explained: bool = False, with_features: bool = False
+) -> Path:
   """Writes `workdir/report/index.html` atomically and returns its path.
 
   The page of an interrupted run shows what it logged, under a notice. In a run with several replicas, each replica that
@@ -25,11 +27,13 @@ def write_report(workdir: Path, others: Sequence[Path] = (), explained: bool = F
     workdir: Workdir of a training run, with at least `config.json` and `metrics.jsonl`.
     others: Workdirs of runs to compare with; their validation accuracy is added to the curves.
     explained: Whether to load the trained network and add Grad-CAM heat maps to the worst mistakes.
+    with_features: Whether to load the trained networks of this run and of those that it is compared with, and add
+      feature maps of their first, middle and last layers.
 
   Raises:
     UserError: A folder is not the workdir of a run, a file in it is damaged, or the page cannot be written; or
-      `explained` is set and the run has not finished or lacks files. All inputs are checked before the first page is
-      written.
+      `explained` or `with_features` is set and a run has not finished or lacks files. All inputs are checked before the
+      first page is written.
   """
   compared = [read_run(other) for other in others]
   whole = read_run(workdir)
@@ -39,9 +43,14 @@ def write_report(workdir: Path, others: Sequence[Path] = (), explained: bool = F
     from fer_jax.apps.report_page.explanations import explain
 
     explanations = explain(whole)
+  features = None
+  if with_features:
+    from fer_jax.apps.report_page.feature_maps import draw_features
+
+    features = draw_features(whole, compared)
   for replica in whole.replicas:
     write_text(_path(replica.workdir), report_page(replica, (), explanations.get(replica.workdir), whole))
-  write_text(_path(workdir), report_page(whole, compared, explanations.get(workdir)))
+  write_text(_path(workdir), report_page(whole, compared, explanations.get(workdir), features=features))
   return _path(workdir)
 
 
@@ -72,8 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action="store_true",
     help="load the trained network and add Grad-CAM heat maps to the worst mistakes",
   )
+  parser.add_argument(
+    "--features",
+    action="store_true",
+    help="load the trained networks of this run and the compared ones and add feature maps of three layers",
+  )
   given = parser.parse_args(arguments)
-  print(write_report(given.workdir, given.compare, given.explain))
+  print(write_report(given.workdir, given.compare, given.explain, given.features))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,23 @@ from jax.typing import DTypeLike
 from fer_jax.kernels.convolution import convolve
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu}
+
+
+class Sample(NamedTuple):
+  """A grid of positions of a feature map, which stands for the whole map in a local loss.
+
+  Attributes:
+    stride: Distance between the positions along both axes.
+    offset: Row and column of the first position, each less than `stride`.
+  """
+
+  stride: int
+  offset: tuple[int, int]
+
+  def positions(self, maps: jax.Array) -> jax.Array:
+    """Returns feature maps [B, H, W, C] at these positions, [B, ceil((H - row) / stride), ..., C]."""
+    row, column = self.offset
+    return maps[:, row :: self.stride, column :: self.stride]
 
 
 class ConvUnit(nn.Module):
@@ -29,24 +47,41 @@ class ConvUnit(nn.Module):
     kernel_size: Size of the kernel along both axes.
     stride: Stride along both axes.
     activation: Name of the activation function, a key of ACTIVATIONS.
+    pool: Side of the cells over which the output is averaged; 1 for none.
     weighted_inputs: Whether to learn one weight per input (the parameter `connection` of shape [inputs], initialised
       to ones).
     dtype: Dtype of the computation; parameters and statistics stay float32. Where float16 overflows, the result of the
       convolution is clipped to the largest float16 number, which keeps the normalisation finite.
     axis_name: Name of the mapped device axis over which the batch statistics are averaged; None outside `pmap`.
+    sample: Positions of the output that a local loss reads; None without a local loss or if it reads all positions.
   """
 
   features: int
   kernel_size: int = 3
   stride: int = 1
   activation: str = "relu"
+  pool: int = 1
   weighted_inputs: bool = False
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
+  sample: Sample | None = None
 
   @nn.compact
-  def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
-    """Maps inputs [B, H, W, C_i] to [B, ceil(H / stride), ceil(W / stride), features]."""
+  def __call__(
+    self, *inputs: jax.Array, train: bool, sampled_inputs: tuple[jax.Array | None, ...] | None = None
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Maps inputs [B, H, W, C_i] to [B, ceil(H / stride), ceil(W / stride), features].
+
+    With `sample`, returns the output, which is constant with respect to parameters and inputs, and the output at the
+    sampled positions, [B, H', W', features], which is not:
+
+    - Its gradient with respect to the kernel is that of a strided convolution.
+    - `sampled_inputs` are the inputs at the same positions, or None where no gradient is wanted; the convolution must
+      have stride 1. The gradient with respect to them is exact for a 1x1 kernel. For a larger one it is that of a
+      convolution of the samples, by a kernel whose taps are interpolated between sampled positions.
+    - Its values differ slightly from those of the output, because it is normalised with its own batch statistics.
+    - It is not pooled: with `pool` equal to the stride of the sample, it has one position for each cell.
+    """
     channels = [maps.shape[-1] for maps in inputs]
     shape = (self.kernel_size, self.kernel_size, sum(channels), self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
@@ -57,16 +92,102 @@ class ConvUnit(nn.Module):
       # Scaling the kernel slice is equivalent to scaling its input, and needs no gradient of the input.
       parts = [weights[i] * part for i, part in enumerate(parts)]
     # The sum of the partial convolutions equals the convolution of the concatenated inputs.
-    x = functools.reduce(operator.add, map(self._convolve, inputs, parts))
-    x = nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name, name="norm"
-    )(_saturate(x, self.dtype))
-    return ACTIVATIONS[self.activation](x)
+    x = _saturate(functools.reduce(operator.add, map(self._convolve, inputs, parts)), self.dtype)
+    norm = functools.partial(
+      nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name
+    )
+    activation = ACTIVATIONS[self.activation]
+    output = activation(norm(name="norm")(x))
+    if self.pool > 1:
+      output = nn.avg_pool(output, (self.pool,) * 2, strides=(self.pool,) * 2)
+    if self.sample is None:
+      return output
+    geometry = _Geometry(self.kernel_size, self.stride, self.sample)
+    kernels = [_saturate(part, self.dtype) for part in parts]
+    sampled = _sampled_sum(geometry, jax.lax.stop_gradient(x), inputs, sampled_inputs or (None,) * len(inputs), kernels)
+    own, _ = norm(parent=None).apply(
+      {name: values["norm"] for name, values in self.variables.items()}, sampled, mutable=["batch_stats"]
+    )
+    return jax.lax.stop_gradient(output), activation(own)
 
   def _convolve(self, maps: jax.Array, kernel: jax.Array) -> jax.Array:
     strides = (self.stride, self.stride)
     convolved = convolve(_saturate(maps, self.dtype), _saturate(kernel, self.dtype), strides, "SAME")
     return _saturate(convolved, self.dtype)
+
+
+class _Geometry(NamedTuple):
+  """A convolution with "SAME" padding and the positions of its result that are sampled."""
+
+  kernel_size: int
+  stride: int
+  sample: Sample
+
+  def strided(self, maps: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the convolution at the sampled positions only, [B, H', W', O]."""
+    stride = self.stride * self.sample.stride
+    padding = []
+    for length, offset in zip(maps.shape[1:3], self.sample.offset, strict=True):
+      positions = -(-length // self.stride)
+      low = max((positions - 1) * self.stride + self.kernel_size - length, 0) // 2 - offset * self.stride
+      sampled = -(-(positions - offset) // self.sample.stride)
+      # Negative padding crops.
+      padding.append((low, (sampled - 1) * stride + self.kernel_size - length - low))
+    return convolve(maps, kernel, (stride, stride), padding)
+
+  def between_samples(self, kernel: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Returns a convolution of maps at the sampled positions that approximates the one of the whole maps.
+
+    A tap between sampled positions reads their linear interpolation.
+    """
+    taps = np.arange(self.kernel_size) - (self.kernel_size - 1) // 2
+    # Weight of a sampled position in a tap: [sampled positions, taps].
+    weights = np.float32(np.maximum(0, 1 - np.abs(taps[None] / self.sample.stride - taps[:, None])))
+    interpolated = jnp.einsum("ph,qw,hwio->pqio", weights, weights, kernel.astype(jnp.float32)).astype(kernel.dtype)
+    return lambda maps: convolve(maps.astype(kernel.dtype), interpolated, (1, 1), "SAME")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sampled_sum(
+  geometry: _Geometry,
+  total: jax.Array,
+  inputs: tuple[jax.Array, ...],
+  sampled_inputs: tuple[jax.Array | None, ...],
+  kernels: list[jax.Array],
+) -> jax.Array:
+  """Returns a sum of convolutions at the sampled positions; see `ConvUnit.__call__` for its gradients.
+
+  Args:
+    geometry: Geometry of the convolutions.
+    total: Sum of the convolutions of `inputs` with `kernels`, [B, H, W, O]; its gradient is zero.
+    inputs: Feature maps; their gradients are zero.
+    sampled_inputs: Feature maps at the sampled positions, or None where no gradient is wanted.
+    kernels: One kernel [k, k, C_i, O] for each.
+  """
+  del inputs, sampled_inputs, kernels
+  return geometry.sample.positions(total)
+
+
+def _sampled_sum_forward(geometry: _Geometry, total: jax.Array, *rest: Any) -> tuple[jax.Array, tuple]:
+  return _sampled_sum(geometry, total, *rest), (total, *rest)
+
+
+def _sampled_sum_backward(geometry: _Geometry, residuals: tuple, cotangent: jax.Array) -> tuple:
+  total, inputs, sampled_inputs, kernels = residuals
+  # The convolutions are linear in their kernel and in their input, so the values of their forward passes are not used
+  # and not computed.
+  of_kernels = [
+    jax.vjp(functools.partial(geometry.strided, maps.astype(cotangent.dtype)), kernel)[1](cotangent)[0]
+    for maps, kernel in zip(inputs, kernels, strict=True)
+  ]
+  of_samples = tuple(
+    None if sample is None else jax.vjp(geometry.between_samples(kernel), sample)[1](cotangent)[0]
+    for sample, kernel in zip(sampled_inputs, kernels, strict=True)
+  )
+  return jnp.zeros_like(total), jax.tree.map(jnp.zeros_like, inputs), of_samples, of_kernels
+
+
+_sampled_sum.defvjp(_sampled_sum_forward, _sampled_sum_backward)
 
 
 def _saturate(maps: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -63,7 +63,7 @@ class HsicDense:
     layers: dict[str, nn.Module] = {"block1_stem": unit(self.stem, stride=self.stem_stride)}
     for block in range(1, self.blocks + 1):
       if block > 1:
-        layers[f"block{block}_transition"] = unit(self.transition, kernel_size=1)
+        layers[f"block{block}_transition"] = unit(self.transition, kernel_size=1, pool=2)
       for conv in range(1, self.convs + 1):
         layers[f"block{block}_conv{conv}"] = unit(self.growth, weighted_inputs=True)
       layers[f"block{block}_lateral"] = unit(self.pyramid, kernel_size=1)
@@ -80,7 +80,7 @@ class HsicDense:
     laterals: dict[int, jax.Array] = {}
     for block in range(1, self.blocks + 1):
       if block > 1:
-        maps = [nn.avg_pool(apply(f"block{block}_transition", *maps), (2, 2), strides=(2, 2))]
+        maps = [apply(f"block{block}_transition", *maps)]
       for conv in range(1, self.convs + 1):
         maps.append(apply(f"block{block}_conv{conv}", *maps))
       # Computed here and not in the pyramid loop: the block's activations, the largest of the network, are not needed

@@ -91,7 +91,13 @@ class Network:
     return params, stats
 
   def call(
-    self, name: str, params: Any, stats: Any, inputs: tuple[jax.Array, ...], key: jax.Array | None
+    self,
+    name: str,
+    params: Any,
+    stats: Any,
+    inputs: tuple[jax.Array, ...],
+    key: jax.Array | None,
+    **sampling: Any,
   ) -> tuple[Any, Any]:
     """Calls one layer.
 
@@ -101,16 +107,21 @@ class Network:
       stats: Batch statistics of the layer.
       inputs: Inputs of the layer, from the walk.
       key: Random key of the training step; None in evaluation (running averages, no dropout).
+      **sampling: `sample` and `sampled_inputs` of `ConvUnit`, for such a layer.
 
     Returns:
-      The output, and the new batch statistics of the layer (unchanged in evaluation).
+      The output, or the pair of outputs that the layer returns with `sample`, and the new batch statistics of the layer
+      (unchanged in evaluation).
     """
+    layer = self.layers[name]
+    if sampling:
+      layer = layer.clone(sample=sampling.pop("sample"))
     variables = {"params": params, "batch_stats": stats}
     if key is None:
-      return self.layers[name].apply(variables, *inputs, train=False), stats
+      return layer.apply(variables, *inputs, train=False), stats
     # A separate dropout key for each layer.
     rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(name.encode()))}
-    output, updates = self.layers[name].apply(variables, *inputs, train=True, mutable=["batch_stats"], rngs=rngs)
+    output, updates = layer.apply(variables, *inputs, train=True, mutable=["batch_stats"], rngs=rngs, **sampling)
     return output, updates.get("batch_stats", stats)
 
   def apply(

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+import jax
+
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
@@ -23,15 +25,20 @@ class ObjectiveSettings(Protocol):
       ValueError: The objective does not fit the network.
     """
 
-  def statistics(self, features: int, classes: int) -> Tree:
-    """Returns the initial state that the objective keeps between steps.
+  def initial(
+    self, network: Network, variables: tuple[Tree, Tree], image: jax.Array, key: jax.Array
+  ) -> tuple[Tree, Tree]:
+    """Returns the initial variables of the network together with those that the objective itself needs.
 
     Args:
-      features: Number of features D that the classifier reads.
-      classes: Number of classes K.
+      network: Network to train.
+      variables: Its initial (params, stats).
+      image: Array of shape [B, H, W, C], of which only the shape and dtype matter.
+      key: Random key.
 
     Returns:
-      Arrays by name, stored among the batch statistics under names that no layer has; {} for a stateless objective.
+      (params, stats). Parameters are added to those of the layer that they are trained with; state that changes from
+      step to step is added to the batch statistics, under names that no layer has.
     """
 
 

@@ -68,9 +68,17 @@ class Backprop:
     ):
       raise ValueError(f"objective.class_weights={self.class_weights}: expected numbers, 0 or more, not all of them 0")
 
-  def statistics(self, features: int, classes: int) -> Tree:
-    """Returns the initial centres, zeros of shape [classes, features]; {} without a centre loss."""
-    return {CENTERS: {"centers": jnp.zeros((classes, features), jnp.float32)}} if self.center_weight else {}
+  def initial(
+    self, network: Network, variables: tuple[Tree, Tree], image: jax.Array, key: jax.Array
+  ) -> tuple[Tree, Tree]:
+    """Returns the variables and, with a centre loss, centres of zero; see `ObjectiveSettings.initial`."""
+    del key
+    params, stats = variables
+    if not self.center_weight:
+      return params, stats
+    outputs, _ = jax.eval_shape(network.apply, params, stats, image)
+    shape = outputs.logits.shape[-1], outputs.features.shape[-1]
+    return params, {**stats, CENTERS: {"centers": jnp.zeros(shape, jnp.float32)}}
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective; see `ObjectiveSettings.build` for the arguments.

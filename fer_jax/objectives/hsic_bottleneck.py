@@ -10,6 +10,8 @@ inside a block if `unit` is "block".
 
 import dataclasses
 import fnmatch
+import functools
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,11 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.kernels.ordering import depend_on
+from fer_jax.layers.conv_unit import ConvUnit, Sample
 from fer_jax.losses import cross_entropy, hsic
 from fer_jax.models.choices import check_choice
 from fer_jax.models.network import Network, Tree
 from fer_jax.objectives.layer_loss import LayerLoss
+from fer_jax.objectives.local_units import GROUPS, UNITS, LocalUnits, check_group
 from fer_jax.objectives.objective import (
+  PROJECTION_HEAD,
   Examples,
   Objective,
   ObjectiveOutput,
@@ -31,9 +36,7 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
-GROUPS = ("network", "block", "triple", "layer")
-UNITS = ("layer", "block")
-_GROUP_SIZES = {"layer": 1, "triple": 3}  # layers of a block
+LOSSES = ("all", "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +45,75 @@ class HsicBottleneck(LayerLoss):
 
   Attributes:
     group: Set of layers whose losses are computed together: "network", "block", "triple" (three consecutive layers of
-      a block) or "layer". All give the same gradients. Larger groups take fewer kernels and more memory.
-    unit: Set of parameters that a layer's loss trains: "layer" for its own, or "block" to include those of earlier
-      layers of its block that feed it directly (units of several layers: Belilovsky et al. 2019, arXiv:1812.11446).
-      "block" costs gradients with respect to inputs inside the block and requires a `group` of whole blocks.
+      a block), "pair" or "layer". All give the same gradients. Larger groups take fewer kernels and more memory.
+    unit: Set of parameters that a layer's loss trains: "layer" for its own; "pair" or "block" to include those of
+      earlier layers of the same two consecutive layers, or block, that feed it directly (units of several layers:
+      Belilovsky et al. 2019, arXiv:1812.11446). Such units cost gradients with respect to inputs and require a `group`
+      of whole units.
+    losses: Layers with a loss: "all", or "last" for those that feed no other layer of their unit.
+    sampling: Stride of the sample of positions from which the gradients of a layer's loss are taken (see
+      `layers.conv_unit`); 1 for all positions. Only for networks whose hidden layers are `ConvUnit`s.
+    sampled_side: Side of the smallest feature maps that are sampled.
+    classifier_blocks: Number of last blocks that have no local loss: they form a unit with the classifier, whose
+      cross-entropy trains them.
     label_smoothing: Weight of the uniform distribution in the target of the classifier's cross-entropy, if the
       classifier is trained together with the hidden layers.
   """
 
   group: str = "layer"
   unit: str = "layer"
+  losses: str = "all"
+  sampling: int = 1
+  sampled_side: int = 12
+  classifier_blocks: int = 0
   label_smoothing: float = 0.0
 
   def __post_init__(self) -> None:
     super().__post_init__()
     check_choice("objective.group", self.group, GROUPS)
     check_choice("objective.unit", self.unit, UNITS)
-    if self.unit == "block" and self.group not in ("block", "network"):
-      raise ValueError(f"objective.unit='block': expected objective.group='block' or 'network', not {self.group!r}")
+    check_choice("objective.losses", self.losses, LOSSES)
+    check_group(self.unit, self.group)
+    for field, least in (("sampling", 1), ("sampled_side", 1), ("classifier_blocks", 0)):
+      if getattr(self, field) < least:
+        raise ValueError(f"objective.{field}={getattr(self, field)}: expected an integer, {least} or more")
 
-  def statistics(self, features: int, classes: int) -> Tree:
-    """Returns {}: the objective keeps no state between steps."""
-    del features, classes
-    return {}
+  def initial(
+    self, network: Network, variables: tuple[Tree, Tree], image: jax.Array, key: jax.Array
+  ) -> tuple[Tree, Tree]:
+    """Returns the variables together with the projection head of each hidden layer; see `ObjectiveSettings.initial`."""
+    params, stats = variables
+    if not self.head_layers:
+      return params, stats
+    outputs, _ = jax.eval_shape(functools.partial(network.apply, taps=True), params, stats, image)
+    units = self._units(network, frozenset(network.layers))
+    without = units.last_unit | self._without_loss(units, params, stats, image)
+    params = dict(params)
+    for name, tap in zip(network.hidden, outputs.taps, strict=True):
+      if tap.ndim == 4 and name not in without:
+        layer_key = jax.random.fold_in(key, zlib.crc32(f"{name} {PROJECTION_HEAD}".encode()))
+        head = self.head(jnp.float32).init(layer_key, jnp.zeros((1, 1, 1, tap.shape[-1])))["params"]
+        params[name] = {**params[name], PROJECTION_HEAD: head}
+    return params, stats
+
+  def _units(self, network: Network, trainable: frozenset[str]) -> LocalUnits:
+    return LocalUnits.of(network, trainable, self.unit, self.group, self.classifier_blocks)
+
+  def _without_loss(self, units: LocalUnits, params: Tree, stats: Tree, image: jax.Array) -> frozenset[str]:
+    return units.without_loss(params, stats, image) if self.losses == "last" else frozenset()
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective; see `ObjectiveSettings.build` for the arguments.
 
-    If the classifier is trainable, its cross-entropy trains only the classifier itself, not the hidden layers.
+    If the classifier is trainable, its cross-entropy trains the classifier and the hidden layers of its unit, but no
+    other layers.
 
     Raises:
-      ValueError: A pattern of `layer_beta` matches no hidden layer.
+      ValueError: A pattern of `layer_beta` matches no hidden layer, the network has fewer blocks than
+        `classifier_blocks`, these blocks are trainable and the classifier is not, or a layer cannot be sampled.
     """
-    closes_group = _group_ends(network, trainable, self.group)
+    self._check(network, trainable)
+    units = self._units(network, trainable)
     betas = _layer_values(network, self.beta, self.layer_beta, "objective.layer_beta")
 
     def objective(params: Tree, stats: Tree, batch: Examples, key: jax.Array) -> ObjectiveOutput:
@@ -88,7 +127,8 @@ class HsicBottleneck(LayerLoss):
         network=network,
         trainable=trainable,
         axis_name=axis_name,
-        closes_group=closes_group,
+        units=units,
+        without_loss=self._without_loss(units, params, stats, batch.image),
         betas=betas,
         params=params,
         stats=stats,
@@ -99,33 +139,30 @@ class HsicBottleneck(LayerLoss):
         new_stats=dict(stats),
       )
       network.walk(walk.apply, batch.image)
+      if network.classifier in trainable:
+        walk.classify()
       gradients = sum_over_devices(walk.gradients, axis_name)
       return ObjectiveOutput(gradients, walk.new_stats, {"loss": walk.total, **walk.metrics})
 
     return objective
 
-
-def _group_ends(network: Network, trainable: frozenset[str], group: str) -> frozenset[str]:
-  """Returns the names of the layers after which a group is complete.
-
-  Args:
-    network: Network to train.
-    trainable: Names of the trainable layers.
-    group: One of GROUPS.
-  """
-  blocks = [[name for name in block if name in trainable] for block in network.blocks]
-  blocks = [block for block in blocks if block]
-  if group in _GROUP_SIZES:
-    parts = [block[i : i + _GROUP_SIZES[group]] for block in blocks for i in range(0, len(block), _GROUP_SIZES[group])]
-    return frozenset(_last_walked(part, network) for part in parts)
-  if group == "block":
-    return frozenset(_last_walked(block, network) for block in blocks)
-  return frozenset({_last_walked([name for block in blocks for name in block], network)} if blocks else ())
-
-
-def _last_walked(names: list[str], network: Network) -> str:
-  # `network.layers` is in walk order.
-  return [name for name in network.layers if name in names][-1]
+  def _check(self, network: Network, trainable: frozenset[str]) -> None:
+    if self.classifier_blocks > len(network.blocks):
+      raise ValueError(
+        f"objective.classifier_blocks={self.classifier_blocks}: the network has {len(network.blocks)} blocks of hidden "
+        "layers; give this number or less"
+      )
+    if self.classifier_blocks and network.classifier not in trainable:
+      raise ValueError(
+        f"objective.classifier_blocks={self.classifier_blocks}: expected {network.classifier!r} among the trainable "
+        "layers, because its cross-entropy trains these blocks; add it to `train`, or set classifier_blocks=0"
+      )
+    unfit = [name for name in network.hidden if not isinstance(network.layers[name], ConvUnit)]
+    if self.sampling > 1 and unfit:
+      raise ValueError(
+        f"objective.sampling={self.sampling}: expected hidden layers of type ConvUnit, as in hsic_dense, but "
+        f"{unfit[0]!r} is a {type(network.layers[unfit[0]]).__name__}; set sampling=1"
+      )
 
 
 def _layer_values(network: Network, default: float, by_pattern: Mapping[str, float], key: str) -> dict[str, float]:
@@ -144,21 +181,21 @@ class _Waiting(NamedTuple):
 
   Attributes:
     name: Name of the layer.
-    inputs: Inputs of the layer.
     output: Output of the layer, this device's rows.
-    products: Inner products of the rows of the global batch, float32 [B, B].
-    dimensions: Length d of a row.
-    pull_back_products: Function cotangent of the products, plus its transpose -> cotangent of the rows.
-    pull_back: Function (cotangents of rows and output) -> (gradients of the parameters, cotangents of the inputs).
+    measured: The output, or a sample of its positions, with respect to which losses are differentiated.
+    rows: Description of each example that the loss reads, [b, d].
+    products: Inner products of the rows of the global batch, float32 [B, B], and the function that maps the sum of
+      their cotangent and its transpose to the cotangent of the rows; None for a layer without a loss.
+    pull_back: Function (cotangents of rows and `measured`) -> (gradients of the parameters, cotangents of what the
+      layer reads, by position in `waiting`).
   """
 
   name: str
-  inputs: tuple[jax.Array, ...]
   output: jax.Array
-  products: jax.Array
-  dimensions: int
-  pull_back_products: Callable[[jax.Array], jax.Array]
-  pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, tuple[jax.Array, ...]]]
+  measured: jax.Array
+  rows: jax.Array
+  products: tuple[jax.Array, Callable[[jax.Array], jax.Array]] | None
+  pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, dict[int, jax.Array]]]
 
 
 @dataclasses.dataclass
@@ -170,7 +207,8 @@ class _LocalWalk:
     network: Network to train.
     trainable: Names of the trainable layers.
     axis_name: Mapped axis of devices; None on one device.
-    closes_group: Names of the layers after which a group is complete.
+    units: Units and groups of the layers.
+    without_loss: Names of the layers that only the losses of other layers of their unit train.
     betas: Weight of the label term of each hidden layer.
     params: Parameters of all layers.
     stats: Batch statistics of all layers.
@@ -185,13 +223,15 @@ class _LocalWalk:
     waiting: Layers of the incomplete group.
     newest: Gradients of the latest complete group.
     awaited: Gradients of the group before it, on which the parameters of the next layers depend.
+    outputs: Outputs of all layers but those of the last unit.
   """
 
   loss: HsicBottleneck
   network: Network
   trainable: frozenset[str]
   axis_name: str | None
-  closes_group: frozenset[str]
+  units: LocalUnits
+  without_loss: frozenset[str]
   betas: Mapping[str, float]
   params: Tree
   stats: Tree
@@ -206,21 +246,48 @@ class _LocalWalk:
   waiting: list[_Waiting] = dataclasses.field(default_factory=list)
   newest: list[jax.Array] = dataclasses.field(default_factory=list)
   awaited: list[jax.Array] = dataclasses.field(default_factory=list)
+  outputs: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
   def apply(self, name: str, *inputs: jax.Array) -> jax.Array:
-    """Applies one layer, frozen, as the classifier or with its local loss; the walk calls this function."""
-    if name not in self.trainable:
-      return self.network.call(name, self.params[name], self.stats[name], inputs, None)[0]
-    if name == self.network.classifier:
-      return self.classify(name, inputs)
-    return self.learn_locally(name, inputs)
+    """Applies one layer, frozen or with its local loss; the walk calls this function."""
+    if self.in_last_unit(name):
+      # Applied by `classify`; here only its shape matters.
+      output, _ = jax.eval_shape(
+        functools.partial(self.network.call, name, key=self.key), self.params[name], self.stats[name], inputs
+      )
+      return jnp.zeros(output.shape, output.dtype)
+    if name in self.trainable:
+      self.outputs[name] = self.learn_locally(name, inputs)
+    else:
+      self.outputs[name] = self.network.call(name, self.params[name], self.stats[name], inputs, None)[0]
+    return self.outputs[name]
+
+  def in_last_unit(self, name: str) -> bool:
+    """Returns whether the cross-entropy trains a layer."""
+    return name in self.units.last_unit or (name == self.network.classifier and name in self.trainable)
 
   def learn_locally(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
     """Applies a hidden layer and adds it to its group; computes the group's gradients if it is complete."""
+    # The layers of the unit that it reads: those reached by its loss.
+    sources = tuple(self._source(x, name) for x in inputs)
+    read = {i: self.waiting[i].measured for i in sources if i is not None}
 
-    def layer(params: Any, inputs: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], Any]:
-      output, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
-      return (self.loss.rows(output), output), stats
+    def layer(params: Any, read: dict[int, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, Any]]:
+      if not self.is_sampled(inputs[0], name):
+        own = tuple(x if i is None else read[i] for x, i in zip(inputs, sources, strict=True))
+        output, stats = self.network.call(name, params, self.stats[name], own, self.key)
+        measured = output
+      else:
+        sample = self.sample_of(name)
+        samples = tuple(
+          None if i is None else read[i] if read[i].shape != x.shape else sample.positions(read[i])
+          for x, i in zip(inputs, sources, strict=True)
+        )
+        (output, measured), stats = self.network.call(
+          name, params, self.stats[name], inputs, self.key, sample=sample, sampled_inputs=samples
+        )
+      # `measured` is what the loss reads: the output, or a sample of it.
+      return (self.loss.rows(measured, params.get(PROJECTION_HEAD)), measured), (output, stats)
 
     # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
     params = jax.lax.platform_dependent(
@@ -228,23 +295,42 @@ class _LocalWalk:
       cpu=lambda params: depend_on(params, *self.awaited),
       default=lambda params: depend_on(params, *self.newest),
     )
-    (rows, output), pull_back, self.new_stats[name] = jax.vjp(layer, params, inputs, has_aux=True)
-    products, pull_back_products = hsic.products_of_rows(rows, self.axis_name)
-    self.waiting.append(_Waiting(name, inputs, output, products, rows.shape[-1], pull_back_products, pull_back))
-    if name in self.closes_group:
+    (rows, measured), pull_back, (output, self.new_stats[name]) = jax.vjp(layer, params, read, has_aux=True)
+    products = None if name in self.without_loss else hsic.products_of_rows(rows, self.axis_name)
+    self.waiting.append(_Waiting(name, output, measured, rows, products, pull_back))
+    if name in self.units.closes_group:
       self.settle()
     return output
 
+  def is_sampled(self, x: jax.Array, name: str) -> bool:
+    """Returns whether the loss of a layer with input x reads a sample of its output."""
+    layer = self.network.layers[name]
+    if self.loss.sampling == 1 or layer.pool not in (1, self.loss.sampling):
+      return False
+    return -(-x.shape[1] // layer.stride) >= self.loss.sampled_side
+
+  def sample_of(self, name: str) -> Sample:
+    """Returns the positions that the loss of a layer reads. They are the same within a block."""
+    stride, block = self.loss.sampling, self._block_of(name)
+    return Sample(stride, (block % stride, block // stride % stride))
+
   def settle(self) -> None:
     """Computes the gradients of all layers of the group; later layers depend on them."""
-    # [L, B, B], for the L layers of the group
-    stack = jnp.stack([layer.products for layer in self.waiting])
-    dimensions = jnp.asarray([layer.dimensions for layer in self.waiting], jnp.float32)
-    betas = jnp.asarray([self.betas[layer.name] for layer in self.waiting], jnp.float32)
-    cotangents, (compressed, with_label) = self.loss.losses(
+    # The L layers of the group that have a loss.
+    measured = [(layer, *layer.products) for layer in self.waiting if layer.products is not None]
+    # [L, B, B]
+    stack = jnp.stack([products for _, products, _ in measured])
+    dimensions = jnp.asarray([layer.rows.shape[-1] for layer, _, _ in measured], jnp.float32)
+    betas = jnp.asarray([self.betas[layer.name] for layer, _, _ in measured], jnp.float32)
+    cotangents, (compressed, with_label) = self.loss.terms(
       stack, dimensions, betas, self.input_factor, self.label_factor
     )
-    gradients = self.pull_back(cotangents)
+    # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal. Converted in
+    # one array for all layers, which have the same dtype.
+    symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].rows.dtype))
+    gradients = self.pull_back(
+      {layer.name: pull_back(symmetric[i]) for i, (layer, _, pull_back) in enumerate(measured)}
+    )
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
     # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
     # several cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough:
@@ -252,63 +338,65 @@ class _LocalWalk:
     leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
-    for i, layer in enumerate(self.waiting):
+    for i, (layer, _, _) in enumerate(measured):
       self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
       self.metrics[f"hsic_label/{layer.name}"] = with_label[i]
     self.total += jnp.sum(compressed - betas * with_label)
     self.waiting = []
 
-  def pull_back(self, cotangents: jax.Array) -> Tree:
+  def pull_back(self, of_rows: Mapping[str, jax.Array]) -> Tree:
     """Returns the gradients of the layers of the group, {layer name: tree}.
 
-    If `unit` is "block", the cotangents of outputs are propagated from layer to layer in reverse walk order. Otherwise
-    the cotangent of an output is zero and those of the inputs are unused, so that XLA computes neither.
+    Cotangents are propagated from layer to layer of a unit in reverse walk order. Where no other layer of the unit
+    reads an output, its cotangent is zero, and XLA computes nothing for it.
 
     Args:
-      cotangents: Derivatives of the losses with respect to the inner products, float32 [L, B, B].
+      of_rows: Cotangents of the rows of the layers that have a loss, [b, d] each.
     """
     gradients: Tree = {}
-    # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal.
-    # Converted in one array for all layers, which have the same dtype.
-    symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].output.dtype))
-    # Sum of the cotangents of each layer's output, from the later layers of its block that read it.
+    # Sum of the cotangents of each layer's output, from the later layers of its unit that read it.
     of_output: list[jax.Array | None] = [None] * len(self.waiting)
     for i, layer in reversed(list(enumerate(self.waiting))):
       own = of_output[i]
-      own = jnp.zeros_like(layer.output) if own is None else own
-      gradients[layer.name], of_inputs = layer.pull_back((layer.pull_back_products(symmetric[i]), own))
-      if self.loss.unit == "block":
-        for x, cotangent in zip(layer.inputs, of_inputs, strict=True):
-          source = self._producer(x, layer.name)
-          if source is not None:
-            before = of_output[source]
-            of_output[source] = cotangent if before is None else before + cotangent
+      own = jnp.zeros_like(layer.measured) if own is None else own
+      own_rows = of_rows[layer.name] if layer.name in of_rows else jnp.zeros_like(layer.rows)
+      gradients[layer.name], of_read = layer.pull_back((own_rows, own))
+      for source, cotangent in of_read.items():
+        before = of_output[source]
+        of_output[source] = cotangent if before is None else before + cotangent
     return gradients
 
-  def _producer(self, x: jax.Array, reader: str) -> int | None:
-    """Returns the position in `waiting` of the layer whose output x is, if it is in the block of the reader."""
+  def _source(self, x: jax.Array, reader: str) -> int | None:
+    """Returns the position in `waiting` of the layer whose output x is, if the loss of the reader trains it."""
     for i, layer in enumerate(self.waiting):
       if layer.output is x:
-        return i if self._block_of(layer.name) == self._block_of(reader) else None
+        return i if self.units.reaches(layer.name, reader) else None
     return None
 
   def _block_of(self, name: str) -> int:
     return next(i for i, block in enumerate(self.network.blocks) if name in block)
 
-  def classify(self, name: str, inputs: tuple[jax.Array, ...]) -> jax.Array:
-    """Applies the classifier and computes the gradient of its cross-entropy, only for its own parameters."""
+  def classify(self) -> None:
+    """Applies the layers of the last unit and computes the gradient of the cross-entropy, only for their parameters."""
     rows = global_rows(self.batch.image.shape[0], self.axis_name)
 
-    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-      logits, stats = self.network.call(name, params, self.stats[name], inputs, self.key)
-      target = smoothed(self.batch.target, self.loss.label_smoothing)
-      losses = cross_entropy(logits, target)
-      return jnp.sum(losses) / rows, (logits, stats)
+    def loss_of(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+      new_stats = {}
 
-    (loss, (logits, self.new_stats[name])), self.gradients[name] = jax.value_and_grad(loss_of, has_aux=True)(
-      self.params[name]
-    )
+      def apply(name: str, *inputs: jax.Array) -> jax.Array:
+        if name not in params:
+          return self.outputs[name]
+        output, new_stats[name] = self.network.call(name, params[name], self.stats[name], inputs, self.key)
+        return output
+
+      logits, _ = self.network.walk(apply, self.batch.image)
+      losses = cross_entropy(logits, smoothed(self.batch.target, self.loss.label_smoothing))
+      return jnp.sum(losses) / rows, (logits, new_stats)
+
+    params = {name: self.params[name] for name in self.network.layers if self.in_last_unit(name)}
+    (loss, (logits, new_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    self.new_stats.update(new_stats)
+    self.gradients.update(gradients)
     correct = count_correct(logits, self.batch.target)
     loss, correct = sum_over_devices((loss, correct), self.axis_name)
     self.metrics |= {"cross_entropy": loss, "accuracy": correct / rows}
-    return logits

@@ -3,10 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fer_jax.layers.pooling import adaptive_average_pool
+from fer_jax.layers.projection_head import ProjectionHead
 from fer_jax.losses import hsic
 from fer_jax.models.choices import check_choice
 
@@ -36,6 +40,11 @@ class LayerLoss:
     layer_beta: Values of beta for individual layers, by shell-style pattern; the last matching pattern applies.
     balanced: Whether all classes have equal weight in the label kernel.
     grid: Side of the grid that activations are averaged over before the inner products; 0 keeps every pixel.
+    head_layers: Number of 3x3 convolutions between the activations and the kernel, 0 to 2 or more: a learned kernel
+      (`layers.projection_head`; Nokland & Eidnes 2019, arXiv:1901.06656). They belong to the layer, are trained by its
+      loss and are not used at inference.
+    head_channels: Number of output channels of these convolutions.
+    head_grid: Side of the grid that activations are averaged over before these convolutions.
     channel_groups: Number of channel groups if an example is described by the deviation within each group over all
       pixels (the grouping of Pogodin & Latham) instead of by the grid; 0 disables grouping.
   """
@@ -51,6 +60,9 @@ class LayerLoss:
   layer_beta: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
   balanced: bool = True
   grid: int = 6
+  head_layers: int = 0
+  head_channels: int = 32
+  head_grid: int = 6
   channel_groups: int = 0
 
   def __post_init__(self) -> None:
@@ -67,15 +79,23 @@ class LayerLoss:
     if self.epsilon <= 0:
       raise ValueError(f"objective.epsilon={self.epsilon}: expected a number above 0")
 
-  def rows(self, activations: jax.Array) -> jax.Array:
+  def head(self, dtype: DTypeLike) -> ProjectionHead:
+    """Returns the convolutions of a learned kernel for activations of a dtype."""
+    return ProjectionHead(self.head_layers, self.head_channels, dtype)
+
+  def rows(self, activations: jax.Array, head: Any = None) -> jax.Array:
     """Returns the description of each example that enters the inner products.
 
     Args:
       activations: Activations of a layer, [b, h, w, C] or [b, D].
+      head: Parameters of the layer's projection head; None if it has none.
 
     Returns:
       One row per example, [b, d]: group deviations, or the activations averaged over the grid.
     """
+    if head is not None:
+      pooled = adaptive_average_pool(activations, self.head_grid)
+      activations = jnp.asarray(self.head(activations.dtype).apply({"params": head}, pooled))
     if activations.ndim == 4 and self.channel_groups:
       return hsic.grouped_deviation(activations, self.channel_groups)
     return self.input_rows(activations)
@@ -116,7 +136,7 @@ class LayerLoss:
       return functools.partial(hsic.nhsic_factor, epsilon=self.epsilon)
     return {"cka": hsic.cka_factor, "trace": hsic.trace_factor, "phsic": hsic.phsic_factor}[self.measure]
 
-  def losses(
+  def terms(
     self,
     stack: jax.Array,
     dimensions: jax.Array,

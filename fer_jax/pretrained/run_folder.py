@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fer_jax.objectives.objective import inference_parameters
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.checkpoint import read_variables
 from fer_jax.training.run_result import RunResult, read_result
@@ -44,5 +45,5 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], RunResult]:
     raise UserError(
       f"{checkpoints / str(step)}: cannot be read ({reason}); copy the folder again, or choose another run"
     ) from None
-  # The checkpoint's statistics also hold the state of the objective; keep those of layers only.
-  return params, {name: value for name, value in stats.items() if name in params}, result
+  # The checkpoint also holds what only the objective uses: parameters of local losses, and its state.
+  return inference_parameters(params), {name: value for name, value in stats.items() if name in params}, result

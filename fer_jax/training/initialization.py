@@ -11,6 +11,7 @@ import numpy as np
 from fer_jax import pretrained
 from fer_jax.config.settings import Settings
 from fer_jax.models.network import Network, Tree
+from fer_jax.objectives.objective import inference_parameters
 from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.programs import CachedProgram
@@ -38,8 +39,14 @@ class Initialization:
     drawn = [program(np.int32(seed)) for seed in seeds]
     if self.loaded is None:
       return drawn
-    # Pretrained layers replace random ones; the same for every seed.
-    return [({**params, **self.loaded.params}, {**stats, **self.loaded.stats}) for params, stats in drawn]
+    # Pretrained layers replace random ones, except the parameters of local losses; the same for every seed.
+    return [
+      (
+        params | {name: params[name] | loaded for name, loaded in self.loaded.params.items()},
+        {**stats, **self.loaded.stats},
+      )
+      for params, stats in drawn
+    ]
 
 
 def initialize(
@@ -61,12 +68,11 @@ def initialize(
 
   def begin(seed: jax.Array) -> tuple[Tree, Tree]:
     image = jnp.zeros((1, *image_shape), jnp.float32)
-    params, stats = network.init(jax.random.key(seed), image)
-    # Only shapes are needed: the state of an objective depends on the number of features.
-    outputs, _ = jax.eval_shape(network.apply, params, stats, image)
+    key = jax.random.key(seed)
+    variables = network.init(key, image)
     for objective in objectives:
-      stats |= objective.statistics(outputs.features.shape[-1], num_classes)
-    return params, stats
+      variables = objective.initial(network, variables, image, key)
+    return variables
 
   # Everything that the trace of `begin` depends on; see `CachedProgram`.
   identity = f"parameters {(settings.model, settings.precision, image_shape, num_classes, objectives)}"
@@ -79,7 +85,7 @@ def initialize(
   except ValueError as error:
     height, width, _ = image_shape
     raise UserError(f"config.data.image_size: images of {height}x{width} do not fit config.model: {error}") from None
-  loaded = _load(settings, network, (params, {name: stats[name] for name in network.layers}))
+  loaded = _load(settings, network, (inference_parameters(params), {name: stats[name] for name in network.layers}))
   return Initialization(network, (params, stats), loaded, program)
 
 

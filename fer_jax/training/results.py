@@ -14,6 +14,7 @@ from fer_jax.data import duplicates, pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.mixing import partners
 from fer_jax.data.views import PROTOCOLS
+from fer_jax.objectives.objective import inference_parameters
 from fer_jax.runtime import processes, provenance
 from fer_jax.training import calibration
 from fer_jax.training.evaluate import Evaluation, averaged, deduplicated, worst_mistakes
@@ -79,7 +80,7 @@ def of_replica(
   together = len(loop.replicas)
   # A step trains all replicas of the loop, so each is charged its share.
   seconds_a_step = replica.log.seconds_a_step and replica.log.seconds_a_step / together
-  parameters = sum(x.size for x in jax.tree.leaves(run.initialization.shapes[0]))
+  parameters = sum(x.size for x in jax.tree.leaves(inference_parameters(run.initialization.shapes[0])))
   loaded = run.initialization.loaded
   return RunResult(
     accuracy=test.accuracy,

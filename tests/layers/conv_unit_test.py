@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.conv_unit import ACTIVATIONS, ConvUnit
+from fer_jax.layers.conv_unit import ACTIVATIONS, ConvUnit, Sample, _Geometry
 
 EPSILON = 1e-5
 NUMPY_ACTIVATIONS = {
@@ -42,8 +42,8 @@ def evaluate(unit, variables, *inputs):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def train(unit, variables, *inputs):
-  return unit.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+def train(unit, variables, *inputs, **options):
+  return unit.apply(variables, *inputs, train=True, mutable=["batch_stats"], **options)
 
 
 def convolve(image, kernel, stride=1):
@@ -162,3 +162,108 @@ class TestShapesAndDtypes:
     out, updates = jax.eval_shape(functools.partial(train, unit), variables, *inputs)
     assert out.dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves((variables, updates))} == {jnp.dtype(jnp.float32)}
+
+
+class TestSample:
+  CASES = (
+    ({}, (0, 1), 12),
+    ({"stride": 2}, (1, 0), 25),
+    ({"kernel_size": 1}, (1, 1), 13),
+    ({"weighted_inputs": True}, (0, 0), 12),
+    ({"stride": 2, "kernel_size": 5}, (1, 1), 24),
+  )
+
+  @staticmethod
+  def sampled_units(options, offset, size):
+    """Returns inputs, variables, the unit with samples and a reference: autodiff through the whole convolution."""
+    inputs = feature_maps(3, 2, size=size)
+    plain = ConvUnit(4, activation="tanh", **options)
+    variables = random_variables(plain, *inputs)
+    kernel_of = lambda params: jnp.concatenate(  # noqa: E731
+      [
+        part * (params["connection"][i] if "connection" in params else 1)
+        for i, part in enumerate(jnp.split(params["kernel"], [3], axis=2))
+      ],
+      axis=2,
+    )
+
+    def reference(params):
+      full = convolve(jnp.concatenate(inputs, -1), kernel_of(params), options.get("stride", 1))
+      sample = full[:, offset[0] :: 2, offset[1] :: 2]
+      mean, var = sample.mean((0, 1, 2), keepdims=True), sample.var((0, 1, 2), keepdims=True)
+      scale, bias = (params["norm"][name].reshape(mean.shape) for name in ("scale", "bias"))
+      return jnp.tanh((sample - mean) / jnp.sqrt(var + EPSILON) * scale + bias)
+
+    return inputs, variables, plain, plain.clone(sample=Sample(2, offset)), reference
+
+  @pytest.mark.parametrize(("options", "offset", "size"), CASES)
+  def test_equals_the_sampled_convolution_and_its_gradient(self, options, offset, size):
+    inputs, variables, _, unit, reference = self.sampled_units(options, offset, size)
+
+    def by_unit(params):
+      (_, sampled), _ = train(unit, {**variables, "params": params}, *inputs)
+      return sampled
+
+    params = variables["params"]
+    expected, pull_back = jax.vjp(jax.jit(reference), params)
+    found, own_pull_back = jax.vjp(by_unit, params)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    cotangent = jnp.asarray(np.random.default_rng(0).normal(size=expected.shape), jnp.float32)
+    (gradient,), (own,) = pull_back(cotangent), own_pull_back(cotangent)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3), own, gradient)
+
+  def test_the_output_is_that_of_the_plain_unit_and_constant(self):
+    inputs, variables, plain, unit, _ = self.sampled_units({}, (0, 1), 12)
+    expected, stats = train(plain, variables, *inputs)
+    (output, _), own_stats = train(unit, variables, *inputs)
+    np.testing.assert_array_equal(output, expected)
+    jax.tree.map(np.testing.assert_array_equal, own_stats, stats)
+    gradient = jax.grad(lambda params: train(unit, {**variables, "params": params}, *inputs)[0][0].sum())
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient(variables["params"])))
+
+  def test_the_gradient_of_a_1x1_convolution_reaches_its_sampled_inputs_exactly(self):
+    inputs, variables, _, unit, _ = self.sampled_units({"kernel_size": 1}, (1, 0), 12)
+
+    def loss(unit, inputs, samples):
+      output, _ = train(unit, variables, *inputs, sampled_inputs=samples)
+      return jnp.sum(jnp.sin(output[1] if unit.sample else output))
+
+    samples = tuple(unit.sample.positions(maps) for maps in inputs)
+    # The unit without samples, applied to the sampled maps alone.
+    expected = jax.grad(lambda samples: loss(unit.clone(sample=None), samples, None))(samples)
+    found = jax.grad(lambda samples: loss(unit, inputs, samples))(samples)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected)
+
+  def test_the_gradient_of_a_3x3_convolution_reaches_its_sampled_inputs_by_interpolated_taps(self):
+    """Samples of a map that is linear between sampled positions determine the map, and its gradient is exact."""
+    inputs, variables, _, unit, _ = self.sampled_units({}, (0, 0), 24)
+    coarse = [maps[:, ::2, ::2] for maps in inputs]
+
+    def interpolated(maps):
+      for axis in (1, 2):
+        following = jnp.concatenate(
+          [jnp.take(maps, jnp.arange(1, 12), axis), jnp.take(maps, jnp.array([11]), axis)], axis
+        )
+        shape = [*maps.shape]
+        shape[axis] *= 2
+        maps = jnp.stack([maps, (maps + following) / 2], axis + 1).reshape(shape)
+      return maps
+
+    def exact(coarse):
+      x = jnp.concatenate([interpolated(maps) for maps in coarse], -1)
+      return convolve(x, variables["params"]["kernel"])[:, ::2, ::2]
+
+    def by_samples(coarse):
+      kernels = jnp.split(variables["params"]["kernel"], [3], axis=2)
+      geometry = _Geometry(3, 1, unit.sample)
+      return sum(geometry.between_samples(kernel)(maps) for maps, kernel in zip(coarse, kernels, strict=True))
+
+    inner = np.s_[:, 1:-1, 1:-1]  # beyond the border the interpolation is another one
+    np.testing.assert_allclose(by_samples(coarse)[inner], exact(coarse)[inner], rtol=1e-3, atol=1e-4)
+
+  def test_a_pooled_output_is_sampled_at_one_position_of_each_cell(self):
+    inputs, variables, plain, unit, reference = self.sampled_units({"kernel_size": 1}, (0, 1), 12)
+    output, sampled = train(unit.clone(pool=2), variables, *inputs)[0]
+    np.testing.assert_allclose(sampled, reference(variables["params"]), atol=1e-4)
+    expected = np.asarray(train(plain, variables, *inputs)[0]).reshape(4, 6, 2, 6, 2, 4).mean((2, 4))
+    np.testing.assert_allclose(output, expected, atol=1e-6)

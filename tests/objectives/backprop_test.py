@@ -173,8 +173,9 @@ def with_centers(network, variables, batch):
   """Returns the parameters, and statistics with centres that differ from zero."""
   params, stats = variables
   features = jax.eval_shape(network.apply, params, stats, batch.image)[0].features.shape[-1]
-  ((name, centers),) = WITH_CENTERS.statistics(features, 3).items()
-  assert name not in network.layers
+  same, with_state = WITH_CENTERS.initial(network, variables, batch.image, jax.random.key(0))
+  assert same is params
+  ((name, centers),) = ((name, value) for name, value in with_state.items() if name not in network.layers)
   assert [(x.shape, x.dtype) for x in centers.values()] == [((3, features), jnp.float32)]
   return params, {**stats, name: jax.tree.map(lambda x: x + jnp.linspace(-1, 1, x.size).reshape(x.shape), centers)}
 
@@ -228,8 +229,8 @@ class TestCenterLoss:
     chex.assert_trees_all_close(joint.gradients, plain.gradients, rtol=1e-6)
     assert (self.centers_of(joint.stats) != self.centers_of(with_centers[1])).any()
 
-  def test_no_state_without_center_loss(self):
-    assert Backprop().statistics(5, 3) == {}
+  def test_no_state_without_center_loss(self, network, variables, batch):
+    assert Backprop().initial(network, variables, batch.image, jax.random.key(0)) == variables
 
   @pytest.mark.parametrize(
     ("settings", "message"),

@@ -14,6 +14,7 @@ import pytest
 from fer_jax.data import arrays, pipeline
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
+from fer_jax.layers.conv_unit import Sample
 from fer_jax.losses import hsic
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
@@ -28,6 +29,8 @@ FORMS = [
   HsicBottleneck(measure="nhsic", kernel="gaussian", bandwidth="median", sigma=(0.5, 1.0), epsilon=1e-2, grid=2),
   HsicBottleneck(measure="phsic", compress="self", beta=2.0, channel_groups=3, center_features=False),
   HsicBottleneck(kernel="linear", grid=2, layer_beta={"block1_*": 3.0, "*_stem": 1.0}),
+  HsicBottleneck(head_layers=2, head_channels=3, head_grid=4, grid=3),
+  HsicBottleneck(head_layers=1, head_channels=3, sampling=2, sampled_side=4, grid=2),
 ]
 
 
@@ -37,20 +40,26 @@ def build(settings, network, trainable=None):
 
 
 @pytest.fixture(scope="session")
-def one_device(network, variables, batch):
+def variables_of(network, variables, batch):
+  """Returns a function from a form of the objective to the variables of the network with its projection heads."""
+  return lambda settings: settings.initial(network, variables, batch.image, jax.random.key(2))
+
+
+@pytest.fixture(scope="session")
+def one_device(network, variables_of, batch):
   """Returns a cached function that applies a form of the objective to the batch on one device, layer by layer."""
   cache = {}
 
   def apply(settings):
     if repr(settings) not in cache:
-      cache[repr(settings)] = build(settings, network)(*variables, batch, jax.random.key(3))
+      cache[repr(settings)] = build(settings, network)(*variables_of(settings), batch, jax.random.key(3))
     return cache[repr(settings)]
 
   return apply
 
 
 def name_of(settings):
-  return f"{settings.measure}-{settings.kernel}"
+  return f"{settings.measure}-{settings.kernel}-head{settings.head_layers}-sampling{settings.sampling}"
 
 
 def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.stop_gradient):
@@ -67,11 +76,17 @@ def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.s
   losses = {}
 
   def apply(name, *inputs):
-    output, _ = network.call(name, params[name], stats[name], tuple(barrier(x) for x in inputs), key)
+    sampling = {}
+    if settings.sampling == 2 and name != network.classifier:
+      # Every second position, from an offset that differs between blocks.
+      block = next(i for i, names in enumerate(network.blocks) if name in names)
+      sampling = {"sample": Sample(2, (block % 2, block // 2 % 2))}
+    output, _ = network.call(name, params[name], stats[name], tuple(barrier(x) for x in inputs), key, **sampling)
+    output, measured = output if sampling else (output, output)
     if name == network.classifier:
       losses[name] = optax.softmax_cross_entropy(output, batch.target).mean()
     else:
-      z = settings.rows(output)
+      z = settings.rows(measured, params[name].get("projection_head"))
       gram = settings.gram(z @ z.T, z.shape[-1])
       beta = settings.beta
       for pattern, value in settings.layer_beta.items():
@@ -85,9 +100,9 @@ def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.s
 
 
 @pytest.mark.parametrize("settings", FORMS, ids=name_of)
-def test_gradients_equal_the_plain_implementation(network, variables, batch, one_device, settings):
+def test_gradients_equal_the_plain_implementation(network, variables_of, batch, one_device, settings):
   key = jax.random.key(3)
-  output = one_device(settings)
+  output, variables = one_device(settings), variables_of(settings)
 
   def total(params):
     return sum(plain_losses(settings, network, params, variables[1], batch, key).values())
@@ -96,37 +111,47 @@ def test_gradients_equal_the_plain_implementation(network, variables, batch, one
 
 
 @pytest.mark.parametrize(
-  ("settings", "group"), [*((form, "network") for form in FORMS), (FORMS[0], "block"), (FORMS[2], "block")]
+  ("settings", "group"),
+  [
+    *((form, "network") for form in FORMS),
+    *((FORMS[i], "block") for i in (0, 2, -1)),
+    (FORMS[0], "triple"),
+    (FORMS[0], "pair"),
+  ],
 )
-def test_all_groupings_give_the_same_gradients(network, variables, batch, one_device, settings, group):
+def test_all_groupings_give_the_same_gradients(network, variables_of, batch, one_device, settings, group):
   by_layer = one_device(settings)
-  found = build(dataclasses.replace(settings, group=group), network)(*variables, batch, jax.random.key(3))
+  grouped = build(dataclasses.replace(settings, group=group), network)
+  found = grouped(*variables_of(settings), batch, jax.random.key(3))
   # Some gradients are exactly 0 (normalisation cancels the weight of a single input), and differ only by rounding.
   scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(by_layer.gradients))
   chex.assert_trees_all_close(found.gradients, by_layer.gradients, rtol=1e-4, atol=1e-6 * scale)
   chex.assert_trees_all_close(found.metrics, by_layer.metrics, rtol=1e-4, atol=1e-5)
 
 
-def test_losses_reach_earlier_layers_only_within_their_unit(network, variables, batch):
-  """Compares with a gradient of the whole network that is stopped only between blocks."""
-  settings, key = HsicBottleneck(unit="block", group="block"), jax.random.key(3)
-  by_block = build(settings, network)(*variables, batch, key)
-  block_of = {name: i for i, block in enumerate(network.blocks) for name in block}
+@pytest.mark.parametrize(("unit", "size"), [("block", 10), ("pair", 2)])
+@pytest.mark.parametrize("head_layers", [0, 1])
+def test_losses_reach_earlier_layers_only_within_their_unit(network, variables_of, batch, unit, size, head_layers):
+  """Compares with a gradient of the whole network that is stopped only between units."""
+  settings, key = HsicBottleneck(unit=unit, group=unit, head_layers=head_layers), jax.random.key(3)
+  variables = variables_of(settings)
+  by_unit = build(settings, network)(*variables, batch, key)
+  unit_of = {name: (i, j // size) for i, block in enumerate(network.blocks) for j, name in enumerate(block)}
   label, image = settings.label_gram(batch.target), settings.input_rows(batch.image)
   image = settings.gram(image @ image.T, image.shape[-1])
 
   def total(params):
-    block_of_output, losses = {}, []
+    unit_of_output, losses = {}, []
 
     def apply(name, *inputs):
       inputs = tuple(
-        x if block_of_output.get(id(x)) == block_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs
+        x if unit_of_output.get(id(x)) == unit_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs
       )
       output, _ = network.call(name, params[name], variables[1][name], inputs, key)
-      block_of_output[id(output)] = block_of.get(name)
+      unit_of_output[id(output)] = unit_of.get(name)
       outputs.append(output)
       if name != network.classifier:
-        z = settings.rows(output)
+        z = settings.rows(output, params[name].get("projection_head"))
         gram = settings.gram(z @ z.T, z.shape[-1])
         losses.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
       return output
@@ -136,20 +161,23 @@ def test_losses_reach_earlier_layers_only_within_their_unit(network, variables, 
     return sum(losses)
 
   expected = jax.jit(jax.grad(total))(variables[0])
-  hidden = {name: by_block.gradients[name] for name in network.hidden}
+  hidden = {name: by_unit.gradients[name] for name in network.hidden}
   chex.assert_trees_all_close(hidden, {name: expected[name] for name in hidden}, rtol=1e-3, atol=1e-4)
-  by_layer = build(HsicBottleneck(group="block"), network)(*variables, batch, key).gradients
+  by_layer = build(dataclasses.replace(settings, unit="layer"), network)(*variables, batch, key).gradients
   stem = "block1_stem"
   assert not np.allclose(by_layer[stem]["kernel"], hidden[stem]["kernel"], rtol=1e-2)
 
 
 def test_rejects_a_unit_larger_than_its_group():
-  with pytest.raises(ValueError, match="objective.unit='block': expected objective.group='block' or 'network'"):
+  with pytest.raises(
+    ValueError, match="unit='block': expected objective.group to be one of network, block, not 'layer'"
+  ):
     HsicBottleneck(unit="block")
 
 
-def test_loss_of_a_layer_has_no_gradient_in_other_layers(network, variables, batch, one_device):
-  settings, key = HsicBottleneck(), jax.random.key(3)
+@pytest.mark.parametrize("settings", [FORMS[0], *FORMS[-2:]], ids=name_of)
+def test_loss_of_a_layer_has_no_gradient_in_other_layers(network, variables_of, batch, one_device, settings):
+  key, variables = jax.random.key(3), variables_of(settings)
 
   def losses(params):
     return plain_losses(settings, network, params, variables[1], batch, key)
@@ -180,11 +208,14 @@ def test_gradients_do_not_depend_on_later_layers(network, variables, batch):
 
 @pytest.mark.parametrize(
   ("settings", "devices"),
-  [(FORMS[0], 2), (FORMS[0], 4), *(pytest.param(form, 4, marks=pytest.mark.slow) for form in FORMS[1:])],
+  [
+    *((FORMS[0], 2), (FORMS[0], 4), (FORMS[-1], 2)),
+    *(pytest.param(form, 4, marks=pytest.mark.slow) for form in FORMS[1:]),
+  ],
 )
-def test_several_devices_give_the_output_of_one(network, one_device, on_devices, settings, devices):
+def test_several_devices_give_the_output_of_one(network, variables_of, one_device, on_devices, settings, devices):
   one = one_device(settings)
-  many = on_devices(settings, devices, frozenset(network.layers))
+  many = on_devices(settings, devices, frozenset(network.layers), variables_of(settings))
   chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(many.stats, one.stats, rtol=1e-5, atol=1e-6)
   scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(one.gradients))
@@ -218,10 +249,10 @@ def make_degenerate(case, variables, batch):
 @pytest.mark.parametrize(
   "settings", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])], ids=name_of
 )
-def test_is_finite_for_degenerate_batches(network, variables, batch, settings):
+def test_is_finite_for_degenerate_batches(network, variables_of, batch, settings):
   objective = build(settings, network)
   for case in ("one class", "two rows", "constant images", "dead layer"):
-    case_variables, case_batch = make_degenerate(case, variables, batch)
+    case_variables, case_batch = make_degenerate(case, variables_of(settings), batch)
     output = objective(*case_variables, case_batch, jax.random.key(3))
     finite = [bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(output)]
     assert all(finite), case

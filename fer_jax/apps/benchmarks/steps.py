@@ -14,12 +14,16 @@ from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
 from fer_jax.models import ModelSettings
-from fer_jax.models.network import Network
-from fer_jax.objectives.objective import Objective
+from fer_jax.models.network import Network, Tree
+from fer_jax.objectives import ObjectiveSettings
+from fer_jax.objectives.backprop import Backprop
+from fer_jax.objectives.objective import Objective, inference_parameters
 from fer_jax.optim import Optimizer
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.parallel import Devices
 from fer_jax.training.step import Resident, StepContext, TrainState, make_train_step
+
+_BACKPROP = Backprop()
 
 
 class StepInputs(NamedTuple):
@@ -46,11 +50,17 @@ class StepInputs(NamedTuple):
 
   @property
   def parameters(self) -> int:
-    """Number of trainable scalars."""
-    return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+    """Number of parameters of the network."""
+    return sum(leaf.size for leaf in jax.tree.leaves(inference_parameters(self.state.params)))
 
 
-def step_inputs(model: ModelSettings, batch_size: int, precision: str, image_size: int = FER2013[1]) -> StepInputs:
+def step_inputs(
+  model: ModelSettings,
+  batch_size: int,
+  precision: str,
+  image_size: int = FER2013[1],
+  objective: ObjectiveSettings = _BACKPROP,
+) -> StepInputs:
   """Builds a network with random parameters and random grey faces on the first device.
 
   Args:
@@ -58,6 +68,7 @@ def step_inputs(model: ModelSettings, batch_size: int, precision: str, image_siz
     batch_size: Images per batch; the device stores four batches.
     precision: "float32" or "bfloat16"; dtype of the activations.
     image_size: Height and width of an image in pixels.
+    objective: Objective whose own parameters the state contains.
   """
   devices = Devices(jax.local_devices()[:1])
   network = model.build(CLASSES, jnp.dtype(precision), None)
@@ -65,7 +76,12 @@ def step_inputs(model: ModelSettings, batch_size: int, precision: str, image_siz
   generator = np.random.default_rng(0)
   image = generator.integers(0, 256, shape, dtype=np.uint8)
   target = np.eye(CLASSES, dtype=np.float32)[generator.integers(0, CLASSES, shape[0])]  # one-hot [4 * B, K]
-  params, stats = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
+
+  def begin(key: jax.Array) -> tuple[Tree, Tree]:
+    first = jnp.zeros((1, *shape[1:]))
+    return objective.initial(network, network.init(key, first), first, key)
+
+  params, stats = jax.jit(begin)(jax.random.key(0))
   state = TrainState(jnp.zeros((), jnp.int32), params, stats, Optimizer().build().init(params))
   index = generator.integers(0, shape[0], batch_size).astype(np.int32)
   batch = Batch(index, np.ones(len(index), bool))

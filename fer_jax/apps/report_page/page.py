@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fer_jax.apps.formatting import count, percent
@@ -16,6 +17,10 @@ from fer_jax.apps.report_page.headline import accuracy_notes, merit, notices
 from fer_jax.apps.report_page.replicas import lead, replicas_of
 from fer_jax.training.run_files import RunFiles
 
+if TYPE_CHECKING:
+  # Imports JAX, which only a page with feature maps needs.
+  from fer_jax.apps.report_page.feature_maps import Features
+
 _SECTIONS = {
   "paper": "Paper and measured",
   "compared": "Compared runs",
@@ -24,13 +29,18 @@ _SECTIONS = {
   "curves": "Curves",
   "classes": "Classes",
   "mistakes": "Worst mistakes",
+  "features": "Feature maps",
   "samples": "Augmented samples",
   "provenance": "How it was made",
 }
 
 
 def report_page(
-  run: RunFiles, others: Sequence[RunFiles], explanation: Explanation | None, whole: RunFiles | None = None
+  run: RunFiles,
+  others: Sequence[RunFiles],
+  explanation: Explanation | None,
+  whole: RunFiles | None = None,
+  features: "Features | None" = None,
 ) -> str:
   """Returns the page of a run as self-contained HTML.
 
@@ -39,6 +49,7 @@ def report_page(
     others: Runs to compare with.
     explanation: Heat maps of its worst mistakes; None shows the images alone.
     whole: Run that it is a replica of, to whose page the page links; None if it is not a replica.
+    features: Feature maps of the run and the compared runs, in the same order; None leaves the section out.
   """
   result, predictions = run.result, run.predictions
   phases = common_phases(replica.metrics.train for replica in run.replicas_or_self)
@@ -52,6 +63,7 @@ def report_page(
     "curves": [(chart, draw(chart, phases)) for chart in charts_of(run, compared)],
     "classes": result and result.per_class,
     "mistakes": mistakes(run),
+    "features": features and [*zip(["this run", *(name for name, _ in compared)], features.runs, strict=True)],
     "samples": [] if predictions is None or predictions.sample_image is None else [*predictions.sample_image],
     "provenance": True,
   }
@@ -73,6 +85,7 @@ def report_page(
     phases=phases,
     confused=most_confused(result) if result else [],
     explanation=explanation,
+    feature_faces=features.faces if features else [],
     notes=[*(result.notes if result else ()), *events],
     config=json.dumps(run.settings, indent=2, ensure_ascii=False),
     **contents,

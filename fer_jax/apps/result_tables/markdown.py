@@ -149,7 +149,9 @@ def _bench_table(name: str, bench: BenchmarkResult | None, columns: Sequence[str
   head = [bench.what, *(_HEADINGS.get(key, key.replace("_", " ")) for key in keys)]
   # Rows of a compiling benchmark have what applies to their program, such as collectives or a ratio to another one.
   blank = bench.what in _COMPILED
-  cells = [[str(row.get("name", "")), *("" if blank and k not in row else _figure(k, row) for k in keys)] for row in rows]
+  cells = [
+    [str(row.get("name", "")), *("" if blank and k not in row else _figure(k, row) for k in keys)] for row in rows
+  ]
   return f"{_markdown(head, cells, texts=(0,))}\n\n{_made([bench.device], bench.versions, [bench.commit], verb)}"
 
 
