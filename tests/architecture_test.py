@@ -25,7 +25,13 @@ LAYERS = {
   "fer_jax.faces": ("data.images", "runtime.downloads", "runtime.errors"),
   "fer_jax.config.sweep": (),
   "fer_jax.config": ("data", "models", "objectives", "optim", "runtime"),
-  "fer_jax.pretrained": ("inference.model_file", "runtime", "training.checkpoint", "training.run_result"),
+  "fer_jax.pretrained": (
+    "inference.model_file",
+    "models.network",
+    "runtime",
+    "training.checkpoint",
+    "training.run_result",
+  ),
   # Depends on models and objectives only by their signatures.
   "fer_jax.training.step": (
     "data.augment",

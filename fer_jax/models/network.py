@@ -14,6 +14,17 @@ Tree = dict[str, Any]
 Apply = Callable[..., jax.Array]
 
 
+# Key of a projection head among the parameters of the hidden layer that it is trained with.
+PROJECTION_HEAD = "projection_head"
+
+
+def inference_parameters(params: Tree) -> Tree:
+  """Returns the parameters of all layers without the projection heads, which only a local loss uses."""
+  return {
+    name: {key: value for key, value in of_layer.items() if key != PROJECTION_HEAD} for name, of_layer in params.items()
+  }
+
+
 class Outputs(NamedTuple):
   """Outputs of a network for a batch.
 

@@ -22,11 +22,10 @@ from fer_jax.kernels.ordering import depend_on
 from fer_jax.layers.conv_unit import ConvUnit, Sample
 from fer_jax.losses import cross_entropy, hsic
 from fer_jax.models.choices import check_choice
-from fer_jax.models.network import Network, Tree
+from fer_jax.models.network import PROJECTION_HEAD, Network, Tree
 from fer_jax.objectives.layer_loss import LayerLoss
 from fer_jax.objectives.local_units import GROUPS, UNITS, LocalUnits, check_group
 from fer_jax.objectives.objective import (
-  PROJECTION_HEAD,
   Examples,
   Objective,
   ObjectiveOutput,

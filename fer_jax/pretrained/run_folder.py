@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fer_jax.objectives.objective import inference_parameters
+from fer_jax.models.network import inference_parameters
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.checkpoint import read_variables
 from fer_jax.training.run_result import RunResult, read_result

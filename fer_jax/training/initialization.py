@@ -10,8 +10,7 @@ import numpy as np
 
 from fer_jax import pretrained
 from fer_jax.config.settings import Settings
-from fer_jax.models.network import Network, Tree
-from fer_jax.objectives.objective import inference_parameters
+from fer_jax.models.network import Network, Tree, inference_parameters
 from fer_jax.runtime import xla
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.programs import CachedProgram

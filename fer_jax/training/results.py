@@ -14,7 +14,7 @@ from fer_jax.data import duplicates, pipeline
 from fer_jax.data.arrays import Arrays
 from fer_jax.data.mixing import partners
 from fer_jax.data.views import PROTOCOLS
-from fer_jax.objectives.objective import inference_parameters
+from fer_jax.models.network import inference_parameters
 from fer_jax.runtime import processes, provenance
 from fer_jax.training import calibration
 from fer_jax.training.evaluate import Evaluation, averaged, deduplicated, worst_mistakes

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import obsr
+from configs import hsic, obsr
 from fer_jax.config.parsing import parse
+from fer_jax.inference import model_file
 from fer_jax.models import resnet
+from fer_jax.models.network import inference_parameters
 from fer_jax.pretrained.sources import torchvision_name
 from fer_jax.runtime.errors import UserError
 from fer_jax.training.initialization import initialize
@@ -114,3 +116,21 @@ def test_rejects_images_that_are_too_small():
   config.model = {"name": "alexnet"}
   with pytest.raises(UserError, match=r"config\.data\.image_size: images of 2x2 do not fit config\.model"):
     make_initialization(parse(config), (2, 2, 1))
+
+
+def test_projection_heads_stay_random_beside_loaded_layers(tmp_path):
+  def settings(**changes):
+    config = hsic.get_config("demo")
+    config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
+    config.phases.bottleneck.objective.head_layers = 1
+    config.update_from_flattened_dict(changes)
+    return parse(config)
+
+  donor, stats = initialize(settings(), IMAGE, 7).variables([3])[0]
+  path = tmp_path / "network.safetensors"
+  model_file.write(path, model_file.StoredModel(inference_parameters(donor), stats, {}), bits=32)
+  initialization = initialize(settings(**{"pretrained.path": str(path)}), IMAGE, 7)
+  params, _ = initialization.variables([0])[0]
+  random, _ = initialize(settings(), IMAGE, 7).variables([0])[0]
+  np.testing.assert_array_equal(params["block1_stem"]["kernel"], donor["block1_stem"]["kernel"])
+  chex.assert_trees_all_equal(params["block1_stem"]["projection_head"], random["block1_stem"]["projection_head"])

@@ -11,6 +11,7 @@ import pytest
 
 from configs import obsr
 from fer_jax.data import arrays as arrays_lib
+from fer_jax.inference import trained_model
 from fer_jax.models import resnet
 from fer_jax.runtime.errors import Failure, UserError
 from fer_jax.runtime.interruption import Interrupted
@@ -66,6 +67,24 @@ def test_a_resumed_run_equals_an_uninterrupted_run(uninterrupted, tmp_path, monk
   assert_same(final_state(folder), final_state(tmp_path / "parts"))
   assert resumed["confusion_matrix"] == result["confusion_matrix"]
   assert any("resumed from step" in row["text"] for row in rows(tmp_path / "parts", "event"))
+
+
+def test_projection_heads_are_trained_saved_and_resumed_but_not_part_of_the_network(
+  uninterrupted, tmp_path, monkeypatch
+):
+  learned = {"head_layers": 1, "head_channels": 3, "sampling": 2, "sampled_side": 4}
+  with_heads = config(**{f"phases.bottleneck.objective.{name}": value for name, value in learned.items()})
+  result = run(tmp_path / "whole", with_heads)
+  stop_after(monkeypatch, 13)
+  with pytest.raises(Interrupted):
+    run(tmp_path / "parts", with_heads)
+  run(tmp_path / "parts", with_heads)
+  params, _ = final_state(tmp_path / "whole")
+  assert_same(final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
+  assert params["block1_stem"]["projection_head"]["conv1"]["kernel"].shape == (3, 3, 4, 3)
+  network = trained_model.load(tmp_path / "whole")
+  assert not any("projection_head" in of_layer for of_layer in network.params.values())
+  assert result["parameters"] == uninterrupted[1]["parameters"]
 
 
 @pytest.mark.slow

@@ -72,8 +72,8 @@ def gc(config: str, rounds: int) -> Benchmark:
   """
   settings = load_settings(config)
   size = settings.data.image_size or FER2013[1]
-  inputs = step_inputs(settings.model, settings.batch_size, settings.precision, size)
   phase = settings.phases[settings.schedule[0]]
+  inputs = step_inputs(settings.model, settings.batch_size, settings.precision, size, phase.objective)
   objective = phase.objective.build(inputs.network, frozenset(inputs.network.layers), None)
   adamw, direction = optax.adamw(1e-3, weight_decay=1e-2), gc_adamw(1e-3, weight_decay=1e-2)
   gradient = gc_adamw(1e-3, weight_decay=1e-2, location="gradient")

@@ -10,15 +10,17 @@ from fer_jax.apps.benchmarks.steps import build_step, compile_program, median_se
 from fer_jax.data.augment import Augmentation, standardize
 from fer_jax.objectives import ObjectiveSettings
 from fer_jax.objectives.backprop import Backprop
-from fer_jax.objectives.hsic_bottleneck import GROUPS
+from fer_jax.objectives.local_units import GROUPS
 from fer_jax.objectives.objective import Examples
 from fer_jax.training.step import Metrics, TrainState, rows_of
 
-BLOCK_UNITS = "hsic_bottleneck, unit=block"
+CONFIGURED = "hsic_bottleneck, as configured"
 
 
 def objectives(config: str, rounds: int) -> Benchmark:
-  """Times a step of the HSIC bottleneck, with every grouping and with blocks as units, against back-propagation.
+  """Times a step of the HSIC bottleneck against back-propagation: as configured, and in its plain forms.
+
+  The plain forms have neither projection heads nor samples: layers as units with every grouping, and blocks as units.
 
   Args:
     config: Config, FILE.py:VARIANT, that provides network, batch size and precision; it must have an hsic_bottleneck
@@ -33,16 +35,17 @@ def objectives(config: str, rounds: int) -> Benchmark:
   """
   settings = load_settings(config)
   bottleneck = find_bottleneck(config, settings)
-  inputs = step_inputs(settings.model, settings.batch_size, settings.precision)
-  trainable = frozenset(inputs.network.layers)
-  candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop()}
-  by_layer = dataclasses.replace(bottleneck, group="network", unit="layer")
-  candidates |= {f"hsic_bottleneck, group={g}": dataclasses.replace(by_layer, group=g) for g in GROUPS}
-  candidates[BLOCK_UNITS] = dataclasses.replace(by_layer, group="block", unit="block")
-  programs = {
-    name: compile_program(build_step(candidate.build(inputs.network, trainable, None)), inputs.arguments)
-    for name, candidate in candidates.items()
-  }
+  candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop(), CONFIGURED: bottleneck}
+  plain = dataclasses.replace(
+    bottleneck, group="network", unit="layer", losses="all", head_layers=0, sampling=1, classifier_blocks=0
+  )
+  candidates |= {f"hsic_bottleneck, group={g}": dataclasses.replace(plain, group=g) for g in GROUPS}
+  candidates["hsic_bottleneck, unit=block"] = dataclasses.replace(plain, group="block", unit="block")
+  programs = {}
+  for name, candidate in candidates.items():
+    inputs = step_inputs(settings.model, settings.batch_size, settings.precision, objective=candidate)
+    step = build_step(candidate.build(inputs.network, frozenset(inputs.network.layers), None))
+    programs[name] = compile_program(step, inputs.arguments)
   seconds = median_seconds(programs, rounds)
   rows: list[Row] = [
     {
@@ -55,7 +58,7 @@ def objectives(config: str, rounds: int) -> Benchmark:
     }
     for name, program in programs.items()
   ]
-  return Benchmark(BLOCK_UNITS if bottleneck.unit == "block" else f"hsic_bottleneck, group={bottleneck.group}", rows)
+  return Benchmark(CONFIGURED, rows)
 
 
 def parts(config: str, rounds: int) -> Benchmark:
@@ -76,7 +79,7 @@ def parts(config: str, rounds: int) -> Benchmark:
   """
   settings = load_settings(config)
   bottleneck = find_bottleneck(config, settings)
-  inputs = step_inputs(settings.model, settings.batch_size, settings.precision)
+  inputs = step_inputs(settings.model, settings.batch_size, settings.precision, objective=bottleneck)
   network, trainable = inputs.network, frozenset(inputs.network.layers)
   key = jax.random.key(0)
   # With group="network", no measure depends on a gradient. XLA then removes all gradients from `measures`, which does

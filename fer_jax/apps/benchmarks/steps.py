@@ -14,10 +14,10 @@ from fer_jax.apps.benchmarks.benchmark import CLASSES, FER2013
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
 from fer_jax.models import ModelSettings
-from fer_jax.models.network import Network, Tree
+from fer_jax.models.network import Network, Tree, inference_parameters
 from fer_jax.objectives import ObjectiveSettings
 from fer_jax.objectives.backprop import Backprop
-from fer_jax.objectives.objective import Objective, inference_parameters
+from fer_jax.objectives.objective import Objective
 from fer_jax.optim import Optimizer
 from fer_jax.runtime.errors import UserError
 from fer_jax.runtime.parallel import Devices

@@ -54,7 +54,7 @@ def table1(config: str, rounds: int) -> Benchmark:
     candidates[f"{name}, backprop"] = (baseline.model, phase.objective)
   programs, parameters = {}, {}
   for name, (model, objective) in candidates.items():
-    inputs = step_inputs(model, settings.batch_size, settings.precision)
+    inputs = step_inputs(model, settings.batch_size, settings.precision, objective=objective)
     step = build_step(objective.build(inputs.network, frozenset(inputs.network.layers), None))
     programs[name], parameters[name] = compile_program(step, inputs.arguments), inputs.parameters
   seconds = median_seconds(programs, rounds)
