@@ -17,8 +17,9 @@ def run(what, config, tmp_path, *flags):
 
 def test_objectives_are_compared_with_back_propagation(config, tmp_path, capsys):
   found = run("objectives", config, tmp_path)
-  backprop, *local = found["rows"]
+  backprop, checkpointed, accumulated, *local = found["rows"]
   assert (backprop["name"], backprop["time_ratio"], backprop["memory_ratio"]) == ("backprop", 1.0, 1.0)
+  assert [checkpointed["name"], accumulated["name"]] == ["backprop, checkpoint", "backprop, accumulation=4"]
   forms = ["as configured", *(f"group={group}" for group in GROUPS), "unit=block"]
   assert [row["name"] for row in local] == [f"hsic_bottleneck, {form}" for form in forms]
   for row in local:

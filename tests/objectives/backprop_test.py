@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from fer_jax.losses import LOSSES, focal
+from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.objectives.backprop import Backprop
+from fer_jax.objectives.objective import Examples
 
 
 def test_gradients_equal_jax_grad(network, variables, batch):
@@ -251,3 +253,54 @@ def test_registered_loss_receives_its_hyper_parameters(monkeypatch, evaluate_cla
   monkeypatch.setitem(LOSSES, "scaled", scaled)
   found = evaluate_classifier(Backprop(loss="scaled", gamma=3.0), batch).metrics["loss"]
   np.testing.assert_allclose(found, 3 * jnp.sum(batch.target * logits, axis=-1).mean(), rtol=1e-5)
+
+
+class TestMemory:
+  @pytest.mark.parametrize("trainable", [None, {"block1_conv2", "pyramid_level1", "classifier"}])
+  def test_checkpointing_changes_nothing(self, network, with_centers, batch, trainable):
+    trainable = trainable or set(network.layers)
+    plain, checkpointed = (
+      evaluate(dataclasses.replace(WITH_CENTERS, checkpoint=checkpoint), network, trainable, with_centers, batch)
+      for checkpoint in (False, True)
+    )
+    assert set(checkpointed.gradients) == trainable
+    chex.assert_trees_all_close(checkpointed, plain, rtol=1e-3, atol=1e-5)
+
+  def test_checkpointing_takes_less_memory(self):
+    """Of the maps of two blocks, those of one are alive at a time; those of the first are four fifths."""
+    network = HsicDense(blocks=2, convs=4, growth=8, stem=8, pyramid=4, transition=8).build(3, jnp.float32, None)
+    image, key = jnp.zeros((32, 32, 32, 1)), jax.random.key(0)
+    variables = jax.jit(network.init)(key, image[:1])
+    examples = Examples(image, jnp.eye(3)[jnp.zeros(32, int)])
+
+    def temporary_bytes(**settings):
+      objective = Backprop(**settings).build(network, frozenset(network.layers), None)
+      return jax.jit(objective).lower(*variables, examples, key).compile().memory_analysis().temp_size_in_bytes
+
+    plain = temporary_bytes()
+    assert temporary_bytes(checkpoint=True) < 0.95 * plain
+    assert temporary_bytes(accumulation=4) < 0.5 * plain
+
+  @pytest.mark.parametrize("parts", [2, 3])
+  def test_accumulated_gradients_are_those_of_the_parts(self, network, with_centers, batch, parts):
+    """Evaluates each part on its own, with the batch statistics that the parts before it leave."""
+    settings, key = dataclasses.replace(WITH_CENTERS, accumulation=parts), jax.random.key(3)
+    found = evaluate(settings, network, network.layers, with_centers, batch)
+    params, stats = with_centers
+    gradients, rows, start = [], len(batch.target), 0
+    for i in range(parts):
+      size = (i + 1) * rows // parts - start
+      part = jax.tree.map(lambda x, i=start, n=size: x[i : i + n], batch)
+      output = jax.jit(WITH_CENTERS.build(network, frozenset(network.layers), None))(params, stats, part, key)
+      gradients.append(jax.tree.map(lambda x, n=size: x * n / rows, output.gradients))
+      stats = {**output.stats, "center_loss": stats["center_loss"]}
+      start += size
+    chex.assert_trees_all_close(found.gradients, jax.tree.map(lambda *x: sum(x), *gradients), rtol=1e-3, atol=1e-5)
+    same = [name for name in stats if name != "center_loss"]
+    chex.assert_trees_all_close(
+      {name: found.stats[name] for name in same}, {name: stats[name] for name in same}, rtol=1e-5
+    )
+
+  def test_rejects_more_parts_than_rows(self, network, with_centers, batch):
+    with pytest.raises(ValueError, match=r"objective.accumulation=99: a device has 16 rows"):
+      evaluate(Backprop(accumulation=99), network, network.layers, with_centers, batch)

@@ -21,6 +21,7 @@ def objectives(config: str, rounds: int) -> Benchmark:
   """Times a step of the HSIC bottleneck against back-propagation: as configured, and in its plain forms.
 
   The plain forms have neither projection heads nor samples: layers as units with every grouping, and blocks as units.
+  Back-propagation is also timed with its own means of saving memory, checkpoints of blocks and accumulated gradients.
 
   Args:
     config: Config, FILE.py:VARIANT, that provides network, batch size and precision; it must have an hsic_bottleneck
@@ -35,7 +36,12 @@ def objectives(config: str, rounds: int) -> Benchmark:
   """
   settings = load_settings(config)
   bottleneck = find_bottleneck(config, settings)
-  candidates: dict[str, ObjectiveSettings] = {"backprop": Backprop(), CONFIGURED: bottleneck}
+  candidates: dict[str, ObjectiveSettings] = {
+    "backprop": Backprop(),
+    "backprop, checkpoint": Backprop(checkpoint=True),
+    "backprop, accumulation=4": Backprop(accumulation=4),
+    CONFIGURED: bottleneck,
+  }
   plain = dataclasses.replace(
     bottleneck, group="network", unit="layer", losses="all", head_layers=0, sampling=1, classifier_blocks=0
   )
