@@ -22,7 +22,7 @@ from fer_jax.kernels.ordering import depend_on
 from fer_jax.layers.conv_unit import ConvUnit, Sample
 from fer_jax.losses import cross_entropy, hsic
 from fer_jax.models.choices import check_choice
-from fer_jax.models.network import PROJECTION_HEAD, Network, Tree
+from fer_jax.models.network import PROJECTION_HEAD, Network, Tree, inference_parameters
 from fer_jax.objectives.layer_loss import LayerLoss
 from fer_jax.objectives.local_units import GROUPS, UNITS, LocalUnits, check_group
 from fer_jax.objectives.objective import (
@@ -333,8 +333,9 @@ class _LocalWalk:
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
     # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
     # several cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough:
-    # computing it uses all stored activations of the layer.
-    leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
+    # computing it uses all stored activations of the layer; that of its projection head does not.
+    of_layers = inference_parameters(gradients).values()
+    leaves = [found for of_layer in of_layers if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
     for i, (layer, _, _) in enumerate(measured):
