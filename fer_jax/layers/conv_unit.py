@@ -99,7 +99,7 @@ class ConvUnit(nn.Module):
     activation = ACTIVATIONS[self.activation]
     output = activation(norm(name="norm")(x))
     if self.pool > 1:
-      output = nn.avg_pool(output, (self.pool,) * 2, strides=(self.pool,) * 2)
+      output = _average_cells(output, self.pool)
     if self.sample is None:
       return output
     geometry = _Geometry(self.kernel_size, self.stride, self.sample)
@@ -114,6 +114,15 @@ class ConvUnit(nn.Module):
     strides = (self.stride, self.stride)
     convolved = convolve(_saturate(maps, self.dtype), _saturate(kernel, self.dtype), strides, "SAME")
     return _saturate(convolved, self.dtype)
+
+
+def _average_cells(maps: jax.Array, side: int) -> jax.Array:
+  """Averages feature maps over cells of side x side positions, [B, H, W, C] -> [B, H // side, W // side, C]."""
+  batch, height, width, channels = maps.shape
+  rows, columns = height // side, width // side
+  # A mean over axes, whose gradient is a broadcast; that of `nn.avg_pool` takes more memory.
+  cells = maps[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
+  return cells.mean(axis=(2, 4), dtype=jnp.float32).astype(maps.dtype)
 
 
 class _Geometry(NamedTuple):
