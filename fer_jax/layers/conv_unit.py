@@ -70,7 +70,7 @@ class ConvUnit(nn.Module):
   def __call__(
     self, *inputs: jax.Array, train: bool, sampled_inputs: tuple[jax.Array | None, ...] | None = None
   ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Maps inputs [B, H, W, C_i] to [B, ceil(H / stride), ceil(W / stride), features].
+    """Maps inputs [B, H, W, C_i] to [B, ceil(H / stride) // pool, ceil(W / stride) // pool, features].
 
     With `sample`, returns the output, which is constant with respect to parameters and inputs, and the output at the
     sampled positions, [B, H', W', features], which is not:
