@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from fer_jax.losses import LOSSES, focal
-from fer_jax.models.hsic_dense import HsicDense
+from fer_jax.models.resnet import CifarResNet
 from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.objective import Examples
 
@@ -267,8 +267,8 @@ class TestMemory:
     chex.assert_trees_all_close(checkpointed, plain, rtol=1e-3, atol=1e-5)
 
   def test_checkpointing_takes_less_memory(self):
-    """Of the maps of two blocks, those of one are alive at a time; those of the first are four fifths."""
-    network = HsicDense(blocks=2, convs=4, growth=8, stem=8, pyramid=4, transition=8).build(3, jnp.float32, None)
+    """Of the maps of four blocks, those of one are alive at a time."""
+    network = CifarResNet(depth=14, width=4).build(3, jnp.float32, None)
     image, key = jnp.zeros((32, 32, 32, 1)), jax.random.key(0)
     variables = jax.jit(network.init)(key, image[:1])
     examples = Examples(image, jnp.eye(3)[jnp.zeros(32, int)])
@@ -278,7 +278,7 @@ class TestMemory:
       return jax.jit(objective).lower(*variables, examples, key).compile().memory_analysis().temp_size_in_bytes
 
     plain = temporary_bytes()
-    assert temporary_bytes(checkpoint=True) < 0.95 * plain
+    assert temporary_bytes(checkpoint=True) < 0.85 * plain
     assert temporary_bytes(accumulation=4) < 0.5 * plain
 
   @pytest.mark.parametrize("parts", [2, 3])
