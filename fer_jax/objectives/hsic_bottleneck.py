@@ -5,7 +5,7 @@ Han et al. 2023, doi:10.12677/sea.2023.122019). The gradients are computed durin
 a layer, the inner products of the layer's activations are added to its group. When a group is complete, one program on
 the stack (L, B, B) computes the losses of all its layers and their cotangents. Later layers depend on a group's
 gradients, so that its activations can be freed. No gradient with respect to a layer's input is computed, except
-inside a block if `unit` is "block".
+inside a unit of several layers.
 """
 
 import dataclasses
@@ -73,9 +73,17 @@ class HsicBottleneck(LayerLoss):
     check_choice("objective.unit", self.unit, UNITS)
     check_choice("objective.losses", self.losses, LOSSES)
     check_group(self.unit, self.group)
-    for field, least in (("sampling", 1), ("sampled_side", 1), ("classifier_blocks", 0)):
-      if getattr(self, field) < least:
-        raise ValueError(f"objective.{field}={getattr(self, field)}: expected an integer, {least} or more")
+    least = {
+      "sampling": 1,
+      "sampled_side": 1,
+      "classifier_blocks": 0,
+      "head_layers": 0,
+      "head_channels": 1,
+      "head_grid": 1,
+    }
+    for field, smallest in least.items():
+      if getattr(self, field) < smallest:
+        raise ValueError(f"objective.{field}={getattr(self, field)}: expected an integer, {smallest} or more")
 
   def initial(
     self, network: Network, variables: tuple[Tree, Tree], image: jax.Array, key: jax.Array
@@ -109,7 +117,7 @@ class HsicBottleneck(LayerLoss):
 
     Raises:
       ValueError: A pattern of `layer_beta` matches no hidden layer, the network has fewer blocks than
-        `classifier_blocks`, these blocks are trainable and the classifier is not, or a layer cannot be sampled.
+        `classifier_blocks`, there are such blocks but the classifier is frozen, or a layer cannot be sampled.
     """
     self._check(network, trainable)
     units = self._units(network, trainable)

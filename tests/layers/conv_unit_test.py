@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.conv_unit import ACTIVATIONS, ConvUnit, Sample, _Geometry
+from fer_jax.layers.conv_unit import ACTIVATIONS, ConvUnit, Sample
 
 EPSILON = 1e-5
 NUMPY_ACTIVATIONS = {
@@ -235,31 +235,38 @@ class TestSample:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, expected)
 
   def test_the_gradient_of_a_3x3_convolution_reaches_its_sampled_inputs_by_interpolated_taps(self):
-    """Samples of a map that is linear between sampled positions determine the map, and its gradient is exact."""
+    """Compares with the convolution of the maps that are interpolated linearly between the samples."""
     inputs, variables, _, unit, _ = self.sampled_units({}, (0, 0), 24)
-    coarse = [maps[:, ::2, ::2] for maps in inputs]
+    samples = tuple(unit.sample.positions(maps) for maps in inputs)
+    params = variables["params"]
+    total = convolve(jnp.concatenate(inputs, -1), params["kernel"])[:, ::2, ::2]
 
     def interpolated(maps):
       for axis in (1, 2):
-        following = jnp.concatenate(
-          [jnp.take(maps, jnp.arange(1, 12), axis), jnp.take(maps, jnp.array([11]), axis)], axis
-        )
+        following = jnp.take(maps, jnp.array([*range(1, 12), 11]), axis)
         shape = [*maps.shape]
         shape[axis] *= 2
         maps = jnp.stack([maps, (maps + following) / 2], axis + 1).reshape(shape)
       return maps
 
-    def exact(coarse):
-      x = jnp.concatenate([interpolated(maps) for maps in coarse], -1)
-      return convolve(x, variables["params"]["kernel"])[:, ::2, ::2]
+    def reference(samples):
+      x = jnp.concatenate([interpolated(maps) for maps in samples], -1)
+      change = convolve(x, params["kernel"])[:, ::2, ::2]
+      sample = total + change - jax.lax.stop_gradient(change)
+      mean, var = sample.mean((0, 1, 2), keepdims=True), sample.var((0, 1, 2), keepdims=True)
+      scale, bias = (params["norm"][name].reshape(mean.shape) for name in ("scale", "bias"))
+      return jnp.tanh((sample - mean) / jnp.sqrt(var + EPSILON) * scale + bias)
 
-    def by_samples(coarse):
-      kernels = jnp.split(variables["params"]["kernel"], [3], axis=2)
-      geometry = _Geometry(3, 1, unit.sample)
-      return sum(geometry.between_samples(kernel)(maps) for maps, kernel in zip(coarse, kernels, strict=True))
+    def by_unit(samples):
+      return train(unit, variables, *inputs, sampled_inputs=samples)[0][1]
 
-    inner = np.s_[:, 1:-1, 1:-1]  # beyond the border the interpolation is another one
-    np.testing.assert_allclose(by_samples(coarse)[inner], exact(coarse)[inner], rtol=1e-3, atol=1e-4)
+    expected, pull_back = jax.vjp(jax.jit(reference), samples)
+    found, own_pull_back = jax.vjp(by_unit, samples)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    cotangent = jnp.asarray(np.random.default_rng(0).normal(size=expected.shape), jnp.float32)
+    inner = np.s_[:, 2:-2, 2:-2]  # at the border the interpolation is another one
+    for own, gradient in zip(*(pull(cotangent)[0] for pull in (own_pull_back, pull_back)), strict=True):
+      np.testing.assert_allclose(own[inner], gradient[inner], rtol=1e-3, atol=1e-3)
 
   def test_a_pooled_output_is_sampled_at_one_position_of_each_cell(self):
     inputs, variables, plain, unit, reference = self.sampled_units({"kernel_size": 1}, (0, 1), 12)

@@ -17,6 +17,7 @@ from fer_jax.data.batch import Batch
 from fer_jax.layers.conv_unit import Sample
 from fer_jax.losses import hsic
 from fer_jax.models.hsic_dense import HsicDense
+from fer_jax.models.resnet import CifarResNet
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.optim import Optimizer
 from fer_jax.training.step import Resident, StepContext, TrainState, make_eval_step, make_train_step
@@ -130,10 +131,14 @@ def test_all_groupings_give_the_same_gradients(network, variables_of, batch, one
 
 
 @pytest.mark.parametrize(("unit", "size"), [("block", 10), ("pair", 2)])
-@pytest.mark.parametrize("head_layers", [0, 1])
-def test_losses_reach_earlier_layers_only_within_their_unit(network, variables_of, batch, unit, size, head_layers):
+@pytest.mark.parametrize(("head_layers", "losses"), [(0, "all"), (1, "all"), (1, "last")])
+def test_losses_reach_earlier_layers_only_within_their_unit(
+  network, variables_of, batch, unit, size, head_layers, losses
+):
   """Compares with a gradient of the whole network that is stopped only between units."""
-  settings, key = HsicBottleneck(unit=unit, group=unit, head_layers=head_layers), jax.random.key(3)
+  settings, key = HsicBottleneck(unit=unit, group=unit, head_layers=head_layers, losses=losses), jax.random.key(3)
+  # The layers that another layer of their unit reads.
+  read = {"block": ("stem", "conv1", "conv2"), "pair": ("stem", "conv2")}[unit] if losses == "last" else ()
   variables = variables_of(settings)
   by_unit = build(settings, network)(*variables, batch, key)
   unit_of = {name: (i, j // size) for i, block in enumerate(network.blocks) for j, name in enumerate(block)}
@@ -141,7 +146,7 @@ def test_losses_reach_earlier_layers_only_within_their_unit(network, variables_o
   image = settings.gram(image @ image.T, image.shape[-1])
 
   def total(params):
-    unit_of_output, losses = {}, []
+    unit_of_output, terms = {}, []
 
     def apply(name, *inputs):
       inputs = tuple(
@@ -150,15 +155,15 @@ def test_losses_reach_earlier_layers_only_within_their_unit(network, variables_o
       output, _ = network.call(name, params[name], variables[1][name], inputs, key)
       unit_of_output[id(output)] = unit_of.get(name)
       outputs.append(output)
-      if name != network.classifier:
+      if name != network.classifier and name.removeprefix("block1_") not in read:
         z = settings.rows(output, params[name].get("projection_head"))
         gram = settings.gram(z @ z.T, z.shape[-1])
-        losses.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
+        terms.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
       return output
 
     outputs = []  # ids stay unique while all outputs are alive
     network.walk(apply, batch.image)
-    return sum(losses)
+    return sum(terms)
 
   expected = jax.jit(jax.grad(total))(variables[0])
   hidden = {name: by_unit.gradients[name] for name in network.hidden}
@@ -275,10 +280,53 @@ def test_rejects_unknown_choices_and_names_the_known_ones(field):
     HsicBottleneck(**{field: "nope"})
 
 
-@pytest.mark.parametrize(("field", "value"), [("sigma", ()), ("sigma", (1.0, 0.0)), ("epsilon", 0.0)])
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    *(("sigma", ()), ("sigma", (1.0, 0.0)), ("epsilon", 0.0), ("sampling", 0), ("sampled_side", 0)),
+    *(("classifier_blocks", -1), ("head_layers", -1), ("head_channels", 0), ("head_grid", 0)),
+  ],
+)
 def test_rejects_invalid_numbers(field, value):
   with pytest.raises(ValueError, match=f"objective.{field}="):
     HsicBottleneck(**{field: value})
+
+
+def test_the_cross_entropy_trains_the_last_blocks_and_no_other(network, variables, batch):
+  params, stats = variables
+  key, last = jax.random.key(3), {name for name in network.layers if name.split("_")[0] in ("pyramid", "classifier")}
+  output = build(HsicBottleneck(classifier_blocks=1), network)(params, stats, batch, key)
+  plain = build(HsicBottleneck(), network)(params, stats, batch, key)
+
+  def cross_entropy(of_last):
+    outputs, _ = network.apply({**params, **of_last}, stats, batch.image, key=key)
+    return optax.softmax_cross_entropy(outputs.logits, batch.target).mean()
+
+  expected = jax.jit(jax.grad(cross_entropy))({name: params[name] for name in last})
+  chex.assert_trees_all_close({name: output.gradients[name] for name in last}, expected, rtol=1e-3, atol=1e-5)
+  others = set(network.layers) - last
+  chex.assert_trees_all_close(
+    {name: output.gradients[name] for name in others}, {name: plain.gradients[name] for name in others}, rtol=1e-4
+  )
+  chex.assert_trees_all_close(output.stats, plain.stats, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("settings", "trainable", "message"),
+  [
+    ({"classifier_blocks": 3}, None, "classifier_blocks=3: the network has 2 blocks"),
+    ({"classifier_blocks": 1}, ["pyramid_level1"], "classifier_blocks=1: expected 'classifier' among the trainable"),
+  ],
+)
+def test_rejects_a_last_unit_that_does_not_fit(network, settings, trainable, message):
+  with pytest.raises(ValueError, match=message):
+    build(HsicBottleneck(**settings), network, trainable)
+
+
+def test_rejects_samples_of_layers_that_have_none():
+  network = CifarResNet(depth=8, width=4).build(CLASSES, jnp.float32, None)
+  with pytest.raises(ValueError, match="sampling=2: expected hidden layers of type ConvUnit, as in hsic_dense, but"):
+    build(HsicBottleneck(sampling=2), network)
 
 
 def test_rejects_a_layer_beta_that_matches_no_layer(network):

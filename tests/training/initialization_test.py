@@ -118,7 +118,7 @@ def test_rejects_images_that_are_too_small():
     make_initialization(parse(config), (2, 2, 1))
 
 
-def test_projection_heads_stay_random_beside_loaded_layers(tmp_path):
+def test_projection_heads_stay_random_next_to_loaded_layers(tmp_path):
   def settings(**changes):
     config = hsic.get_config("demo")
     config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
