@@ -266,6 +266,13 @@ class TestMemory:
     assert set(checkpointed.gradients) == trainable
     chex.assert_trees_all_close(checkpointed, plain, rtol=1e-3, atol=1e-5)
 
+  def test_checkpointing_on_several_devices_equals_one(self, network, with_centers, batch, on_devices):
+    settings, trainable = dataclasses.replace(WITH_CENTERS, checkpoint=True), frozenset(network.layers)
+    one = evaluate(settings, network, trainable, with_centers, batch)
+    many = on_devices(settings, 4, trainable, with_centers)
+    chex.assert_trees_all_close(many.metrics, one.metrics, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(many.gradients, one.gradients, rtol=1e-3, atol=1e-5)
+
   def test_checkpointing_takes_less_memory(self):
     """Of the maps of four blocks, those of one are alive at a time."""
     network = CifarResNet(depth=14, width=4).build(3, jnp.float32, None)
