@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 CURVES = ("validation accuracy", "validation loss", "training accuracy", "training loss")
 POINTS = ("test accuracy", "validation accuracy")
 SELECTABLE = tuple(name for name in POINTS if not name.startswith("test"))  # never select on the test split
-COSTS = ("seconds an epoch", "multiply-adds", "milliseconds for an image", "parameters")
+COSTS = (
+  "minutes of training",
+  "seconds an epoch",
+  "multiply-adds",
+  "milliseconds for an image",
+  "parameters",
+  "temporary megabytes",
+)
 # Quantities that a figure can show, by the figure's kind.
 QUANTITIES = {"curves": CURVES, "points": POINTS, "lines": POINTS, "classes": ("recall",), "scatter": POINTS}
 
@@ -26,7 +33,7 @@ class Candidate:
     reported: Results reported in the paper, by quantity, e.g. {"test accuracy": 0.97}.
     timing: Name of the candidate's row in the timings of the sweep.
     init_from: Name of an earlier candidate whose run with the same seed provides the initial parameters.
-    series: Name of the line that this candidate belongs to in a figure of kind "lines".
+    series: Name of the line that this candidate belongs to in a figure of kind "lines" or "scatter".
     by_class: Recall reported in the paper, by class name.
   """
 
@@ -56,8 +63,8 @@ class Figure:
 
   Attributes:
     kind: Kind of the figure: "curves" (a line per candidate over training steps), "points" (a value per candidate),
-      "lines" (a line per series over the candidates' values), "scatter" (a point per candidate over a cost) or
-      "classes" (a table with a column per candidate).
+      "lines" (a line per series over the candidates' values), "scatter" (a point per candidate over a cost; those of
+      a series are joined) or "classes" (a table with a column per candidate).
     quantity: Quantity to show; one of QUANTITIES[kind].
     note: Text below the title.
     title: Title of the figure; defaults to the quantity.
@@ -93,9 +100,9 @@ class Sweep:
     candidates: Configurations, in the order in which they are trained and shown.
     figures: Figures of the page, in order.
     swept: Name of the swept quantity, whose values are the candidates' `value`.
-    timings: Path of a benchmark's JSON file. Its rows provide `seconds_a_step` of the candidates, or `seconds_1500`,
-      the seconds for evaluating 1,500 images, if the benchmark was given a config of the sweep. Without it, the seconds
-      per step are those measured during training.
+    timings: Path of a benchmark's JSON file. Its rows provide `seconds_a_step` and `temporary_bytes` of the candidates,
+      or `seconds_1500`, the seconds for evaluating 1,500 images, if the benchmark was given a config of the sweep.
+      Without it, the seconds per step are those measured during training.
     shown: Names of additional quantities in the table, next to accuracies, parameters and seconds per step.
     reference: Name of the candidate whose accuracies are subtracted from those of the others, seed by seed; empty for
       none.

@@ -303,21 +303,22 @@ def test_a_sweep_has_a_row_for_each_candidate_with_the_values_of_the_paper() -> 
   assert "**other**: not yet measured" in text
 
 
-def test_a_scatter_plot_is_written_next_to_the_page_that_shows_it(docs: Path) -> None:
-  rows = (replace(FINISHED, measured={**FINISHED.measured, "parameters": 1e6}), FAILED)
-  figures = (Figure("scatter", "test accuracy", over="parameters"),)
-  content = json.dumps(as_json(replace(SWEEP, candidates=rows, figures=figures, shown=("parameters",))))
+def test_scatter_plots_are_written_next_to_the_page_that_shows_them(docs: Path) -> None:
+  finished = replace(FINISHED, series="blocks", measured={**FINISHED.measured, "parameters": 1e6})
+  figures = tuple(Figure("scatter", "test accuracy", over=cost) for cost in ("parameters", "minutes of training"))
+  content = json.dumps(as_json(replace(SWEEP, candidates=(finished, FAILED), figures=figures, shown=("parameters",))))
   (docs.parent / "results" / "plotted.json").write_text(content)
   page_path = docs / "plots.md"
   page_path.write_text(page("sweep", " rows=plotted"))
 
   main([])
-  assert "![Test accuracy over parameters](plotted.svg)" in page_path.read_text()
-  svg = (docs / "plotted.svg").read_text()
+  assert "![Test accuracy over parameters](plotted_over_parameters.svg)" in page_path.read_text()
+  assert "over minutes of training" not in page_path.read_text()  # not measured
+  svg = (docs / "plotted_over_parameters.svg").read_text()
   assert ">3 blocks<" in svg  # the other is not measured
   assert ">4 blocks<" not in svg
   assert main(["--check"]) == 0
-  (docs / "plotted.svg").unlink()
+  (docs / "plotted_over_parameters.svg").unlink()
   assert main(["--check"]) == 1
 
 

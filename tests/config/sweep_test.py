@@ -22,7 +22,7 @@ CANDIDATE = Candidate("one", "configs/hsic.py:demo")
     (lambda: Figure("curves", "test accuracy"), "expected one of validation accuracy"),
     (lambda: Figure("lines", "training loss"), "expected one of test accuracy, validation accuracy"),
     (lambda: Figure("classes", "precision"), "expected one of recall"),
-    (lambda: Figure("scatter", "test accuracy"), "expected one of seconds an epoch"),
+    (lambda: Figure("scatter", "test accuracy"), "expected one of minutes of training"),
     (lambda: Figure("points", "test accuracy", over="parameters"), "for a scatter, else nothing"),
     (
       lambda: Sweep("t", "c", "c", (CANDIDATE,), (Figure("points", "test accuracy", candidates=("two",)),)),

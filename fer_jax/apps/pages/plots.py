@@ -78,11 +78,12 @@ def draw(chart: Chart, phases: Sequence[Phase]) -> Markup:
 
 
 class Point(NamedTuple):
-  """A named point of a scatter plot."""
+  """A named point of a scatter plot; points of a series, unless it is "", are joined in the order of x."""
 
   name: str
   x: float
   y: float
+  series: str = ""
 
 
 def draw_scatter(title: str, points: Sequence[Point], along: str) -> Markup:
@@ -100,7 +101,10 @@ def scatter_file(title: str, points: Sequence[Point], along: str) -> str:
 def _scatter(title: str, points: Sequence[Point], along: str, colour: Colour) -> str:
   def plot(axes: Axes) -> None:
     axes.set_xscale("log")
-    for name, x, y in points:
+    for series in dict.fromkeys(point.series for point in points if point.series):
+      _, x, y, _ = zip(*sorted((p for p in points if p.series == series), key=lambda p: p.x), strict=True)
+      axes.plot(x, y, color=colour("var(--accent)"), linewidth=0.8)
+    for name, x, y, _ in points:
       axes.plot(x, y, "o", color=colour("var(--accent)"), markersize=4.5)
       muted = colour("var(--muted)")
       axes.annotate(name, (x, y), (5, 3), textcoords="offset points", fontsize=8, color=muted, annotation_clip=False)

@@ -176,15 +176,18 @@ def _sweep_table(name: str, sweep: SweepResult | None) -> str:
   for figure in sweep.figures:
     head, rows = class_table(sweep, figure) if figure.kind == "classes" else ([], [])
     parts += [_markdown(head, rows, texts=(0,))] if rows else []
-  parts += [f"![{_plot_title(figure)}]({name}.svg)" for figure in _scatters(sweep)]
+  parts += [f"![{_plot_title(figure)}]({_plot_file(name, figure)})" for figure in _scatters(sweep)]
   parts += [_made(sweep.devices, sweep.versions, sweep.commits)] if sweep.devices else []
   return "\n\n".join(parts)
 
 
 def _scatters(sweep: SweepResult) -> list[Figure]:
-  """Returns a list with the scatter plot of a sweep; empty if the plot has no points yet."""
-  figures = [figure for figure in sweep.figures if figure.kind == "scatter"]
-  return [figure for figure in figures[:1] if points_of(figure, sweep.candidates)]
+  """Returns the scatter plots of a sweep that have points."""
+  return [figure for figure in sweep.figures if figure.kind == "scatter" and points_of(figure, sweep.candidates)]
+
+
+def _plot_file(name: str, figure: Figure) -> str:
+  return f"{name}_over_{figure.over.replace(' ', '_')}.svg"
 
 
 def _plot_title(figure: Figure) -> str:
@@ -195,9 +198,10 @@ def plots(page: str, results: Results) -> dict[str, str]:
   """Returns the plots that a page contains, as SVG text by file name."""
   found = {}
   for name, result in results.items():
-    if isinstance(result, SweepResult) and f"]({name}.svg)" in page:
-      for figure in _scatters(result):
-        found[f"{name}.svg"] = scatter_file(_plot_title(figure), points_of(figure, result.candidates), figure.over)
+    for figure in _scatters(result) if isinstance(result, SweepResult) else ():
+      file = _plot_file(name, figure)
+      if f"]({file})" in page:
+        found[file] = scatter_file(_plot_title(figure), points_of(figure, result.candidates), figure.over)
   return found
 
 

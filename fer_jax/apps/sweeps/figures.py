@@ -141,8 +141,8 @@ def _value_of(row: CandidateResult) -> float:
 
 def points_of(figure: Figure, rows: Sequence[CandidateResult]) -> list[Point]:
   """Returns a scatter plot's points (name, cost, share in [0, 1]); candidates that lack a value are left out."""
-  known = [(row.name, row.measured.get(figure.over), row.measured.get(figure.quantity)) for row in rows]
-  return [Point(name, float(x), float(y)) for name, x, y in known if x is not None and y is not None]
+  known = [(row, row.measured.get(figure.over), row.measured.get(figure.quantity)) for row in rows]
+  return [Point(row.name, float(x), float(y), row.series) for row, x, y in known if x is not None and y is not None]
 
 
 def _through(name: str, colour: str, points: Sequence[tuple[float, float | None]]) -> Line:

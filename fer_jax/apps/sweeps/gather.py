@@ -29,12 +29,13 @@ from fer_jax.training.run_result import ReplicaResult, RunResult
 
 T = TypeVar("T")
 Timings = Mapping[str, Mapping[str, float]]  # row of a benchmark -> quantity -> value
-# Quantities that a benchmark can measure, with their keys in the rows of its JSON file.
+# Quantities that a benchmark can measure, with their keys in the rows of its JSON file, and the factor between units.
 TIMED = {
-  "seconds a step": "seconds_a_step",
-  "seconds for 1,500 images": "seconds_1500",
-  "multiply-adds": "multiply_adds",
-  "milliseconds for an image": "latency_ms",
+  "seconds a step": ("seconds_a_step", 1.0),
+  "seconds for 1,500 images": ("seconds_1500", 1.0),
+  "multiply-adds": ("multiply_adds", 1.0),
+  "milliseconds for an image": ("latency_ms", 1.0),
+  "temporary megabytes": ("temporary_bytes", 1e-6),
 }
 
 
@@ -247,12 +248,12 @@ def _read_timings(path: Path, configs: Set[str]) -> tuple[Timings, str]:
   if benchmark.config is not None and benchmark.config not in configs:
     return {}, ""
   timings = {
-    str(row.get("name")): {name: row[key] for name, key in TIMED.items() if key in row} for row in benchmark.rows
+    str(row.get("name")): {name: factor * row[key] for name, (key, factor) in TIMED.items() if key in row}
+    for row in benchmark.rows
   }
   if benchmark.config is None or not all(timings.values()):
-    raise UserError(
-      f"{path}: expected a config, and rows with name and {' or '.join(TIMED.values())}; run the benchmark again"
-    )
+    keys = " or ".join(key for key, _ in TIMED.values())
+    raise UserError(f"{path}: expected a config, and rows with name and {keys}; run the benchmark again")
   return timings, benchmark.device
 
 

@@ -90,6 +90,7 @@ MEASURES: dict[str, Callable[[RunResult, Sequence[Metrics]], float | None]] = {
   "training accuracy": lambda result, logs: mean(map(_training_accuracy, logs)),
   "steps to converge": lambda result, logs: mean(map(_steps_to_converge, logs)),
   "parameters": lambda result, logs: result.parameters,
+  "minutes of training": lambda result, logs: result.seconds / 60,  # on the run's clock
   "seconds a step": lambda result, logs: result.measured.get("seconds a step"),
   "seconds an epoch": lambda result, logs: result.measured.get("seconds an epoch"),
 }

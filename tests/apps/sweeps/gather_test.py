@@ -205,6 +205,7 @@ def test_measured_quantities_of_a_run(launch: Launch) -> None:
     "training accuracy": pytest.approx(0.155),  # of the last ten batches
     "steps to converge": 10,  # 0.594 is 99 % of the best, 0.6
     "parameters": 1234,
+    "minutes of training": 1.0,
     "seconds a step": 0.5,
     "seconds an epoch": 30.0,
   }
@@ -273,6 +274,10 @@ class TestTimings:
     result = gathered(timed)
     assert result.timed == ("seconds for 1,500 images",)
     assert [row.measured["seconds for 1,500 images"] for row in result.candidates] == [19.5, None, None]
+
+  def test_temporary_memory_is_in_megabytes(self, timed: Launch) -> None:
+    self.seconds(timed, {**BENCHMARK, "rows": [{"name": "one, backprop", "temporary_bytes": 2_500_000}]})
+    assert [row.measured["temporary megabytes"] for row in gathered(timed).candidates] == [2.5, None, None]
 
   def test_rejects_a_row_without_seconds(self, timed: Launch) -> None:
     with pytest.raises(UserError, match="name and seconds_a_step or seconds_1500"):
