@@ -19,6 +19,7 @@ from fer_jax.config.settings import CLOCKS, Duration, Settings
 from fer_jax.data.views import PROTOCOLS
 from fer_jax.models import MODELS, ModelSettings
 from fer_jax.objectives import OBJECTIVES, ObjectiveSettings
+from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.runtime.errors import UserError
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ def parse(config: ConfigDict) -> Settings:
       f"config.phases.{min(unused)}: config.schedule does not name this phase; add it to config.schedule or remove it"
     )
   _check_values(settings)
+  _check_heads(settings)
   return settings
 
 
@@ -95,6 +97,17 @@ def _check_values(settings: Settings) -> None:
     raise UserError(f"config.clock={settings.clock!r}: expected one of {', '.join(CLOCKS)}")
   if not 0 <= settings.budget_minutes < math.inf:
     raise UserError(f"config.budget_minutes={settings.budget_minutes}: expected minutes, 0 for no limit")
+
+
+def _check_heads(settings: Settings) -> None:
+  """Checks that all phases describe the same projection heads."""
+  local = [phase.objective for phase in settings.phases.values() if isinstance(phase.objective, HsicBottleneck)]
+  if len(heads := {(each.head_layers, each.head_channels) for each in local if each.head_layers}) > 1:
+    found = " and ".join(f"{layers} of {channels} channels" for layers, channels in sorted(heads))
+    raise UserError(
+      f"config.phases: the projection heads of a layer have {found}: expected the same objective.head_layers and "
+      "objective.head_channels in all phases, because a layer has one head"
+    )
 
 
 def parse_model(section: Mapping[str, Any], path: str = "config.model") -> ModelSettings:

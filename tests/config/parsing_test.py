@@ -292,6 +292,12 @@ class TestSchedule:
     phases = {"only": {"objective": {"name": "backprop"}}, "other": {"objective": {"name": "backprop"}}}
     assert error_message(parsing.parse, small_config(phases=phases)).startswith("config.phases.other: config.schedule")
 
+  def test_rejects_phases_with_projection_heads_of_different_sizes(self):
+    objective = {"name": "hsic_bottleneck", "head_layers": 1}
+    phases = {"first": {"objective": objective}, "second": {"objective": {**objective, "head_channels": 8}}}
+    message = error_message(parsing.parse, small_config(phases=phases, schedule=("first", "second")))
+    assert "have 1 of 8 channels and 1 of 32 channels: expected the same" in message
+
   def test_rejects_an_empty_schedule(self):
     assert error_message(parsing.parse, small_config(schedule=(), phases={})).startswith("config.schedule")
 
