@@ -131,12 +131,17 @@ def test_all_groupings_give_the_same_gradients(network, variables_of, batch, one
 
 
 @pytest.mark.parametrize(("unit", "size"), [("block", 10), ("pair", 2)])
-@pytest.mark.parametrize(("head_layers", "losses"), [(0, "all"), (1, "all"), (1, "last")])
+@pytest.mark.parametrize(
+  ("head_layers", "losses", "sampling"), [(0, "all", 1), (1, "all", 1), (1, "last", 1), (1, "all", 2)]
+)
 def test_losses_reach_earlier_layers_only_within_their_unit(
-  network, variables_of, batch, unit, size, head_layers, losses
+  network, variables_of, batch, unit, size, head_layers, losses, sampling
 ):
   """Compares with a gradient of the whole network that is stopped only between units."""
-  settings, key = HsicBottleneck(unit=unit, group=unit, head_layers=head_layers, losses=losses), jax.random.key(3)
+  settings = HsicBottleneck(
+    unit=unit, group=unit, head_layers=head_layers, losses=losses, sampling=sampling, sampled_side=4
+  )
+  key = jax.random.key(3)
   # The layers that another layer of their unit reads.
   read = {"block": ("stem", "conv1", "conv2"), "pair": ("stem", "conv2")}[unit] if losses == "last" else ()
   variables = variables_of(settings)
@@ -146,17 +151,22 @@ def test_losses_reach_earlier_layers_only_within_their_unit(
   image = settings.gram(image @ image.T, image.shape[-1])
 
   def total(params):
-    unit_of_output, terms = {}, []
+    unit_of_output, measured_of, terms = {}, {}, []
 
     def apply(name, *inputs):
-      inputs = tuple(
-        x if unit_of_output.get(id(x)) == unit_of.get(name, -1) else jax.lax.stop_gradient(x) for x in inputs
-      )
-      output, _ = network.call(name, params[name], variables[1][name], inputs, key)
-      unit_of_output[id(output)] = unit_of.get(name)
+      inside = [unit_of_output.get(id(x)) == unit_of.get(name, -1) for x in inputs]
+      sampling = {}
+      if settings.sampling == 2 and name != network.classifier:
+        block = unit_of[name][0]
+        samples = tuple(measured_of[id(x)] if reached else None for x, reached in zip(inputs, inside, strict=True))
+        sampling = {"sample": Sample(2, (block % 2, block // 2 % 2)), "sampled_inputs": samples}
+      inputs = tuple(x if reached else jax.lax.stop_gradient(x) for x, reached in zip(inputs, inside, strict=True))
+      output, _ = network.call(name, params[name], variables[1][name], inputs, key, **sampling)
+      output, measured = output if sampling else (output, output)
+      unit_of_output[id(output)], measured_of[id(output)] = unit_of.get(name), measured
       outputs.append(output)
       if name != network.classifier and name.removeprefix("block1_") not in read:
-        z = settings.rows(output, params[name].get("projection_head"))
+        z = settings.rows(measured, params[name].get("projection_head"))
         gram = settings.gram(z @ z.T, z.shape[-1])
         terms.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
       return output
