@@ -35,8 +35,6 @@ from fer_jax.objectives.objective import (
   sum_over_devices,
 )
 
-LOSSES = ("all", "last")
-
 
 @dataclasses.dataclass(frozen=True)
 class HsicBottleneck(LayerLoss):
@@ -44,12 +42,10 @@ class HsicBottleneck(LayerLoss):
 
   Attributes:
     group: Set of layers whose losses are computed together: "network", "block", "triple" (three consecutive layers of
-      a block), "pair" or "layer". All give the same gradients. Larger groups take fewer kernels and more memory.
-    unit: Set of parameters that a layer's loss trains: "layer" for its own; "pair" or "block" to include those of
-      earlier layers of the same two consecutive layers, or block, that feed it directly (units of several layers:
-      Belilovsky et al. 2019, arXiv:1812.11446). Such units cost gradients with respect to inputs and require a `group`
-      of whole units.
-    losses: Layers with a loss: "all", or "last" for those that feed no other layer of their unit.
+      a block) or "layer". All give the same gradients. Larger groups take fewer kernels and more memory.
+    unit: Set of parameters that a layer's loss trains: "layer" for its own, or "block" to include those of earlier
+      layers of its block (units of several layers: Belilovsky et al. 2019, arXiv:1812.11446). Such units cost gradients
+      with respect to inputs and require a `group` of whole blocks.
     sampling: Stride of the sample of positions from which the gradients of a layer's loss are taken (see
       `layers.conv_unit`); 1 for all positions. Only for networks whose hidden layers are `ConvUnit`s.
     sampled_side: Side of the smallest feature maps that are sampled.
@@ -61,7 +57,6 @@ class HsicBottleneck(LayerLoss):
 
   group: str = "layer"
   unit: str = "layer"
-  losses: str = "all"
   sampling: int = 1
   sampled_side: int = 12
   classifier_blocks: int = 0
@@ -71,7 +66,6 @@ class HsicBottleneck(LayerLoss):
     super().__post_init__()
     check_choice("objective.group", self.group, GROUPS)
     check_choice("objective.unit", self.unit, UNITS)
-    check_choice("objective.losses", self.losses, LOSSES)
     check_group(self.unit, self.group)
     least = {
       "sampling": 1,
@@ -94,10 +88,9 @@ class HsicBottleneck(LayerLoss):
       return params, stats
     outputs, _ = jax.eval_shape(functools.partial(network.apply, taps=True), params, stats, image)
     units = self._units(network, frozenset(network.layers))
-    without = units.last_unit | self._without_loss(units, params, stats, image)
     params = dict(params)
     for name, tap in zip(network.hidden, outputs.taps, strict=True):
-      if tap.ndim == 4 and name not in without:
+      if tap.ndim == 4 and name not in units.last_unit:
         layer_key = jax.random.fold_in(key, zlib.crc32(f"{name} {PROJECTION_HEAD}".encode()))
         head = self.head(jnp.float32).init(layer_key, jnp.zeros((1, 1, 1, tap.shape[-1])))["params"]
         params[name] = {**params[name], PROJECTION_HEAD: head}
@@ -105,9 +98,6 @@ class HsicBottleneck(LayerLoss):
 
   def _units(self, network: Network, trainable: frozenset[str]) -> LocalUnits:
     return LocalUnits.of(network, trainable, self.unit, self.group, self.classifier_blocks)
-
-  def _without_loss(self, units: LocalUnits, params: Tree, stats: Tree, image: jax.Array) -> frozenset[str]:
-    return units.without_loss(params, stats, image) if self.losses == "last" else frozenset()
 
   def build(self, network: Network, trainable: frozenset[str], axis_name: str | None) -> Objective:
     """Returns the objective; see `ObjectiveSettings.build` for the arguments.
@@ -135,7 +125,6 @@ class HsicBottleneck(LayerLoss):
         trainable=trainable,
         axis_name=axis_name,
         units=units,
-        without_loss=self._without_loss(units, params, stats, batch.image),
         betas=betas,
         params=params,
         stats=stats,
@@ -192,7 +181,7 @@ class _Waiting(NamedTuple):
     measured: The output, or a sample of its positions, with respect to which losses are differentiated.
     rows: Description of each example that the loss reads, [b, d].
     products: Inner products of the rows of the global batch, float32 [B, B], and the function that maps the sum of
-      their cotangent and its transpose to the cotangent of the rows; None for a layer without a loss.
+      their cotangent and its transpose to the cotangent of the rows.
     pull_back: Function (cotangents of rows and `measured`) -> (gradients of the parameters, cotangents of what the
       layer reads, by position in `waiting`).
   """
@@ -201,7 +190,7 @@ class _Waiting(NamedTuple):
   output: jax.Array
   measured: jax.Array
   rows: jax.Array
-  products: tuple[jax.Array, Callable[[jax.Array], jax.Array]] | None
+  products: tuple[jax.Array, Callable[[jax.Array], jax.Array]]
   pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, dict[int, jax.Array]]]
 
 
@@ -215,7 +204,6 @@ class _LocalWalk:
     trainable: Names of the trainable layers.
     axis_name: Mapped axis of devices; None on one device.
     units: Units and groups of the layers.
-    without_loss: Names of the layers that only the losses of other layers of their unit train.
     betas: Weight of the label term of each hidden layer.
     params: Parameters of all layers.
     stats: Batch statistics of all layers.
@@ -238,7 +226,6 @@ class _LocalWalk:
   trainable: frozenset[str]
   axis_name: str | None
   units: LocalUnits
-  without_loss: frozenset[str]
   betas: Mapping[str, float]
   params: Tree
   stats: Tree
@@ -303,7 +290,7 @@ class _LocalWalk:
       default=lambda params: depend_on(params, *self.newest),
     )
     (rows, measured), pull_back, (output, self.new_stats[name]) = jax.vjp(layer, params, read, has_aux=True)
-    products = None if name in self.without_loss else hsic.products_of_rows(rows, self.axis_name)
+    products = hsic.products_of_rows(rows, self.axis_name)
     self.waiting.append(_Waiting(name, output, measured, rows, products, pull_back))
     if name in self.units.closes_group:
       self.settle()
@@ -323,21 +310,17 @@ class _LocalWalk:
 
   def settle(self) -> None:
     """Computes the gradients of all layers of the group; later layers depend on them."""
-    # The L layers of the group that have a loss.
-    measured = [(layer, *layer.products) for layer in self.waiting if layer.products is not None]
-    # [L, B, B]
-    stack = jnp.stack([products for _, products, _ in measured])
-    dimensions = jnp.asarray([layer.rows.shape[-1] for layer, _, _ in measured], jnp.float32)
-    betas = jnp.asarray([self.betas[layer.name] for layer, _, _ in measured], jnp.float32)
+    # [L, B, B] for the L layers of the group
+    stack = jnp.stack([layer.products[0] for layer in self.waiting])
+    dimensions = jnp.asarray([layer.rows.shape[-1] for layer in self.waiting], jnp.float32)
+    betas = jnp.asarray([self.betas[layer.name] for layer in self.waiting], jnp.float32)
     cotangents, (compressed, with_label) = self.loss.terms(
       stack, dimensions, betas, self.input_factor, self.label_factor
     )
     # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal. Converted in
     # one array for all layers, which have the same dtype.
     symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].rows.dtype))
-    gradients = self.pull_back(
-      {layer.name: pull_back(symmetric[i]) for i, (layer, _, pull_back) in enumerate(measured)}
-    )
+    gradients = self.pull_back([layer.products[1](symmetric[i]) for i, layer in enumerate(self.waiting)])
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
     # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
     # several cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough:
@@ -346,20 +329,20 @@ class _LocalWalk:
     leaves = [found for of_layer in of_layers if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
     self.gradients.update(gradients)
-    for i, (layer, _, _) in enumerate(measured):
+    for i, layer in enumerate(self.waiting):
       self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
       self.metrics[f"hsic_label/{layer.name}"] = with_label[i]
     self.total += jnp.sum(compressed - betas * with_label)
     self.waiting = []
 
-  def pull_back(self, of_rows: Mapping[str, jax.Array]) -> Tree:
+  def pull_back(self, of_rows: list[jax.Array]) -> Tree:
     """Returns the gradients of the layers of the group, {layer name: tree}.
 
     Cotangents are propagated from layer to layer of a unit in reverse walk order. Where no other layer of the unit
     reads an output, its cotangent is zero, and XLA computes nothing for it.
 
     Args:
-      of_rows: Cotangents of the rows of the layers that have a loss, [b, d] each.
+      of_rows: Cotangents of the rows of the layers, [b, d] each.
     """
     gradients: Tree = {}
     # Sum of the cotangents of each layer's output, from the later layers of its unit that read it.
@@ -367,8 +350,7 @@ class _LocalWalk:
     for i, layer in reversed(list(enumerate(self.waiting))):
       own = of_output[i]
       own = jnp.zeros_like(layer.measured) if own is None else own
-      own_rows = of_rows[layer.name] if layer.name in of_rows else jnp.zeros_like(layer.rows)
-      gradients[layer.name], of_read = layer.pull_back((own_rows, own))
+      gradients[layer.name], of_read = layer.pull_back((of_rows[i], own))
       for source, cotangent in of_read.items():
         before = of_output[source]
         of_output[source] = cotangent if before is None else before + cotangent

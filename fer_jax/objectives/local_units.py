@@ -4,16 +4,14 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 
-import jax
-
-from fer_jax.models.network import Network, Tree
+from fer_jax.models.network import Network
 
 # Number of consecutive layers of a block in a unit or group; "block" and "network" have no limit.
-_SIZES = {"layer": 1, "pair": 2, "triple": 3}
-GROUPS = ("network", "block", "triple", "pair", "layer")
-UNITS = ("layer", "pair", "block")
+_SIZES = {"layer": 1, "triple": 3}
+GROUPS = ("network", "block", "triple", "layer")
+UNITS = ("layer", "block")
 # Groups that contain whole units.
-_GROUPS_OF_UNIT = {"layer": GROUPS, "pair": ("network", "block", "pair"), "block": ("network", "block")}
+_GROUPS_OF_UNIT = {"layer": GROUPS, "block": ("network", "block")}
 
 
 def check_group(unit: str, group: str) -> None:
@@ -68,31 +66,6 @@ class LocalUnits:
   def reaches(self, source: str, reader: str) -> bool:
     """Returns whether the loss of a layer also trains another layer that it reads: both are in the same unit."""
     return source in self.unit_of and self.unit_of[source] == self.unit_of.get(reader)
-
-  def without_loss(self, params: Tree, stats: Tree, image: jax.Array) -> frozenset[str]:
-    """Returns the names of the layers whose output another layer of their unit reads.
-
-    Args:
-      params: Parameters of all layers.
-      stats: Batch statistics of all layers.
-      image: Array of shape [B, H, W, C], of which only the shape and dtype matter.
-    """
-    read: set[str] = set()
-
-    def walk(params: Tree, stats: Tree, image: jax.Array) -> jax.Array:
-      outputs: dict[str, jax.Array] = {}
-
-      def apply(name: str, *inputs: jax.Array) -> jax.Array:
-        read.update(
-          source for source, x in outputs.items() if self.reaches(source, name) and any(x is each for each in inputs)
-        )
-        outputs[name], _ = self.network.call(name, params[name], stats[name], inputs, None)
-        return outputs[name]
-
-      return self.network.walk(apply, image)[0]
-
-    jax.eval_shape(walk, params, stats, image)
-    return frozenset(read)
 
 
 def _parts(blocks: list[list[str]], kind: str) -> list[list[str]]:

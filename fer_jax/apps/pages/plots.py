@@ -102,8 +102,8 @@ def _scatter(title: str, points: Sequence[Point], along: str, colour: Colour) ->
   def plot(axes: Axes) -> None:
     axes.set_xscale("log")
     for series in dict.fromkeys(point.series for point in points if point.series):
-      _, x, y, _ = zip(*sorted((p for p in points if p.series == series), key=lambda p: p.x), strict=True)
-      axes.plot(x, y, color=colour("var(--accent)"), linewidth=0.8)
+      joined = sorted((point for point in points if point.series == series), key=lambda point: point.x)
+      axes.plot([p.x for p in joined], [p.y for p in joined], color=colour("var(--accent)"), linewidth=0.8)
     for name, x, y, _ in points:
       axes.plot(x, y, "o", color=colour("var(--accent)"), markersize=4.5)
       muted = colour("var(--muted)")

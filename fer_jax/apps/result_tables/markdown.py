@@ -198,7 +198,9 @@ def plots(page: str, results: Results) -> dict[str, str]:
   """Returns the plots that a page contains, as SVG text by file name."""
   found = {}
   for name, result in results.items():
-    for figure in _scatters(result) if isinstance(result, SweepResult) else ():
+    if not isinstance(result, SweepResult):
+      continue
+    for figure in _scatters(result):
       file = _plot_file(name, figure)
       if f"]({file})" in page:
         found[file] = scatter_file(_plot_title(figure), points_of(figure, result.candidates), figure.over)
