@@ -383,7 +383,9 @@ class _LocalWalk:
       losses = cross_entropy(logits, smoothed(self.batch.target, self.loss.label_smoothing))
       return jnp.sum(losses) / rows, (logits, new_stats)
 
+    # The hidden layers' activations are freed first; see `settle`.
     params = {name: self.params[name] for name in self.network.layers if self.in_last_unit(name)}
+    params = depend_on(params, *self.newest)
     (loss, (logits, new_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     self.new_stats.update(new_stats)
     self.gradients.update(gradients)

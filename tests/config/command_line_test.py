@@ -82,7 +82,7 @@ class TestSource:
 
   def test_rejects_unknown_variants(self):
     message = error_message(f"--config={HSIC}:unknown")
-    assert "no variant 'unknown': expected any of paper, small, demo, blockwise, backprop" in message
+    assert "no variant 'unknown': expected any of paper, small, demo, layerwise, backprop" in message
 
   @pytest.mark.parametrize(
     ("text", "part"),

@@ -314,7 +314,7 @@ class TestHsicConfig:
   @pytest.mark.parametrize("variant", ["unknown", "demo,unknown", "Demo"])
   def test_rejects_unknown_variants(self, variant):
     with pytest.raises(
-      ValueError, match=r"no variant '(unknown|Demo)': expected any of paper, small, demo, blockwise, backprop"
+      ValueError, match=r"no variant '(unknown|Demo)': expected any of paper, small, demo, layerwise, backprop"
     ):
       hsic.get_config(variant)
 

@@ -20,7 +20,7 @@ from fer_jax.training.phases import plan_phases
 from fer_jax.training.step import Resident, StepContext
 
 VARIANTS = [
-  *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,blockwise")),
+  *(("hsic", v) for v in ("", *hsic.VARIANTS, "small,backprop", "small,paper", "small,layerwise")),
   *(("obsr", v) for v in ("", "ck_plus", "demo", "small,pretrained", "votes")),
   *(("ca_resnet", v) for v in ("", "best,small", "speedrun", "named,step", "demo", "small,plain,resnet34")),
   *(("separable_se", v) for v in ("", "two_channel,demo", "mini_xception,jaffe", "oulu_casia,honest")),
