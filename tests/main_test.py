@@ -59,7 +59,7 @@ def program(environment, name, *arguments):
 
 def training_arguments(prepared, workdir, steps):
   return [
-    "--config=configs/hsic.py:demo",
+    "--config=configs/hsic.py:demo,layerwise",
     f"--workdir={workdir}",
     "--config.data.name=fer2013",
     f"--config.data.data_dir={prepared}",

@@ -27,9 +27,9 @@ def tiny_arrays(*args, **kwargs):
 
 
 def config(**changes):
-  config = hsic.get_config("demo")
+  config = hsic.get_config("demo,layerwise")
   config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
-  config.phases.bottleneck.objective.update({"unit": "layer", "group": "layer"})
+  config.phases.bottleneck.objective.group = "layer"
   config.augmentation.update({"flip": 0.0, "shift": 1})
   config.batch_size, config.eval_batch_size = 12, 8
   config.duration, config.evaluate_every, config.checkpoint_every = "30 steps", "10 steps", "5 steps"

@@ -1,8 +1,7 @@
 """Convolution, batch normalisation and activation: one hidden layer of a network."""
 
 import functools
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,11 +35,9 @@ class Sample(NamedTuple):
 class ConvUnit(nn.Module):
   """Convolution of one or more inputs, followed by normalisation over the (global) batch and an activation.
 
-  Several inputs are convolved as if they were concatenated along the channels, each optionally scaled by a learned
-  weight. The concatenation is never built: the kernel is split along its input channels and the results of the parts
-  are added. The sum is the same, needs no copy of the feature maps and is faster. The weights are multiplied into the
-  kernel: scaling the feature maps themselves would require a gradient with respect to the input of the convolution,
-  a third of the cost of each training step.
+  Several inputs are concatenated along the channels, each optionally scaled by a learned weight. The weights are
+  multiplied into the kernel: scaling the feature maps themselves would require a gradient with respect to the input of
+  the convolution, a third of the cost of each training step.
 
   Attributes:
     features: Number of output channels.
@@ -85,14 +82,15 @@ class ConvUnit(nn.Module):
     channels = [maps.shape[-1] for maps in inputs]
     shape = (self.kernel_size, self.kernel_size, sum(channels), self.features)
     kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-    # One kernel slice per input: [k, k, sum(C_i), features] -> [k, k, C_i, features]
-    parts = jnp.split(kernel, np.cumsum(channels[:-1]), axis=2) if len(inputs) > 1 else [kernel]
     if self.weighted_inputs:
       weights = self.param("connection", nn.initializers.ones, (len(inputs),), jnp.float32)
-      # Scaling the kernel slice is equivalent to scaling its input, and needs no gradient of the input.
-      parts = [weights[i] * part for i, part in enumerate(parts)]
-    # The sum of the partial convolutions equals the convolution of the concatenated inputs.
-    x = _saturate(functools.reduce(operator.add, map(self._convolve, inputs, parts)), self.dtype)
+      # Scaling the kernel is equivalent to scaling the inputs, and needs no gradient with respect to them.
+      of_channel = np.repeat(np.eye(len(inputs), dtype=np.float32), channels, axis=1)  # [inputs, sum(C_i)]
+      kernel *= jnp.sum(weights[:, None] * of_channel, axis=0)[None, None, :, None]
+    kernel = _saturate(kernel, self.dtype)
+    # [B, H, W, C_i] -> [B, H, W, sum(C_i)]
+    maps = _saturate(_concatenate(inputs), self.dtype)
+    x = _saturate(convolve(maps, kernel, (self.stride, self.stride), "SAME"), self.dtype)
     norm = functools.partial(
       nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name
     )
@@ -102,18 +100,20 @@ class ConvUnit(nn.Module):
       output = _average_cells(output, self.pool)
     if self.sample is None:
       return output
+    samples = None
+    if any(each is not None for each in sampled_inputs or ()):
+      pairs = zip(inputs, sampled_inputs or (), strict=True)
+      samples = _concatenate([self.sample.positions(own) if of is None else of for own, of in pairs])
     geometry = _Geometry(self.kernel_size, self.stride, self.sample)
-    kernels = [_saturate(part, self.dtype) for part in parts]
-    sampled = _sampled_sum(geometry, jax.lax.stop_gradient(x), inputs, sampled_inputs or (None,) * len(inputs), kernels)
+    sampled = _sampled_convolution(geometry, *jax.lax.stop_gradient((x, maps)), samples, kernel)
     own, _ = norm(parent=None).apply(
       {name: values["norm"] for name, values in self.variables.items()}, sampled, mutable=["batch_stats"]
     )
     return jax.lax.stop_gradient(output), activation(own)
 
-  def _convolve(self, maps: jax.Array, kernel: jax.Array) -> jax.Array:
-    strides = (self.stride, self.stride)
-    convolved = convolve(_saturate(maps, self.dtype), _saturate(kernel, self.dtype), strides, "SAME")
-    return _saturate(convolved, self.dtype)
+
+def _concatenate(inputs: Sequence[jax.Array]) -> jax.Array:
+  return jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
 
 
 def _average_cells(maps: jax.Array, side: int) -> jax.Array:
@@ -157,46 +157,37 @@ class _Geometry(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sampled_sum(
-  geometry: _Geometry,
-  total: jax.Array,
-  inputs: tuple[jax.Array, ...],
-  sampled_inputs: tuple[jax.Array | None, ...],
-  kernels: list[jax.Array],
+def _sampled_convolution(
+  geometry: _Geometry, convolved: jax.Array, maps: jax.Array, samples: jax.Array | None, kernel: jax.Array
 ) -> jax.Array:
-  """Returns a sum of convolutions at the sampled positions; see `ConvUnit.__call__` for its gradients.
+  """Returns a convolution at the sampled positions, [B, H', W', O]; see `ConvUnit.__call__` for its gradients.
 
   Args:
-    geometry: Geometry of the convolutions.
-    total: Sum of the convolutions of `inputs` with `kernels`, [B, H, W, O]; its gradient is zero.
-    inputs: Feature maps; their gradients are zero.
-    sampled_inputs: Feature maps at the sampled positions, or None where no gradient is wanted.
-    kernels: One kernel [k, k, C_i, O] for each.
+    geometry: Geometry of the convolution.
+    convolved: Convolution of `maps` with `kernel`, [B, H, W, O]; its gradient is zero.
+    maps: Feature maps, [B, H, W, C]; their gradient is zero.
+    samples: Feature maps at the sampled positions, or None where no gradient is wanted.
+    kernel: Kernel, [k, k, C, O].
   """
-  del inputs, sampled_inputs, kernels
-  return geometry.sample.positions(total)
+  del maps, samples, kernel
+  # The barrier keeps XLA from taking the sample again in the backward pass, which would keep `convolved` until then.
+  return jax.lax.optimization_barrier(geometry.sample.positions(convolved))
 
 
-def _sampled_sum_forward(geometry: _Geometry, total: jax.Array, *rest: Any) -> tuple[jax.Array, tuple]:
-  return _sampled_sum(geometry, total, *rest), (total, *rest)
+def _sampled_convolution_forward(geometry: _Geometry, convolved: jax.Array, *rest: Any) -> tuple[jax.Array, tuple]:
+  return _sampled_convolution(geometry, convolved, *rest), rest
 
 
-def _sampled_sum_backward(geometry: _Geometry, residuals: tuple, cotangent: jax.Array) -> tuple:
-  total, inputs, sampled_inputs, kernels = residuals
+def _sampled_convolution_backward(geometry: _Geometry, residuals: tuple, cotangent: jax.Array) -> tuple:
+  maps, samples, kernel = residuals
   # The convolutions are linear in their kernel and in their input, so the values of their forward passes are not used
   # and not computed.
-  of_kernels = [
-    jax.vjp(functools.partial(geometry.strided, maps.astype(cotangent.dtype)), kernel)[1](cotangent)[0]
-    for maps, kernel in zip(inputs, kernels, strict=True)
-  ]
-  of_samples = tuple(
-    None if sample is None else jax.vjp(geometry.between_samples(kernel), sample)[1](cotangent)[0]
-    for sample, kernel in zip(sampled_inputs, kernels, strict=True)
-  )
-  return jnp.zeros_like(total), jax.tree.map(jnp.zeros_like, inputs), of_samples, of_kernels
+  (of_kernel,) = jax.vjp(functools.partial(geometry.strided, maps), kernel)[1](cotangent)
+  of_samples = None if samples is None else jax.vjp(geometry.between_samples(kernel), samples)[1](cotangent)[0]
+  return None, None, of_samples, of_kernel
 
 
-_sampled_sum.defvjp(_sampled_sum_forward, _sampled_sum_backward)
+_sampled_convolution.defvjp(_sampled_convolution_forward, _sampled_convolution_backward)
 
 
 def _saturate(maps: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -106,8 +106,8 @@ class HsicBottleneck(LayerLoss):
     other layers.
 
     Raises:
-      ValueError: A pattern of `layer_beta` matches no hidden layer, the network has fewer blocks than
-        `classifier_blocks`, there are such blocks but the classifier is frozen, or a layer cannot be sampled.
+      ValueError: A pattern of `layer_beta` matches no hidden layer, `classifier_blocks` leaves no block
+        with local losses, there are such blocks but the classifier is frozen, or a layer cannot be sampled.
     """
     self._check(network, trainable)
     units = self._units(network, trainable)
@@ -143,10 +143,10 @@ class HsicBottleneck(LayerLoss):
     return objective
 
   def _check(self, network: Network, trainable: frozenset[str]) -> None:
-    if self.classifier_blocks > len(network.blocks):
+    if self.classifier_blocks >= len(network.blocks):
       raise ValueError(
-        f"objective.classifier_blocks={self.classifier_blocks}: the network has {len(network.blocks)} blocks of hidden "
-        "layers; give this number or less"
+        f"objective.classifier_blocks={self.classifier_blocks}: expected less than {len(network.blocks)}, the number "
+        "of blocks of hidden layers, because the classifier's cross-entropy would train them all"
       )
     if self.classifier_blocks and network.classifier not in trainable:
       raise ValueError(
@@ -284,9 +284,10 @@ class _LocalWalk:
       return (self.loss.rows(measured, params.get(PROJECTION_HEAD)), measured), (output, stats)
 
     # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
+    on_cpu = self.newest if self.loss.group == "block" else self.awaited
     params = jax.lax.platform_dependent(
       self.params[name],
-      cpu=lambda params: depend_on(params, *self.awaited),
+      cpu=lambda params: depend_on(params, *on_cpu),
       default=lambda params: depend_on(params, *self.newest),
     )
     (rows, measured), pull_back, (output, self.new_stats[name]) = jax.vjp(layer, params, read, has_aux=True)
@@ -322,9 +323,9 @@ class _LocalWalk:
     symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].rows.dtype))
     gradients = self.pull_back([layer.products[1](symmetric[i]) for i, layer in enumerate(self.waiting)])
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
-    # every activation alive. On CPUs, the dependence skips one group, so that the next group may run ahead: this keeps
-    # several cores busy and needs hardly more memory. The largest gradient of a layer, its kernel's, is enough:
-    # computing it uses all stored activations of the layer; that of its projection head does not.
+    # every activation alive. On CPUs, unless groups are blocks, the dependence skips one group, so that the next group
+    # may run ahead: this keeps several cores busy and needs hardly more memory. The largest gradient of a layer, its
+    # kernel's, is enough: computing it uses all stored activations of the layer; that of its projection head does not.
     of_layers = inference_parameters(gradients).values()
     leaves = [found for of_layer in of_layers if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]

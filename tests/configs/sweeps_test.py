@@ -54,19 +54,28 @@ def test_all_candidates_parse_and_build(name: str, variant: str) -> None:
     settings = settings_of(run.arguments)
     network = settings.model.build(7, jnp.float32, None)
     phases = plan_phases(settings, network, None, epoch_rows=28709)
-    if name.startswith("hsic"):
-      assert sum(phase.steps for phase in phases) == {"": 10000, "small": 400, "demo": 12}[variant]
+    steps = sum(phase.steps for phase in phases)
+    if name == "hsic_cost" and variant != "demo":
+      assert steps in {224, 673, 2243, 22429}  # 1, 3, 10 and 100 epochs
+    elif name.startswith("hsic"):
+      ten_epochs = 2243
+      assert steps == {"": 10000, "small": ten_epochs if name == "hsic_gap" else 400, "demo": 12}[variant]
     real, drawn = next(datasets for prefix, datasets in DATA.items() if name.startswith(prefix))
     assert settings.data.name in (drawn if variant == "demo" else real)
 
 
 def test_sweeps_share_the_default_network() -> None:
   workdirs = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
-  # All sweeps contain the default of configs/hsic.py (three blocks, relu, 0.005) with the same three seeds.
-  assert len(set.intersection(*workdirs.values())) == 3
+  # All other sweeps contain the default of configs/hsic.py (three blocks, relu, 0.005) with the same three seeds.
+  others = [of for name, of in workdirs.items() if name not in ("hsic_blocks", "hsic_cost")]
+  assert len(set.intersection(*others)) == 3
+  assert len(workdirs["hsic_blocks"] & workdirs["hsic_gap"]) == 3  # layer by layer
   assert workdirs["hsic_table1"] < workdirs["hsic_baselines"]
   # These two also share the runs with back-propagation.
   assert len(workdirs["hsic_objective"] & workdirs["hsic_baselines"]) == 6
+  # The longest runs of one seed, by each objective.
+  gap, cost = ({run.workdir for run in planned(name, "small").runs} for name in ("hsic_gap", "hsic_cost"))
+  assert len(gap & cost) == 3
 
 
 @pytest.mark.parametrize(

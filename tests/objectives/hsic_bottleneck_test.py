@@ -314,7 +314,7 @@ def test_the_cross_entropy_trains_the_last_blocks_and_no_other(network, variable
 @pytest.mark.parametrize(
   ("settings", "trainable", "message"),
   [
-    ({"classifier_blocks": 3}, None, "classifier_blocks=3: the network has 2 blocks"),
+    ({"classifier_blocks": 2}, None, "classifier_blocks=2: expected less than 2, the number of blocks"),
     ({"classifier_blocks": 1}, ["pyramid_level1"], "classifier_blocks=1: expected 'classifier' among the trainable"),
   ],
 )

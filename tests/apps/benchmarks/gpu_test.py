@@ -21,10 +21,10 @@ needs_cuda = pytest.mark.skipif(not is_installed(), reason="XLA for CUDA is not 
 TINY = """
 from configs import hsic
 def get_config():
-  config = hsic.get_config("demo")
+  config = hsic.get_config("demo,layerwise")
   config.model.update({"blocks": 1, "convs": 1, "growth": 8, "stem": 8, "pyramid": 8})
   config.batch_size = config.eval_batch_size = 16
-  config.phases.bottleneck.objective.update({"unit": "layer", "group": "layer"})
+  config.phases.bottleneck.objective.group = "layer"
   return config
 """
 
@@ -60,8 +60,7 @@ def test_rows_describe_each_program(write_config, tmp_path, monkeypatch):
 @needs_cuda
 @pytest.mark.slow
 def test_bottleneck_takes_about_as_many_kernels_as_its_twin_and_less_memory():
-  config = hsic.get_config("small")
-  config.phases.bottleneck.objective.group = "triple"
+  config = hsic.get_config("small,layerwise")
   devices = absent_devices(TARGETS["h100"], 1)
   twin, bottleneck = (
     compile_step(training_steps(settings, devices)["bottleneck"], quick=True)

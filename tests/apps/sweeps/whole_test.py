@@ -27,7 +27,8 @@ def get_sweep():
   return Sweep(
     title="Two", citation="none", claim="none", figures=(Figure("curves", "validation accuracy"),),
     candidates=(
-      Candidate("local", "configs/hsic.py:demo", TINY), Candidate("twin", "configs/hsic.py:demo,backprop", TINY),
+      Candidate("local", "configs/hsic.py:demo,layerwise", TINY),
+      Candidate("twin", "configs/hsic.py:demo,backprop", TINY),
     ),
   )
 """
