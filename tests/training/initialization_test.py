@@ -120,7 +120,7 @@ def test_rejects_images_that_are_too_small():
 
 def test_projection_heads_stay_random_next_to_loaded_layers(tmp_path):
   def settings(**changes):
-    config = hsic.get_config("demo")
+    config = hsic.get_config("demo,layerwise")
     config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
     config.phases.bottleneck.objective.head_layers = 1
     config.update_from_flattened_dict(changes)

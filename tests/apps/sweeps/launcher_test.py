@@ -191,7 +191,7 @@ class TestCommandLine:
     lines = done.stdout.splitlines()
     assert lines[0::2] == [f"# {n} block{'s' * (n > 1)}, seed {s}: not yet run" for n in (1, 2, 3, 4) for s in (4, 5)]
     for line in lines[1::2]:
-      assert line.startswith("python -m fer_jax.main --config=configs/hsic.py:small --workdir=")
+      assert line.startswith("python -m fer_jax.main --config=configs/hsic.py:small,layerwise --workdir=")
       assert "--config.budget_minutes=8" in line
       assert "'--config.duration=400 steps'" in line
     assert list(tmp_path.iterdir()) == []
