@@ -59,15 +59,16 @@ def test_rows_describe_each_program(write_config, tmp_path, monkeypatch):
 
 @needs_cuda
 @pytest.mark.slow
-def test_bottleneck_takes_about_as_many_kernels_as_its_twin_and_less_memory():
+def test_bottleneck_takes_less_memory_than_its_twin_and_a_third_more_kernels():
   config = hsic.get_config("small,layerwise")
   devices = absent_devices(TARGETS["h100"], 1)
   twin, bottleneck = (
     compile_step(training_steps(settings, devices)["bottleneck"], quick=True)
     for settings in with_twin(parse(config)).values()
   )
-  assert bottleneck.program.count() <= 1.1 * twin.program.count()
-  assert bottleneck.temporary_bytes <= 0.6 * twin.temporary_bytes
+  # Concatenated inputs take a third of the twin's kernels away and a fifth of the bottleneck's.
+  assert bottleneck.program.count() <= 1.35 * twin.program.count()
+  assert bottleneck.temporary_bytes <= 0.45 * twin.temporary_bytes
   assert bottleneck.program.count("copy") <= 2  # the state is updated in place
 
 
