@@ -5,6 +5,7 @@ colours, each of which is then replaced by a CSS colour.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -101,9 +102,10 @@ def scatter_file(title: str, points: Sequence[Point], along: str) -> str:
 def _scatter(title: str, points: Sequence[Point], along: str, colour: Colour) -> str:
   def plot(axes: Axes) -> None:
     axes.set_xscale("log")
-    for series in dict.fromkeys(point.series for point in points if point.series):
+    names = dict.fromkeys(point.series for point in points if point.series)
+    for series, style in zip(names, itertools.cycle(("-", "--", ":", "-."))):
       joined = sorted((point for point in points if point.series == series), key=lambda point: point.x)
-      axes.plot([p.x for p in joined], [p.y for p in joined], color=colour("var(--accent)"), linewidth=0.8)
+      axes.plot([p.x for p in joined], [p.y for p in joined], style, color=colour("var(--accent)"), linewidth=0.8)
     for name, x, y, _ in points:
       axes.plot(x, y, "o", color=colour("var(--accent)"), markersize=4.5)
       muted = colour("var(--muted)")
