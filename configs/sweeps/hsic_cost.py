@@ -1,13 +1,13 @@
 """Accuracy of HSIC bottleneck and back-propagation by processor time and by memory: same network and augmentation.
 
-  python launch/sweep.py configs/sweeps/hsic_cost.py:small                        # two CPU cores, about three hours
+  python launch/sweep.py configs/sweeps/hsic_cost.py:small                       # for two CPU cores
   python -m fer_jax.apps.bench --what=objectives --out=results/objectives_small.json     # memory of a step
 
 Runs of 1, 3 and 10 epochs, and runs of 8 minutes of processor time. Back-propagation also has its own means of saving
 memory: checkpoints of blocks, and gradients accumulated over four parts of a batch.
 """
 
-from configs.sweeps import SIZES, size_of
+from configs.sweeps import size_of
 from configs.sweeps.hsic_gap import TEN_EPOCHS
 from fer_jax.config.sweep import Candidate, Figure, Sweep
 
@@ -35,8 +35,7 @@ def get_sweep(variant: str = "") -> Sweep:
 
   def candidate(name: str, duration: str) -> Candidate:
     variants, overrides, timing, _ = OBJECTIVES[name]
-    taken = size.overrides if size.variant == SIZES["demo"].variant else DURATIONS[duration]
-    sized = size._replace(overrides=taken)
+    sized = size if variant == "demo" else size._replace(overrides=DURATIONS[duration])
     return sized.candidate(f"{name}, {duration}", variant=variants, overrides=overrides, series=name, timing=timing)
 
   return Sweep(

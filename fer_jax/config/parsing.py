@@ -103,10 +103,10 @@ def _check_heads(settings: Settings) -> None:
   """Checks that all phases describe the same projection heads."""
   local = [phase.objective for phase in settings.phases.values() if isinstance(phase.objective, HsicBottleneck)]
   if len(heads := {(each.head_layers, each.head_channels) for each in local if each.head_layers}) > 1:
-    found = " and ".join(f"{layers} of {channels} channels" for layers, channels in sorted(heads))
+    found = " and ".join(f"head_layers={layers}, head_channels={channels}" for layers, channels in sorted(heads))
     raise UserError(
-      f"config.phases: the projection heads of a layer have {found}: expected the same objective.head_layers and "
-      "objective.head_channels in all phases, because a layer has one head"
+      f"config.phases: objectives with {found}: expected the same values in all phases, because a layer has one "
+      "projection head"
     )
 
 

@@ -101,9 +101,10 @@ class ConvUnit(nn.Module):
     if self.sample is None:
       return output
     samples = None
-    if any(each is not None for each in sampled_inputs or ()):
-      pairs = zip(inputs, sampled_inputs or (), strict=True)
-      samples = _concatenate([self.sample.positions(own) if of is None else of for own, of in pairs])
+    if sampled_inputs is not None and any(sample is not None for sample in sampled_inputs):
+      constant = map(self.sample.positions, jax.lax.stop_gradient(inputs))
+      pairs = zip(sampled_inputs, constant, strict=True)
+      samples = _concatenate([other if sample is None else sample for sample, other in pairs])
     geometry = _Geometry(self.kernel_size, self.stride, self.sample)
     sampled = _sampled_convolution(geometry, *jax.lax.stop_gradient((x, maps)), samples, kernel)
     own, _ = norm(parent=None).apply(

@@ -7,7 +7,7 @@ import pytest
 TINY = """
 from configs import hsic
 def get_config(variant=""):
-  config = hsic.get_config(",".join(["layerwise", *variant.split(",")] if variant else ["layerwise"]))
+  config = hsic.get_config(f"layerwise,{variant}".strip(","))
   config.batch_size = 8
   config.model.update({"blocks": 1, "convs": 1, "growth": 4, "stem": 4, "pyramid": 4})
   return config

@@ -296,7 +296,7 @@ class TestSchedule:
     objective = {"name": "hsic_bottleneck", "head_layers": 1}
     phases = {"first": {"objective": objective}, "second": {"objective": {**objective, "head_channels": 8}}}
     message = error_message(parsing.parse, small_config(phases=phases, schedule=("first", "second")))
-    assert "have 1 of 8 channels and 1 of 32 channels: expected the same" in message
+    assert "head_layers=1, head_channels=8 and head_layers=1, head_channels=32: expected the same values" in message
 
   def test_rejects_an_empty_schedule(self):
     assert error_message(parsing.parse, small_config(schedule=(), phases={})).startswith("config.schedule")

@@ -42,7 +42,9 @@ def objectives(config: str, rounds: int) -> Benchmark:
     "backprop, accumulation=4": Backprop(accumulation=4),
     CONFIGURED: bottleneck,
   }
-  plain = dataclasses.replace(bottleneck, group="network", unit="layer", head_layers=0, sampling=1, classifier_blocks=0)
+  plain = dataclasses.replace(
+    bottleneck, group="network", unit="layer", grid=6, head_layers=0, sampling=1, classifier_blocks=0
+  )
   candidates |= {f"hsic_bottleneck, group={g}": dataclasses.replace(plain, group=g) for g in GROUPS}
   candidates["hsic_bottleneck, unit=block"] = dataclasses.replace(plain, group="block", unit="block")
   programs = {}
