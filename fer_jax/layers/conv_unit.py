@@ -88,9 +88,9 @@ class ConvUnit(nn.Module):
       of_channel = np.repeat(np.eye(len(inputs), dtype=np.float32), channels, axis=1)  # [inputs, sum(C_i)]
       kernel *= jnp.sum(weights[:, None] * of_channel, axis=0)[None, None, :, None]
     kernel = _saturate(kernel, self.dtype)
+    inputs = tuple(_saturate(maps, self.dtype) for maps in inputs)
     # [B, H, W, C_i] -> [B, H, W, sum(C_i)]
-    maps = _saturate(_concatenate(inputs), self.dtype)
-    x = _saturate(convolve(maps, kernel, (self.stride, self.stride), "SAME"), self.dtype)
+    x = _saturate(convolve(_concatenate(inputs), kernel, (self.stride, self.stride), "SAME"), self.dtype)
     norm = functools.partial(
       nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name
     )
@@ -106,7 +106,7 @@ class ConvUnit(nn.Module):
       pairs = zip(sampled_inputs, constant, strict=True)
       samples = _concatenate([other if sample is None else sample for sample, other in pairs])
     geometry = _Geometry(self.kernel_size, self.stride, self.sample)
-    sampled = _sampled_convolution(geometry, *jax.lax.stop_gradient((x, maps)), samples, kernel)
+    sampled = _sampled_convolution(geometry, *jax.lax.stop_gradient((x, inputs)), samples, kernel)
     own, _ = norm(parent=None).apply(
       {name: values["norm"] for name, values in self.variables.items()}, sampled, mutable=["batch_stats"]
     )
@@ -159,18 +159,22 @@ class _Geometry(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sampled_convolution(
-  geometry: _Geometry, convolved: jax.Array, maps: jax.Array, samples: jax.Array | None, kernel: jax.Array
+  geometry: _Geometry,
+  convolved: jax.Array,
+  inputs: tuple[jax.Array, ...],
+  samples: jax.Array | None,
+  kernel: jax.Array,
 ) -> jax.Array:
   """Returns a convolution at the sampled positions, [B, H', W', O]; see `ConvUnit.__call__` for its gradients.
 
   Args:
     geometry: Geometry of the convolution.
-    convolved: Convolution of `maps` with `kernel`, [B, H, W, O]; its gradient is zero.
-    maps: Feature maps, [B, H, W, C]; their gradient is zero.
-    samples: Feature maps at the sampled positions, or None where no gradient is wanted.
-    kernel: Kernel, [k, k, C, O].
+    convolved: Convolution of the concatenated inputs with `kernel`, [B, H, W, O]; its gradient is zero.
+    inputs: Feature maps, [B, H, W, C_i]; their gradient is zero.
+    samples: Concatenated feature maps at the sampled positions, or None where no gradient is wanted.
+    kernel: Kernel, [k, k, sum(C_i), O].
   """
-  del maps, samples, kernel
+  del inputs, samples, kernel
   # The barrier keeps XLA from taking the sample again in the backward pass, which would keep `convolved` until then.
   return jax.lax.optimization_barrier(geometry.sample.positions(convolved))
 
@@ -180,10 +184,15 @@ def _sampled_convolution_forward(geometry: _Geometry, convolved: jax.Array, *res
 
 
 def _sampled_convolution_backward(geometry: _Geometry, residuals: tuple, cotangent: jax.Array) -> tuple:
-  maps, samples, kernel = residuals
+  inputs, samples, kernel = residuals
   # The convolutions are linear in their kernel and in their input, so the values of their forward passes are not used
-  # and not computed.
-  (of_kernel,) = jax.vjp(functools.partial(geometry.strided, maps), kernel)[1](cotangent)
+  # and not computed. Each input has its part of the kernel's gradient: their concatenation would have to be kept.
+  parts = jnp.split(kernel, np.cumsum([maps.shape[-1] for maps in inputs])[:-1], axis=2)
+  of_parts = [
+    jax.vjp(functools.partial(geometry.strided, maps), part)[1](cotangent)[0]
+    for maps, part in zip(inputs, parts, strict=True)
+  ]
+  of_kernel = jnp.concatenate(of_parts, axis=2)
   of_samples = None if samples is None else jax.vjp(geometry.between_samples(kernel), samples)[1](cotangent)[0]
   return None, None, of_samples, of_kernel
 
