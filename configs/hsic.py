@@ -72,6 +72,7 @@ def _default() -> ConfigDict:
         "grid": 3,
         "head_layers": 2,
         "head_channels": 32,
+        "head_grid": 3,
         "sampling": 2,
         "group": "block",
         "unit": "block",

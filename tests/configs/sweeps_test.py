@@ -59,7 +59,8 @@ def test_all_candidates_parse_and_build(name: str, variant: str) -> None:
       assert steps in {224, 673, 2243, 22429}  # 1, 3, 10 and 100 epochs
     elif name.startswith("hsic"):
       ten_epochs = 2243
-      assert steps == {"": 10000, "small": ten_epochs if name == "hsic_gap" else 400, "demo": 12}[variant]
+      long = name in ("hsic_gap", "hsic_ablation")
+      assert steps == {"": 10000, "small": ten_epochs if long else 400, "demo": 12}[variant]
     real, drawn = next(datasets for prefix, datasets in DATA.items() if name.startswith(prefix))
     assert settings.data.name in (drawn if variant == "demo" else real)
 
@@ -67,15 +68,16 @@ def test_all_candidates_parse_and_build(name: str, variant: str) -> None:
 def test_sweeps_share_the_default_network() -> None:
   workdirs = {name: {run.workdir for run in planned(name).runs} for name in SWEEPS if name.startswith("hsic")}
   # All other sweeps contain the default of configs/hsic.py (three blocks, relu, 0.005) with the same three seeds.
-  others = [of for name, of in workdirs.items() if name not in ("hsic_blocks", "hsic_cost")]
+  others = [of for name, of in workdirs.items() if name not in ("hsic_ablation", "hsic_blocks", "hsic_cost")]
   assert len(set.intersection(*others)) == 3
   assert len(workdirs["hsic_blocks"] & workdirs["hsic_gap"]) == 3  # layer by layer
   assert workdirs["hsic_table1"] < workdirs["hsic_baselines"]
   # These two also share the runs with back-propagation.
   assert len(workdirs["hsic_objective"] & workdirs["hsic_baselines"]) == 6
   # The longest runs of one seed, by each objective.
-  gap, cost = ({run.workdir for run in planned(name, "small").runs} for name in ("hsic_gap", "hsic_cost"))
-  assert len(gap & cost) == 3
+  small = {name: {run.workdir for run in planned(name, "small").runs} for name in workdirs}
+  assert len(small["hsic_gap"] & small["hsic_cost"]) == 3
+  assert len(small["hsic_gap"] & small["hsic_ablation"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""Effect of each part of the default of configs/hsic.py: every row changes one of them.
+
+  python launch/sweep.py configs/sweeps/hsic_ablation.py:small    # 10 epochs each, for two CPU cores
+
+The default and back-propagation are runs of hsic_gap.py, if both sweeps have the same workdir.
+"""
+
+from configs.sweeps import SIZES, size_of
+from configs.sweeps.hsic_gap import BACKPROP, TEN_EPOCHS
+from fer_jax.config.sweep import Figure, Sweep
+
+DEFAULT = "default"
+# Changed part -> keys of the objective.
+CHANGES = {
+  "no learned kernels": {"head_layers": 0},
+  "learned kernels of one convolution": {"head_layers": 1},
+  "learned kernels on 6x6 cells": {"head_grid": 6, "grid": 6},
+  "all positions": {"sampling": 1},
+  "every third position": {"sampling": 3},
+  "units of a layer": {"unit": "layer", "group": "triple"},
+  "local losses in the last block": {"classifier_blocks": 1},
+  "local losses in the last block and the pyramid": {"classifier_blocks": 0},
+  "nHSIC": {"measure": "nhsic", "epsilon": 0.01},
+}
+
+
+def get_sweep(variant: str = "") -> Sweep:
+  """Returns the sweep at a size of `configs.sweeps.SIZES`, with one seed; `small` takes 10 epochs."""
+  size = size_of(variant)
+  overrides = TEN_EPOCHS if size == SIZES["small"] else size.overrides
+  size = size._replace(seeds=(0,), overrides=overrides)
+  objective = "--config.phases.bottleneck.objective"
+  return Sweep(
+    title="The HSIC bottleneck, part by part",
+    citation="the default of configs/hsic.py; one seed",
+    claim="None: the parts are not the paper's.",
+    candidates=(
+      size.candidate(DEFAULT),
+      *(
+        size.candidate(name, overrides=tuple(f"{objective}.{key}={value}" for key, value in keys.items()))
+        for name, keys in CHANGES.items()
+      ),
+      size.candidate("learning rate 0.01", overrides=("--config.phases.bottleneck.optimizer.learning_rate=0.01",)),
+      size.candidate(BACKPROP, variant="backprop"),
+    ),
+    figures=(Figure("curves", "validation accuracy"), Figure("points", "validation accuracy")),
+    reference=DEFAULT,
+  )
