@@ -40,6 +40,10 @@ def get_sweep(variant: str = "") -> Sweep:
         size.candidate(name, overrides=tuple(f"{objective}.{key}={value}" for key, value in keys.items()))
         for name, keys in CHANGES.items()
       ),
+      size.candidate(
+        "second phase of 1 %",
+        overrides=("--config.phases.bottleneck.duration=0.99", "--config.phases.deepening.duration=0.01"),
+      ),
       size.candidate("learning rate 0.01", overrides=("--config.phases.bottleneck.optimizer.learning_rate=0.01",)),
       size.candidate(BACKPROP, variant="backprop"),
     ),

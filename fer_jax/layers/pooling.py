@@ -1,4 +1,4 @@
-"""Average pooling of feature maps of any size to a fixed grid."""
+"""Average pooling of feature maps of any size to a fixed grid, and upsampling of small ones."""
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,17 @@ def _averages(length: int, cells: int) -> np.ndarray:
     start, stop = cell * length // cells, -(-(cell + 1) * length // cells)
     matrix[cell, start:stop] = 1 / (stop - start)
   return matrix
+
+
+def upsample(maps: jax.Array, height: int, width: int) -> jax.Array:
+  """Resizes feature maps [B, h, w, C] to [B, height, width, C] with the value of the nearest position."""
+  batch, rows, columns, channels = maps.shape
+  shape = (batch, height, width, channels)
+  if height % rows or width % columns:
+    return jax.image.resize(maps, shape, "nearest")
+  # The same as above without its gather, whose derivative is a scatter into an array of zeros. [B, h, 1, w, 1, C]
+  cells = maps[:, :, None, :, None]
+  return jnp.broadcast_to(cells, (batch, rows, height // rows, columns, width // columns, channels)).reshape(shape)
 
 
 def read_out(maps: jax.Array, grid: int = 1) -> jax.Array:

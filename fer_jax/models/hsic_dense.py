@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fer_jax.layers.attention import AttentiveClassifier
 from fer_jax.layers.conv_unit import ConvUnit
-from fer_jax.layers.pooling import adaptive_average_pool
+from fer_jax.layers.pooling import adaptive_average_pool, upsample
 from fer_jax.models.network import Apply, Network
 
 
@@ -91,11 +91,10 @@ class HsicDense:
     for block in range(self.blocks, 0, -1):
       if block < self.blocks:
         # Top-down path: the coarser level is upsampled to the size of this one.
-        merged = laterals[block] + jax.image.resize(merged, laterals[block].shape, "nearest")
+        merged = laterals[block] + upsample(merged, *laterals[block].shape[1:3])
       level = adaptive_average_pool(apply(f"pyramid_level{block}", merged), self.head_grid)
       # A level smaller than the grid is upsampled, so that every level has head_grid**2 cells.
-      cells = (level.shape[0], self.head_grid, self.head_grid, level.shape[-1])
-      levels.append(jax.image.resize(level, cells, "nearest"))
+      levels.append(upsample(level, self.head_grid, self.head_grid))
     # blocks x [B, grid, grid, pyramid] -> [B, grid * grid * blocks * pyramid]
     features = jnp.concatenate(levels, axis=-1).reshape(image.shape[0], -1)
     return apply("classifier", features), features

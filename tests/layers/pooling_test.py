@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.layers.pooling import adaptive_average_pool, read_out
+from fer_jax.layers.pooling import adaptive_average_pool, read_out, upsample
 
 
 def reference(x, grid):
@@ -61,3 +61,16 @@ def test_read_out_flattens_a_grid_of_cells_row_by_row():
   np.testing.assert_array_equal(read_out(x, 9), x.reshape(2, -1))
   with pytest.raises(ValueError, match="the image is too small: the last feature map is 0x3"):
     read_out(jnp.zeros((1, 0, 3, 2)))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (6, 3), (9, 15), (7, 6), (7, 7)])
+def test_upsampling_equals_nearest_neighbours(size):
+  maps = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), jnp.float32)
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 4)), jnp.float32)
+  found, pull_back = jax.vjp(lambda x: upsample(x, *size), maps)
+  # With half-pixel centres, output i reads input floor((i + 0.5) / scale).
+  rows, columns = (np.int32((np.arange(length) + 0.5) * 3 / length) for length in size)
+  np.testing.assert_array_equal(found, maps[:, rows][:, :, columns])
+  expected = np.zeros(maps.shape)
+  np.add.at(expected, np.ix_(range(2), rows, columns, range(4)), np.asarray(weights, float))
+  np.testing.assert_allclose(pull_back(weights)[0], expected, atol=1e-5)
