@@ -11,6 +11,9 @@ import numpy as np
 import optax
 import pytest
 
+import configs.hsic
+from fer_jax.apps.benchmarks.steps import build_step, compile_program, step_inputs
+from fer_jax.config.parsing import parse
 from fer_jax.data import arrays, pipeline
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.batch import Batch
@@ -18,6 +21,7 @@ from fer_jax.layers.conv_unit import Sample
 from fer_jax.losses import hsic
 from fer_jax.models.hsic_dense import HsicDense
 from fer_jax.models.resnet import CifarResNet
+from fer_jax.objectives.backprop import Backprop
 from fer_jax.objectives.hsic_bottleneck import HsicBottleneck
 from fer_jax.optim import Optimizer
 from fer_jax.training.step import Resident, StepContext, TrainState, make_eval_step, make_train_step
@@ -375,3 +379,15 @@ def test_each_variant_learns_the_built_in_faces(faces, variant):
   all_rows = Batch(np.arange(len(test.image), dtype=np.int32), np.ones(len(test.image), bool))
   sums, _ = jax.jit(make_eval_step(network))((state.params, state.stats), test, all_rows)
   assert np.trace(sums.confusion) / len(test.image) > 0.8
+
+
+@pytest.mark.slow
+def test_step_of_the_small_network_takes_two_fifths_of_back_propagations_memory():
+  settings = parse(configs.hsic.get_config("small"))
+
+  def temporary_bytes(objective):
+    inputs = step_inputs(settings.model, settings.batch_size, settings.precision, objective=objective)
+    step = build_step(objective.build(inputs.network, frozenset(inputs.network.layers), None))
+    return compile_program(step, inputs.arguments).temporary_bytes
+
+  assert temporary_bytes(settings.phases["bottleneck"].objective) < 0.4 * temporary_bytes(Backprop())
