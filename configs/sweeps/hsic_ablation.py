@@ -41,8 +41,8 @@ def get_sweep(variant: str = "") -> Sweep:
         for name, keys in CHANGES.items()
       ),
       size.candidate(
-        "second phase of 1 %",
-        overrides=("--config.phases.bottleneck.duration=0.99", "--config.phases.deepening.duration=0.01"),
+        "second phase of 5 %",
+        overrides=("--config.phases.bottleneck.duration=0.95", "--config.phases.deepening.duration=0.05"),
       ),
       size.candidate("learning rate 0.01", overrides=("--config.phases.bottleneck.optimizer.learning_rate=0.01",)),
       size.candidate(BACKPROP, variant="backprop"),

@@ -132,7 +132,7 @@ def test_rows_of_the_ablation_differ_in_one_setting():
 
 @pytest.mark.parametrize(("file", "variant"), [(separable_se, "jaffe,transfer"), (resnet, "transfer,subjects")])
 def test_transfer_fine_tunes_the_shipped_network_with_folds_over_subjects(file, variant):
-  settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config(fer2013.SHIPPED))
+  settings, shipped = parse(file.get_config(variant)), parse(fer2013.get_config())
   assert settings.model == shipped.model
   assert (settings.pretrained.path, settings.data.image_size) == ("default", 48)
   assert settings.folds.by == "subjects"

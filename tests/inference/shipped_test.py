@@ -38,7 +38,7 @@ def test_is_small_and_has_the_classes_of_fer2013(shipped):
 
 
 def test_equals_the_network_of_the_config(shipped):
-  assert parse_model(shipped.model_config) == parse(fer2013.get_config(fer2013.SHIPPED)).model
+  assert parse_model(shipped.model_config) == parse(fer2013.get_config()).model
 
 
 def test_records_its_origin(shipped):
