@@ -1,6 +1,6 @@
 """FER2013 on two CPU cores: one recipe for every network of this project, and a long run of the best one.
 
-  python -m fer_jax.main --config=configs/fer2013.py                    # 60 epochs: two hours on two CPU cores
+  python -m fer_jax.main --config=configs/fer2013.py                    # 60 epochs: three hours of CPU time
   python -m fer_jax.main --config=configs/fer2013.py:league,densenet    # 30 minutes of processor time
   python -m fer_jax.main --config=configs/fer2013.py:demo               # built-in faces, a minute
 
