@@ -81,7 +81,7 @@ class Chart:
     ]
     if self.ringed is not None:
       entries.append(("ring", "var(--accent)", f"selected, step {self.ringed[0]:,.0f}"))
-    return entries if len(entries) > 1 or self.lines[0].name != self.title.lower() else []
+    return [] if [text for *_, text in entries] == [self.title.lower()] else entries
 
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps and values, float arrays of shape [N]

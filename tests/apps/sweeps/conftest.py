@@ -28,7 +28,7 @@ def get_sweep(variant=""):
     Figure("curves", "training accuracy"),
   )
   lines = (
-    Figure("lines", "test accuracy", title="By depth"),
+    Figure("lines", "test accuracy", title="By depth"), Figure("scatter", "test accuracy", over="parameters"),
     Figure("classes", "recall", candidates=("2 blocks", "3 blocks")),
   )
   points = (*(curves if variant == "drawn" else ()), Figure("points", "test accuracy"))

@@ -80,7 +80,7 @@ class TestLines:
   def test_lines_are_one_for_each_series_and_one_for_its_reported_values(self, launch: Launch) -> None:
     launch.run(variant="lines", blocks1="folds")
     page = page_of(launch, "lines")
-    assert page.captions()[:1] == ["By depth"]
+    assert page.captions()[:2] == ["By depth", "Test accuracy"]
     svg = re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL)[0]
     assert 'aria-label="By depth over blocks: odd, even, even, paper"' in svg
     assert "blocks</text>" in svg
