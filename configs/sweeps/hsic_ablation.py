@@ -11,7 +11,7 @@ from fer_jax.config.sweep import Figure, Sweep
 
 DEFAULT = "default"
 # Changed part -> keys of the objective.
-CHANGES = {
+CHANGES: dict[str, dict[str, int | float | str]] = {
   "no learned kernels": {"head_layers": 0},
   "learned kernels of one convolution": {"head_layers": 1},
   "learned kernels on 6x6 cells": {"head_grid": 6, "grid": 6},
