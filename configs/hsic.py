@@ -3,7 +3,7 @@
 Han et al. 2023, "Facial expression recognition based on convolutional neural network" (doi:10.12677/sea.2023.122019),
 after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Training has two phases. In the first, every hidden layer has a local
 loss: the dependence of its activations on the label and on the input. In the second, only the attentive classifier is
-trained, on frozen features. docs/hsic_dense.md has the measurements that led to the default.
+trained, on frozen features. docs/hsic.md has the measurements that led to the default.
 
   python -m fer_jax.main --config=configs/hsic.py              # 7 M parameters, FER2013, for a GPU
   python -m fer_jax.main --config=configs/hsic.py:small --config.budget_minutes=8     # for two CPU cores

@@ -5,8 +5,7 @@
 The default and back-propagation are runs of hsic_gap.py, if both sweeps have the same workdir.
 """
 
-from configs.sweeps import SIZES, size_of
-from configs.sweeps.hsic_gap import BACKPROP, TEN_EPOCHS
+from configs.sweeps.hsic_gap import BACKPROP, ten_epochs
 from fer_jax.config.sweep import Figure, Sweep
 
 DEFAULT = "default"
@@ -26,9 +25,7 @@ CHANGES: dict[str, dict[str, int | float | str]] = {
 
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`, with one seed; `small` takes 10 epochs."""
-  size = size_of(variant)
-  overrides = TEN_EPOCHS if size == SIZES["small"] else size.overrides
-  size = size._replace(seeds=(0,), overrides=overrides)
+  size = ten_epochs(variant)._replace(seeds=(0,))
   objective = "--config.phases.bottleneck.objective"
   return Sweep(
     title="The HSIC bottleneck, part by part",

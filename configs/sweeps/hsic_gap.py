@@ -3,7 +3,7 @@
 The variant `small` takes 10 epochs of `configs/hsic.py:small`; hsic_cost.py has shorter runs and runs of equal time.
 """
 
-from configs.sweeps import SIZES, size_of
+from configs.sweeps import Size, size_of
 from fer_jax.config.sweep import Figure, Sweep
 
 BACKPROP = "back-propagation"
@@ -11,11 +11,15 @@ BACKPROP = "back-propagation"
 TEN_EPOCHS = ("--config.duration=10 epochs", "--config.evaluate_every=1 epoch", "--config.clock=cpu")
 
 
+def ten_epochs(variant: str) -> Size:
+  """Returns the size of a variant; runs of `small` take 10 epochs."""
+  size = size_of(variant)
+  return size._replace(overrides=TEN_EPOCHS) if variant == "small" else size
+
+
 def get_sweep(variant: str = "") -> Sweep:
   """Returns the sweep at a size of `configs.sweeps.SIZES`, always with three seeds."""
-  size = size_of(variant)
-  overrides = TEN_EPOCHS if size == SIZES["small"] else size.overrides
-  size = size._replace(seeds=(0, 1, 2), overrides=overrides)
+  size = ten_epochs(variant)._replace(seeds=(0, 1, 2))
   return Sweep(
     title="The gap to back-propagation",
     citation="Han et al. 2023, doi:10.12677/sea.2023.122019",
