@@ -18,7 +18,7 @@ Variants, joined by commas:
 
 The units of the default are blocks: the loss of a layer also trains the earlier layers of its block, and no gradient
 passes from block to block. The last block and the pyramid form a unit with the classifier, trained by its
-cross-entropy. The kernel of every other layer is learned, by two convolutions between the layer and its loss that are
+cross-entropy. The kernel of every other layer is learned, by two dense layers between the layer and its loss that are
 not used at inference, and the losses read every second row and column of large feature maps.
 
 The default differs from `paper` where the printed form does not learn. After batch normalisation, the trace form with a
@@ -71,8 +71,7 @@ def _default() -> ConfigDict:
         "balanced": True,
         "grid": 3,
         "head_layers": 2,
-        "head_channels": 32,
-        "head_grid": 3,
+        "head_features": 256,
         "sampling": 2,
         "group": "block",
         "unit": "block",

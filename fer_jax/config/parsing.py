@@ -102,10 +102,11 @@ def _check_values(settings: Settings) -> None:
 def _check_heads(settings: Settings) -> None:
   """Checks that all phases describe the same projection heads."""
   local = [phase.objective for phase in settings.phases.values() if isinstance(phase.objective, HsicBottleneck)]
-  if len(heads := {(each.head_layers, each.head_channels) for each in local if each.head_layers}) > 1:
-    found = " and ".join(f"head_layers={layers}, head_channels={channels}" for layers, channels in sorted(heads))
+  keys = ("head_layers", "head_features", "grid", "channel_groups")
+  heads = {", ".join(f"{key}={getattr(each, key)}" for key in keys) for each in local if each.head_layers}
+  if len(heads) > 1:
     raise UserError(
-      f"config.phases: objectives with {found}: expected the same values in all phases, because a layer has one "
+      f"config.phases: objectives with {' and '.join(sorted(heads))}: expected the same values in all phases, because a layer has one "
       "projection head"
     )
 

@@ -45,67 +45,40 @@ def inner_products(rows: jax.Array, axis_name: str | None = None) -> jax.Array:
   *contribution* of this device: sum the gradients over devices with `psum`.
 
   Args:
-    rows: Rows of shape [b, D], any float dtype; products are accumulated in float32. In float16, whose largest number
-      is 65,504, infinities are replaced by that number.
+    rows: Rows of shape [..., b, D], any float dtype; products are accumulated in float32. In float16, whose largest
+      number is 65,504, infinities are replaced by that number.
     axis_name: Name of the mapped device axis; None outside `pmap`.
 
   Returns:
-    float32 [B, B], the same on every device.
+    float32 [..., B, B], the same on every device.
   """
-  products, _ = products_of_rows(rows, axis_name)
+  products, _ = _inner_products_forward(rows, axis_name)
   return products
-
-
-def products_of_rows(
-  rows: jax.Array, axis_name: str | None = None
-) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-  """Returns the inner products of `rows` and the function that pulls their cotangent back.
-
-  Args:
-    rows: Rows of shape [b, D]; see `inner_products`.
-    axis_name: Name of the mapped device axis; None outside `pmap`.
-
-  Returns:
-    Inner products, float32 [B, B], and a function from the sum of their cotangent and its transpose, [B, B] in
-    `cotangent_dtype(rows.dtype)`, to the contribution of this device to the cotangent of its rows, [b, D].
-  """
-  products, residuals = _inner_products_forward(rows, axis_name)
-  return products, functools.partial(_pull_back_products, axis_name, residuals)
-
-
-def cotangent_dtype(dtype: DTypeLike) -> jnp.dtype:
-  """Returns the dtype in which the cotangent of the products is multiplied with rows of a dtype: float32 for float16.
-
-  Large rows have small cotangents, which underflow in float16.
-  """
-  return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
 def _inner_products_forward(rows: jax.Array, axis_name: str | None) -> tuple[jax.Array, tuple]:
   rows = _saturate(rows, rows.dtype)
-  global_rows = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
-  # [b, D] x [D, B] -> [b, B]
-  products = jnp.matmul(rows, global_rows.T, preferred_element_type=jnp.float32)
+  global_rows = rows if axis_name is None else jax.lax.all_gather(rows, axis_name, axis=rows.ndim - 2, tiled=True)
+  # [..., b, D] x [..., D, B] -> [..., b, B]
+  products = jnp.matmul(rows, jnp.matrix_transpose(global_rows), preferred_element_type=jnp.float32)
   if axis_name is not None:
-    # [b, B] -> [B, B]
-    products = jax.lax.all_gather(products, axis_name, tiled=True)
+    # [..., b, B] -> [..., B, B]
+    products = jax.lax.all_gather(products, axis_name, axis=rows.ndim - 2, tiled=True)
   return products, (rows, global_rows)
 
 
 def _inner_products_backward(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> tuple[jax.Array]:
-  # P is symmetric in its two uses of `rows`: one product with the symmetrised cotangent covers both.
-  return (_pull_back_products(axis_name, residuals, cotangent + cotangent.T),)
-
-
-def _pull_back_products(axis_name: str | None, residuals: tuple, cotangent: jax.Array) -> jax.Array:
   rows, global_rows = residuals
+  # P is symmetric in its two uses of `rows`: one product with the symmetrised cotangent covers both.
+  cotangent += jnp.matrix_transpose(cotangent)
   if axis_name is not None:
-    # Only the rows of this device: [B, B] -> [b, B]
-    start = jax.lax.axis_index(axis_name) * rows.shape[0]
-    cotangent = jax.lax.dynamic_slice_in_dim(cotangent, start, rows.shape[0])
-  dtype = cotangent_dtype(rows.dtype)
+    # Only the rows of this device: [..., B, B] -> [..., b, B]
+    size = rows.shape[-2]
+    cotangent = jax.lax.dynamic_slice_in_dim(cotangent, jax.lax.axis_index(axis_name) * size, size, axis=-2)
+  # Large rows have small cotangents, which underflow in float16.
+  dtype = jnp.float32 if rows.dtype == jnp.float16 else rows.dtype
   gradient = jnp.matmul(cotangent.astype(dtype), global_rows.astype(dtype), preferred_element_type=jnp.float32)
-  return _saturate(gradient, rows.dtype)
+  return (_saturate(gradient, rows.dtype),)
 
 
 inner_products.defvjp(_inner_products_forward, _inner_products_backward)

@@ -72,12 +72,17 @@ class HsicBottleneck(LayerLoss):
       "sampled_side": 1,
       "classifier_blocks": 0,
       "head_layers": 0,
-      "head_channels": 1,
-      "head_grid": 1,
+      "head_features": 1,
     }
     for field, smallest in least.items():
       if getattr(self, field) < smallest:
         raise ValueError(f"objective.{field}={getattr(self, field)}: expected an integer, {smallest} or more")
+    most = self.sampled_side // self.sampling
+    if self.head_layers and self.sampling > 1 and not self.channel_groups and not 0 < self.grid <= most:
+      raise ValueError(
+        f"objective.grid={self.grid}: expected 1 to {most}, because projection heads read a grid of the sampled "
+        f"positions, and a map of sampled_side={self.sampled_side} rows has {most} sampled rows"
+      )
 
   def initial(
     self, network: Network, variables: tuple[Tree, Tree], image: jax.Array, key: jax.Array
@@ -90,9 +95,10 @@ class HsicBottleneck(LayerLoss):
     units = self._units(network, frozenset(network.layers))
     params = dict(params)
     for name, tap in zip(network.hidden, outputs.taps, strict=True):
-      if tap.ndim == 4 and name not in units.last_unit:
+      if name not in units.last_unit:
         layer_key = jax.random.fold_in(key, zlib.crc32(f"{name} {PROJECTION_HEAD}".encode()))
-        head = self.head(jnp.float32).init(layer_key, jnp.zeros((1, 1, 1, tap.shape[-1])))["params"]
+        length = jax.eval_shape(self.rows, tap).shape[-1]
+        head = self.head(jnp.float32).init(layer_key, jnp.zeros((1, length)))["params"]
         params[name] = {**params[name], PROJECTION_HEAD: head}
     return params, stats
 
@@ -126,7 +132,8 @@ class HsicBottleneck(LayerLoss):
         axis_name=axis_name,
         units=units,
         betas=betas,
-        params=params,
+        params=inference_parameters(params),
+        heads={name: params[name].get(PROJECTION_HEAD) for name in network.hidden},
         stats=stats,
         batch=batch,
         key=key,
@@ -179,9 +186,7 @@ class _Waiting(NamedTuple):
     name: Name of the layer.
     output: Output of the layer, this device's rows.
     measured: The output, or a sample of its positions, with respect to which losses are differentiated.
-    rows: Description of each example that the loss reads, [b, d].
-    products: Inner products of the rows of the global batch, float32 [B, B], and the function that maps the sum of
-      their cotangent and its transpose to the cotangent of the rows.
+    rows: Row of each example that the loss reads, [b, d].
     pull_back: Function (cotangents of rows and `measured`) -> (gradients of the parameters, cotangents of what the
       layer reads, by position in `waiting`).
   """
@@ -190,7 +195,6 @@ class _Waiting(NamedTuple):
   output: jax.Array
   measured: jax.Array
   rows: jax.Array
-  products: tuple[jax.Array, Callable[[jax.Array], jax.Array]]
   pull_back: Callable[[tuple[jax.Array, jax.Array]], tuple[Any, dict[int, jax.Array]]]
 
 
@@ -205,7 +209,8 @@ class _LocalWalk:
     axis_name: Mapped axis of devices; None on one device.
     units: Units and groups of the layers.
     betas: Weight of the label term of each hidden layer.
-    params: Parameters of all layers.
+    params: Parameters of all layers, without projection heads.
+    heads: Parameters of the projection heads of the hidden layers; None for a layer without one.
     stats: Batch statistics of all layers.
     batch: Rows of this device.
     key: Random key of the step.
@@ -228,6 +233,7 @@ class _LocalWalk:
   units: LocalUnits
   betas: Mapping[str, float]
   params: Tree
+  heads: Tree
   stats: Tree
   batch: Examples
   key: jax.Array
@@ -281,7 +287,7 @@ class _LocalWalk:
           name, params, self.stats[name], inputs, self.key, sample=sample, sampled_inputs=samples
         )
       # `measured` is what the loss reads: the output, or a sample of it.
-      return (self.loss.rows(measured, params.get(PROJECTION_HEAD)), measured), (output, stats)
+      return (self.loss.rows(measured), measured), (output, stats)
 
     # The parameters are unchanged, but XLA has to compute the earlier gradients first; see `settle`.
     on_cpu = self.newest if self.loss.group == "block" else self.awaited
@@ -291,8 +297,7 @@ class _LocalWalk:
       default=lambda params: depend_on(params, *self.newest),
     )
     (rows, measured), pull_back, (output, self.new_stats[name]) = jax.vjp(layer, params, read, has_aux=True)
-    products = hsic.products_of_rows(rows, self.axis_name)
-    self.waiting.append(_Waiting(name, output, measured, rows, products, pull_back))
+    self.waiting.append(_Waiting(name, output, measured, rows, pull_back))
     if name in self.units.closes_group:
       self.settle()
     return output
@@ -311,28 +316,30 @@ class _LocalWalk:
 
   def settle(self) -> None:
     """Computes the gradients of all layers of the group; later layers depend on them."""
+    names = [layer.name for layer in self.waiting]
     # [L, B, B] for the L layers of the group
-    stack = jnp.stack([layer.products[0] for layer in self.waiting])
-    dimensions = jnp.asarray([layer.rows.shape[-1] for layer in self.waiting], jnp.float32)
-    betas = jnp.asarray([self.betas[layer.name] for layer in self.waiting], jnp.float32)
-    cotangents, (compressed, with_label) = self.loss.terms(
-      stack, dimensions, betas, self.input_factor, self.label_factor
+    products, pull_back = jax.vjp(
+      functools.partial(self.loss.products, axis_name=self.axis_name),
+      [layer.rows for layer in self.waiting],
+      [self.heads[name] for name in names],
     )
-    # A cotangent plus its transpose: the losses are functions of symmetric matrices, so the two are equal. Converted in
-    # one array for all layers, which have the same dtype.
-    symmetric = (2 * cotangents).astype(hsic.cotangent_dtype(self.waiting[0].rows.dtype))
-    gradients = self.pull_back([layer.products[1](symmetric[i]) for i, layer in enumerate(self.waiting)])
+    lengths = [self.loss.head_features if self.loss.head_layers else layer.rows.shape[-1] for layer in self.waiting]
+    betas = jnp.asarray([self.betas[name] for name in names], jnp.float32)
+    cotangents, (compressed, with_label) = self.loss.terms(
+      products, jnp.asarray(lengths, jnp.float32), betas, self.input_factor, self.label_factor
+    )
+    of_rows, of_heads = pull_back(cotangents)
+    gradients = self.pull_back(of_rows)
     # The parameters of later layers depend on these gradients. Otherwise XLA runs all forward passes first and keeps
     # every activation alive. On CPUs, unless groups are blocks, the dependence skips one group, so that the next group
     # may run ahead: this keeps several cores busy and needs hardly more memory. The largest gradient of a layer, its
-    # kernel's, is enough: computing it uses all stored activations of the layer; that of its projection head does not.
-    of_layers = inference_parameters(gradients).values()
-    leaves = [found for of_layer in of_layers if (found := jax.tree.leaves(of_layer))]
+    # kernel's, is enough: computing it uses all stored activations of the layer.
+    leaves = [found for of_layer in gradients.values() if (found := jax.tree.leaves(of_layer))]
     self.awaited, self.newest = self.newest, [max(found, key=jnp.size) for found in leaves]
-    self.gradients.update(gradients)
-    for i, layer in enumerate(self.waiting):
-      self.metrics[f"hsic_{self.loss.compress}/{layer.name}"] = compressed[i]
-      self.metrics[f"hsic_label/{layer.name}"] = with_label[i]
+    for i, (name, of_head) in enumerate(zip(names, of_heads, strict=True)):
+      self.gradients[name] = gradients[name] if of_head is None else {**gradients[name], PROJECTION_HEAD: of_head}
+      self.metrics[f"hsic_{self.loss.compress}/{name}"] = compressed[i]
+      self.metrics[f"hsic_label/{name}"] = with_label[i]
     self.total += jnp.sum(compressed - betas * with_label)
     self.waiting = []
 

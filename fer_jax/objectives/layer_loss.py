@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from fer_jax.layers.pooling import adaptive_average_pool
@@ -40,11 +41,10 @@ class LayerLoss:
     layer_beta: Values of beta for individual layers, by shell-style pattern; the last matching pattern applies.
     balanced: Whether all classes have equal weight in the label kernel.
     grid: Side of the grid that activations are averaged over before the inner products; 0 keeps every pixel.
-    head_layers: Number of 3x3 convolutions between the activations and the kernel, 0 to 2 or more: a learned kernel
-      (`layers.projection_head`; Nokland & Eidnes 2019, arXiv:1901.06656). They belong to the layer, are trained by its
-      loss and are not used at inference.
-    head_channels: Number of output channels of these convolutions.
-    head_grid: Side of the grid that activations are averaged over before these convolutions.
+    head_layers: Number of dense layers between an example's row and the kernel, 0 to 2 or more: a learned kernel
+      (`layers.projection_head`; Nokland & Eidnes 2019, arXiv:1901.06656). They belong to the hidden layer, are trained
+      by its loss and are not used at inference.
+    head_features: Number of output features of these layers.
     channel_groups: Number of channel groups if an example is described by the deviation within each group over all
       pixels (the grouping of Pogodin & Latham) instead of by the grid; 0 disables grouping.
   """
@@ -61,8 +61,7 @@ class LayerLoss:
   balanced: bool = True
   grid: int = 6
   head_layers: int = 0
-  head_channels: int = 32
-  head_grid: int = 6
+  head_features: int = 256
   channel_groups: int = 0
 
   def __post_init__(self) -> None:
@@ -80,25 +79,43 @@ class LayerLoss:
       raise ValueError(f"objective.epsilon={self.epsilon}: expected a number above 0")
 
   def head(self, dtype: DTypeLike) -> ProjectionHead:
-    """Returns the convolutions of a learned kernel for activations of a dtype."""
-    return ProjectionHead(self.head_layers, self.head_channels, dtype)
+    """Returns the dense layers of a learned kernel for rows of a dtype."""
+    return ProjectionHead(self.head_layers, self.head_features, dtype)
 
-  def rows(self, activations: jax.Array, head: Any = None) -> jax.Array:
-    """Returns the description of each example that enters the inner products.
+  def rows(self, activations: jax.Array) -> jax.Array:
+    """Returns each example as one row.
 
     Args:
       activations: Activations of a layer, [b, h, w, C] or [b, D].
-      head: Parameters of the layer's projection head; None if it has none.
 
     Returns:
-      One row per example, [b, d]: group deviations, or the activations averaged over the grid.
+      Group deviations, or the activations averaged over the grid, [b, d].
     """
-    if head is not None:
-      pooled = adaptive_average_pool(activations, self.head_grid)
-      activations = jnp.asarray(self.head(activations.dtype).apply({"params": head}, pooled))
     if activations.ndim == 4 and self.channel_groups:
       return hsic.grouped_deviation(activations, self.channel_groups)
     return self.input_rows(activations)
+
+  def products(self, rows: Sequence[jax.Array], heads: Sequence[Any], axis_name: str | None) -> jax.Array:
+    """Returns the inner products that enter the kernels, of L layers at once.
+
+    Rows of different lengths are padded with zeros, and the kernels of the projection heads with them, so that one
+    product replaces those of L layers.
+
+    Args:
+      rows: Rows of the layers, [b, d_i] each, of the same dtype.
+      heads: Parameters of the layers' projection heads; not used without them.
+      axis_name: Name of the mapped device axis; None outside `pmap`.
+
+    Returns:
+      float32 [L, B, B].
+    """
+    stack = _stack_padded(rows)  # [L, b, d]
+    if self.head_layers:
+      apply = self.head(stack.dtype).apply
+      parameters = jax.tree.map(lambda *leaves: _stack_padded(leaves), *heads)
+      # [L, b, d] -> [L, b, head_features]
+      stack = jnp.asarray(jax.vmap(lambda params, rows: apply({"params": params}, rows))(parameters, stack))
+    return hsic.inner_products(stack, axis_name)
 
   def input_rows(self, image: jax.Array) -> jax.Array:
     """Returns each image as one row, [b, d], averaged over the grid; image channels are too few to be grouped."""
@@ -172,3 +189,9 @@ class LayerLoss:
     # Squared distances are measured in units of `scale`: the square of the unit of sigma.
     scale = hsic.median_squared_distance(products) if self.bandwidth == "median" else dimensions
     return hsic.gaussian_kernel_less_one(products, scale, self.sigma)
+
+
+def _stack_padded(arrays: Sequence[jax.Array]) -> jax.Array:
+  """Stacks arrays that may differ in length along each axis; shorter ones are padded with zeros at the end."""
+  shape = np.max([array.shape for array in arrays], axis=0)
+  return jnp.stack([jnp.pad(x, [(0, most - n) for most, n in zip(shape, x.shape, strict=True)]) for x in arrays])

@@ -294,9 +294,9 @@ class TestSchedule:
 
   def test_rejects_phases_with_projection_heads_of_different_sizes(self):
     objective = {"name": "hsic_bottleneck", "head_layers": 1}
-    phases = {"first": {"objective": objective}, "second": {"objective": {**objective, "head_channels": 8}}}
+    phases = {"first": {"objective": objective}, "second": {"objective": {**objective, "head_features": 8}}}
     message = error_message(parsing.parse, small_config(phases=phases, schedule=("first", "second")))
-    assert "head_layers=1, head_channels=8 and head_layers=1, head_channels=32: expected the same values" in message
+    assert "head_layers=1, head_features=256, grid=6, channel_groups=0 and head_layers=1, head_features=8," in message
 
   def test_rejects_an_empty_schedule(self):
     assert error_message(parsing.parse, small_config(schedule=(), phases={})).startswith("config.schedule")

@@ -34,8 +34,8 @@ FORMS = [
   HsicBottleneck(measure="nhsic", kernel="gaussian", bandwidth="median", sigma=(0.5, 1.0), epsilon=1e-2, grid=2),
   HsicBottleneck(measure="phsic", compress="self", beta=2.0, channel_groups=3, center_features=False),
   HsicBottleneck(kernel="linear", grid=2, layer_beta={"block1_*": 3.0, "*_stem": 1.0}),
-  HsicBottleneck(head_layers=2, head_channels=3, head_grid=4, grid=3),
-  HsicBottleneck(head_layers=1, head_channels=3, sampling=2, sampled_side=4, grid=2),
+  HsicBottleneck(head_layers=2, head_features=6, grid=3),
+  HsicBottleneck(head_layers=1, head_features=6, sampling=2, sampled_side=4, grid=2),
 ]
 
 
@@ -67,6 +67,17 @@ def name_of(settings):
   return f"{settings.measure}-{settings.kernel}-head{settings.head_layers}-sampling{settings.sampling}"
 
 
+def projected(settings, measured, params):
+  """Returns the rows that enter the kernel of one layer, by matrix products."""
+  z = settings.rows(measured)
+  for i in range(1, settings.head_layers + 1):
+    dense = params["projection_head"][f"dense{i}"]
+    z = z @ dense["kernel"]
+    if i < settings.head_layers:
+      z = jnp.maximum(z + dense["bias"][None], 0)
+  return z
+
+
 def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.stop_gradient):
   """Returns the losses of all layers from one forward pass, without the code of the objective."""
   measure = {
@@ -91,7 +102,7 @@ def plain_losses(settings, network, params, stats, batch, key, barrier=jax.lax.s
     if name == network.classifier:
       losses[name] = optax.softmax_cross_entropy(output, batch.target).mean()
     else:
-      z = settings.rows(measured, params[name].get("projection_head"))
+      z = projected(settings, measured, params[name])
       gram = settings.gram(z @ z.T, z.shape[-1])
       beta = settings.beta
       for pattern, value in settings.layer_beta.items():
@@ -136,7 +147,7 @@ def test_all_groupings_give_the_same_gradients(network, variables_of, batch, one
 @pytest.mark.parametrize(("head_layers", "sampling"), [(0, 1), (1, 1), (1, 2)])
 def test_losses_reach_earlier_layers_only_within_their_block(network, variables_of, batch, head_layers, sampling):
   """Compares with a gradient of the whole network that is stopped only between blocks."""
-  settings = HsicBottleneck(unit="block", group="block", head_layers=head_layers, sampling=sampling, sampled_side=4)
+  settings = HsicBottleneck(unit="block", group="block", grid=2, head_layers=head_layers, sampling=sampling, sampled_side=4)
   key = jax.random.key(3)
   variables = variables_of(settings)
   by_block = build(settings, network)(*variables, batch, key)
@@ -160,7 +171,7 @@ def test_losses_reach_earlier_layers_only_within_their_block(network, variables_
       block_of_output[id(output)], measured_of[id(output)] = block_of.get(name), measured
       outputs.append(output)
       if name != network.classifier:
-        z = settings.rows(measured, params[name].get("projection_head"))
+        z = projected(settings, measured, params[name])
         gram = settings.gram(z @ z.T, z.shape[-1])
         terms.append(hsic.cka(gram, image) - settings.beta * hsic.cka(gram, label))
       return output
@@ -288,12 +299,17 @@ def test_rejects_unknown_choices_and_names_the_known_ones(field):
   ("field", "value"),
   [
     *(("sigma", ()), ("sigma", (1.0, 0.0)), ("epsilon", 0.0), ("sampling", 0), ("sampled_side", 0)),
-    *(("classifier_blocks", -1), ("head_layers", -1), ("head_channels", 0), ("head_grid", 0)),
+    *(("classifier_blocks", -1), ("head_layers", -1), ("head_features", 0)),
   ],
 )
 def test_rejects_invalid_numbers(field, value):
   with pytest.raises(ValueError, match=f"objective.{field}="):
     HsicBottleneck(**{field: value})
+
+
+def test_rejects_heads_on_a_grid_that_samples_do_not_fill():
+  with pytest.raises(ValueError, match="objective.grid=3: expected 1 to 2, because projection heads read a grid"):
+    HsicBottleneck(head_layers=1, sampling=2, sampled_side=4, grid=3)
 
 
 def test_the_cross_entropy_trains_the_last_blocks_and_no_other(network, variables, batch):

@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(uninterrupted, tmp_path, monk
 def test_projection_heads_are_trained_saved_and_resumed_but_not_part_of_the_network(
   uninterrupted, tmp_path, monkeypatch
 ):
-  learned = {"head_layers": 1, "head_channels": 3, "sampling": 2, "sampled_side": 4}
+  learned = {"head_layers": 1, "head_features": 3, "grid": 2, "sampling": 2, "sampled_side": 4}
   with_heads = config(**{f"phases.bottleneck.objective.{name}": value for name, value in learned.items()})
   result = run(tmp_path / "whole", with_heads)
   stop_after(monkeypatch, 13)
@@ -81,7 +81,7 @@ def test_projection_heads_are_trained_saved_and_resumed_but_not_part_of_the_netw
   run(tmp_path / "parts", with_heads)
   params, _ = final_state(tmp_path / "whole")
   assert_same(final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
-  assert params["block1_stem"]["projection_head"]["conv1"]["kernel"].shape == (3, 3, 4, 3)
+  assert params["block1_stem"]["projection_head"]["dense1"]["kernel"].shape == (2 * 2 * 4, 3)
   network = trained_model.load(tmp_path / "whole")
   assert not any("projection_head" in of_layer for of_layer in network.params.values())
   assert result["parameters"] == uninterrupted[1]["parameters"]
