@@ -12,8 +12,8 @@ DEFAULT = "default"
 # Changed part -> keys of the objective.
 CHANGES: dict[str, dict[str, int | float | str]] = {
   "no learned kernels": {"head_layers": 0},
-  "learned kernels of one convolution": {"head_layers": 1},
-  "learned kernels on 6x6 cells": {"head_grid": 6, "grid": 6},
+  "learned kernels of one layer": {"head_layers": 1},
+  "rows of 6x6 cells": {"grid": 6},
   "all positions": {"sampling": 1},
   "every third position": {"sampling": 3},
   "units of a layer": {"unit": "layer", "group": "triple"},

@@ -62,11 +62,11 @@ class HsicDense:
 
     layers: dict[str, nn.Module] = {"block1_stem": unit(self.stem, stride=self.stem_stride)}
     for block in range(1, self.blocks + 1):
-      if block > 1:
-        layers[f"block{block}_transition"] = unit(self.transition, kernel_size=1, pool=2)
       for conv in range(1, self.convs + 1):
         layers[f"block{block}_conv{conv}"] = unit(self.growth, weighted_inputs=True)
       layers[f"block{block}_lateral"] = unit(self.pyramid, kernel_size=1)
+      if block < self.blocks:
+        layers[f"block{block}_transition"] = unit(self.transition, kernel_size=1, pool=2)
     for block in range(self.blocks, 0, -1):
       layers[f"pyramid_level{block}"] = unit(self.pyramid)
     layers["classifier"] = AttentiveClassifier(
@@ -75,17 +75,18 @@ class HsicDense:
     return layers
 
   def _walk(self, apply: Apply, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # All outputs of the current block, its input first; each is [B, h, w, C].
-    maps = [apply("block1_stem", image)]
+    x = apply("block1_stem", image)
     laterals: dict[int, jax.Array] = {}
     for block in range(1, self.blocks + 1):
-      if block > 1:
-        maps = [apply(f"block{block}_transition", *maps)]
+      # All outputs of the block, its input first; each is [B, h, w, C].
+      maps = [x]
       for conv in range(1, self.convs + 1):
         maps.append(apply(f"block{block}_conv{conv}", *maps))
-      # Computed here and not in the pyramid loop: the block's activations, the largest of the network, are not needed
-      # after this line and can be freed.
+      # Computed here and not in the pyramid loop, and in the block that they read: its activations, the largest of the
+      # network, are not needed after these lines and can be freed.
       laterals[block] = apply(f"block{block}_lateral", *maps)
+      if block < self.blocks:
+        x = apply(f"block{block}_transition", *maps)
     merged = laterals[self.blocks]
     levels = []
     for block in range(self.blocks, 0, -1):
