@@ -17,8 +17,9 @@ CHANGES: dict[str, dict[str, int | float | str]] = {
   "all positions": {"sampling": 1},
   "every third position": {"sampling": 3},
   "units of a layer": {"unit": "layer", "group": "triple"},
-  "local losses in the last block": {"classifier_blocks": 1},
-  "local losses in the last block and the pyramid": {"classifier_blocks": 0},
+  "local losses in two blocks": {"classifier_blocks": 2},
+  "local losses in all blocks": {"classifier_blocks": 1},
+  "local losses in all blocks and the pyramid": {"classifier_blocks": 0},
   "nHSIC": {"measure": "nhsic", "epsilon": 0.01},
 }
 
@@ -43,6 +44,12 @@ def get_sweep(variant: str = "") -> Sweep:
       ),
       size.candidate("learning rate 0.01", overrides=("--config.phases.bottleneck.optimizer.learning_rate=0.01",)),
       size.candidate(BACKPROP, variant="backprop"),
+      # What the local losses are worth: without them, the first block keeps its random parameters.
+      size.candidate(
+        "first block random",
+        variant="backprop",
+        overrides=("--config.phases.backprop.train=('block[23]*', 'pyramid*', 'classifier')",),
+      ),
     ),
     figures=(Figure("curves", "validation accuracy"), Figure("points", "validation accuracy")),
     reference=DEFAULT,
