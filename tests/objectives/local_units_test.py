@@ -14,11 +14,8 @@ ALL = frozenset(NETWORK.layers)
   ("group", "ends"),
   [
     ("network", ["pyramid_level1"]),
-    ("block", ["block1_lateral", "block2_lateral", "pyramid_level1"]),
-    (
-      "triple",
-      ["block1_conv2", "block1_lateral", "block2_conv2", "block2_lateral", "pyramid_level1"],
-    ),
+    ("block", ["block1_transition", "block2_lateral", "pyramid_level1"]),
+    ("triple", ["block1_conv2", "block1_transition", "block2_lateral", "pyramid_level1"]),
     ("layer", NETWORK.hidden),
   ],
 )
@@ -30,16 +27,16 @@ def test_groups_end_after_their_last_layer(group, ends):
   ("unit", "reached"),
   [
     ("layer", []),
-    ("block", ["block1_stem", "block1_conv1", "block1_conv2"]),
+    ("block", ["block1_stem", "block1_conv1", "block1_conv2", "block1_lateral"]),
   ],
 )
 def test_a_loss_reaches_the_layers_of_its_unit(unit, reached):
   units = LocalUnits.of(NETWORK, ALL, unit, "block")
-  others = [name for name in NETWORK.hidden if name != "block1_lateral"]
-  assert [name for name in others if units.reaches(name, "block1_lateral")] == reached
+  others = [name for name in NETWORK.hidden if name != "block1_transition"]
+  assert [name for name in others if units.reaches(name, "block1_transition")] == reached
 
 
 def test_the_last_blocks_can_belong_to_the_classifier():
   units = LocalUnits.of(NETWORK, ALL, "block", "block", classifier_blocks=1)
   assert units.last_unit == {"pyramid_level1", "pyramid_level2"}
-  assert units.closes_group == {"block1_lateral", "block2_lateral"}
+  assert units.closes_group == {"block1_transition", "block2_lateral"}
