@@ -106,8 +106,8 @@ def _check_heads(settings: Settings) -> None:
   heads = {", ".join(f"{key}={getattr(each, key)}" for key in keys) for each in local if each.head_layers}
   if len(heads) > 1:
     raise UserError(
-      f"config.phases: objectives with {' and '.join(sorted(heads))}: expected the same values in all phases, because a layer has one "
-      "projection head"
+      f"config.phases: objectives with {' and '.join(sorted(heads))}: expected the same values in all phases, because "
+      "a layer has one projection head"
     )
 
 

@@ -22,12 +22,11 @@ classes.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 # Squared norms below this count as zero, so that a row or layer of zeros gives 0 and not NaN.
 _TINY = 1e-12

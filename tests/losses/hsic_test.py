@@ -71,7 +71,9 @@ def test_inner_products_of_several_layers_equal_those_of_each(rows):
   z = jnp.asarray(np.stack([rows, np.cos(rows)]), jnp.float32)
   weight = jax.random.normal(jax.random.key(0), (2, B, B))
   found = jax.value_and_grad(lambda z: jnp.sum(weight * jnp.sin(hsic.inner_products(z))))(z)
-  each = jax.value_and_grad(lambda z: sum(jnp.sum(w * jnp.sin(hsic.inner_products(x))) for w, x in zip(weight, z)))(z)
+  each = jax.value_and_grad(
+    lambda z: sum(jnp.sum(w * jnp.sin(hsic.inner_products(x))) for w, x in zip(weight, z, strict=True))
+  )(z)
   np.testing.assert_allclose(found[0], each[0], rtol=1e-5)
   np.testing.assert_allclose(found[1], each[1], rtol=1e-5, atol=1e-5)
 

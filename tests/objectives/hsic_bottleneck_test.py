@@ -147,7 +147,9 @@ def test_all_groupings_give_the_same_gradients(network, variables_of, batch, one
 @pytest.mark.parametrize(("head_layers", "sampling"), [(0, 1), (1, 1), (1, 2)])
 def test_losses_reach_earlier_layers_only_within_their_block(network, variables_of, batch, head_layers, sampling):
   """Compares with a gradient of the whole network that is stopped only between blocks."""
-  settings = HsicBottleneck(unit="block", group="block", grid=2, head_layers=head_layers, sampling=sampling, sampled_side=4)
+  settings = HsicBottleneck(
+    unit="block", group="block", grid=2, head_layers=head_layers, sampling=sampling, sampled_side=4
+  )
   key = jax.random.key(3)
   variables = variables_of(settings)
   by_block = build(settings, network)(*variables, batch, key)
