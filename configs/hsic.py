@@ -1,9 +1,9 @@
-"""The HSIC bottleneck: a dense network with a feature pyramid, trained without back-propagation.
+"""The HSIC bottleneck: a dense network with a feature pyramid, trained with local losses.
 
 Han et al. 2023, "Facial expression recognition based on convolutional neural network" (doi:10.12677/sea.2023.122019),
-after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Training has two phases. In the first, every hidden layer has a local
-loss: the dependence of its activations on the label and on the input. In the second, only the attentive classifier is
-trained, on frozen features. docs/hsic.md has the measurements that led to the default.
+after Ma, Lewis & Kleijn 2019 (arXiv:1908.01580). Training has two phases. In the first, hidden layers have local
+losses: the dependence of their activations on the label and on the input. In the second, only the attentive classifier
+is trained, on frozen features. docs/hsic.md has the measurements that led to the default.
 
   python -m fer_jax.main --config=configs/hsic.py              # 7 M parameters, FER2013, for a GPU
   python -m fer_jax.main --config=configs/hsic.py:small --config.budget_minutes=8     # for two CPU cores
@@ -13,14 +13,14 @@ Variants, joined by commas:
   paper     7 M parameters and the printed objective: trace, Gaussian kernel, beta 100, Adam at 0.005 without a schedule
   small     0.17 M parameters and short runs, for a CPU
   demo      small network on the built-in faces
-  layerwise every layer learns from its own loss alone, in its plain form: less accurate, less memory
+  layerwise every layer learns from its own loss alone, in its plain form: less accurate
   backprop  same network and data, trained by back-propagation of the cross-entropy
 
-The unit of the default is the first block, which takes three fifths of the multiplications and most of the memory: the
-losses of its layers also train the earlier layers of the block, but nothing after the block trains it. The other blocks
-and the pyramid form a unit with the classifier, trained by its cross-entropy. The kernel of every layer of the first
-block is learned, by two dense layers between the layer and its loss that are not used at inference, and the losses read
-every second row and column of its feature maps.
+By default only the first block has local losses. It has about two thirds of the multiplications of the forward pass and
+of the activations. Each loss trains its layer and the earlier layers of the block, and no gradient enters the block from
+later layers. The other blocks and the pyramid form a unit with the classifier, trained by its cross-entropy. The kernel
+of every layer of the first block is learned, by two dense layers between the layer and its loss that are not used at
+inference, and the losses read every second row and column of its feature maps.
 
 The default differs from `paper` where the printed form does not learn. After batch normalisation, the trace form with a
 Gaussian kernel can be lowered by moving all rows together or all rows apart, independently of the label. Centred kernel

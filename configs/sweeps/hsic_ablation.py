@@ -44,7 +44,7 @@ def get_sweep(variant: str = "") -> Sweep:
       ),
       size.candidate("learning rate 0.01", overrides=("--config.phases.bottleneck.optimizer.learning_rate=0.01",)),
       size.candidate(BACKPROP, variant="backprop"),
-      # What the local losses are worth: without them, the first block keeps its random parameters.
+      # What the local losses are worth. The first block keeps its random parameters and initial batch statistics.
       size.candidate(
         "first block random",
         variant="backprop",

@@ -41,9 +41,9 @@ class LayerLoss:
     layer_beta: Values of beta for individual layers, by shell-style pattern; the last matching pattern applies.
     balanced: Whether all classes have equal weight in the label kernel.
     grid: Side of the grid that activations are averaged over before the inner products; 0 keeps every pixel.
-    head_layers: Number of dense layers between an example's row and the kernel, 0 to 2 or more: a learned kernel
-      (`layers.projection_head`; Nokland & Eidnes 2019, arXiv:1901.06656). They belong to the hidden layer, are trained
-      by its loss and are not used at inference.
+    head_layers: Number of dense layers between an example's row and the kernel, which make it a learned kernel; 0 for
+      none (`layers.projection_head`; Nokland & Eidnes 2019, arXiv:1901.06656). They belong to the hidden layer, are
+      trained by its loss and are not used at inference.
     head_features: Number of output features of these layers.
     channel_groups: Number of channel groups if an example is described by the deviation within each group over all
       pixels (the grouping of Pogodin & Latham) instead of by the grid; 0 disables grouping.
