@@ -16,8 +16,8 @@ Variants, joined by commas:
   layerwise every layer learns from its own loss alone, in its plain form: less accurate
   backprop  same network and data, trained by back-propagation of the cross-entropy
 
-By default only the first block has local losses. It has about two thirds of the multiplications of the forward pass and
-of the activations. Each loss trains its layer and the earlier layers of the block, and no gradient enters the block from
+By default only the first block has local losses. It has about two thirds of the multiplications and of the activations.
+Each loss trains its layer and the earlier layers of the block, and no gradient enters the block from
 later layers. The other blocks and the pyramid form a unit with the classifier, trained by its cross-entropy. The kernel
 of every layer of the first block is learned, by two dense layers between the layer and its loss that are not used at
 inference, and the losses read every second row and column of its feature maps.
